@@ -1,0 +1,1 @@
+"""The data path: source -> Sample -> processor -> Batch."""

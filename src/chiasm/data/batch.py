@@ -1,0 +1,105 @@
+"""What a model is given: tensors, with the keys of the samples that they came from.
+
+Shapes: B samples, N images (a sample may hold none, one or several), T tokens, C channels, H and W pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+class _Tensors:
+    """Moves a dataclass of tensors between devices."""
+
+    def to(self, device: torch.device | str) -> Self:
+        moved: dict[str, Tensor | _Tensors] = {}
+        for field in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                moved[field.name] = value.to(device, non_blocking=True)
+            elif isinstance(value, _Tensors):
+                moved[field.name] = value.to(device)
+        return replace(self, **moved)  # type: ignore[type-var]  # likewise
+
+
+@dataclass(frozen=True)
+class Images(_Tensors):
+    """Preprocessed pictures.
+
+    pixels: (N, C, H, W) float, normalised as the checkpoint wants it.
+    row_N: which sample of the batch each picture belongs to.
+    features: where a frozen tower's outputs were computed beforehand, what it made of these pictures, (N, D); pixels is
+        then empty.
+    """
+
+    pixels: Tensor
+    row_N: Tensor
+    features: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.row_N)
+
+    def of_rows(self, first: int, last: int) -> Images:
+        """The pictures of the samples from `first` up to but not including `last`, counted from `first` on."""
+        chosen = (self.row_N >= first) & (self.row_N < last)
+        features = self.features[chosen] if self.features is not None else None
+        pixels = self.pixels[chosen] if len(self.pixels) == len(self) else self.pixels
+        return Images(pixels, self.row_N[chosen] - first, features)
+
+
+@dataclass(frozen=True)
+class Tokens(_Tensors):
+    """Texts as token ids, padded on the right to the longest of the batch (or as far as the checkpoint wants).
+
+    ids_BT: token ids. lengths_B: how many of each row are not padding.
+    target_BT: which tokens are learned or scored; made from `Text.target` and from nothing else.
+    features: where a frozen tower's outputs were computed beforehand, what it made of these texts, (B, D); the ids
+        then mean nothing.
+    """
+
+    ids_BT: Tensor
+    lengths_B: Tensor
+    target_BT: Tensor
+    features: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids_BT)
+
+    @property
+    def mask_BT(self) -> Tensor:
+        """True where a token is not padding."""
+        return torch.arange(self.ids_BT.shape[1], device=self.ids_BT.device) < self.lengths_B[:, None]
+
+    def of_rows(self, first: int, last: int) -> Tokens:
+        """The rows from `first` up to but not including `last`."""
+        features = self.features[first:last] if self.features is not None else None
+        return Tokens(self.ids_BT[first:last], self.lengths_B[first:last], self.target_BT[first:last], features)
+
+
+@dataclass(frozen=True)
+class Batch(_Tensors):
+    """Samples as a model is given them; `keys` names them in errors and logs."""
+
+    keys: tuple[str, ...]
+    images: Images | None = None
+    texts: Tokens | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def split(self, parts: int) -> list[Batch]:
+        """The batch in at most `parts` pieces of nearly equal size, in order."""
+        parts = min(parts, len(self))
+        bounds = [round(len(self) * part / parts) for part in range(parts + 1)]
+        return [
+            Batch(
+                self.keys[first:last],
+                self.images.of_rows(first, last) if self.images is not None else None,
+                self.texts.of_rows(first, last) if self.texts is not None else None,
+            )
+            for first, last in pairwise(bounds)
+        ]

@@ -1,0 +1,118 @@
+"""Samples to a Batch. A processor belongs to its checkpoint: it is saved with the weights and loaded with them."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from chiasm.config import dump, parse
+from chiasm.data.batch import Batch, Images, Tokens
+from chiasm.data.image import Image
+from chiasm.data.sample import Sample
+from chiasm.data.tokenizer import TextTransform, Tokenizer, learn_tokenizer
+from chiasm.data.transforms import ImageTransform
+from chiasm.errors import CheckpointError, DataError, RecipeError
+
+
+class Processor(ABC):
+    """What turns samples into what one family of models is given."""
+
+    @abstractmethod
+    def __call__(self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None = None) -> Batch:
+        """The batch of these samples. generators: one a sample, drawing its augmentation in training; None otherwise.
+
+        Raises DataError, naming the sample, if one of them does not have the parts that the family needs.
+        """
+
+    @classmethod
+    @abstractmethod
+    def from_recipe(cls, entries: Mapping[str, Any], texts: Iterable[str]) -> Self:
+        """Builds it from the recipe's `processor` entries. texts: the training captions, to learn a tokenizer from."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes all that `load` needs into a folder that exists."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads what `save` wrote. Raises CheckpointError if the folder is incomplete."""
+
+
+@dataclass(frozen=True)
+class TokenizerEntry:
+    """Where a tokenizer comes from: learned from the training captions, with `learn` tokens, or read from a `file`."""
+
+    learn: int | None = None
+    file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.learn is None) == (self.file is None):
+            raise RecipeError("processor.tokenizer: give either learn: COUNT or file: PATH")
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """The `processor` entries of a dual encoder's recipe."""
+
+    tokenizer: TokenizerEntry
+    image: ImageTransform = field(default_factory=ImageTransform)
+    text: TextTransform = field(default_factory=TextTransform)
+
+
+class PairProcessor(Processor):
+    """One picture and one text a sample, encoded apart from each other: what dual encoders are given."""
+
+    def __init__(self, image: ImageTransform, tokenizer: Tokenizer) -> None:
+        self.image, self.tokenizer = image, tokenizer
+
+    def __call__(self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None = None) -> Batch:
+        texts = []
+        for sample in samples:
+            if len(sample.texts) != 1:
+                raise DataError(f"sample '{sample.key}' has {len(sample.texts)} texts; a pair needs exactly one")
+            texts.append(sample.texts[0].text)
+        return Batch(
+            keys=tuple(sample.key for sample in samples),
+            images=self.images([sample.image for sample in samples], generators),
+            texts=self.texts(texts),
+        )
+
+    def images(self, images: Sequence[Image], generators: Sequence[np.random.Generator] | None = None) -> Images:
+        """Pictures alone, in order."""
+        drawn = generators if generators is not None else [None] * len(images)
+        pixels = torch.stack([self.image(image, one) for image, one in zip(images, drawn, strict=True)])
+        return Images(pixels, row_N=torch.arange(len(images)))
+
+    def texts(self, texts: Sequence[str]) -> Tokens:
+        """Texts alone, in order."""
+        return self.tokenizer(texts)
+
+    @classmethod
+    def from_recipe(cls, entries: Mapping[str, Any], texts: Iterable[str]) -> Self:
+        settings = parse(PairSettings, entries, "processor")
+        if settings.tokenizer.file is not None:
+            return cls(settings.image, Tokenizer.load(settings.tokenizer.file, settings.text))
+        assert settings.tokenizer.learn is not None
+        return cls(settings.image, Tokenizer(learn_tokenizer(texts, settings.tokenizer.learn), settings.text))
+
+    def save(self, folder: Path) -> None:
+        settings = {"image": dump(self.image), "text": dump(self.tokenizer.rules)}
+        (folder / "processor.json").write_text(json.dumps(settings, indent=2) + "\n")
+        self.tokenizer.save(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        file = folder / "processor.json"
+        if not file.exists():
+            raise CheckpointError(f"{folder} has no processor.json: it is not a whole checkpoint")
+        settings = json.loads(file.read_text())
+        rules = parse(TextTransform, settings["text"], f"{file}: text")
+        return cls(parse(ImageTransform, settings["image"], f"{file}: image"), Tokenizer.load(folder, rules))

@@ -1,0 +1,162 @@
+"""Endless training batches from a source: shuffled, prepared ahead, resumable, no sample lost in silence."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+from chiasm.data.batch import Batch
+from chiasm.data.order import Shuffle
+from chiasm.data.processor import Processor
+from chiasm.data.sample import Sample
+from chiasm.data.source import Source
+from chiasm.errors import DataError
+
+log = logging.getLogger(__name__)
+
+_JUDGED_FROM = 200  # samples seen before the share of failures is held against the limit
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A sample that could not be used, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass
+class Skips:
+    """The samples that were left out: how many of how many, by reason."""
+
+    seen: int = 0
+    samples: list[Skipped] = field(default_factory=list)
+
+    def reasons(self) -> Counter[str]:
+        return Counter(skipped.reason for skipped in self.samples)
+
+
+class Reader:
+    """Batches of `batch_size` samples, without end.
+
+    The sample at position p of the data follows from (seed, p) alone: epoch p // len(source), shuffled anew each
+    epoch; its caption and augmentation are drawn from a generator seeded with (seed, p). So `position`, the number of
+    samples handed out so far, is all the state there is: a reader that starts at the position where another stopped
+    goes on with exactly the samples that were left. With several ranks each reads its slice of every global batch, so
+    the same holds for another number of ranks at the same global batch.
+
+    captions: "random" makes a pair of a sample's picture and one of its captions, drawn anew each epoch; "first"
+        takes the first; "keep" hands samples on as they are (chats, documents).
+    max_skipped: largest share of unreadable samples; above it the run stops with DataError.
+    ahead: batches prepared in the background, by `threads` threads.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        processor: Processor,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        position: int = 0,
+        captions: Literal["random", "first", "keep"] = "random",
+        max_skipped: float = 0.01,
+        ahead: int = 2,
+        threads: int = 1,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        if len(source) == 0:
+            raise DataError("the training source is empty; check its path and its split")
+        if batch_size % ranks:
+            raise DataError(f"a batch of {batch_size} samples cannot be shared evenly by {ranks} processes")
+        self.source, self.processor = source, processor
+        self.batch_size, self.seed, self.position = batch_size, seed, position
+        self.captions, self.max_skipped = captions, max_skipped
+        self.ahead, self.threads = ahead, threads
+        self.rank, self.ranks = rank, ranks
+        self.skips = Skips()
+
+    def __iter__(self) -> Iterator[Batch]:
+        start = self.position
+        with ThreadPoolExecutor(max_workers=self.threads, thread_name_prefix="reader") as pool:
+            waiting: deque[tuple[int, Future[tuple[Batch | None, list[Skipped]]]]] = deque()
+            try:
+                while True:
+                    while len(waiting) <= self.ahead:
+                        waiting.append((start, pool.submit(self.batch_at, start)))
+                        start += self.batch_size
+                    position, future = waiting.popleft()
+                    batch, skipped = future.result()
+                    self.position = position + self.batch_size
+                    self._count(skipped)
+                    if batch is not None:
+                        yield batch
+            finally:
+                for _, future in waiting:
+                    future.cancel()
+
+    def sample_at(self, position: int) -> tuple[Sample, np.random.Generator]:
+        """The sample at a position of the data, with the generator that draws its caption and augmentation."""
+        epoch, place = divmod(position, len(self.source))
+        generator = np.random.default_rng((self.seed, position))
+        sample = self.source[_shuffle(len(self.source), self.seed, epoch)[place]]
+        if self.captions == "keep":
+            return sample, generator
+        if not sample.captions:
+            raise DataError(f"sample '{sample.key}' has no caption; data.captions: keep hands it on as it is")
+        choice = 0 if self.captions == "first" else int(generator.integers(len(sample.captions)))
+        return sample.with_caption(sample.captions[choice]), generator
+
+    def batch_at(self, position: int) -> tuple[Batch | None, list[Skipped]]:
+        """This rank's part of the batch that starts at a position, and the samples that had to be left out."""
+        share = self.batch_size // self.ranks
+        first = position + self.rank * share
+        drawn, skipped = [], []
+        for place in range(first, first + share):
+            try:
+                drawn.append(self.sample_at(place))
+            except DataError as error:
+                skipped.append(Skipped(f"position {place}", str(error)))
+        try:
+            return self._processed(drawn), skipped
+        except DataError:
+            # One of the samples is broken; looking for it is worth the time only now.
+            sound = []
+            for pair in drawn:
+                try:
+                    self._processed([pair])
+                    sound.append(pair)
+                except DataError as error:
+                    skipped.append(Skipped(pair[0].key, str(error)))
+            return self._processed(sound), skipped
+
+    def _processed(self, drawn: list[tuple[Sample, np.random.Generator]]) -> Batch | None:
+        if not drawn:
+            return None
+        return self.processor([sample for sample, _ in drawn], [generator for _, generator in drawn])
+
+    def _count(self, skipped: list[Skipped]) -> None:
+        self.skips.seen += self.batch_size // self.ranks
+        for one in skipped:
+            log.warning("skipped %s: %s", one.key, one.reason)
+        self.skips.samples += skipped
+        share = len(self.skips.samples) / self.skips.seen
+        if self.skips.seen >= _JUDGED_FROM and share > self.max_skipped:
+            last = self.skips.samples[-1]
+            raise DataError(
+                f"{share:.1%} of the first {self.skips.seen} samples could not be read, more than the "
+                f"{self.max_skipped:.1%} that data.max_skipped allows; the last was {last.key}: {last.reason}"
+            )
+
+
+@lru_cache(maxsize=8)
+def _shuffle(count: int, seed: int, epoch: int) -> Shuffle:
+    return Shuffle(count, seed, epoch)

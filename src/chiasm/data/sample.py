@@ -1,0 +1,146 @@
+"""The record: a sequence of parts in reading order, with what is known about them.
+
+One record serves a caption pair, a chat, a web page, a document and a clip. Sources make it, processors read its
+parts, tasks read its annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from chiasm.data.image import Image
+from chiasm.errors import DataError
+
+__all__ = ["Box", "Image", "Negative", "Part", "Question", "Sample", "Text", "Video"]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A run of text.
+
+    role: who speaks it in a chat ("system", "user", "assistant"); empty outside of chats.
+    target: whether it is learned (in training) or scored (in evaluation). Label masks come from here and nowhere else.
+    """
+
+    text: str
+    role: str = ""
+    target: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """Frames in order of time. seconds: the time of each frame from the start of the clip."""
+
+    frames: tuple[Image, ...]
+    seconds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.frames) != len(self.seconds):
+            raise DataError(f"a video has {len(self.frames)} frames but {len(self.seconds)} time stamps; give one each")
+
+
+Part = Text | Image | Video
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A region of a picture and the phrase that names it.
+
+    corners: (x0, y0, x1, y1), relative to the picture's width and height, 0 to 1, x before y, x0 < x1 and y0 < y1.
+    phrase: the words that name the region, such as "red cube".
+    span: where the phrase stands in the sample's first caption, as (start, end) characters, where that is known.
+    image: which of the sample's pictures the box lies in.
+    """
+
+    corners: tuple[float, float, float, float]
+    phrase: str
+    span: tuple[int, int] | None = None
+    image: int = 0
+
+    def __post_init__(self) -> None:
+        x0, y0, x1, y1 = self.corners
+        if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+            raise DataError(
+                f"the box {self.corners} for '{self.phrase}' is not inside its picture: "
+                "corners are (x0, y0, x1, y1) relative to width and height, 0 to 1"
+            )
+
+    @property
+    def area(self) -> float:
+        """Share of the picture that the box covers, 0 to 1."""
+        x0, y0, x1, y1 = self.corners
+        return (x1 - x0) * (y1 - y0)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about the sample's pictures.
+
+    kind: what it asks for ("colour", "count", "reading", ...); scores are reported by kind.
+    choices: all answers offered, the right one among them, each once; () if the question is open.
+    statements: the choices as sentences, in the same order, one true of the picture and the others false; what a
+        model that scores captions is asked where a model that generates is asked the question.
+    """
+
+    text: str
+    answer: str
+    kind: str
+    choices: tuple[str, ...] = ()
+    statements: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.choices and self.choices.count(self.answer) != 1:
+            raise DataError(f"the question '{self.text}' offers {self.choices}, where '{self.answer}' must stand once")
+        if self.statements and len(self.statements) != len(self.choices):
+            raise DataError(
+                f"the question '{self.text}' has {len(self.choices)} choices but {len(self.statements)} statements"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Negative:
+    """A caption that is false of the picture, made by one small change to a true one. kind: what was changed."""
+
+    text: str
+    true: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One record.
+
+    key: unique within its source, stable between runs; errors, logs and answer files name the sample by it.
+    parts: texts, images and videos in reading order.
+    captions: true texts of the (first) picture; any of them may serve as its caption.
+    boxes, questions, negatives: what else is known.
+    meta: plain facts for reports and curation (licence, url, split); no code path branches on them.
+    """
+
+    key: str
+    parts: tuple[Part, ...]
+    captions: tuple[str, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    questions: tuple[Question, ...] = ()
+    negatives: tuple[Negative, ...] = ()
+    meta: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Image))
+
+    @property
+    def texts(self) -> tuple[Text, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Text))
+
+    @property
+    def image(self) -> Image:
+        """The only picture. Raises DataError where the sample has none or several."""
+        images = self.images
+        if len(images) != 1:
+            raise DataError(f"sample '{self.key}' has {len(images)} pictures where exactly one is needed")
+        return images[0]
+
+    def with_caption(self, caption: str) -> Sample:
+        """This sample as a pair of its pictures and one caption, the caption being what is learned."""
+        return replace(self, parts=(*self.images, Text(caption, target=True)))

@@ -1,0 +1,86 @@
+"""Captions: a dense one that tells everything, and short ones that each tell a part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chiasm.data.scenes import choosing
+from chiasm.data.scenes.claims import Claim, Exists
+from chiasm.data.scenes.dice import Dice
+from chiasm.data.scenes.facts import Facts, Related
+from chiasm.data.scenes.looks import Look
+from chiasm.data.scenes.phrases import number_of, some, the
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A dense caption. spans: for each thing of the scene, where the caption names it, article and number left out."""
+
+    text: str
+    spans: tuple[Span, ...]
+
+
+def dense(facts: Facts, dice: Dice) -> Dense:
+    """All things with all their attributes, then how the first of them stand to each other."""
+    alike: dict[Look, list[int]] = {}
+    for i, look in enumerate(facts.looks):
+        alike.setdefault(look, []).append(i)
+    groups = list(alike.items())
+    dice.shuffle(groups)
+    text = dice.choice(("", "a picture of ", "this is "))
+    spans: dict[int, Span] = {}
+    for position, (look, members) in enumerate(groups):
+        if position:
+            text += " and " if position == len(groups) - 1 else ", "
+        shown = _told(facts, look, len(members))
+        phrase = some(shown) if len(members) == 1 else number_of(len(members), shown)
+        start = len(text) + phrase.index(" ") + 1
+        text += phrase
+        spans.update(dict.fromkeys(members, (start, len(text))))
+    clauses = _clauses(facts, dice)
+    if clauses:
+        text += "; " + " and ".join(clauses)
+    return Dense(text, tuple(spans[i] for i in range(len(facts.looks))))
+
+
+def _told(facts: Facts, look: Look, number: int) -> Look:
+    """The look without the word "plain", unless a thing that is not plain could then be meant as well."""
+    short = look._replace(texture="")
+    return short if look.texture == "plain" and facts.count(short) == number else look
+
+
+def _clauses(facts: Facts, dice: Dice) -> list[str]:
+    if len(facts.looks) == 1:
+        return [f"{the(facts.looks[0]._replace(size='', colour='', texture=''))} is {facts.place(0)}"]
+    found = []
+    if facts.scene.inside is not None:
+        found.append(Related("inside", *facts.scene.inside))
+    if facts.scene.overlapping is not None:
+        found.append(Related("overlapping", *facts.scene.overlapping))
+    found += dice.sample(facts.sides, 2 - len(found))
+    return [clause for one in found if (clause := _clause(facts, dice, one)) is not None]
+
+
+def _clause(facts: Facts, dice: Dice, related: Related) -> str | None:
+    related = choosing.turned(related, dice)
+    subject, other = facts.name(dice, related.subject), facts.name(dice, related.object)
+    if subject is None or other is None:
+        return None
+    return f"{the(subject)} is {related.relation} {the(other)}"
+
+
+def short(facts: Facts, dice: Dice) -> list[Claim]:
+    """The claims of the short captions, those that the scene allows out of one of each kind."""
+    claims = [
+        *(Exists(facts.looks[i], choosing.wording(dice)) for i in range(len(facts.looks)) if facts.looks[i].text),
+        choosing.exists(facts, dice),
+        choosing.located(facts, dice),
+        choosing.both(facts, dice),
+        choosing.relates(facts, dice),
+        choosing.counts(facts, dice),
+        choosing.ordered(facts, dice),
+        choosing.lacks(facts, dice),
+    ]
+    return [claim for claim in claims if claim is not None]

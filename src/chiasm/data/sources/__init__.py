@@ -1,0 +1,1 @@
+"""Formats that samples are read from, one file each; the folder is the registry."""
