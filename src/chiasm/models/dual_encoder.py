@@ -1,0 +1,96 @@
+"""Two towers and one space: what CLIP, SigLIP and their kin share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from chiasm.data.batch import Images, Tokens
+from chiasm.data.image import Image
+from chiasm.data.processor import PairProcessor
+from chiasm.errors import RecipeError
+from chiasm.models.model import Model
+from chiasm.nn.tower import ImageTower, TextTower
+
+_CHUNK = 128  # pictures or texts embedded at once; bounds memory, does not change results
+
+
+class DualEncoder(Model):
+    """A model of two towers: `embed_*` and `score` follow from `encode_images` and `encode_texts`."""
+
+    processor_type = PairProcessor
+    processor: PairProcessor
+
+    vision: ImageTower
+    text: TextTower
+
+    def check(self) -> None:
+        """The tokenizer must not make ids, the transforms not sizes, that the towers do not know."""
+        tokenizer, size = self.processor.tokenizer, self.processor.image.size
+        if tokenizer.vocabulary > self.text.vocabulary:
+            raise RecipeError(
+                f"the tokenizer has {tokenizer.vocabulary} tokens, the text tower only {self.text.vocabulary}; "
+                "set model.text.vocabulary or processor.tokenizer.learn"
+            )
+        if tokenizer.rules.context > self.text.context:
+            raise RecipeError(
+                f"processor.text.context is {tokenizer.rules.context}, but the text tower reads at most "
+                f"{self.text.context} tokens"
+            )
+        if self.vision.image_size is not None and size != self.vision.image_size:
+            raise RecipeError(f"processor.image.size is {size}, but the image tower sees {self.vision.image_size}")
+
+    @property
+    @abstractmethod
+    def space(self) -> int:
+        """D, the width of the shared space."""
+
+    @abstractmethod
+    def encode_images(self, images: Images) -> Tensor:
+        """(N, D), unit length, with gradients."""
+
+    @abstractmethod
+    def encode_texts(self, texts: Tokens) -> Tensor:
+        """(B, D), unit length, with gradients."""
+
+    def image_features(self, images: Images) -> Tensor:
+        """What the image tower makes of pictures, (N, D); taken from the batch where it was computed beforehand."""
+        return images.features if images.features is not None else self.vision(images)
+
+    def text_features(self, texts: Tokens) -> Tensor:
+        """What the text tower makes of texts, (B, D); taken from the batch where it was computed beforehand."""
+        return texts.features if texts.features is not None else self.text(texts)
+
+    @torch.inference_mode()
+    def embed_images(self, images: Sequence[Image]) -> Tensor:
+        """(N, D) float32 on the CPU, unit length."""
+        self.eval()
+        chunks = [torch.empty(0, self.space)] + [
+            self.encode_images(self.processor.images(images[at : at + _CHUNK]).to(self.device)).float().cpu()
+            for at in range(0, len(images), _CHUNK)
+        ]
+        return torch.cat(chunks)
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """(B, D) float32 on the CPU, unit length. Texts of like length are encoded together, so little is padded."""
+        self.eval()
+        order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
+        chunks = [torch.empty(0, self.space)]
+        for at in range(0, len(order), _CHUNK):
+            tokens = self.processor.texts([texts[i] for i in order[at : at + _CHUNK]])
+            chunks.append(self.encode_texts(tokens.to(self.device)).float().cpu())
+        return torch.cat(chunks)[torch.tensor(order).argsort()]
+
+    def score(self, images: Sequence[Image], texts: Sequence[str]) -> Tensor:
+        """Cosine similarity, (N_images, N_texts)."""
+        return self.embed_images(images) @ self.embed_texts(texts).T
+
+
+def unit(x: Tensor) -> Tensor:
+    """Scaled to length 1 along the last dimension."""
+    return F.normalize(x, dim=-1)

@@ -1,0 +1,106 @@
+"""A checkpoint folder describes itself: weights, config, processor, recipe and card. No pickle is ever read.
+
+model.safetensors   config.json   processor/   recipe.yaml   README.md"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from chiasm import __version__
+from chiasm.config import dump, parse
+from chiasm.errors import CheckpointError
+from chiasm.models.model import Model, ModelConfig
+
+WEIGHTS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "processor"
+
+
+def save(
+    model: Model, folder: Path, recipe: str = "", card: str = "", weights: dict[str, Tensor] | None = None
+) -> None:
+    """Writes a checkpoint folder: aside first, then in one step to its place, so that it is never half there.
+
+    recipe: the text of recipe.yaml; card: of README.md. weights: saved in place of the model's own (their average).
+    Raises CheckpointError, leaving an older folder as it was, if it cannot be written.
+    """
+    aside = folder.with_name(folder.name + ".new")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        write(model, aside, recipe, card, weights)
+        replace(aside, folder)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise CheckpointError(f"cannot write the checkpoint {folder}: {error.strerror or error}") from error
+
+
+def write(model: Model, folder: Path, recipe: str, card: str, weights: dict[str, Tensor] | None = None) -> None:
+    """Writes the files of a checkpoint into a folder that is made for it."""
+    (folder / PROCESSOR).mkdir(parents=True)
+    tensors = {name: tensor.contiguous() for name, tensor in (weights or model.state_dict()).items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    config = {"chiasm": __version__, **dump(model.config)}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    model.processor.save(folder / PROCESSOR)
+    if recipe:
+        (folder / "recipe.yaml").write_text(recipe)
+    if card:
+        (folder / "README.md").write_text(card)
+
+
+def replace(aside: Path, folder: Path) -> None:
+    """Puts `aside` in the place of `folder`; an older one stands until the new one is whole."""
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    aside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load(folder: Path, device: str = "cpu") -> Model:
+    """The model of a checkpoint folder, ready to be asked. Raises CheckpointError, saying what is missing or wrong."""
+    file = folder / CONFIG
+    if not file.exists():
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {CONFIG}")
+    entries = json.loads(file.read_text())
+    entries.pop("chiasm", None)
+    config = parse(ModelConfig, entries, str(file))  # type: ignore[type-abstract]  # one of its subclasses
+    kind = config.model()
+    with torch.device("meta"):
+        model = kind(config, kind.processor_type.load(folder / PROCESSOR))
+    model = model.to_empty(device=device)
+    load_weights(model, folder / WEIGHTS)
+    return model.eval()
+
+
+def load_weights(model: nn.Module, file: Path) -> None:
+    """Reads a safetensors file into a model that has just these tensors; CheckpointError lists what does not fit."""
+    try:
+        tensors = load_file(file)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no {file}; the checkpoint is incomplete") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} cannot be read; it may have been cut short: {error}") from error
+    assign(model, tensors, str(file))
+
+
+def assign(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Copies tensors into a model by name. Raises CheckpointError listing the missing, foreign and misshapen."""
+    own = model.state_dict()
+    problems = [f"missing {name} {tuple(own[name].shape)}" for name in own if name not in tensors]
+    problems += [f"unknown {name} {tuple(tensors[name].shape)}" for name in tensors if name not in own]
+    problems += [
+        f"{name} is {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise CheckpointError(f"{where} does not fit its config: {'; '.join(problems[:10])}{more}")
+    model.load_state_dict(tensors)

@@ -1,0 +1,100 @@
+"""What a model offers: named losses to the loop, and those of the three verbs that it can: embed, score, generate."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from chiasm.config import Component
+from chiasm.data.batch import Batch
+from chiasm.data.image import Image
+from chiasm.data.processor import Processor
+from chiasm.data.sample import Sample
+
+
+class ModelConfig(Component, ABC, room="chiasm.models", key="family"):
+    """A recipe's choice of a family and its sizes; saved as config.json in a checkpoint."""
+
+    @classmethod
+    @abstractmethod
+    def model(cls) -> type[Model]:
+        """The class that this configures."""
+
+    def parameters(self) -> int:
+        """How many parameters the model has; counted without holding any."""
+        with torch.device("meta"):
+            model = self.model()(self, cast("Processor", None))  # no shape depends on the processor
+        return sum(parameter.numel() for parameter in model.parameters())
+
+
+class Model(nn.Module, ABC):
+    """A vision-language model.
+
+    A family is one file in `chiasm/models/` with a Config, the published SIZES, and one subclass. `config` and
+    `processor` travel with the weights; `processor_type` reads the latter back.
+    """
+
+    processor_type: type[Processor]
+
+    def __init__(self, config: ModelConfig, processor: Processor) -> None:
+        super().__init__()
+        self.config, self.processor = config, processor
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Named scalar losses of a batch; the recipe weighs them. Names that begin with "_" are only logged."""
+
+    def check(self) -> None:
+        """Raises RecipeError if the processor makes what this model cannot read; a family says what that is."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def train(self, mode: bool = True) -> Any:
+        """Frozen parts stay in eval mode, whatever the rest does: their dropout and batch statistics are not ours."""
+        super().train(mode)
+        for part in self.modules():
+            if getattr(part, "frozen", False):
+                nn.Module.train(part, False)
+        return self
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """A model that puts pictures and texts into one space."""
+
+    def embed_images(self, images: Sequence[Image]) -> Tensor:
+        """(N, D), unit length, on the CPU."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """(N, D), unit length, on the CPU."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A model that says how well texts match pictures."""
+
+    def score(self, images: Sequence[Image], texts: Sequence[str]) -> Tensor:
+        """(N_images, N_texts), higher matches better; comparable along both axes."""
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A model that continues samples with text (or pictures)."""
+
+    def generate(self, samples: Sequence[Sample], *, max_tokens: int) -> list[Sample]:
+        """Each sample with the answer as its last part."""
+
+
+VERBS: dict[str, type] = {"embed": Embedder, "score": Scorer, "generate": Generator}
+
+
+def verbs(model: type[Model]) -> tuple[str, ...]:
+    """Which of the three verbs a class of models offers."""
+    needed = {"embed": ("embed_images", "embed_texts"), "score": ("score",), "generate": ("generate",)}
+    return tuple(verb for verb, methods in needed.items() if all(hasattr(model, method) for method in methods))

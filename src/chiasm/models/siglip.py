@@ -1,0 +1,90 @@
+"""SigLIP: sigmoid loss for language-image pre-training (Zhai et al. 2023, arXiv:2303.15343)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from chiasm.data.batch import Batch, Images, Tokens
+from chiasm.data.processor import PairProcessor
+from chiasm.models.dual_encoder import DualEncoder, unit
+from chiasm.models.model import ModelConfig
+from chiasm.nn.image_towers import vit
+from chiasm.nn.text_towers import transformer
+from chiasm.nn.tower import ImageTowerConfig, TextTowerConfig
+from chiasm.objectives.sigmoid import pairwise_sigmoid
+
+
+@dataclass(frozen=True)
+class Config(ModelConfig):
+    """vision, text: the towers; the vision tower's width is the shared space.
+
+    scale, bias: first values of the learned scale (1 / temperature) and bias of the logits (section 3.2).
+    """
+
+    vision: ImageTowerConfig
+    text: TextTowerConfig
+    scale: float = 10.0
+    bias: float = -10.0
+
+    @classmethod
+    def model(cls) -> type[SigLIP]:
+        return SigLIP
+
+
+class SigLIP(DualEncoder):
+    """Two towers, of which only the text's has a head; every pair of the batch is judged on its own."""
+
+    config: Config
+
+    def __init__(self, config: Config, processor: PairProcessor) -> None:
+        super().__init__(config, processor)
+        self.vision, self.text = config.vision.build(), config.text.build()
+        self.text_head = nn.Linear(self.text.width, self.vision.width)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
+        self.bias = nn.Parameter(torch.tensor(config.bias))
+        nn.init.normal_(self.text_head.weight, std=self.text.width**-0.5)
+        nn.init.zeros_(self.text_head.bias)
+
+    @property
+    def space(self) -> int:
+        return self.vision.width
+
+    def encode_images(self, images: Images) -> Tensor:
+        return unit(self.image_features(images))
+
+    def encode_texts(self, texts: Tokens) -> Tensor:
+        return unit(self.text_head(self.text_features(texts)))
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        assert batch.images is not None
+        assert batch.texts is not None
+        image_ND, text_ND = self.encode_images(batch.images), self.encode_texts(batch.texts)
+        loss = pairwise_sigmoid(image_ND, text_ND, self.log_scale.exp(), self.bias)
+        return {"sigmoid": loss, "_temperature": (-self.log_scale).exp().detach(), "_bias": self.bias.detach()}
+
+
+def _towers(
+    image_size: int, patch: int, width: int, layers: int, hidden: int, heads: int, vocabulary: int = 32_000
+) -> Config:
+    """Both towers of one shape, as in the paper's code (big_vision); the text reads 64 tokens of sentencepiece."""
+    vision = vit.Config(
+        image_size, patch, width, layers, heads, hidden, pool="map", act="gelu_tanh", pre_norm=False, epsilon=1e-6
+    )
+    text = transformer.Config(vocabulary, 64, width, layers, heads, hidden, causal=False, act="gelu_tanh", epsilon=1e-6)
+    return Config(vision, text)
+
+
+SIZES = {
+    **{f"b-16-{size}": _towers(size, 16, 768, 12, 3072, 12) for size in (224, 256, 384, 512)},
+    **{f"l-16-{size}": _towers(size, 16, 1024, 24, 4096, 16) for size in (256, 384)},
+    **{f"so400m-14-{size}": _towers(size, 14, 1152, 27, 4304, 16) for size in (224, 384)},
+    # For pictures of 64 pixels, trained on a laptop: as small a text tower as CLIP's "small", a context to match.
+    "small": Config(
+        vit.Config(64, 8, 192, 4, 3, 768, pool="map", act="gelu_tanh", pre_norm=False, epsilon=1e-6),
+        transformer.Config(1024, 48, 192, 4, 3, 768, causal=False, act="gelu_tanh", epsilon=1e-6),
+    ),
+}

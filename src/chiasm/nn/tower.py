@@ -1,0 +1,65 @@
+"""What the towers of a dual encoder have in common: a recipe chooses one, a model asks it for features."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from chiasm.config import Component
+from chiasm.data.batch import Images, Tokens
+
+
+class ImageTower(nn.Module, ABC):
+    """Pictures to features.
+
+    width: D of the pooled features. image_size: the one size in pixels that it sees; None where it takes any.
+    frozen: never trained; stays in eval mode, its features may be computed once.
+    """
+
+    width: int
+    image_size: int | None = None
+    frozen: bool = False
+
+    @abstractmethod
+    def forward(self, images: Images) -> Tensor:
+        """One vector a picture, (N, D)."""
+
+    @abstractmethod
+    def tokens(self, images: Images) -> Tensor:
+        """All features before pooling, (N, P, D)."""
+
+    def head(self, width: int) -> nn.Linear:
+        """A new map of the pooled features into a space of that width, of the form published with this tower."""
+        return nn.Linear(self.width, width, bias=False)
+
+
+class TextTower(nn.Module, ABC):
+    """Texts to features; see ImageTower. vocabulary: V; context: the most tokens that it reads."""
+
+    width: int
+    vocabulary: int
+    context: int
+    frozen: bool = False
+
+    @abstractmethod
+    def forward(self, texts: Tokens) -> Tensor:
+        """One vector a text, (B, D)."""
+
+    @abstractmethod
+    def tokens(self, texts: Tokens) -> Tensor:
+        """All features before pooling, (B, T, D); what stands on padding means nothing."""
+
+
+class ImageTowerConfig(Component, ABC, room="chiasm.nn.image_towers", key="tower"):
+    """A recipe's choice of an image tower."""
+
+    @abstractmethod
+    def build(self) -> ImageTower: ...
+
+
+class TextTowerConfig(Component, ABC, room="chiasm.nn.text_towers", key="tower"):
+    """A recipe's choice of a text tower."""
+
+    @abstractmethod
+    def build(self) -> TextTower: ...
