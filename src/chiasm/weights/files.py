@@ -1,0 +1,110 @@
+"""The files of foreign checkpoints: settings as JSON, tensors as safetensors. Nothing in them is ever run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from chiasm.config import dump, parse
+from chiasm.errors import CheckpointError, RecipeError
+
+T = TypeVar("T")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The mapping in a JSON file. Raises CheckpointError where there is none."""
+    if not file.exists():
+        raise CheckpointError(f"{file.parent} has no {file.name}: it is not a whole checkpoint")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} does not hold a mapping but {type(content).__name__}")
+    return content
+
+
+def read_json_if_present(file: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; an empty one where there is no such file."""
+    return read_json(file) if file.exists() else {}
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Writes a mapping so that people can read it too."""
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_section(defaults: T, entries: Mapping[str, Any], where: str) -> T:
+    """A dataclass of the settings that we know, with the given ones laid over the defaults.
+
+    where: how errors call the place. Raises CheckpointError for a value of a wrong kind.
+    """
+    known = dump(defaults)
+    try:
+        return parse(type(defaults), known | {key: entries[key] for key in known if key in entries}, where)
+    except RecipeError as error:
+        raise CheckpointError(f"{error}") from error
+
+
+def read_tensors(folder: Path, names: Sequence[str]) -> tuple[dict[str, Tensor], Path]:
+    """All tensors of a checkpoint, and the file that they came from: the first of `names` that the folder holds.
+
+    A name ends in `.safetensors`, in `.bin` or `.pt` (read as tensors alone), or in `.index.json`, which lists shards.
+    Raises CheckpointError where none of them is there, or one cannot be read.
+    """
+    for name in names:
+        file = folder / name
+        if file.exists():
+            return _read_index(file) if name.endswith(".index.json") else _read_file(file), file
+    raise CheckpointError(f"{folder} holds no weights; expected one of {', '.join(names)}")
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a safetensors file, marked as PyTorch's, which transformers insists on."""
+    safetensors.torch.save_file(dict(tensors), file, metadata={"format": "pt"})
+
+
+def _read_index(index: Path) -> dict[str, Tensor]:
+    """Shards named in an index. One that names a tensor which its shard lacks is an error, as is a missing shard."""
+    owners: Mapping[str, str] = read_json(index).get("weight_map", {})
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted(set(owners.values())):
+        file = index.parent / shard
+        if file.parent != index.parent or not file.exists():
+            raise CheckpointError(f"{index} names the shard {shard}, which is not there; the download is incomplete")
+        tensors |= _read_file(file)
+    if lost := sorted(owners.keys() - tensors.keys()):
+        raise CheckpointError(f"{index} names tensors that its shards do not hold: {', '.join(lost)}")
+    return tensors
+
+
+def _read_file(file: Path) -> dict[str, Tensor]:
+    reader: Callable[[Path], Any] = _read_safetensors if file.suffix == ".safetensors" else _read_torch
+    return reader(file)
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(file)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{file} is not a safetensors file that can be read: {error}") from error
+
+
+def _read_torch(file: Path) -> dict[str, Tensor]:
+    """What `torch.save` wrote: tensors by name, or a training checkpoint that holds them as `state_dict`."""
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{file} is not a checkpoint of tensors alone: {error}") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{file} does not hold tensors by name")
+    return state

@@ -1,0 +1,128 @@
+"""One table of names a family says how its tensors are stored elsewhere; it is read in both directions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from chiasm.errors import CheckpointError
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How values are stored. join: our tensors to theirs; split: theirs to as many of ours."""
+
+    join: Callable[[Sequence[Tensor]], Tensor]
+    split: Callable[[Tensor, int], Sequence[Tensor]]
+
+
+AS_IS = Form(lambda ours: ours[0], lambda theirs, _: (theirs,))
+TRANSPOSED = Form(lambda ours: ours[0].T, lambda theirs, _: (theirs.T,))
+STACKED = Form(
+    lambda ours: torch.cat(tuple(ours)), lambda theirs, count: theirs.chunk(count)
+)  # along the rows: q, k and v in one
+ONE_VALUE = Form(lambda ours: ours[0].reshape(1), lambda theirs, _: (theirs.reshape(()),))  # a scalar, as a list of one
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A line of a table: our name, or several for tensors stored as one; their name; how the values are stored.
+
+    "*" stands for one part of a name, between dots; both sides have the same ones, in the same order.
+    """
+
+    ours: str | tuple[str, ...]
+    theirs: str
+    form: Form = AS_IS
+
+
+@dataclass(frozen=True)
+class Link:
+    """A rule with the stars filled in: these tensors of ours are that tensor of theirs."""
+
+    ours: tuple[str, ...]
+    theirs: str
+    form: Form
+
+
+def links(table: Iterable[Rule], names: Iterable[str]) -> list[Link]:
+    """The table spelled out for a model with tensors of these names.
+
+    Raises ValueError if not every tensor is named by exactly one rule: the table is wrong then, not the checkpoint.
+    """
+    names = list(names)
+    found: list[Link] = []
+    for rule in table:
+        ours = (rule.ours,) if isinstance(rule.ours, str) else rule.ours
+        pattern = re.compile(re.escape(ours[0]).replace(r"\*", r"([^.]+)"))
+        for name in names:
+            if match := pattern.fullmatch(name):
+                parts = match.groups()
+                found.append(Link(tuple(_filled(one, parts) for one in ours), _filled(rule.theirs, parts), rule.form))
+    linked = [name for link in found for name in link.ours]
+    if sorted(linked) != sorted(names):
+        raise ValueError(f"the table does not name each tensor once: {sorted(set(linked) ^ set(names)) or linked}")
+    return found
+
+
+def take_tensors(
+    model: M, table: Iterable[Rule], state: Mapping[str, Tensor], source: str, left_out: Iterable[str] = ()
+) -> M:
+    """The model with its values taken from a foreign checkpoint, in the model's own precision.
+
+    The model may stand on the meta device. left_out: patterns of names in the checkpoint that are knowingly not read.
+    Raises CheckpointError that lists every tensor that is missing, unexpected or misshapen, with the shapes expected.
+    """
+    ours = model.state_dict()
+    linked = links(table, ours)
+    with torch.device("meta"):
+        expected = {link.theirs: link.form.join([_blank(ours[name]) for name in link.ours]).shape for link in linked}
+    skipped = re.compile("|".join(re.escape(one).replace(r"\*", r"[^.]+") for one in left_out))
+    faults = {
+        "missing": [f"{name} {tuple(shape)}" for name, shape in expected.items() if name not in state],
+        "unexpected": [
+            f"{name} {tuple(tensor.shape)}"
+            for name, tensor in state.items()
+            if name not in expected and not skipped.fullmatch(name)
+        ],
+        "misshapen": [
+            f"{name} {tuple(state[name].shape)} instead of {tuple(shape)}"
+            for name, shape in expected.items()
+            if name in state and state[name].shape != shape
+        ],
+    }
+    if any(faults.values()):
+        listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items() if names)
+        raise CheckpointError(f"{source} does not fit {type(model).__name__} as it is configured there: {listed}")
+    values: dict[str, Tensor] = {}
+    for link in linked:
+        for name, value in zip(link.ours, link.form.split(state[link.theirs], len(link.ours)), strict=True):
+            # A copy of its own: parts of one stored tensor share memory, and the file itself may be mapped into it.
+            values[name] = value.detach().to(ours[name].dtype, copy=True).contiguous()
+    model.load_state_dict(values, assign=True)
+    return model
+
+
+def give_tensors(model: nn.Module, table: Iterable[Rule]) -> dict[str, Tensor]:
+    """The model's values under the checkpoint's names, on the CPU."""
+    ours = model.state_dict()
+    return {
+        link.theirs: link.form.join([ours[name].detach().cpu() for name in link.ours]).contiguous()
+        for link in links(table, ours)
+    }
+
+
+def _filled(pattern: str, parts: Sequence[str]) -> str:
+    rest = iter(parts)
+    return re.sub(r"\*", lambda _: next(rest), pattern)
+
+
+def _blank(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="meta")

@@ -1,0 +1,238 @@
+"""`open_clip_config.json` to and from a CLIP's Config and its ImageTransform."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeVar
+
+from chiasm.data.transforms import OPENAI_MEAN, OPENAI_STD, ImageTransform
+from chiasm.errors import CheckpointError
+from chiasm.models.clip import Config
+from chiasm.nn.attention import Activation
+from chiasm.nn.image_towers import resnet, vit
+from chiasm.nn.text_towers import transformer
+from chiasm.nn.tower import ImageTowerConfig
+from chiasm.weights.files import read_section
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Norm:
+    eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class _Act:
+    approximate: Literal["none", "tanh"] = "none"
+
+
+@dataclass(frozen=True)
+class _Vision:
+    """A `vision_cfg`, with open_clip's defaults. layers: one number for a ViT, four for a ResNet."""
+
+    image_size: int = 224
+    layers: int | tuple[int, int, int, int] = 12
+    width: int = 768
+    head_width: int = 64
+    mlp_ratio: float = 4.0
+    patch_size: int | None = 16
+    norm_kwargs: _Norm | None = None
+    act_kwargs: _Act | None = None
+
+    def tower(self, quick: bool) -> ImageTowerConfig:
+        if isinstance(self.layers, tuple):
+            return resnet.Config(self.image_size, self.width, self.layers, self.width * 32 // self.head_width)
+        if self.patch_size is None:
+            raise CheckpointError("vision_cfg: a ViT without a patch_size")
+        heads, hidden = self.width // self.head_width, int(self.width * self.mlp_ratio)
+        act, epsilon = _act(quick, self.act_kwargs), (self.norm_kwargs or _Norm()).eps
+        return vit.Config(
+            self.image_size, self.patch_size, self.width, self.layers, heads, hidden, act=act, epsilon=epsilon
+        )
+
+
+@dataclass(frozen=True)
+class Text:
+    """A `text_cfg`, with open_clip's defaults."""
+
+    context_length: int = 77
+    vocab_size: int = 49_408
+    width: int = 512
+    heads: int = 8
+    layers: int = 12
+    mlp_ratio: float = 4.0
+    pool_type: Literal["argmax", "eos"] = "argmax"
+    eos_id: int = 2
+    hf_tokenizer_name: str | None = None
+    norm_kwargs: _Norm | None = None
+    act_kwargs: _Act | None = None
+
+    def tower(self, quick: bool) -> transformer.Config:
+        hidden, epsilon = int(self.width * self.mlp_ratio), (self.norm_kwargs or _Norm()).eps
+        shape = (self.vocab_size, self.context_length, self.width, self.layers, self.heads, hidden)
+        return transformer.Config(*shape, act=_act(quick, self.act_kwargs), epsilon=epsilon)
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A `model_cfg` but for its towers."""
+
+    embed_dim: int = 512
+    quick_gelu: bool = False
+    init_logit_scale: float = math.log(1 / 0.07)
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """A `preprocess_cfg`, with open_clip's defaults."""
+
+    size: int | tuple[int, int] | None = None
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize_mode: Literal["shortest", "squash"] = "shortest"
+
+
+# Settings that we know at one value only. Whatever else a file says is refused, not ignored.
+_BLOCKS: Mapping[str, Any] = {
+    "ls_init_value": None,
+    "block_type": None,
+    "final_ln_after_pool": False,
+    "output_tokens": False,
+    **dict.fromkeys(
+        ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"), False
+    ),
+}
+_VISION: Mapping[str, Any] = {
+    **_BLOCKS,
+    "patch_dropout": 0.0,
+    "attentional_pool": False,
+    "no_ln_pre": False,
+    "pos_embed_type": "learnable",
+    "pool_type": "tok",
+    "timm_model_name": None,
+}
+_TEXT: Mapping[str, Any] = {
+    **_BLOCKS,
+    "embed_cls": False,
+    "no_causal_mask": False,
+    "proj_bias": False,
+    "proj_type": "linear",
+    "tokenizer_mode": None,
+    "tokenizer_kwargs": None,
+    "hf_model_name": None,
+}
+_WHOLE: Mapping[str, Any] = {"custom_text": False, "init_logit_bias": None, "nonscalar_logit_scale": False}
+_PIXELS: Mapping[str, Any] = {"mode": "RGB", "fill_color": 0}
+
+
+def read_model(entries: Mapping[str, Any], where: str) -> tuple[Config, int, Text]:
+    """A `model_cfg`: the Config, the size of its pictures, how texts are read.
+
+    Raises CheckpointError for settings that we cannot follow.
+    """
+    whole = _read(_Whole(), entries, _WHOLE, where, elsewhere=("vision_cfg", "text_cfg"))
+    vision = _read(_Vision(), entries.get("vision_cfg") or {}, _VISION, f"{where}.vision_cfg")
+    # The padding's id matters to nobody who reads causally.
+    text = _read(Text(), entries.get("text_cfg") or {}, _TEXT, f"{where}.text_cfg", elsewhere=("pad_id",))
+    towers = vision.tower(whole.quick_gelu), text.tower(whole.quick_gelu)
+    return Config(*towers, whole.embed_dim, math.exp(-whole.init_logit_scale)), vision.image_size, text
+
+
+def write_model(config: Config, pool: Literal["argmax", "eos"], end: int) -> dict[str, Any]:
+    """The `model_cfg` of a CLIP. pool: where open_clip is to read a text; end: the id of its end mark.
+
+    Raises CheckpointError if open_clip has no such CLIP.
+    """
+    text, vision = config.text, config.vision
+    if not isinstance(text, transformer.Config) or not text.causal:
+        raise CheckpointError("open_clip's CLIP reads texts with a causal transformer; this model does not")
+    acts = {text.act, vision.act} if isinstance(vision, vit.Config) else {text.act}
+    if "quick_gelu" in acts and len(acts) > 1:
+        raise CheckpointError("open_clip's CLIP has quick_gelu in both towers or in none")
+    text_cfg = Text(
+        text.context,
+        text.vocabulary,
+        text.width,
+        text.heads,
+        text.layers,
+        _ratio(text.hidden, text.width),
+        pool,
+        end,
+        "here",  # any name has open_clip read the tokenizer that lies beside the config
+        _Norm(text.epsilon),
+        _act_kwargs(text.act),
+    )
+    return {
+        "embed_dim": config.width,
+        "quick_gelu": "quick_gelu" in acts,
+        "init_logit_scale": -math.log(config.temperature),
+        "vision_cfg": asdict(_vision_cfg(vision)),
+        "text_cfg": asdict(text_cfg),
+    }
+
+
+def read_pixels(entries: Mapping[str, Any], image_size: int, where: str) -> ImageTransform:
+    """A `preprocess_cfg`. Raises CheckpointError if it makes pictures that the model does not see."""
+    settings = _read(_Pixels(), entries, _PIXELS, where)
+    if settings.size not in (None, image_size, (image_size, image_size)):
+        raise CheckpointError(f"{where} makes pictures of {settings.size} pixels, but the model sees {image_size}")
+    resize: Literal["crop", "squash"] = "crop" if settings.resize_mode == "shortest" else "squash"
+    return ImageTransform(image_size, resize, settings.interpolation, settings.mean, settings.std)
+
+
+def write_pixels(transform: ImageTransform) -> dict[str, Any]:
+    """The `preprocess_cfg` of a transform. Raises CheckpointError where open_clip has none like it."""
+    if transform.resize == "pad" or transform.interpolation == "lanczos":
+        raise CheckpointError(
+            f"open_clip cannot resize pictures by {transform.resize} and {transform.interpolation}; it knows crop and "
+            "squash, bicubic and bilinear"
+        )
+    settings = _Pixels(mean=transform.mean, std=transform.std, interpolation=transform.interpolation)
+    mode: Literal["shortest", "squash"] = "shortest" if transform.resize == "crop" else "squash"
+    return asdict(replace(settings, size=transform.size, resize_mode=mode))
+
+
+def _vision_cfg(tower: ImageTowerConfig) -> _Vision:
+    if isinstance(tower, resnet.Config):
+        head = tower.channels * 32 // tower.heads
+        return _Vision(tower.image_size, tower.layers, tower.channels, head, patch_size=None)
+    if isinstance(tower, vit.Config) and tower.pool == "class" and tower.pre_norm:
+        head, ratio = tower.width // tower.heads, _ratio(tower.hidden, tower.width)
+        shape = (tower.image_size, tower.layers, tower.width, head, ratio, tower.patch)
+        return _Vision(*shape, _Norm(tower.epsilon), _act_kwargs(tower.act))
+    raise CheckpointError(
+        f"open_clip's CLIP has a ResNet or a ViT with pool: class and pre_norm: True, not {tower.chosen()}"
+    )
+
+
+def _read(
+    defaults: T, entries: Mapping[str, Any], known: Mapping[str, Any], where: str, elsewhere: Collection[str] = ()
+) -> T:
+    """The settings that we use; the rest must be those that we know, at the value that we know."""
+    used = asdict(defaults)  # type: ignore[call-overload]  # T is a dataclass
+    for key, value in entries.items():
+        if key in used or key in elsewhere or (key in known and (value == known[key] or not (value or known[key]))):
+            continue
+        wanted = f"; only {known[key]!r} is known" if key in known else ""
+        raise CheckpointError(f"{where}: {key} is {value!r}, which we cannot follow{wanted}")
+    return read_section(defaults, entries, where)
+
+
+def _act(quick: bool, settings: _Act | None) -> Activation:
+    if quick:
+        return "quick_gelu"
+    return "gelu_tanh" if settings is not None and settings.approximate == "tanh" else "gelu"
+
+
+def _act_kwargs(act: Activation) -> _Act | None:
+    return _Act("tanh") if act == "gelu_tanh" else None
+
+
+def _ratio(hidden: int, width: int) -> float:
+    """A number by which open_clip, rounding down, comes to that hidden width."""
+    exact = hidden / width
+    return exact if int(width * exact) == hidden else (hidden + 0.5) / width

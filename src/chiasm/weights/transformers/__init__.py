@@ -1,0 +1,61 @@
+"""Checkpoints of Hugging Face's transformers, read and written without it.
+
+A module here is a family, named as `model_type` in its `config.json`. It has MODEL, our class; TABLE, which says where
+each tensor is stored; `load(folder, settings)` and `save(model, folder)`. To add a family is to add its module."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from chiasm.config import module_names, suggest
+from chiasm.errors import CheckpointError
+from chiasm.models.model import Model
+from chiasm.weights.files import read_json
+
+
+class Family(Protocol):
+    """What a module here offers."""
+
+    MODEL: type[Model]
+
+    def load(self, folder: Path, settings: dict[str, Any]) -> Model: ...
+
+    def save(self, model: Model, folder: Path) -> None: ...
+
+
+def load(folder: Path) -> Model:
+    """The model of a transformers checkpoint, with its processor read from the same folder, in evaluation mode.
+
+    Raises CheckpointError for a family that we do not have, a folder that lacks files, settings that we cannot follow
+    to the letter, and weights of which a single tensor is missing, unexpected or misshapen.
+    """
+    settings = read_json(folder / "config.json")
+    kind = settings.get("model_type")
+    if not isinstance(kind, str):
+        raise CheckpointError(f"{folder / 'config.json'} has no model_type: it is not a checkpoint of transformers")
+    name = kind.replace("-", "_")
+    if name not in module_names(__name__):
+        raise CheckpointError(f"{folder} holds a '{kind}', which we cannot read{suggest(name, module_names(__name__))}")
+    return _family(name).load(folder, settings)
+
+
+def save(model: Model, folder: Path) -> None:
+    """Writes a checkpoint that transformers loads: weights, settings, tokenizer and image processor.
+
+    Raises CheckpointError if transformers has no such model, or would compute something else from the same folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; name a folder to save the checkpoint in")
+    for name in module_names(__name__):
+        family = _family(name)
+        if type(model) is family.MODEL:
+            folder.mkdir(parents=True, exist_ok=True)
+            family.save(model, folder)
+            return
+    raise CheckpointError(f"we cannot write a {type(model).__name__} for transformers; known: {module_names(__name__)}")
+
+
+def _family(name: str) -> Family:
+    return cast("Family", importlib.import_module(f"{__name__}.{name}"))
