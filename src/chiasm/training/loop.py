@@ -1,0 +1,259 @@
+"""The training loop; the only one. It knows named losses, and nothing of what they mean."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from chiasm.data.batch import Batch
+from chiasm.data.reader import Reader
+from chiasm.errors import TrainingError
+from chiasm.models.model import Model
+from chiasm.training.average import Average
+from chiasm.training.checkpoint import Checkpoints, Progress
+from chiasm.training.monitor import Monitor
+from chiasm.training.optimiser import build_optimiser, freeze, set_learning_rate
+from chiasm.training.settings import Training
+
+Evaluate = Callable[[Model], Mapping[str, float]]
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Loop:
+    """One run: a model, its data, and a folder that holds all that the run leaves behind.
+
+    recipe: the text that is saved with every checkpoint. evaluate: figures of the live model, asked every
+    `settings.evaluate_every` steps and at the end.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        reader: Reader,
+        settings: Training,
+        folder: Path,
+        *,
+        name: str = "training",
+        recipe: str = "",
+        evaluate: Evaluate | None = None,
+        console: Console | None = None,
+    ) -> None:
+        self.settings, self.reader, self.folder, self.recipe, self.evaluate = settings, reader, folder, recipe, evaluate
+        folder.mkdir(parents=True, exist_ok=True)
+        self.device = choose_device(settings.device)
+        self.model = model.to(self.device)
+        freeze(model, settings)
+        self.optimiser = build_optimiser(model, settings)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
+        self.average = Average(model, settings.ema) if settings.ema is not None else None
+        self.checkpoints = Checkpoints(folder / "checkpoints", settings.keep)
+        self.progress = Progress()
+        self.monitor = Monitor(folder, settings.steps, name, console or Console())
+        self._losses: Callable[[Batch], dict[str, Tensor]] = (
+            torch.compile(model.losses) if settings.compile else model.losses
+        )
+        self._stop = False
+
+    def resume(self) -> int:
+        """Goes back to the newest checkpoint, if there is one; returns its step."""
+        steps = self.checkpoints.steps()
+        if steps:
+            weights = self.average.weights if self.average is not None else None
+            self.progress = self.checkpoints.restore(
+                steps[-1], self.model, self.optimiser, average=weights, scaler=self.scaler
+            )
+            self.reader.position = self.progress.position
+            self.monitor.forget_after(self.progress.step)
+        return self.progress.step
+
+    def run(self) -> bool:
+        """Trains to the last step. Returns False if a signal stopped it first; then a checkpoint was saved.
+
+        Raises TrainingError if a loss or gradient is not finite and the recipe does not skip such steps.
+        """
+        self.model.train()
+        with self.monitor, _signals(self._on_signal):
+            batches = iter(self.reader) if self.progress.step < self.settings.steps else iter(())
+            for batch in batches:
+                self._step(batch)
+                if self._stop:
+                    path = self._save()
+                    self.monitor.say(f"stopped at step {self.progress.step}; saved {path}; go on with --resume")
+                    return False
+                if self.progress.step == self.settings.steps:
+                    break
+        return True
+
+    def finished_weights(self) -> dict[str, Tensor] | None:
+        """The averaged weights, where the recipe keeps an average; they stand for the run."""
+        return self.average.state_dict(self.model) if self.average is not None else None
+
+    def _step(self, batch: Batch) -> None:
+        began, step = time.perf_counter(), self.progress.step
+        rate = set_learning_rate(self.optimiser, self.settings, step)
+        losses = self._backward(batch)
+        self.scaler.unscale_(self.optimiser)
+        if step == 0:
+            self._report_dead_tensors()
+        norm = self._gradient_norm()
+        if math.isfinite(losses["loss"]) and math.isfinite(norm):
+            self.scaler.step(self.optimiser)
+        else:
+            self._nonfinite(batch, losses, norm)
+        self.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(self.model)
+        self.progress.step, self.progress.position = step + 1, self.reader.position
+        self.progress.seconds += time.perf_counter() - began
+        self._after_step(batch, losses, norm, rate, time.perf_counter() - began)
+
+    def _backward(self, batch: Batch) -> dict[str, float]:
+        """Gradients of the weighed sum of the losses; returns each loss and the sum, "loss"."""
+        totals: dict[str, float] = {"loss": 0.0}
+        parts = batch.split(self.settings.accumulate)
+        for part in parts:
+            share = len(part) / len(batch)
+            with torch.autocast(
+                self.device.type,
+                dtype=_DTYPES.get(self.settings.precision, torch.bfloat16),
+                enabled=self.settings.precision != "float32",
+            ):
+                named = self._losses(part.to(self.device))
+            weighed = [
+                self.settings.loss_weights.get(name, 1.0) * loss for name, loss in named.items() if name[0] != "_"
+            ]
+            loss = torch.stack(weighed).sum() * share
+            torch.autograd.backward(self.scaler.scale(loss))
+            totals["loss"] += float(loss.detach())
+            for name, value in named.items():
+                totals[name] = totals.get(name, 0.0) + float(value.detach()) * share
+        return totals
+
+    def _gradient_norm(self) -> float:
+        trainable = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        limit = self.settings.clip_norm if self.settings.clip_norm is not None else math.inf
+        return float(nn.utils.clip_grad_norm_(trainable, limit))
+
+    def _after_step(self, batch: Batch, losses: dict[str, float], norm: float, rate: float, seconds: float) -> None:
+        settings, step = self.settings, self.progress.step
+        last = step == settings.steps
+        pace = len(batch) / seconds
+        self.monitor.show(step, f"loss {losses['loss']:.3f}  {pace:,.0f} samples/s")
+        if step % settings.log_every == 0 or step == 1 or last:
+            self.monitor.write(
+                {
+                    "step": step,
+                    "samples": self.progress.position,
+                    "seconds": round(self.progress.seconds, 3),
+                    "loss": losses["loss"],
+                    "losses": {name: value for name, value in losses.items() if name != "loss"},
+                    "learning_rate": rate,
+                    "gradient_norm": norm,
+                    "samples_per_second": round(pace, 1),
+                    "skipped_samples": len(self.reader.skips.samples),
+                }
+            )
+        if self.evaluate is not None and (last or (settings.evaluate_every and step % settings.evaluate_every == 0)):
+            self._evaluate()
+        if settings.checkpoint_every and step % settings.checkpoint_every == 0 and not last:
+            self._save()
+
+    def _evaluate(self) -> None:
+        assert self.evaluate is not None
+        # Asking a model must not change what it learns next: its mode and the random numbers are put back.
+        random = torch.get_rng_state()
+        swapped = self.average.in_place(self.model) if self.average is not None else nullcontext()
+        with swapped:
+            figures = dict(self.evaluate(self.model))
+        self.model.train()
+        torch.set_rng_state(random)
+        self.monitor.write({"step": self.progress.step, "evaluation": figures})
+
+    def _save(self) -> Path:
+        return self.checkpoints.save(
+            self.model,
+            self.optimiser,
+            self.progress,
+            recipe=self.recipe,
+            average=self.average.weights if self.average is not None else None,
+            scaler=self.scaler,
+        )
+
+    def _report_dead_tensors(self) -> None:
+        """After the first step: trainable tensors that the losses do not reach are nearly always a mistake."""
+        dead = [
+            name
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad and (parameter.grad is None or not parameter.grad.any())
+        ]
+        if dead:
+            more = f" and {len(dead) - 8} more" if len(dead) > 8 else ""
+            self.monitor.say(f"[yellow]no gradient reaches {len(dead)} trainable tensors: {', '.join(dead[:8])}{more}")
+            self.monitor.write({"step": 1, "without_gradient": dead})
+
+    def _nonfinite(self, batch: Batch, losses: dict[str, float], norm: float) -> None:
+        step = self.progress.step + 1
+        overflow = self.settings.precision == "fp16" and math.isfinite(losses["loss"])
+        if overflow:
+            self.scaler.step(self.optimiser)  # does nothing but lower the scale: so it finds the one that fits
+        if overflow or self.settings.on_nonfinite == "skip":
+            self.progress.skipped_steps += 1
+            self.monitor.write({"step": step, "skipped_step": str(losses), "gradient_norm": str(norm)})
+            return
+        file = self.folder / f"nonfinite-step-{step:06d}.json"
+        bad = [
+            name
+            for name, parameter in self.model.named_parameters()
+            if parameter.grad is not None and not parameter.grad.isfinite().all()
+        ]
+        facts = {"step": step, "losses": losses, "gradient_norm": norm, "gradients": bad, "samples": batch.keys}
+        file.write_text(json.dumps(facts, indent=1) + "\n")
+        raise TrainingError(
+            f"the loss or gradient is not finite at step {step} (loss {losses['loss']}, gradient norm {norm}); its "
+            f"samples and tensors are in {file}; lower training.learning_rate, or set training.on_nonfinite: skip"
+        )
+
+    def _on_signal(self) -> None:
+        self._stop = True
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" takes a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise TrainingError(f"training.device: there is no device '{name}'; use auto, cpu or cuda") from error
+
+
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run after the step that is under way; a second Ctrl-C ends it at once."""
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield
+        return
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

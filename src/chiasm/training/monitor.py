@@ -1,0 +1,70 @@
+"""What a run shows and writes while it goes: a progress bar with time left, and metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+METRICS = "metrics.jsonl"
+
+
+class Monitor:
+    """Shows a run's progress and appends its figures to `folder/metrics.jsonl`, one JSON object a line.
+
+    Where the output is no terminal, a line is printed about every tenth of the run instead of a bar.
+    """
+
+    def __init__(self, folder: Path, steps: int, name: str, console: Console) -> None:
+        self.file, self.steps, self.name, self.console = folder / METRICS, steps, name, console
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task(name, total=steps, figures="")
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def forget_after(self, step: int) -> None:
+        """Drops the figures of steps that a resumed run will do again."""
+        if not self.file.exists():
+            return
+        lines = self.file.read_text().splitlines()
+        whole = [line for line in lines if line.endswith("}")]  # a kill may have cut the last line short
+        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        self.file.write_text("".join(line + "\n" for line in kept))
+
+    def write(self, figures: Mapping[str, Any]) -> None:
+        """Appends a line to metrics.jsonl."""
+        with self.file.open("a") as file:
+            file.write(json.dumps(figures) + "\n")
+
+    def show(self, step: int, figures: str) -> None:
+        """Moves the bar."""
+        self.bar.update(self.task, completed=step, figures=figures)
+        tenth = max(1, self.steps // 10)
+        if not self.console.is_terminal and (step % tenth == 0 or step == self.steps):
+            self.console.print(f"{self.name}  step {step}/{self.steps}  {figures}", highlight=False)
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self.console.print(text, highlight=False)

@@ -1,0 +1,77 @@
+"""The optimiser and its schedule: which tensors learn, how fast, and what decays."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from chiasm.config import suggest
+from chiasm.errors import RecipeError
+from chiasm.training.settings import Part, Training
+
+
+def freeze(model: nn.Module, settings: Training) -> None:
+    """Freezes the parts that the recipe names. Raises RecipeError for a name that fits no part of the model."""
+    modules = dict(model.named_modules())
+    for name, part in settings.parts.items():
+        if name not in modules:
+            top = [module for module in modules if module.count(".") < 2]
+            raise RecipeError(f"training.parts.{name}: the model has no such part{suggest(name, top)}")
+        if part.frozen:
+            modules[name].requires_grad_(False)
+            modules[name].frozen = True  # a mark that Model.train reads
+
+
+def build_optimiser(model: nn.Module, settings: Training) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101) over what is trainable, a group per rate and decay.
+
+    Each group holds "peak", its highest learning rate, and "names", the tensors in it.
+    """
+    groups: dict[tuple[float, float], dict[str, list[object]]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part = _part_of(name, settings)
+        rate = settings.learning_rate if part.learning_rate is None else part.learning_rate
+        decay = settings.weight_decay if part.weight_decay is None else part.weight_decay
+        group = groups.setdefault((rate, decay if parameter.ndim >= 2 else 0.0), {"params": [], "names": []})
+        group["params"].append(parameter)
+        group["names"].append(name)
+    if not groups:
+        raise RecipeError("training.parts freezes the whole model; nothing is left to train")
+    settled = [{**group, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+    return torch.optim.AdamW(settled, betas=settings.betas, eps=settings.epsilon, fused=True)
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, settings: Training, step: int) -> float:
+    """Sets each group's rate for a step, counted from 0; returns the recipe's own rate at it."""
+    share = schedule(settings, step)
+    for group in optimiser.param_groups:
+        group["lr"] = group["peak"] * share
+    return settings.learning_rate * share
+
+
+def schedule(settings: Training, step: int) -> float:
+    """The learning rate at a step, as a share of its peak."""
+    rise = round(settings.warmup * settings.steps)
+    if step < rise:
+        return (step + 1) / rise
+    final = settings.final_learning_rate
+    done = (step - rise) / max(1, settings.steps - rise)
+    match settings.schedule:
+        case "constant":
+            return 1.0
+        case "cosine":
+            return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
+        case "linear":
+            return final + (1 - final) * (1 - done)
+        case "wsd":
+            left = (settings.steps - step) / max(1.0, settings.decay * settings.steps)
+            return final + (1 - final) * min(1.0, left)
+
+
+def _part_of(name: str, settings: Training) -> Part:
+    fitting = [part for part in settings.parts if name == part or name.startswith(f"{part}.")]
+    return settings.parts[max(fitting, key=len)] if fitting else Part()

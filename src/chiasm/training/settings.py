@@ -1,0 +1,70 @@
+"""What a recipe says of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from chiasm.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Part:
+    """How one part of the model differs from the rest; the longest name that fits a tensor's name decides."""
+
+    frozen: bool = False
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of the loop.
+
+    steps: optimiser steps; each sees `data.batch_size` samples.
+    learning_rate: its peak. schedule: how it goes on after a linear rise over `warmup`, a share of
+        all steps: "constant"; "cosine" and
+        "linear" fall to `final_learning_rate` (a share of the peak) at the last step; "wsd" stays and falls linearly
+        over the last `decay` share of the steps (Hu et al. 2024, arXiv:2404.06395).
+    weight_decay: of matrices; vectors and scalars (biases, norms, temperatures) are never decayed.
+    clip_norm: largest norm of the whole gradient; None leaves it.
+    accumulate: parts a batch is split into, to save memory. The loss is the mean of the parts' losses: for losses that
+        compare the samples of a batch with each other that is not the loss of the whole batch.
+    loss_weights: what each named loss counts in the sum; 1 where not given.
+    parts: exceptions by part of the model, such as `vision: {frozen: true}`.
+    precision: of the forward pass. ema: decay of an average of the weights, saved beside them and evaluated in their
+        place; None keeps none.
+    evaluate_every, checkpoint_every, log_every: in steps; 0 means only at the end. keep: checkpoints kept.
+    on_nonfinite: a loss or gradient that is not finite stops the run, or its step is skipped and counted.
+    """
+
+    steps: int
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine", "linear", "wsd"] = "cosine"
+    warmup: float = 0.0
+    decay: float = 0.2
+    final_learning_rate: float = 0.0
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.98)
+    epsilon: float = 1e-6
+    clip_norm: float | None = 1.0
+    accumulate: int = 1
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    compile: bool = False
+    ema: float | None = None
+    device: str = "auto"
+    evaluate_every: int = 0
+    checkpoint_every: int = 0
+    keep: int = 2
+    log_every: int = 10
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "keep", "log_every"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"training.{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.warmup <= 1:
+            raise RecipeError(f"training.warmup is a share of the steps, 0 to 1, not {self.warmup:g}")

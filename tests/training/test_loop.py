@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+from torch import Tensor
+
+from chiasm.data.batch import Batch
+from chiasm.data.reader import Reader
+from chiasm.errors import RecipeError, TrainingError
+from chiasm.models import clip
+from chiasm.training.loop import Loop
+from chiasm.training.optimiser import build_optimiser, freeze, schedule
+from chiasm.training.settings import Part, Training
+from tests.worlds import Patches, tiny_clip, tiny_processor
+
+
+def _loop(folder: Path, model: clip.CLIP | None = None, **changes: Any) -> Loop:
+    settings = Training(**{"steps": 12, "learning_rate": 1e-3, "device": "cpu", "log_every": 1, **changes})
+    reader = Reader(Patches(64), tiny_processor(), 16, seed=1)
+    return Loop(model or tiny_clip(), reader, settings, folder, recipe="name: test\n", console=Console(quiet=True))
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def _weights(loop: Loop) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in loop.model.state_dict().items()}
+
+
+def _parameter(loop: Loop, name: str) -> torch.nn.Parameter:
+    return loop.model.get_parameter(name)
+
+
+def test_one_step_is_adamw_on_the_clipped_gradient(tmp_path: Path) -> None:
+    """The loop's first step, against torch's own pieces put together by hand."""
+    loop = _loop(tmp_path, steps=1, clip_norm=0.1, weight_decay=0.2)
+    loop.run()
+    model = tiny_clip()
+    batch = next(iter(Reader(Patches(64), tiny_processor(), 16, seed=1)))
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    optimiser = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.2}, {"params": others, "weight_decay": 0.0}],
+        lr=1e-3,
+        betas=(0.9, 0.98),
+        eps=1e-6,
+    )
+    torch.autograd.backward(model.losses(batch)["contrastive"])
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+    optimiser.step()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(loop.model.state_dict()[name], tensor)
+
+
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+    whole = _loop(tmp_path / "whole", ema=0.9)
+    whole.run()
+    first = _loop(tmp_path / "cut", ema=0.9, checkpoint_every=5)
+    for batch in islice(iter(first.reader), 7):  # stops between two checkpoints
+        first._step(batch)
+    second = _loop(tmp_path / "cut", tiny_clip(seed=9), ema=0.9, checkpoint_every=5)
+    torch.manual_seed(77)
+    assert second.resume() == 5
+    second.run()
+    assert second.average is not None
+    assert whole.average is not None
+    for name, tensor in _weights(whole).items():
+        assert torch.equal(_weights(second)[name], tensor), name
+    for name, tensor in whole.average.weights.items():
+        assert torch.equal(second.average.weights[name], tensor), name
+    told = [(line["step"], line["loss"]) for line in _lines(tmp_path / "cut")]
+    assert told == [(line["step"], line["loss"]) for line in _lines(tmp_path / "whole")]
+
+
+def test_dropout_too_goes_on_with_the_same_random_numbers(tmp_path: Path) -> None:
+    def with_dropout(seed: int) -> clip.CLIP:
+        model = tiny_clip(seed)
+        model.image_dropout.p = 0.3
+        return model
+
+    torch.manual_seed(3)
+    whole = _loop(tmp_path / "whole", with_dropout(0))
+    torch.manual_seed(3)
+    whole.run()
+    cut = _loop(tmp_path / "cut", with_dropout(0), checkpoint_every=4)
+    cut.model.train()
+    torch.manual_seed(3)
+    for batch in islice(iter(cut.reader), 6):
+        cut._step(batch)
+    again = _loop(tmp_path / "cut", with_dropout(5))
+    assert again.resume() == 4
+    again.run()
+    for name, tensor in _weights(whole).items():
+        assert torch.equal(_weights(again)[name], tensor), name
+
+
+def test_sigterm_saves_and_stops(tmp_path: Path) -> None:
+    loop = _loop(tmp_path, steps=1000)
+    seen: list[int] = []
+
+    def losses(batch: Batch) -> dict[str, Tensor]:
+        seen.append(len(batch))
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loop.model.losses(batch)
+
+    loop._losses = losses
+    before = signal.getsignal(signal.SIGTERM)
+    assert loop.run() is False
+    assert loop.checkpoints.steps() == [3]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    loop = _loop(tmp_path, checkpoint_every=2, keep=2)
+    loop.run()
+    assert loop.checkpoints.steps() == [8, 10]
+    (loop.checkpoints.folder / "step-000099").mkdir()  # what a kill leaves half-written does not count
+    assert loop.checkpoints.steps() == [8, 10]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_samples(tmp_path: Path) -> None:
+    loop = _loop(tmp_path)
+    loop._losses = lambda batch: {"contrastive": loop.model.losses(batch)["contrastive"] * math.nan}
+    before = _weights(loop)
+    with pytest.raises(TrainingError, match="not finite at step 1"):
+        loop.run()
+    facts = json.loads((tmp_path / "nonfinite-step-000001.json").read_text())
+    assert len(facts["samples"]) == 16
+    assert "log_scale" in facts["gradients"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in _weights(loop).items())
+
+
+def test_or_its_step_is_skipped_and_counted(tmp_path: Path) -> None:
+    loop = _loop(tmp_path, steps=4, on_nonfinite="skip")
+    real = loop.model.losses
+    loop._losses = lambda batch: {"c": real(batch)["contrastive"] * (math.inf if loop.progress.step == 1 else 1.0)}
+    loop.run()
+    assert loop.progress.skipped_steps == 1
+    assert all(tensor.isfinite().all() for tensor in _weights(loop).values())
+
+
+def test_tensors_that_no_loss_reaches_are_named(tmp_path: Path) -> None:
+    model = tiny_clip()
+    model.register_parameter("forgotten", torch.nn.Parameter(torch.ones(3)))
+    _loop(tmp_path, model, steps=2).run()
+    assert [line["without_gradient"] for line in _lines(tmp_path) if "without_gradient" in line] == [["forgotten"]]
+
+
+def test_frozen_parts_do_not_change_and_stay_in_eval_mode(tmp_path: Path) -> None:
+    loop = _loop(tmp_path, parts={"vision": Part(frozen=True)})
+    before = _weights(loop)
+    loop.run()
+    assert not loop.model.get_submodule("vision").training
+    assert loop.model.get_submodule("text").training
+    for name, tensor in _weights(loop).items():
+        assert torch.equal(tensor, before[name]) == name.startswith("vision."), name
+
+
+def test_evaluation_changes_nothing_that_is_learned(tmp_path: Path) -> None:
+    plain = _loop(tmp_path / "plain")
+    plain.run()
+    watched = _loop(tmp_path / "watched", evaluate_every=3)
+    watched.evaluate = lambda model: {"drawn": float(torch.rand(())), "training": float(model.eval().training)}
+    watched.run()
+    assert all(torch.equal(_weights(watched)[name], tensor) for name, tensor in _weights(plain).items())
+    assert [line["step"] for line in _lines(tmp_path / "watched") if "evaluation" in line] == [3, 6, 9, 12]
+
+
+def test_the_average_follows_its_formula(tmp_path: Path) -> None:
+    loop = _loop(tmp_path, steps=3, ema=0.5)
+    expected = _weights(loop)["image_head.weight"]
+    for step, batch in enumerate(islice(iter(loop.reader), 3), start=1):
+        loop._step(batch)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * _parameter(loop, "image_head.weight").detach()
+    assert loop.average is not None
+    torch.testing.assert_close(loop.average.weights["image_head.weight"], expected)
+
+
+def test_losses_are_weighed_and_only_watched_ones_are_not_summed(tmp_path: Path) -> None:
+    loop = _loop(tmp_path, steps=1, loss_weights={"a": 2.0, "b": 0.5})
+    one = torch.ones((), requires_grad=True)
+    loop._losses = lambda batch: {"a": one * 3, "b": one * 4, "_watched": one * 100}
+    loop._step(next(iter(loop.reader)))
+    line = _lines(tmp_path)[-1]
+    assert line["loss"] == 3 * 2 + 4 * 0.5
+    assert line["losses"] == {"a": 3, "b": 4, "_watched": 100}
+
+
+def test_accumulated_gradients_are_the_mean_over_the_parts(tmp_path: Path) -> None:
+    loop = _loop(tmp_path, accumulate=4)
+    batch = next(iter(loop.reader))
+    loop._backward(batch)
+    scale = _parameter(loop, "log_scale")
+    assert scale.grad is not None
+    found = scale.grad.clone()
+    loop.optimiser.zero_grad()
+    by_hand = [torch.autograd.grad(loop.model.losses(part)["contrastive"], scale)[0] for part in batch.split(4)]
+    torch.testing.assert_close(found, torch.stack(by_hand).mean())
+
+
+@pytest.mark.parametrize(
+    ("kind", "step", "share"),
+    [
+        ("constant", 99, 1.0),
+        ("cosine", 4, 0.5),  # in the middle of the rise over 10 steps
+        ("cosine", 10, 1.0),
+        ("cosine", 55, 0.1 + 0.9 / 2),
+        ("cosine", 100, 0.1),
+        ("linear", 55, 0.1 + 0.9 / 2),
+        ("wsd", 79, 1.0),
+        ("wsd", 90, 0.1 + 0.9 / 2),
+    ],
+)
+def test_schedules(kind: Any, step: int, share: float) -> None:
+    settings = Training(steps=100, warmup=0.1, schedule=kind, final_learning_rate=0.1, decay=0.2)
+    assert schedule(settings, step) == pytest.approx(share)
+
+
+def test_parts_have_rates_of_their_own_and_vectors_do_not_decay() -> None:
+    model = tiny_clip()
+    settings = Training(steps=1, parts={"text": Part(learning_rate=1e-5), "text.embed": Part(weight_decay=0.0)})
+    groups = build_optimiser(model, settings).param_groups
+    found = {name: (group["peak"], group["weight_decay"]) for group in groups for name in group["names"]}
+    assert found["text.embed.weight"] == (1e-3, 0.0)
+    assert found["text.blocks.0.mlp.up.weight"] == (1e-5, 0.1)
+    assert found["text.blocks.0.mlp.up.bias"] == (1e-5, 0.0)
+    assert found["image_head.weight"] == (1e-3, 0.1)
+    assert found["log_scale"] == (1e-3, 0.0)
+    assert len(found) == len(list(model.parameters()))
+
+
+def test_a_part_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(RecipeError, match="no such part; did you mean 'vision'"):
+        freeze(tiny_clip(), Training(steps=1, parts={"visoin": Part(frozen=True)}))
+    model = tiny_clip()
+    settings = Training(steps=1, parts={name: Part(frozen=True) for name, _ in model.named_children()})
+    freeze(model, settings)
+    model.log_scale.requires_grad_(False)
+    with pytest.raises(RecipeError, match="nothing is left to train"):
+        build_optimiser(model, settings)
+
+
+def test_a_full_disk_keeps_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from chiasm.errors import CheckpointError
+    from chiasm.training import checkpoint
+
+    loop = _loop(tmp_path, steps=6, checkpoint_every=2)
+    real = save_file
+
+    def full(tensors: dict[str, Tensor], file: Path) -> None:
+        if "step-000004" in str(file):
+            file.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(tensors, file)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device; older checkpoints are kept"):
+        loop.run()
+    assert loop.checkpoints.steps() == [2]
+    assert not list(loop.checkpoints.folder.glob("*.new"))
+    assert _loop(tmp_path).resume() == 2
+
+
+@pytest.mark.slow
+def test_a_small_clip_learns_which_caption_fits(tmp_path: Path) -> None:
+    """64 pairs of colours; a picture's caption among all: chance is 1/64."""
+    from chiasm.evaluation.run import quick_scores
+    from chiasm.evaluation.tasks.retrieval import Retrieval
+
+    loop = _loop(tmp_path, steps=250, learning_rate=3e-3, warmup=0.1)
+    loop.run()
+    scores = quick_scores(loop.model, [Retrieval(Patches(64), captions="first")])
+    assert scores["retrieval: image to text R@1"] > 0.6
+    assert scores["retrieval: text to image R@1"] > 0.6
