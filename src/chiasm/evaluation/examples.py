@@ -1,0 +1,84 @@
+"""Items to look at: which to show, their best candidates, and small pictures of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from chiasm.data.image import Image
+from chiasm.errors import DataError
+from chiasm.evaluation.result import PICTURES, Candidate, Example, Shown
+
+WRONG, RIGHT = 8, 4  # examples of each sort
+CANDIDATES = 5  # shown with each example
+THUMBNAIL = 160  # pixels of the longer side
+
+
+def picked(
+    credit_I: NDArray[np.float64],
+    scores_IC: NDArray[np.float32],
+    true_IC: NDArray[np.bool_],
+    wrong: int = WRONG,
+    right: int = RIGHT,
+) -> list[int]:
+    """Indices of items to show: those wrong by the widest margin, widest first, then right ones drawn at random.
+
+    The margin is the best false score minus the best true one. Items without a score are left out.
+    """
+    scored_IC = ~np.isnan(scores_IC)
+    asked_I = (scored_IC & true_IC).any(axis=1)
+    false_I = np.where(scored_IC & ~true_IC, scores_IC, -np.inf).max(axis=1, initial=-np.inf)
+    true_I = np.where(scored_IC & true_IC, scores_IC, -np.inf).max(axis=1, initial=-np.inf)
+    wrong_i = np.flatnonzero(asked_I & (credit_I < 1))
+    widest_first = wrong_i[np.argsort(true_I[wrong_i] - false_I[wrong_i], kind="stable")]
+    right_i = np.flatnonzero(asked_I & (credit_I == 1))
+    drawn = np.random.default_rng(0).permutation(right_i)[:right]
+    return [*widest_first[:wrong].tolist(), *drawn.tolist()]
+
+
+def example(
+    key: str,
+    query: Shown,
+    scores_C: NDArray[np.float32],
+    true_C: NDArray[np.bool_],
+    shown: Callable[[int], Shown],
+    kind: str = "",
+) -> Example:
+    """An item with its best candidates, the best true one always among them. Right if no false one is level with it.
+
+    shown: how to show a candidate, by its index. A score of NaN is no candidate.
+    """
+    scored_c = np.flatnonzero(~np.isnan(scores_C))
+    ranked_c = scored_c[np.argsort(-scores_C[scored_c], kind="stable")]
+    best_true = next(at for at in ranked_c.tolist() if true_C[at])
+    listed = ranked_c[:CANDIDATES].tolist()
+    if best_true not in listed:
+        listed[-1] = best_true
+    false_c = scored_c[~true_C[scored_c]]
+    right = bool((scores_C[false_c] < scores_C[best_true]).all())
+    candidates = tuple(Candidate(shown(at), float(scores_C[at]), bool(true_C[at])) for at in listed)
+    return Example(key=key, right=right, query=query, candidates=candidates, group=kind)
+
+
+class Thumbnails:
+    """Small JPEGs of pictures, each saved once, named by the picture's key."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / PICTURES
+
+    def __call__(self, image: Image) -> Shown:
+        """What a report needs to show the picture; its name in words where it cannot be decoded."""
+        try:
+            file = self.folder / f"{image.key}.jpg"
+            if not file.exists():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                small = image.decode(at_least=THUMBNAIL)
+                small.thumbnail((THUMBNAIL, THUMBNAIL), PIL.Image.Resampling.LANCZOS)
+                small.save(file, quality=85)
+        except DataError as error:
+            return Shown(text=str(error))
+        return Shown(picture=file.name)

@@ -1,0 +1,84 @@
+"""Hashes that say whether two figures may be compared, and whether answers on disk are still those of this model."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from chiasm import __version__
+from chiasm.config import dump
+from chiasm.data.processor import Processor
+from chiasm.evaluation.task import Ask, Match, Question, Task, picture_key
+
+_BYTES = 16
+
+
+def protocol(task: Task, questions: Sequence[Question], model: object) -> str:
+    """A hash of all that a score depends on besides the weights.
+
+    The task's settings (k, templates, ...); of every question its key, texts, true columns and the content of its
+    pictures; the model's processor (tokens and pixels); the versions of chiasm and torch. Where the data lie does not
+    count, what they hold does.
+    """
+    digest = hashlib.blake2b(digest_size=_BYTES)
+    fields = [field.name for field in dataclasses.fields(task) if field.name not in ("data", "name")]
+    settings = {name: dump(getattr(task, name)) for name in fields}
+    versions = {"chiasm": __version__, "torch": torch.__version__}
+    _feed(digest, [task.chosen(), settings, versions, processor_hash(model)])
+    columns: dict[int, str] = {}  # questions that share their texts share the tuple
+    for question in questions:
+        if isinstance(question, Match):
+            if id(question.texts) not in columns:
+                columns[id(question.texts)] = _hash(question.texts)
+            pictures = [picture_key(image) for image in question.images]
+            _feed(digest, [question.key, question.kind, pictures, columns[id(question.texts)], question.true])
+        elif isinstance(question, Ask):
+            texts = [(text.role, text.text) for text in question.sample.texts]
+            pictures = [picture_key(image) for image in question.images]
+            _feed(digest, [question.key, question.kind, pictures, texts, question.max_tokens])
+        else:
+            _feed(digest, [question.key, "broken"])
+    return digest.hexdigest()
+
+
+def fingerprint(model: object) -> str:
+    """A hash of a model's class and weights; "" for what is not a torch module and so can't be told from others."""
+    if not isinstance(model, nn.Module):
+        return ""
+    digest = hashlib.blake2b(type(model).__qualname__.encode(), digest_size=_BYTES)
+    for name, tensor in sorted(model.state_dict().items()):
+        _feed(digest, [name, str(tensor.dtype), list(tensor.shape)])
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def processor_hash(model: object) -> str:
+    """A hash of all files that the model's processor saves; "" where the model has none."""
+    processor = getattr(model, "processor", None)
+    if not isinstance(processor, Processor):
+        return ""
+    digest = hashlib.blake2b(digest_size=_BYTES)
+    with tempfile.TemporaryDirectory() as folder:
+        processor.save(Path(folder))
+        for file in sorted(Path(folder).rglob("*")):
+            if file.is_file():
+                _feed(digest, [file.relative_to(folder).as_posix()])
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _hash(value: object) -> str:
+    digest = hashlib.blake2b(digest_size=_BYTES)
+    _feed(digest, value)
+    return digest.hexdigest()
+
+
+def _feed(digest: hashlib.blake2b, value: object) -> None:
+    digest.update(json.dumps(value, sort_keys=True).encode() + b"\n")

@@ -1,0 +1,151 @@
+"""Puts the parts of a report on one page, which needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import platform
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import chiasm
+from chiasm.errors import MissingExtra
+from chiasm.evaluation.report import display, examples, panels, plots, summary, tables, theme
+from chiasm.evaluation.report.runs import Run, at_chance, load_runs, task_names
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_ROOM = Path(__file__).parent
+_SMALL = (290, 180)  # pixels, width and height of a small plot
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawing with its caption. main: shown at once, not folded away."""
+
+    title: str
+    drawing: plots.Drawing
+    note: str = ""
+    main: bool = True
+
+
+def write_report(runs: Sequence[Path], file: Path, title: str | None = None) -> Path:
+    """Writes one self-contained HTML page about one or several runs, side by side; returns where it is.
+
+    runs: run folders with evaluation/results.json; metrics.jsonl and recipe.yaml are shown where they are there.
+    title: the heading; the models' names if not given.
+    Raises ChiasmError, naming the file, for what is missing or broken; MissingExtra without chiasm[eval].
+    """
+    page = render(load_runs(runs), title)
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(file.name + ".new")
+    aside.write_text(page, encoding="utf-8")
+    aside.replace(file)
+    return file
+
+
+def render(runs: Sequence[Run], title: str | None = None) -> str:
+    """The page as text."""
+    environment = _environment()
+    script = (_ROOM / "page.js").read_text(encoding="utf-8")
+    headline_rows, overall_rows = tables.headline_rows(runs), tables.overall_rows(runs)
+    dots = [_dot_plot(panel, f"dots{at}") for at, panel in enumerate(panels.dot_panels(runs))]
+    return environment.get_template("page.html").render(
+        runs=runs,
+        title=summary.headline(runs, title),
+        css=(_ROOM / "page.css").read_text(encoding="utf-8"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        headline_rows=headline_rows,
+        all_rows=tables.all_rows(runs),
+        overall_rows=overall_rows,
+        baselines=tables.baseline_names(overall_rows),
+        facts=tables.facts(runs),
+        other_figures=tables.other_figures(runs),
+        commands=_commands(runs),
+        differences=tables.recipe_differences(runs),
+        failures=summary.failures_by_task(runs),
+        blind_tasks=summary.blind_tasks(runs),
+        losses=[_line_plot(panel, f"loss{at}") for at, panel in enumerate(panels.loss_panels(runs))],
+        progress=[
+            _line_plot(panel, f"progress{at}", small=True) for at, panel in enumerate(panels.progress_panels(runs))
+        ],
+        course=[_line_plot(panel, f"course{at}", small=True) for at, panel in enumerate(panels.course_panels(runs))],
+        dots=dots,
+        galleries=examples.galleries(runs),
+        protocols=_protocols(runs),
+        versions=_versions(),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _dot_plot(panel: panels.DotPanel, name: str) -> Plot:
+    return Plot(panel.title, plots.draw_dots(panel, name), panel.note, panel.main)
+
+
+def _line_plot(panel: panels.LinePanel, name: str, small: bool = False) -> Plot:
+    drawing = plots.draw_lines(panel, name, *_SMALL) if small else plots.draw_lines(panel, name)
+    return Plot(panel.title, drawing, note="log scale" if panel.log_scale else "")
+
+
+def _protocols(runs: Sequence[Run]) -> list[tuple[str, str, list[str]]]:
+    """(task, protocol hash, names of the runs it holds for)."""
+    found = []
+    for task in task_names(runs):
+        by_hash: dict[str, list[str]] = {}
+        for run in runs:
+            if task in run.results:
+                by_hash.setdefault(run.results[task].protocol, []).append(run.name)
+        found += [(task, protocol, names) for protocol, names in by_hash.items()]
+    return found
+
+
+def _commands(runs: Sequence[Run]) -> list[str]:
+    """What to type to make the same report again, in a folder beside the old one."""
+    again = Path("again")
+    lines, made = [], []
+    for run in runs:
+        if run.recipe and run.log.steps:
+            made.append(again / run.folder.name)
+            lines.append(["chiasm", "train", str(run.folder / "recipe.yaml"), "--out", str(made[-1])])
+        else:
+            made.append(run.folder)
+    lines.append(["chiasm", "report", *map(str, made), "--out", str(again / "report.html")])
+    return [shlex.join(line) for line in lines]
+
+
+def _versions() -> list[tuple[str, str]]:
+    packages = [(name, metadata.version(name)) for name in ("torch", "numpy", "pillow", "matplotlib")]
+    return [("chiasm", chiasm.__version__), ("Python", platform.python_version()), *packages]
+
+
+def _environment() -> Environment:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingExtra("jinja2", "eval", "a report") from error
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_ROOM),
+        autoescape=True,  # captions and names come from strangers
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    words = (display.percent, display.points, display.count, display.listing, summary.above, summary.trained)
+    environment.filters.update({word.__name__: word for word in words})
+    environment.globals.update(
+        lede=summary.lede,
+        weakest=summary.weakest,
+        variable=theme.variable,
+        shape=theme.shape,
+        at_chance=at_chance,
+        notes=tables.notes,
+    )
+    return environment

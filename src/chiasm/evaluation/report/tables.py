@@ -1,0 +1,189 @@
+"""The tables of a report: what was scored, beside what it takes to judge it, and how the runs differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from chiasm.evaluation.report.display import compact, count, duration, number, percent, points
+from chiasm.evaluation.report.runs import Run, metrics, task_names
+from chiasm.evaluation.result import Score
+
+_LISTED = 6  # tensors named in a note
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of one task, for each run (None: not measured). same: whether all runs were asked the same."""
+
+    task: str
+    metric: str
+    group: str
+    scores: tuple[Score | None, ...]
+    same: bool
+
+    @property
+    def known(self) -> list[tuple[int, Score]]:
+        return [(index, score) for index, score in enumerate(self.scores) if score is not None]
+
+    @property
+    def chance(self) -> str:
+        """One number; several where the runs were asked different things."""
+        return " / ".join(dict.fromkeys(percent(score.chance) for _, score in self.known))
+
+    @property
+    def items(self) -> str:
+        return " / ".join(dict.fromkeys(count(score.items) for _, score in self.known))
+
+    @property
+    def ranked(self) -> list[tuple[int, Score]]:
+        return sorted(self.known, key=lambda pair: pair[1].value, reverse=True)
+
+    @property
+    def best(self) -> int | None:
+        """The run with the highest value; None where there is nothing to compare, or the highest is shared."""
+        ranked = self.ranked
+        if len(ranked) < 2 or ranked[0][1].value == ranked[1][1].value:
+            return None
+        return ranked[0][0]
+
+    @property
+    def clear(self) -> bool:
+        """Whether the best run's interval lies wholly above the next one's."""
+        ranked = self.ranked
+        return len(ranked) > 1 and ranked[0][1].low > ranked[1][1].high
+
+    def verdict(self, runs: Sequence[Run]) -> str:
+        """What the difference between the two best runs is worth, in words."""
+        ranked = self.ranked
+        if len(ranked) < 2:
+            return ""
+        (first, top), (second, next_best) = ranked[0], ranked[1]
+        lead = points(top.value - next_best.value)
+        if self.clear:
+            return f"{runs[first].name} {lead} over {runs[second].name}"
+        return f"no clear difference ({lead}, intervals overlap)" if top.value > next_best.value else "equal"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of the training table: what, and its value for each run ("" where unknown)."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+def headline_rows(runs: Sequence[Run]) -> tuple[Row, ...]:
+    """The first score of every task."""
+    return tuple(_row(runs, task, *metrics(runs, task)[0]) for task in task_names(runs))
+
+
+def all_rows(runs: Sequence[Run]) -> tuple[Row, ...]:
+    """Every score of every task."""
+    return tuple(_row(runs, task, *pair) for task in task_names(runs) for pair in metrics(runs, task))
+
+
+def overall_rows(runs: Sequence[Run]) -> tuple[Row, ...]:
+    """Every score that covers all items of its task."""
+    return tuple(row for row in all_rows(runs) if not row.group)
+
+
+def baseline_names(rows: Sequence[Row]) -> list[str]:
+    """The baselines that any score has, in order of appearance."""
+    return list(dict.fromkeys(name for row in rows for _, score in row.known for name in score.baselines))
+
+
+def facts(runs: Sequence[Run]) -> tuple[Fact, ...]:
+    """What each run is and what it took; a line that no run can fill is left out."""
+    told = dict.fromkeys(key for run in runs for key in run.evaluation.model if key != "name")
+    lines = [Fact(key, tuple(_readable(run.evaluation.model.get(key, "")) for run in runs)) for key in told]
+    lines += [
+        Fact(
+            "samples seen", tuple(count(run.log.last["samples"]) if "samples" in run.log.last else "" for run in runs)
+        ),
+        Fact("training time", tuple(training_time(run) for run in runs)),
+        Fact("samples a second (median)", tuple(_median(run, "samples_per_second") for run in runs)),
+        Fact("evaluation time", tuple(_evaluation_time(run) for run in runs)),
+    ]
+    return tuple(line for line in lines if any(line.values))
+
+
+def training_time(run: Run) -> str:
+    """How long the run trained, in words; "" where it has no log."""
+    return duration(run.log.last["seconds"]) if "seconds" in run.log.last else ""
+
+
+def other_figures(runs: Sequence[Run]) -> tuple[Fact, ...]:
+    """What tasks tell beside their scores: figures that are no shares, such as median ranks."""
+    named = dict.fromkeys((result.name, key) for run in runs for result in run.results.values() for key in result.facts)
+    return tuple(Fact(f"{task}: {key}", tuple(_other(run, task, key) for run in runs)) for task, key in named)
+
+
+def notes(run: Run) -> list[str]:
+    """What the log says that a reader must know: steps that were skipped, tensors that learned nothing."""
+    skipped = sum("skipped_step" in note for note in run.log.notes)
+    found = [f"steps skipped because a loss or gradient was not finite: {count(skipped)}"] if skipped else []
+    unread = run.log.last.get("skipped_samples", 0)
+    found += [f"samples skipped because they could not be read: {count(unread)}"] if unread else []
+    dead = list(dict.fromkeys(name for note in run.log.notes for name in note.get("without_gradient", [])))
+    if dead:
+        more = f" and {len(dead) - _LISTED} more" if len(dead) > _LISTED else ""
+        found.append(f"no gradient reached {', '.join(dead[:_LISTED])}{more} in the first step")
+    return found
+
+
+def recipe_differences(runs: Sequence[Run]) -> tuple[Fact, ...]:
+    """The keys of the recipes, dotted, whose values are not the same in all runs that have a recipe."""
+    flat = [_flat(run.recipe) for run in runs]
+    keys = dict.fromkeys(key for entries in flat for key in entries)
+    with_recipe = [entries for run, entries in zip(runs, flat, strict=True) if run.recipe]
+    return tuple(
+        Fact(key, tuple(entries.get(key, "") for entries in flat))
+        for key in keys
+        if key != "name" and len({entries.get(key) for entries in with_recipe}) > 1
+    )
+
+
+def model_size(run: Run) -> str:
+    """The parameters at a glance, such as "2.1M"; as the model tells them where that is not a number; "" if unknown."""
+    told = run.evaluation.model.get("parameters", "")
+    digits = told.replace(",", "").replace("_", "")
+    return compact(int(digits)) if digits.isdecimal() else told
+
+
+def _row(runs: Sequence[Run], task: str, metric: str, group: str) -> Row:
+    protocols = {run.results[task].protocol for run in runs if task in run.results}
+    scores = tuple(run.score(task, metric, group) for run in runs)
+    return Row(task, metric, group, scores, same=len(protocols) == 1)
+
+
+def _readable(value: str) -> str:
+    return count(int(value)) if value.isdecimal() else value
+
+
+def _median(run: Run, key: str) -> str:
+    values = run.log.series(key).y
+    return count(float(np.median(values))) if len(values) else ""
+
+
+def _evaluation_time(run: Run) -> str:
+    return duration(sum(result.seconds for result in run.evaluation.results))
+
+
+def _other(run: Run, task: str, key: str) -> str:
+    told = run.results[task].facts if task in run.results else {}
+    return number(told[key]) if key in told else ""
+
+
+def _flat(value: Any, key: str = "") -> dict[str, str]:
+    """Nested entries as "a.b" and "a[0].b"; a list of plain values stays one."""
+    if isinstance(value, Mapping):
+        parts = [(f"{key}.{name}" if key else str(name), entry) for name, entry in value.items()]
+    elif isinstance(value, list) and any(isinstance(entry, (Mapping, list)) for entry in value):
+        parts = [(f"{key}[{at}]", entry) for at, entry in enumerate(value)]
+    else:
+        return {key: str(value)}
+    return {name: text for part, entry in parts for name, text in _flat(entry, part).items()}

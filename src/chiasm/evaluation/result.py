@@ -1,0 +1,110 @@
+"""What an evaluation leaves behind: scores beside their baselines, and examples to look at. Saved as results.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chiasm.config import dump, parse
+from chiasm.errors import CheckpointError
+
+PICTURES = "pictures"  # thumbnails, beside results.json
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure, with what it takes to judge it.
+
+    name: the metric, such as "image to text R@1" or "accuracy". group: the kind of items it covers; "" means all.
+    value, chance, low, high and the baselines are shares, 0 to 1. low, high: 95% bootstrap interval over items.
+    chance: the expected value of a uniformly random scorer, exact.
+    baselines: the same figure for "constant" (every candidate scores alike), "blind" (every picture replaced by a grey
+        one) and "shuffled" (pictures exchanged among items).
+    ties: share of items whose best score several candidates share; a tie earns 1/k, never a win.
+    failed: items that could not be asked; counted as wrong.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    items: int
+    chance: float
+    group: str = ""
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    ties: float = 0.0
+    failed: int = 0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A text or a picture (the name of a file in PICTURES), as a report shows it."""
+
+    text: str = ""
+    picture: str = ""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of the answers that a model chose from: its score, and whether it is a right one."""
+
+    shown: Shown
+    score: float
+    true: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item: what was asked, and the best candidates with the model's scores, highest first."""
+
+    key: str
+    right: bool
+    query: Shown
+    candidates: tuple[Candidate, ...]
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """All scores of one task. name: unique in its evaluation. protocol: a hash of data, prompts, pixels and versions.
+
+    facts: figures that are no shares (median ranks, counts of candidates and duplicates), by name.
+    """
+
+    task: str
+    name: str
+    scores: tuple[Score, ...]
+    protocol: str
+    seconds: float
+    examples: tuple[Example, ...] = ()
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> Score:
+        """The first score: what a table of many models shows."""
+        return self.scores[0]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on several tasks. model: its name, family, parameters, step and checkpoint."""
+
+    model: Mapping[str, str]
+    results: tuple[TaskResult, ...]
+
+    def save(self, folder: Path) -> None:
+        """Writes results.json; an older one is replaced in one step."""
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / "results.json.new"
+        aside.write_text(json.dumps(dump(self), indent=1) + "\n")
+        aside.replace(folder / "results.json")
+
+    @classmethod
+    def load(cls, folder: Path) -> Evaluation:
+        """Raises CheckpointError where the folder has no results.json."""
+        file = folder / "results.json"
+        if not file.exists():
+            raise CheckpointError(f"there is no {file}; run `chiasm eval` first")
+        return parse(cls, json.loads(file.read_text()), str(file))

@@ -1,0 +1,181 @@
+"""Asks a model the questions of tasks, its baselines beside it, and keeps everything as it comes."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+
+from chiasm.errors import RecipeError
+from chiasm.evaluation import outcomes
+from chiasm.evaluation.asking import Askable, Asker
+from chiasm.evaluation.baselines import BASELINES, Baseline, blind, shuffled
+from chiasm.evaluation.cache import Journal
+from chiasm.evaluation.examples import Thumbnails
+from chiasm.evaluation.protocol import fingerprint as fingerprint_of
+from chiasm.evaluation.protocol import processor_hash, protocol
+from chiasm.evaluation.result import Evaluation, TaskResult
+from chiasm.evaluation.statistics import reported_kinds, scores_of, value_of
+from chiasm.evaluation.task import Question, Task
+from chiasm.models.model import Model
+
+CACHE = "cache"  # of embeddings and raw answers; an evaluation goes on from it, and it may be deleted at any time
+
+
+def evaluate(
+    model: Askable,
+    tasks: Sequence[Task],
+    folder: Path,
+    *,
+    about: Mapping[str, str] | None = None,
+    fingerprint: str = "",
+    baselines: Sequence[Baseline] = BASELINES,
+    progress: bool = True,
+) -> Evaluation:
+    """Scores a model on tasks; writes results.json, answers/ and pictures/ into the folder and returns the results.
+
+    What was embedded or answered in the folder before, by the same model under the same protocol, is not asked again.
+    For a model that embeds, baselines cost next to nothing; for others "blind" and "shuffled" ask every question anew.
+    about: what results say of the model (name, step, checkpoint). fingerprint: of its weights; by default a hash of
+    them. A model that is not a torch module and comes without one is asked everything anew.
+    Raises CapabilityError, before anything is asked, if the model lacks a verb that a task needs; RecipeError if two
+    tasks go by the same name; DataError if a task finds nothing to ask about.
+    """
+    _expect_unique(tasks)
+    fingerprint = fingerprint or fingerprint_of(model)
+    identity = fingerprint and f"{fingerprint}-{processor_hash(model)}"
+    with _bars(progress) as bars, _as_it_was(model):
+        asker = Asker(model, bars, folder / CACHE, identity)
+        for task in tasks:
+            asker.check(task)
+        runs = {task.title: _runs(task, baselines) for task in tasks}
+        shares, started = _shares(runs), time.perf_counter()
+        asker.prepare(question for of_task in runs.values() for run in of_task.values() for question in run)
+        embedding = time.perf_counter() - started
+        results: list[TaskResult] = []
+        described = _described(model, about or {}, fingerprint)
+        for task in tasks:
+            started = time.perf_counter()
+            result = _result(task, runs[task.title], asker, baselines, folder, identity)
+            seconds = time.perf_counter() - started + embedding * shares[task.title]
+            results.append(replace(result, seconds=round(seconds, 3)))
+            Evaluation(described, tuple(results)).save(folder)
+    return Evaluation(described, tuple(results))
+
+
+def quick_scores(model: Askable, tasks: Sequence[Task], *, by_kind: bool = False) -> dict[str, float]:
+    """The scores alone, by "task: metric", for the evaluation of a model in training: no files, no baselines.
+
+    Tasks keep their questions, so asking the same task objects again builds nothing anew.
+    by_kind: also each kind's score, by "task: metric (kind)".
+    Raises CapabilityError, RecipeError and DataError as `evaluate` does.
+    """
+    _expect_unique(tasks)
+    found: dict[str, float] = {}
+    with _bars(show=False) as bars, _as_it_was(model):
+        asker = Asker(model, bars)
+        for task in tasks:
+            asker.check(task)
+        asker.prepare(question for task in tasks for question in task.asked)
+        for task in tasks:
+            for tally in task.measure(task.asked, asker.answers(task.asked, Journal())).tallies:
+                found[f"{task.title}: {tally.name}"] = value_of(tally, tally.credit_I)
+                for kind, members in reported_kinds(tally).items() if by_kind else ():
+                    found[f"{task.title}: {tally.name} ({kind})"] = float(tally.credit_I[members].mean())
+    return found
+
+
+def _runs(task: Task, baselines: Sequence[Baseline]) -> dict[str, Sequence[Question]]:
+    """What the model is asked: the task's questions as they are, and as altered for the baselines."""
+    runs: dict[str, Sequence[Question]] = {"": task.asked}
+    if "blind" in baselines:
+        runs["blind"] = blind(task.asked)
+    if "shuffled" in baselines and (exchanged := shuffled(task.asked)) is not None:
+        runs["shuffled"] = exchanged
+    return runs
+
+
+def _result(
+    task: Task,
+    runs: Mapping[str, Sequence[Question]],
+    asker: Asker,
+    baselines: Sequence[Baseline],
+    folder: Path,
+    identity: str,
+) -> TaskResult:
+    name = protocol(task, task.asked, asker.model)
+    with Journal(folder / CACHE / f"{_file_name(task)}.jsonl", identity, name) as journal:
+        answers = asker.answers(runs[""], journal)
+        measured = {
+            run: task.measure(task.asked, asker.answers(questions, journal, run)).tallies
+            for run, questions in runs.items()
+            if run
+        }
+    if "constant" in baselines:
+        constant = [task.constant(question) for question in task.asked]
+        measured["constant"] = task.measure(task.asked, constant).tallies
+    found = task.measure(task.asked, answers)
+    outcomes.write(found.tallies, folder / outcomes.ANSWERS / f"{_file_name(task)}.jsonl")
+    return TaskResult(
+        task=task.chosen(),
+        name=task.title,
+        scores=scores_of(found.tallies, {run: measured[run] for run in BASELINES if run in measured}),
+        protocol=name,
+        seconds=0.0,
+        examples=tuple(task.examples(task.asked, answers, Thumbnails(folder))),
+        facts=found.facts,
+    )
+
+
+def _shares(runs: Mapping[str, Mapping[str, Sequence[Question]]]) -> dict[str, float]:
+    """Each task's part of the questions: by it the time spent on embeddings, which tasks share, is divided."""
+    counts = {title: len(of_task[""]) for title, of_task in runs.items()}
+    return {title: count / sum(counts.values()) for title, count in counts.items()}
+
+
+def _described(model: object, about: Mapping[str, str], fingerprint: str) -> dict[str, str]:
+    known = {"name": type(model).__name__}
+    if isinstance(model, Model):
+        known["family"] = model.config.chosen()
+    if isinstance(model, nn.Module):
+        known["parameters"] = str(sum(one.numel() for one in model.parameters()))
+    if fingerprint:
+        known["fingerprint"] = fingerprint
+    return known | dict(about)
+
+
+def _expect_unique(tasks: Sequence[Task]) -> None:
+    met: dict[str, str] = {}
+    for task in tasks:
+        if (name := _file_name(task).lower()) in met:
+            raise RecipeError(f"two tasks are called '{met[name]}' and '{task.title}'; give one of them another `name`")
+        met[name] = task.title
+
+
+def _file_name(task: Task) -> str:
+    return re.sub(r"[^\w.-]+", "_", task.title)
+
+
+def _bars(show: bool) -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    return Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), disable=not show
+    )
+
+
+@contextmanager
+def _as_it_was(model: object) -> Iterator[None]:
+    """Puts a module back into training mode, if it was in it: asking puts it into evaluation mode."""
+    was_training = isinstance(model, nn.Module) and model.training
+    try:
+        yield
+    finally:
+        if was_training and isinstance(model, nn.Module):
+            model.train()

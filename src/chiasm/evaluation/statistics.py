@@ -1,0 +1,152 @@
+"""How far a score can be trusted: bootstrap intervals, and whether two models differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chiasm.errors import DataError
+from chiasm.evaluation.result import Score
+from chiasm.evaluation.task import Tally
+
+RESAMPLES = 1000
+_CELLS = 4_000_000  # drawn indices held at once; bounds memory
+
+
+def resampled_means(
+    values_I: NDArray[np.float64], samples: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
+) -> NDArray[np.float64]:
+    """(R,) means of bootstrap resamples (Efron 1979). Samples are drawn, each with all of its items.
+
+    Items of one picture rise and fall together; drawn apart they would make the interval too narrow (the cluster
+    bootstrap, Davison & Hinkley 1997, section 3.8). With one item a sample it is the ordinary bootstrap.
+    """
+    place = {sample: at for at, sample in enumerate(dict.fromkeys(samples))}
+    of_I = np.fromiter((place[sample] for sample in samples), np.int64, len(samples))
+    sums_S = np.bincount(of_I, weights=values_I, minlength=len(place))
+    sizes_S = np.bincount(of_I, minlength=len(place)).astype(np.float64)
+    generator = np.random.default_rng(seed)
+    rows = max(1, _CELLS // len(place))
+    means = []
+    for at in range(0, resamples, rows):
+        drawn = generator.integers(0, len(place), (min(rows, resamples - at), len(place)))
+        means.append(sums_S[drawn].sum(axis=1) / sizes_S[drawn].sum(axis=1))
+    return np.concatenate(means)
+
+
+def interval(means_R: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
+    """The percentile interval: what lies between the outer (1 - level) / 2 on either side."""
+    low, high = np.quantile(means_R, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def scores_of(tallies: Sequence[Tally], baselines: Mapping[str, Sequence[Tally]], seed: int = 0) -> tuple[Score, ...]:
+    """Every metric over all items, and then by kind where it asks for that.
+
+    baselines: the tallies of other answers to the same questions, in the same order.
+    """
+    found = []
+    for at, tally in enumerate(tallies):
+        others = {name: measured[at] for name, measured in baselines.items()}
+        found.append(_score(tally, others, np.arange(len(tally.credit_I)), "", seed))
+        found += [_score(tally, others, members, kind, seed) for kind, members in reported_kinds(tally).items()]
+    return tuple(found)
+
+
+def value_of(tally: Tally, values_I: NDArray[np.float64]) -> float:
+    """The metric: the mean of values over items, or of the kinds' means."""
+    if tally.mean == "kinds":
+        return float(np.mean([values_I[members].mean() for members in members_by_kind(tally).values()]))
+    return float(values_I.mean())
+
+
+def members_by_kind(tally: Tally) -> dict[str, NDArray[np.int64]]:
+    """Indices of the items of each kind, kinds sorted; items of no kind are left out."""
+    kinds = np.array(tally.items.kinds)
+    return {str(kind): np.flatnonzero(kinds == kind) for kind in np.unique(kinds) if kind}
+
+
+def reported_kinds(tally: Tally) -> dict[str, NDArray[np.int64]]:
+    """Indices of the items of each kind that has a score of its own: none where there is but one kind."""
+    kinds = members_by_kind(tally) if tally.by_kind else {}
+    return kinds if len(kinds) > 1 else {}
+
+
+def _score(tally: Tally, others: Mapping[str, Tally], members: NDArray[np.int64], kind: str, seed: int) -> Score:
+    # A mean of kinds' means keeps the weight of every kind: kinds are resampled apart from each other.
+    parts = list(members_by_kind(tally).values()) if tally.mean == "kinds" else [members]
+    means_PR = [
+        resampled_means(tally.credit_I[part], [tally.items.samples[item] for item in part.tolist()], seed=seed + at)
+        for at, part in enumerate(parts)
+    ]
+    low, high = interval(np.mean(means_PR, axis=0))
+
+    def over(one: Tally, values_I: NDArray[np.float64]) -> float:
+        return value_of(one, values_I) if len(members) == len(values_I) else float(values_I[members].mean())
+
+    return Score(
+        name=tally.name,
+        value=over(tally, tally.credit_I),
+        low=low,
+        high=high,
+        items=len(members),
+        chance=over(tally, tally.chance_I),
+        group=kind,
+        baselines={name: over(other, other.credit_I) for name, other in others.items()},
+        ties=float(tally.items.tied_I[members].mean()),
+        failed=int(tally.items.failed_I[members].sum()),
+    )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two models differ on one metric of the same items.
+
+    value: mean credit of the first minus that of the second; low, high: its 95% paired bootstrap interval.
+    wins, losses: items that the first or the second did better. p: McNemar's exact test, two-sided: how likely so
+    uneven a split of the items that differ is, if either model were as likely to do better.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    wins: int
+    losses: int
+    p: float
+    items: int
+
+
+def compare(
+    name: str, first: Mapping[str, float], second: Mapping[str, float], samples: Mapping[str, str], seed: int = 0
+) -> Difference:
+    """Two models item by item. first, second: credit by item key; samples: the sample of each item.
+
+    Raises DataError if they were not asked the same items.
+    """
+    if odd := first.keys() ^ second.keys():
+        raise DataError(
+            f"{name}: {len(odd)} items were asked of one model only, such as '{min(odd)}'; "
+            "evaluate both with the same task and data"
+        )
+    keys = list(first)
+    gain_I = np.array([first[key] - second[key] for key in keys])
+    low, high = interval(resampled_means(gain_I, [samples[key] for key in keys], seed=seed))
+    wins, losses = int((gain_I > 0).sum()), int((gain_I < 0).sum())
+    return Difference(name, float(gain_I.mean()), low, high, wins, losses, mcnemar(wins, losses), len(keys))
+
+
+def mcnemar(wins: int, losses: int) -> float:
+    """Two-sided p of the exact McNemar test (a sign test on the items that differ): 2 P(Binomial(n, 1/2) <= fewer)."""
+    count, fewer = wins + losses, min(wins, losses)
+    return min(1.0, 2 * sum(_binomials(count, fewer)) / 2**count)
+
+
+def _binomials(count: int, last: int) -> Iterator[int]:
+    ways = 1
+    for chosen in range(last + 1):
+        yield ways
+        ways = ways * (count - chosen) // (chosen + 1)

@@ -1,0 +1,217 @@
+"""What a task is: questions for a model, and a measure of its answers. A task knows no model.
+
+The same `measure` serves the model's answers and those of every baseline, so all figures of a task mean the same."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chiasm.config import Component
+from chiasm.data.image import Image
+from chiasm.data.sample import Part, Sample, Video
+from chiasm.data.source import Source
+from chiasm.errors import DataError
+from chiasm.evaluation.result import Example, Shown
+
+Show = Callable[[Image], Shown]  # keeps a picture for the report
+
+
+@dataclass(frozen=True)
+class Match:
+    """How well does each text fit each picture? Answered by a matrix (N images, C columns), higher fits better.
+
+    key: unique in its task.
+    texts: one group of phrasings a column. A dual encoder averages the phrasings' embeddings and scales the mean to
+        unit length, as open_clip's zero-shot classifier does; a scorer averages the phrasings' scores. Questions that
+        share their columns share this very tuple: they are then answered by one product.
+    true: the columns that fit the first picture; for the measure, never shown to the model.
+    kind: what the item is about; scores are reported by kind. sample: key of the sample that it was made of.
+    """
+
+    key: str
+    images: tuple[Image, ...]
+    texts: tuple[tuple[str, ...], ...]
+    true: tuple[int, ...] = ()
+    kind: str = ""
+    sample: str = ""
+
+    def with_images(self, other: Callable[[Image], Image]) -> Match:
+        """The same question about other pictures."""
+        return replace(self, images=tuple(other(image) for image in self.images))
+
+
+@dataclass(frozen=True)
+class Ask:
+    """How does this sample go on? Answered by the text that a model adds. sample: ends where the answer begins."""
+
+    key: str
+    sample: Sample
+    max_tokens: int = 32
+    kind: str = ""
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """All pictures, the frames of videos included."""
+        parts = ((part.frames if isinstance(part, Video) else (part,)) for part in self.sample.parts)
+        return tuple(one for several in parts for one in several if isinstance(one, Image))
+
+    def with_images(self, other: Callable[[Image], Image]) -> Ask:
+        """The same question about other pictures."""
+
+        def swapped(part: Part) -> Part:
+            if isinstance(part, Video):
+                return replace(part, frames=tuple(other(frame) for frame in part.frames))
+            return other(part) if isinstance(part, Image) else part
+
+        return replace(self, sample=replace(self.sample, parts=tuple(swapped(part) for part in self.sample.parts)))
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A sample that cannot be read: an item that no model is asked and that counts as wrong."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """In place of an answer: why the question could not be asked."""
+
+    reason: str
+
+
+Question = Match | Ask | Broken
+Answer = NDArray[np.float32] | str | Failed
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a metric averages over.
+
+    keys: one an item, unique. samples: the sample of each; items of one sample are resampled together.
+    kinds: what each is about. tied_I: several candidates share the best score. failed_I: could not be asked.
+    said: what the model chose, in words.
+    """
+
+    keys: tuple[str, ...]
+    samples: tuple[str, ...]
+    kinds: tuple[str, ...]
+    tied_I: NDArray[np.bool_]
+    failed_I: NDArray[np.bool_]
+    said: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """One metric, item by item.
+
+    credit_I: what each item earned, 0 to 1; where scores tie, the share of tie-breakings that would have earned it.
+    chance_I: what a uniformly random scorer earns there, exact, from the number of candidates alone.
+    mean: over all items, or the mean of the kinds' means. by_kind: whether each kind's score is reported too.
+    """
+
+    name: str
+    items: Items
+    credit_I: NDArray[np.float64]
+    chance_I: NDArray[np.float64]
+    mean: Literal["items", "kinds"] = "items"
+    by_kind: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What answers are worth. facts: figures that are no shares (counts, median ranks); nothing is judged by them."""
+
+    tallies: tuple[Tally, ...]
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task(Component, ABC, room="chiasm.evaluation.tasks", key="task"):
+    """A benchmark: which questions to ask of which data, and how to measure the answers.
+
+    data: where the samples come from. name: what results call it, the module's name by default.
+    limit: asks about this many samples, evenly spread over the data; None asks about all.
+    """
+
+    data: Source
+    name: str = ""
+    limit: int | None = None
+
+    @property
+    def title(self) -> str:
+        """The name in results, unique in an evaluation."""
+        return self.name or self.chosen()
+
+    @cached_property
+    def asked(self) -> tuple[Question, ...]:
+        """The questions, made once. Raises DataError if the data hold nothing to ask about."""
+        questions = tuple(self.questions())
+        if all(isinstance(question, Broken) for question in questions):
+            why = next((f": {one.reason}" for one in questions if isinstance(one, Broken)), "")
+            raise DataError(f"task '{self.title}' finds nothing to ask about in {len(self.data)} samples{why}")
+        return tuple(_unique(questions))
+
+    def samples(self) -> Iterator[Sample | Broken]:
+        """The samples to ask about; in place of one that cannot be read, its reason."""
+        count = len(self.data)
+        asked = count if self.limit is None else min(count, self.limit)
+        for index in (at * count // asked for at in range(asked)):
+            try:
+                yield self.data[index]
+            except DataError as error:
+                yield Broken(f"sample {index}", str(error))
+
+    def questions(self) -> Sequence[Question]:
+        """All questions, in a fixed order."""
+        found: list[Question] = []
+        for sample in self.samples():
+            try:
+                found += [sample] if isinstance(sample, Broken) else list(self.ask(sample))
+            except DataError as error:
+                found.append(Broken(sample.key, str(error)))
+        return found
+
+    @abstractmethod
+    def ask(self, sample: Sample) -> Iterable[Question]:
+        """The questions about one sample. Raises DataError if it lacks what it must have."""
+
+    @abstractmethod
+    def measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Measured:
+        """Every metric item by item, the headline first; which items there are depends on the questions alone."""
+
+    @abstractmethod
+    def examples(self, questions: Sequence[Question], answers: Sequence[Answer], show: Show) -> Sequence[Example]:
+        """A few items to look at, wrong ones first, the most confident of them leading."""
+
+    def constant(self, question: Question) -> Answer:
+        """What a model that never looks would answer: the same score for all, no words."""
+        if isinstance(question, Match):
+            return np.zeros((len(question.images), len(question.texts)), np.float32)
+        return "" if isinstance(question, Ask) else Failed(question.reason)
+
+
+def picture_key(image: Image) -> str:
+    """What tells pictures apart: a hash of the content, or the name of one that cannot be read."""
+    try:
+        return image.key
+    except DataError:
+        return image.name
+
+
+def _unique(questions: Iterable[Question]) -> Iterator[Question]:
+    """The questions under keys of their own, whatever keys the source gives: the second "a" becomes "a#2"."""
+    met: Counter[str] = Counter()
+    for question in questions:
+        met[question.key] += 1
+        again = met[question.key]
+        yield question if again == 1 else replace(question, key=f"{question.key}#{again}")

@@ -1,0 +1,87 @@
+"""Zero-shot classification: each class is a few sentences, a picture belongs to the class that fits it best.
+
+Radford et al. 2021, arXiv:2103.00020, section 3.1; with several templates a class is the mean of its sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from chiasm.data.sample import Sample
+from chiasm.errors import DataError
+from chiasm.evaluation.choice import Choice, stand_in
+from chiasm.evaluation.task import Answer, Broken, Match, Measured, Question
+from chiasm.evaluation.templates import OPENAI
+
+
+@dataclass(frozen=True)
+class Classification(Choice):
+    """Top-1, top-5 and mean per class accuracy for samples that carry `meta["label"]`.
+
+    classes: the labels, in order; or a file with one a line, `label` or `label<TAB>name`, the name being what the
+        templates say of it. By default the labels found in the data; underscores are read as spaces.
+    templates: sentences with {} in the class's place; "openai" stands for the 80 that CLIP used for ImageNet.
+    by_class: report each class's accuracy too.
+    """
+
+    classes: tuple[str, ...] | Path = ()
+    templates: Literal["openai"] | tuple[str, ...] = ("a photo of a {}.",)
+    by_class: bool = True
+
+    def ask(self, sample: Sample) -> Iterator[Match]:
+        label = _label(sample)
+        if label not in self._columns:
+            raise DataError(f"sample '{sample.key}' has the label '{label}', which is not among the classes")
+        yield Match(
+            key=sample.key,
+            images=(sample.image,),
+            texts=self._texts,
+            true=(self._columns[label],),
+            kind=label,
+            sample=sample.key,
+        )
+
+    def measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Measured:
+        standing = stand_in(questions, answers)
+        first = self.within(1, "top-1 accuracy", questions, standing, by_kind=self.by_class)
+        tallies = [first, replace(first, name="mean per class", mean="kinds", by_kind=False)]
+        if len(self._names) > 5:
+            tallies.append(self.within(5, "top-5 accuracy", questions, standing))
+        return Measured(tuple(tallies), {"classes": len(self._names), "phrasings a class": len(self._texts[0])})
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """What the templates say for each label, in the order of the columns."""
+        if isinstance(self.classes, Path):
+            return _read(self.classes)
+        labels = self.classes or sorted({_label(one) for one in self.samples() if not isinstance(one, Broken)})
+        return {label: label.replace("_", " ") for label in labels}
+
+    @cached_property
+    def _columns(self) -> dict[str, int]:
+        return {label: at for at, label in enumerate(self._names)}
+
+    @cached_property
+    def _texts(self) -> tuple[tuple[str, ...], ...]:
+        templates = OPENAI if self.templates == "openai" else self.templates
+        if broken := [one for one in templates if "{}" not in one]:
+            raise DataError(f"the template '{broken[0]}' of task '{self.title}' has no {{}} for the class's name")
+        if not templates:
+            raise DataError(f"task '{self.title}' has no templates; give at least one, such as 'a photo of a {{}}.'")
+        return tuple(tuple(one.replace("{}", name) for one in templates) for name in self._names.values())
+
+
+def _label(sample: Sample) -> str:
+    if "label" not in sample.meta:
+        raise DataError(f"sample '{sample.key}' has no label; classification needs meta['label']")
+    return str(sample.meta["label"])
+
+
+def _read(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise DataError(f"there is no file of classes at {path}; give one with a label a line")
+    rows = (line.partition("\t") for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    return {label.strip(): name.strip() or label.strip().replace("_", " ") for label, _, name in rows}

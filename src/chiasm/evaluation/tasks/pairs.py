@@ -1,0 +1,29 @@
+"""Hard negatives: a picture with its caption and one that a small change made false; the true one must score higher.
+
+SugarCrepe (Hsieh et al. 2023, arXiv:2306.14610), the scenes' negatives and their like. Unlike the official scripts,
+which compare with > or >=, a tie earns one half: a scorer that cannot tell the two apart gets chance, never a win."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from chiasm.data.sample import Sample
+from chiasm.evaluation.choice import Choice
+from chiasm.evaluation.task import Match
+
+
+@dataclass(frozen=True)
+class Pairs(Choice):
+    """One item a negative of each sample; accuracy over all and by the kind of change. Chance is one half."""
+
+    def ask(self, sample: Sample) -> Iterator[Match]:
+        for number, negative in enumerate(sample.negatives):
+            yield Match(
+                key=f"{sample.key}/{negative.kind}/{number}",
+                images=(sample.image,),
+                texts=((negative.true,), (negative.text,)),
+                true=(0,),
+                kind=negative.kind,
+                sample=sample.key,
+            )
