@@ -1,0 +1,45 @@
+"""Evaluate a trained model on the tasks of a recipe.
+
+chiasm eval runs/clip-scenes
+chiasm eval runs/clip-scenes --tasks clip/photos-pretrained-towers data.root=DATA --out runs/on-photos"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="a run's folder or a checkpoint's")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="entries of the tasks' recipe to change")
+    parser.add_argument("--tasks", help="the recipe whose evaluation is run (default: the model's own)")
+    parser.add_argument("--out", type=Path, help="where answers, scores and report go (default: the run's folder)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+
+
+def run(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from chiasm.cli._report import write_report_if_possible
+    from chiasm.errors import RecipeError
+    from chiasm.evaluation.run import evaluate
+    from chiasm.evaluation.table import table
+    from chiasm.experiment import EVALUATION, RECIPE, load_run
+    from chiasm.recipe import load_recipe
+
+    console = Console()
+    model = load_run(options.model).to(options.device)
+    own = options.model / RECIPE
+    if options.tasks is None and not own.exists():
+        raise RecipeError(f"{options.model} holds no recipe; say with --tasks RECIPE what to evaluate")
+    recipe = load_recipe(options.tasks or own, options.overrides)
+    if not recipe.evaluation:
+        raise RecipeError(f"the recipe '{recipe.name}' has no evaluation entries")
+    folder = options.out or options.model
+    name = load_recipe(own).name if own.exists() else options.model.name
+    evaluation = evaluate(
+        model, recipe.evaluation, folder / EVALUATION, about={"name": name, "checkpoint": str(options.model)}
+    )
+    console.print(table([evaluation]))
+    write_report_if_possible([folder], folder / "report.html", console)
+    return 0

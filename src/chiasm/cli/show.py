@@ -1,0 +1,57 @@
+"""Draw samples as a contact sheet: of a source, or of a recipe's training data.
+
+chiasm show scenes
+chiasm show scenes seed=7 objects=[1,2] --count 12 --out few.png
+chiasm show clip/scenes"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chiasm.data.source import Source
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", help="a source (chiasm ls sources), or a recipe (chiasm ls recipes)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="entries of the source or recipe")
+    parser.add_argument("--count", type=int, default=24, help="how many samples (default: 24)")
+    parser.add_argument("--columns", type=int, default=6, help="pictures a row (default: 6)")
+    parser.add_argument("--out", type=Path, help="the PNG file (default: WHAT.png)")
+    parser.add_argument("--boxes", action="store_true", help="draw the boxes with their phrases")
+
+
+def run(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from chiasm.data.contact_sheet import contact_sheet
+    from chiasm.errors import ChiasmError
+
+    source = _source(options.what, options.overrides)
+    samples = [source[index] for index in range(min(options.count, len(source)))]
+    file = options.out or Path(f"{options.what.replace('/', '-')}.png")
+    try:
+        contact_sheet(samples, columns=options.columns, boxes=options.boxes).save(file)
+    except (OSError, ValueError) as error:
+        raise ChiasmError(f"cannot write the picture {file}: {error}") from error
+    Console().print(f"{len(samples)} samples: {file.resolve().as_uri()}", highlight=False)
+    return 0
+
+
+def _source(what: str, overrides: list[str]) -> Source:
+    from chiasm.config import parse
+    from chiasm.data.source import Source
+    from chiasm.recipe import load_recipe, override
+
+    if what not in Source.names():
+        return load_recipe(what, overrides).data.train
+    entries: dict[str, object] = {"source": what, **_SHOWN_AT_THEIR_BEST.get(what, {})}
+    for one in overrides:
+        override(entries, one)
+    return parse(Source, entries, what)  # type: ignore[type-abstract]  # one of its subclasses
+
+
+# Scenes are made at any size: 64 pixels are for training, not for looking.
+_SHOWN_AT_THEIR_BEST: dict[str, dict[str, object]] = {"scenes": {"size": 224, "count": 1000}}

@@ -1,0 +1,41 @@
+"""Train a model by a recipe, evaluate it, and write a report.
+
+chiasm train clip/scenes
+chiasm train recipes/clip/scenes.yaml training.steps=500 --out runs/short
+chiasm train clip/scenes --resume"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a recipe file, or the name of one that chiasm ships (chiasm ls recipes)")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="entries of the recipe to change")
+    parser.add_argument("--out", type=Path, help="the run's folder (default: runs/NAME)")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the run's folder")
+    start.add_argument("--overwrite", action="store_true", help="remove an older run from the folder first")
+
+
+def run(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from chiasm.cli._report import write_report_if_possible
+    from chiasm.evaluation.table import table
+    from chiasm.experiment import Experiment
+    from chiasm.recipe import load_recipe
+
+    console = Console()
+    recipe = load_recipe(options.recipe, options.overrides)
+    folder = options.out or Path("runs") / recipe.name
+    experiment = Experiment(recipe, folder, resume=options.resume, overwrite=options.overwrite, console=console)
+    if not experiment.train():
+        return 130
+    console.print(f"model:  {experiment.checkpoint}", highlight=False)
+    evaluation = experiment.evaluate()
+    if evaluation is not None:
+        console.print(table([evaluation]))
+        write_report_if_possible([folder], folder / "report.html", console)
+    return 0

@@ -1,0 +1,226 @@
+"""A recipe becomes a run: a model and its data, trained by the loop, evaluated by the tasks, kept in one folder.
+
+runs/NAME/   recipe.yaml   metrics.jsonl   checkpoints/   checkpoint/   evaluation/   report.html"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from chiasm.data.processor import Processor
+from chiasm.data.reader import Reader
+from chiasm.data.source import Source
+from chiasm.errors import CheckpointError, DataError, RecipeError, TrainingError
+from chiasm.evaluation.result import Evaluation
+from chiasm.evaluation.run import evaluate, quick_scores
+from chiasm.models import folder as model_folder
+from chiasm.models.dual_encoder import DualEncoder
+from chiasm.models.features import CachedProcessor
+from chiasm.models.model import Model
+from chiasm.recipe import Recipe
+from chiasm.training.loop import Loop
+from chiasm.weights import packages
+
+RECIPE, CHECKPOINT, EVALUATION = "recipe.yaml", "checkpoint", "evaluation"
+_LEARNED_FROM = 4000  # samples whose captions a tokenizer is learned from
+
+
+class Experiment:
+    """One recipe in one folder.
+
+    resume: go on from the newest checkpoint. Raises TrainingError if the folder holds another run and neither
+    `resume` nor `overwrite` says what to do with it.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        console: Console | None = None,
+    ) -> None:
+        self.recipe, self.folder, self.console = recipe, folder, console or Console()
+        self._claim_folder(resume, overwrite)
+        self.model = build_model(recipe)
+        self.loop = Loop(
+            self.model,
+            self._reader(),
+            recipe.training,
+            folder,
+            name=recipe.name,
+            recipe=recipe.text(),
+            evaluate=self._live_figures if recipe.evaluation else None,
+            console=self.console,
+        )
+        if resume:
+            step = self.loop.resume()
+            self.console.print(f"going on from step {step} of {recipe.training.steps}", highlight=False)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the trained model is, once the run is finished."""
+        return self.folder / CHECKPOINT
+
+    def train(self) -> bool:
+        """Trains to the end and saves the model; False if a signal stopped the run first."""
+        if not self.loop.run():
+            return False
+        average = self.loop.finished_weights()
+        if average is not None:
+            self.model.load_state_dict(average)
+        model_folder.save(self.model, self.checkpoint, self.recipe.text(), model_card(self.recipe, self.model))
+        return True
+
+    def evaluate(self) -> Evaluation | None:
+        """Asks the trained model all tasks of the recipe, and writes the answers and scores; None without tasks."""
+        if not self.recipe.evaluation:
+            return None
+        about = {
+            "name": self.recipe.name,
+            "step": str(self.recipe.training.steps),
+            "checkpoint": str(self.checkpoint),
+        }
+        evaluation = evaluate(self.model, self.recipe.evaluation, self.folder / EVALUATION, about=about)
+        card = model_card(self.recipe, self.model, evaluation)
+        (self.checkpoint / "README.md").write_text(card)
+        return evaluation
+
+    def _live_figures(self, model: Model) -> Mapping[str, float]:
+        return quick_scores(model, self.recipe.evaluation)
+
+    def _reader(self) -> Reader:
+        data = self.recipe.data
+        processor = self.model.processor
+        if data.features is not None:
+            processor = self._with_features(data.features)
+        return Reader(
+            data.train,
+            processor,
+            data.batch_size,
+            seed=self.recipe.seed,
+            captions=data.captions,
+            max_skipped=data.max_skipped,
+            threads=data.threads,
+        )
+
+    def _with_features(self, folder: Path) -> Processor:
+        parts = self.recipe.training.parts
+        if not isinstance(self.model, DualEncoder) or not all(
+            name in parts and parts[name].frozen for name in ("vision", "text")
+        ):
+            raise RecipeError(
+                "data.features keeps the outputs of frozen towers; freeze both with "
+                "training.parts: {vision: {frozen: true}, text: {frozen: true}}"
+            )
+        cached = CachedProcessor(self.model, folder)
+        cached.fill(self.recipe.data.train, self.console)
+        return cached
+
+    def _claim_folder(self, resume: bool, overwrite: bool) -> None:
+        file = self.folder / RECIPE
+        text = self.recipe.text()
+        if resume and file.exists() and file.read_text() != text:
+            changed = _changed_lines(file.read_text(), text)
+            raise TrainingError(
+                f"{self.folder} holds a run of another recipe ({changed}); go on with the recipe that it began with, "
+                "or give --out another folder"
+            )
+        if overwrite and not resume:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        if file.exists() and not resume:
+            raise TrainingError(
+                f"{self.folder} already holds a run; --resume goes on with it, --overwrite starts anew, "
+                "--out FOLDER keeps both"
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        except OSError as error:
+            raise TrainingError(f"cannot write the run folder {self.folder}: {error.strerror or error}") from error
+
+
+def build_model(recipe: Recipe) -> Model:
+    """The recipe's model before training: its processor, its first weights, its pretrained parts."""
+    kind = recipe.model.model()
+    entries = _with_packaged_tokenizer(recipe.processor)
+    processor = kind.processor_type.from_recipe(entries, training_texts(recipe.data.train))
+    torch.manual_seed(recipe.seed)
+    model = kind(recipe.model, processor)
+    model.check()
+    for part, weights in recipe.pretrained.items():
+        packages.load_packaged(model, part, weights)
+    return model
+
+
+def _with_packaged_tokenizer(entries: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`tokenizer: {package: NAME}` names packaged weights; the file inside of them stands for it."""
+    tokenizer = entries.get("tokenizer")
+    if not isinstance(tokenizer, Mapping) or set(tokenizer) != {"package"}:
+        return entries
+    package = packages.choose(str(tokenizer["package"]), "processor.tokenizer.package")
+    return {**entries, "tokenizer": {"file": package.tokenizer_file()}}
+
+
+def training_texts(source: Source) -> Iterator[str]:
+    """The texts of the training samples, evenly spread over the source; what cannot be read is passed over here, as
+    the reader will count and name it."""
+    stride = max(1, len(source) // _LEARNED_FROM)
+    for index in range(0, len(source), stride):
+        try:
+            sample = source[index]
+        except DataError:
+            continue
+        yield from sample.captions
+        yield from (text.text for text in sample.texts)
+
+
+def load_run(folder: Path) -> Model:
+    """The model of a run folder or of a checkpoint folder."""
+    from chiasm.weights import load
+
+    if (folder / CHECKPOINT).is_dir():
+        return load(folder / CHECKPOINT)
+    if (folder / RECIPE).exists() and not (folder / model_folder.CONFIG).exists():
+        raise CheckpointError(f"the run in {folder} is not finished; go on with it: chiasm train --resume")
+    return load(folder)
+
+
+def model_card(recipe: Recipe, model: Model, evaluation: Evaluation | None = None) -> str:
+    """README.md of a checkpoint: what the model is, how it was made, and its scores beside chance."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    told = (
+        f"A {recipe.model.chosen()} model of {parameters:,} parameters, trained with chiasm by the recipe in "
+        f"`recipe.yaml`: {recipe.training.steps:,} steps of {recipe.data.batch_size} samples."
+    )
+    lines = [
+        f"# {recipe.name}",
+        "",
+        told,
+        "",
+        "    import chiasm",
+        '    model = chiasm.load("this folder")',
+    ]
+    if evaluation is not None:
+        lines += ["", "| task | figure | items | score | 95% interval | chance |", "|---|---|---|---|---|---|"]
+        for result in evaluation.results:
+            for score in result.scores:
+                name = f"{score.name}, {score.group}" if score.group else score.name
+                lines.append(
+                    f"| {result.name} | {name} | {score.items} | {score.value:.1%} "
+                    f"| {score.low:.1%} to {score.high:.1%} | {score.chance:.1%} |"
+                )
+    return "\n".join(lines) + "\n"
+
+
+def _changed_lines(old: str, new: str) -> str:
+    """Up to three lines of the new recipe that differ from the old one, for an error."""
+    before = set(old.splitlines())
+    changed = [line.strip() for line in new.splitlines() if line not in before]
+    return "; ".join(changed[:3]) or "entries were removed"
