@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 import torch
 
 from chiasm.data.batch import Batch
+from chiasm.data.image import Image
 from chiasm.data.reader import Reader
+from chiasm.data.sample import Sample
 from chiasm.errors import DataError
 from tests.worlds import Patches, tiny_processor
 
@@ -63,6 +67,20 @@ def test_captions_vary_between_epochs_and_are_drawn_evenly() -> None:
     assert 0.45 < share < 0.55  # 1,280 draws: five standard deviations are 0.07
 
 
+def test_mixed_captions_are_the_first_in_half_of_the_draws() -> None:
+    class Four(Patches):
+        def __getitem__(self, index: int) -> Sample:
+            return replace(super().__getitem__(index), captions=("first", "one", "two", "three"))
+
+    tokenizer = tiny_processor().tokenizer
+    counts = Counter[str]()
+    for batch in islice(_reader(source=Four(64), batch_size=64, captions="mixed"), 20):
+        assert batch.texts is not None
+        counts.update(tokenizer.decode(ids).strip() for ids in batch.texts.ids_BT)
+    assert abs(counts["first"] - 640) < 5 * (1280 / 4) ** 0.5
+    assert all(abs(counts[other] - 1280 / 6) < 5 * (1280 * 5 / 36) ** 0.5 for other in ("one", "two", "three"))
+
+
 def test_a_broken_sample_is_skipped_counted_and_named() -> None:
     reader = _reader(source=Patches(64, broken=(3,)), max_skipped=0.5)
     keys = [key for batch in islice(reader, 13) for key in batch.keys]  # 130 samples: two epochs and two more
@@ -73,9 +91,6 @@ def test_a_broken_sample_is_skipped_counted_and_named() -> None:
 
 
 def test_a_sample_that_the_processor_cannot_read_leaves_the_others(tmp_path: object) -> None:
-    from chiasm.data.image import Image
-    from chiasm.data.sample import Sample
-
     class OneBad(Patches):
         def __getitem__(self, index: int) -> Sample:
             if index == 7:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,6 +20,8 @@ from chiasm.data.source import Source
 from chiasm.errors import DataError
 
 log = logging.getLogger(__name__)
+
+CaptionChoice = Literal["random", "first", "mixed", "keep"]
 
 _JUDGED_FROM = 200  # samples seen before the share of failures is held against the limit
 
@@ -53,7 +55,8 @@ class Reader:
     the same holds for another number of ranks at the same global batch.
 
     captions: "random" makes a pair of a sample's picture and one of its captions, drawn anew each epoch; "first"
-        takes the first; "keep" hands samples on as they are (chats, documents).
+        takes the first; "mixed" takes the first in half of the draws and one of the others else, for sources whose
+        first caption tells everything; "keep" hands samples on as they are (chats, documents).
     max_skipped: largest share of unreadable samples; above it the run stops with DataError.
     ahead: batches prepared in the background, by `threads` threads.
     """
@@ -66,7 +69,7 @@ class Reader:
         *,
         seed: int = 0,
         position: int = 0,
-        captions: Literal["random", "first", "keep"] = "random",
+        captions: CaptionChoice = "random",
         max_skipped: float = 0.01,
         ahead: int = 2,
         threads: int = 1,
@@ -112,8 +115,15 @@ class Reader:
             return sample, generator
         if not sample.captions:
             raise DataError(f"sample '{sample.key}' has no caption; data.captions: keep hands it on as it is")
-        choice = 0 if self.captions == "first" else int(generator.integers(len(sample.captions)))
-        return sample.with_caption(sample.captions[choice]), generator
+        return sample.with_caption(self._chosen(sample.captions, generator)), generator
+
+    def _chosen(self, captions: Sequence[str], generator: np.random.Generator) -> str:
+        if self.captions == "first" or len(captions) == 1:
+            return captions[0]
+        if self.captions == "mixed" and generator.random() < 0.5:
+            return captions[0]
+        others_from = 1 if self.captions == "mixed" else 0
+        return captions[int(generator.integers(others_from, len(captions)))]
 
     def batch_at(self, position: int) -> tuple[Batch | None, list[Skipped]]:
         """This rank's part of the batch that starts at a position, and the samples that had to be left out."""

@@ -112,5 +112,7 @@ SIZES = {
     "vit-bigg-14": Config(
         _vit(224, 14, 1664, 48, heads=16, hidden=8192, act="gelu"), _text(1280, layers=32, act="gelu"), 1280
     ),
-    "small": Config(_vit(64, 8, 192, 4), _text(192, vocabulary=1024, context=48, layers=4), 192),
+    "small": Config(
+        _vit(64, 16, 128, 4, stem=(24, 48, 96, 128)), _text(128, vocabulary=512, context=40, layers=2), 128
+    ),
 }

@@ -82,9 +82,9 @@ SIZES = {
     **{f"b-16-{size}": _towers(size, 16, 768, 12, 3072, 12) for size in (224, 256, 384, 512)},
     **{f"l-16-{size}": _towers(size, 16, 1024, 24, 4096, 16) for size in (256, 384)},
     **{f"so400m-14-{size}": _towers(size, 14, 1152, 27, 4304, 16) for size in (224, 384)},
-    # For pictures of 64 pixels, trained on a laptop: as small a text tower as CLIP's "small", a context to match.
+    # For pictures of 64 pixels, trained on a laptop: towers as small as those of CLIP's "small".
     "small": Config(
-        vit.Config(64, 8, 192, 4, 3, 768, pool="map", act="gelu_tanh", pre_norm=False, epsilon=1e-6),
-        transformer.Config(1024, 48, 192, 4, 3, 768, causal=False, act="gelu_tanh", epsilon=1e-6),
+        vit.Config(64, 16, 128, 4, 2, 512, "map", "gelu_tanh", pre_norm=False, epsilon=1e-6, stem=(24, 48, 96, 128)),
+        transformer.Config(512, 40, 128, 2, 2, 512, causal=False, act="gelu_tanh", epsilon=1e-6),
     ),
 }

@@ -4,16 +4,18 @@ Reads the benchmark's own files, `add_att.json` to `swap_obj.json`; the kind of 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from chiasm.data.files import inside, read_json
 from chiasm.data.image import Image
 from chiasm.data.sample import Negative, Sample
 from chiasm.data.source import Source
-from chiasm.data.sources.captions import inside
 from chiasm.errors import DataError
+
+_FIELDS = ("filename", "caption", "negative_caption")
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,14 @@ class SugarCrepe(Source):
                 raise DataError(f"there is no folder {folder} with {what}")
 
     @cached_property
-    def _rows(self) -> list[tuple[str, str, dict[str, str]]]:
+    def _rows(self) -> list[tuple[str, str, Any]]:
+        """(kind, number, row) of all pairs."""
         rows = []
         for file in sorted(self.path.glob("*.json")):
-            for number, row in json.loads(file.read_text(encoding="utf-8")).items():
-                rows.append((file.stem, number, row))
+            content = read_json(file)
+            if not isinstance(content, dict):
+                raise DataError(f"{file} is not one of SugarCrepe's files: it holds no object of numbered rows")
+            rows += [(file.stem, number, row) for number, row in content.items()]
         if not rows:
             raise DataError(f"{self.path} holds none of SugarCrepe's JSON files (add_att.json to swap_obj.json)")
         return rows
@@ -46,13 +51,12 @@ class SugarCrepe(Source):
 
     def __getitem__(self, index: int) -> Sample:
         kind, number, row = self._rows[index]
-        key = f"sugarcrepe/{kind}/{number}"
-        try:
-            name, true, false = row["filename"], row["caption"], row["negative_caption"]
-        except KeyError as error:
-            raise DataError(f"{key} has no {error}") from error
+        where = f"{self.path / kind}.json, row {number}"
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) and row[key].strip() for key in _FIELDS):
+            raise DataError(f"{where} needs a text in each of {', '.join(_FIELDS)}")
+        name, true, false = (row[key] for key in _FIELDS)
         return Sample(
-            key=key,
+            key=f"sugarcrepe/{kind}/{number}",
             parts=(Image(inside(self.images, name)),),
             captions=(true,),
             negatives=(Negative(false, true, kind),),

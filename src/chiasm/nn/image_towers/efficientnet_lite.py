@@ -14,9 +14,14 @@ from chiasm.nn.tower import ImageTower, ImageTowerConfig
 
 @dataclass(frozen=True)
 class Config(ImageTowerConfig):
-    """variant: which of the published five."""
+    """variant: which of the published five.
+
+    power: each channel, averaged over the picture, is raised to it; 0.5 keeps a few strong channels from outshouting
+        the rest (power normalisation, Perronnin et al. 2010, "Improving the Fisher kernel").
+    """
 
     variant: Literal["lite0", "lite1", "lite2", "lite3", "lite4"] = "lite0"
+    power: float = 1.0
 
     def build(self) -> EfficientNetLiteTower:
         return EfficientNetLiteTower(self)
@@ -28,10 +33,10 @@ class EfficientNetLiteTower(ImageTower):
     def __init__(self, config: Config) -> None:
         super().__init__()
         sizes = efficientnet.SIZES[config.variant]
-        self.net, self.width = sizes.build(), sizes.width
+        self.net, self.width, self.power = sizes.build(), sizes.width, config.power
 
     def forward(self, images: Images) -> Tensor:
-        return self.net.pooled(images.pixels)
+        return self.net.pooled(images.pixels) ** self.power  # ReLU6 is the last step, so nothing is negative
 
     def tokens(self, images: Images) -> Tensor:
         return self.net(images.pixels)

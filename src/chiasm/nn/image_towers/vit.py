@@ -90,7 +90,10 @@ class ViT(ImageTower):
         if images.pixels.shape[-2:] != (size, size):
             height, width = images.pixels.shape[-2:]
             raise DataError(f"this ViT sees {size}x{size} pixels, but was given {width}x{height}; set image.size")
-        x_NPD = self.embed(images.pixels).flatten(2).transpose(1, 2)
+        pixels = images.pixels
+        if self.config.stem:  # the layout in which small convolutions are fastest
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        x_NPD = self.embed(pixels).flatten(2).transpose(1, 2)
         if self.class_token is not None:
             x_NPD = torch.cat([self.class_token.expand(len(x_NPD), 1, -1), x_NPD], dim=1)
         x_NPD = self.pre_norm(x_NPD + self.position)

@@ -12,6 +12,8 @@ from chiasm.errors import DataError
 from chiasm.nn.attention import Activation, Block, init_transformer
 from chiasm.nn.tower import TextTower, TextTowerConfig
 
+_TOGETHER = 32  # texts of like length that are encoded at once on a CPU
+
 
 @dataclass(frozen=True)
 class Config(TextTowerConfig):
@@ -53,11 +55,22 @@ class TextTransformer(TextTower):
         init_transformer(self.blocks, config.width)
 
     def forward(self, texts: Tokens) -> Tensor:
-        x_BTD = self._blocks(texts)
         if not self.config.causal:
-            return self.norm(x_BTD[:, -1])
-        rows = torch.arange(len(x_BTD), device=x_BTD.device)
-        return self.norm(x_BTD[rows, texts.lengths_B - 1])  # the end mark has seen the whole text, and no padding
+            return self.norm(self._blocks(texts)[:, -1])
+        # What stands behind the end mark is never seen, so texts of like length go together and little is computed
+        # on padding. A GPU is better off with one large piece.
+        pieces = 1 if texts.ids_BT.is_cuda else -(-len(texts) // _TOGETHER)
+        order_B = texts.lengths_B.argsort()
+        ends = [self._ends(texts, rows) for rows in order_B.tensor_split(max(1, pieces))]
+        return self.norm(torch.cat(ends)[order_B.argsort()])
+
+    def _ends(self, texts: Tokens, rows: Tensor) -> Tensor:
+        """What stands at the end marks of these rows, which are cut to the longest of them."""
+        lengths = texts.lengths_B[rows]
+        longest = int(lengths.max()) if len(rows) else 0
+        cut = Tokens(texts.ids_BT[rows, :longest], lengths, texts.target_BT[rows, :longest])
+        x_BTD = self._blocks(cut)
+        return x_BTD[torch.arange(len(rows), device=rows.device), lengths - 1]
 
     def tokens(self, texts: Tokens) -> Tensor:
         return self.norm(self._blocks(texts))
