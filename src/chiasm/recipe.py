@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from chiasm.config import dump, parse, suggest
+from chiasm.data.reader import CaptionChoice
 from chiasm.data.source import Source
 from chiasm.errors import RecipeError
 from chiasm.evaluation.task import Task
@@ -40,7 +41,7 @@ class Data:
     train: Source
     batch_size: int
     root: Path | None = None
-    captions: Literal["random", "first", "keep"] = "random"
+    captions: CaptionChoice = "random"
     max_skipped: float = 0.01
     threads: int = 1
     features: Path | None = None

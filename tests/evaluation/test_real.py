@@ -28,7 +28,8 @@ def test_scenes_through_all_tasks(tmp_path: Path) -> None:
     tasks: list[Task] = [Retrieval(data), Pairs(data), Probes(data)]
     found = evaluate(tiny_clip(), tasks, tmp_path, progress=False)
     assert Evaluation.load(tmp_path) == found
-    assert table([found, found]).row_count == sum(len(one.scores) for one in found.results)
+    headings = len(found.results)
+    assert table([found, found]).row_count == headings + sum(len(one.scores) for one in found.results)
     probes = found.results[2]
     asked = [one for one in tasks[2].asked if isinstance(one, Match)]
     assert probes.headline.chance == pytest.approx(np.mean([1 / len(one.texts) for one in asked]))

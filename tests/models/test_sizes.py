@@ -93,7 +93,7 @@ def as_transformers(config: siglip.Config) -> int:
         return count(SiglipModel(settings))
 
 
-@pytest.mark.parametrize("size", siglip.SIZES)
+@pytest.mark.parametrize("size", [size for size in siglip.SIZES if size != "small"])  # its stem is ours alone
 def test_siglip_has_the_size_of_the_same_model_in_transformers(size: str) -> None:
     assert count(built(siglip.SIZES[size])) == as_transformers(siglip.SIZES[size])
 

@@ -63,13 +63,14 @@ def test_one_step_is_adamw_on_the_clipped_gradient(tmp_path: Path) -> None:
         torch.testing.assert_close(loop.model.state_dict()[name], tensor)
 
 
-def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
-    whole = _loop(tmp_path / "whole", ema=0.9)
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, optimiser: str) -> None:
+    whole = _loop(tmp_path / "whole", ema=0.9, optimiser=optimiser)
     whole.run()
-    first = _loop(tmp_path / "cut", ema=0.9, checkpoint_every=5)
+    first = _loop(tmp_path / "cut", ema=0.9, checkpoint_every=5, optimiser=optimiser)
     for batch in islice(iter(first.reader), 7):  # stops between two checkpoints
         first._step(batch)
-    second = _loop(tmp_path / "cut", tiny_clip(seed=9), ema=0.9, checkpoint_every=5)
+    second = _loop(tmp_path / "cut", tiny_clip(seed=9), ema=0.9, checkpoint_every=5, optimiser=optimiser)
     torch.manual_seed(77)
     assert second.resume() == 5
     second.run()
@@ -240,6 +241,21 @@ def test_parts_have_rates_of_their_own_and_vectors_do_not_decay() -> None:
     assert found["image_head.weight"] == (1e-3, 0.1)
     assert found["log_scale"] == (1e-3, 0.0)
     assert len(found) == len(list(model.parameters()))
+
+
+def test_muon_takes_the_matrices_of_linear_layers_and_adamw_the_rest(tmp_path: Path) -> None:
+    """One step of each kind of tensor, against torch's own optimisers run apart from each other."""
+    loop = _loop(tmp_path, steps=1, optimiser="muon", clip_norm=None, weight_decay=0.2)
+    loop.run()
+    model = tiny_clip()
+    torch.autograd.backward(model.losses(next(iter(Reader(Patches(64), tiny_processor(), 16, seed=1))))["contrastive"])
+    weight, embedding = model.vision.get_parameter("blocks.0.mlp.up.weight"), model.text.get_parameter("embed.weight")
+    torch.optim.Muon([weight], lr=1e-3, weight_decay=0.2, adjust_lr_fn="match_rms_adamw").step()
+    torch.optim.AdamW([embedding], lr=1e-3, weight_decay=0.2, betas=(0.9, 0.98), eps=1e-6).step()
+    torch.testing.assert_close(_parameter(loop, "vision.blocks.0.mlp.up.weight"), weight)
+    torch.testing.assert_close(_parameter(loop, "text.embed.weight"), embedding)
+    names = [name for group in loop.optimiser.param_groups for name in group["names"]]
+    assert sorted(names) == sorted(name for name, _ in model.named_parameters())
 
 
 def test_a_part_that_does_not_exist_is_an_error() -> None:

@@ -13,7 +13,7 @@ from chiasm.data.image import Image
 from chiasm.errors import DataError
 from chiasm.evaluation.result import PICTURES, Candidate, Example, Shown
 
-WRONG, RIGHT = 8, 4  # examples of each sort
+WRONG, RIGHT, COMMON = 8, 3, 5  # examples of each sort
 CANDIDATES = 5  # shown with each example
 THUMBNAIL = 160  # pixels of the longer side
 
@@ -25,8 +25,9 @@ def picked(
     wrong: int = WRONG,
     right: int = RIGHT,
 ) -> list[int]:
-    """Indices of items to show: those wrong by the widest margin, widest first, then right ones drawn at random.
+    """Indices of items to show: wrong ones first, those by the widest margin leading, then right ones.
 
+    Some of each are drawn whatever the model says, so that a report can show several models' answers side by side.
     The margin is the best false score minus the best true one. Items without a score are left out.
     """
     scored_IC = ~np.isnan(scores_IC)
@@ -37,7 +38,9 @@ def picked(
     widest_first = wrong_i[np.argsort(true_I[wrong_i] - false_I[wrong_i], kind="stable")]
     right_i = np.flatnonzero(asked_I & (credit_I == 1))
     drawn = np.random.default_rng(0).permutation(right_i)[:right]
-    return [*widest_first[:wrong].tolist(), *drawn.tolist()]
+    common = np.random.default_rng(1).permutation(np.flatnonzero(asked_I))[:COMMON]
+    chosen = {*widest_first[:wrong].tolist(), *drawn.tolist(), *common.tolist()}
+    return [item for item in (*widest_first.tolist(), *right_i.tolist()) if item in chosen]
 
 
 def example(

@@ -21,17 +21,22 @@ _BYTES = 16
 
 
 def protocol(task: Task, questions: Sequence[Question], model: object) -> str:
-    """A hash of all that a score depends on besides the weights.
+    """A hash of all that a score depends on besides the weights: what is asked, and the model's processor, which makes
+    tokens and pixels of it."""
+    return _hash([asked_hash(task, questions), processor_hash(model)])
+
+
+def asked_hash(task: Task, questions: Sequence[Question]) -> str:
+    """A hash of what is asked and how it is measured: figures may be compared where it is the same.
 
     The task's settings (k, templates, ...); of every question its key, texts, true columns and the content of its
-    pictures; the model's processor (tokens and pixels); the versions of chiasm and torch. Where the data lie does not
-    count, what they hold does.
+    pictures; the versions of chiasm and torch. Where the data lie does not count, what they hold does.
     """
     digest = hashlib.blake2b(digest_size=_BYTES)
     fields = [field.name for field in dataclasses.fields(task) if field.name not in ("data", "name")]
     settings = {name: dump(getattr(task, name)) for name in fields}
     versions = {"chiasm": __version__, "torch": torch.__version__}
-    _feed(digest, [task.chosen(), settings, versions, processor_hash(model)])
+    _feed(digest, [task.chosen(), settings, versions])
     columns: dict[int, str] = {}  # questions that share their texts share the tuple
     for question in questions:
         if isinstance(question, Match):

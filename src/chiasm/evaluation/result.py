@@ -70,6 +70,7 @@ class Example:
 class TaskResult:
     """All scores of one task. name: unique in its evaluation. protocol: a hash of data, prompts, pixels and versions.
 
+    asked: a hash of the questions alone; figures of several models may be compared where it is the same.
     facts: figures that are no shares (median ranks, counts of candidates and duplicates), by name.
     """
 
@@ -79,6 +80,7 @@ class TaskResult:
     protocol: str
     seconds: float
     examples: tuple[Example, ...] = ()
+    asked: str = ""
     facts: Mapping[str, float] = field(default_factory=dict)
 
     @property

@@ -19,8 +19,8 @@ from chiasm.evaluation.asking import Askable, Asker
 from chiasm.evaluation.baselines import BASELINES, Baseline, blind, shuffled
 from chiasm.evaluation.cache import Journal
 from chiasm.evaluation.examples import Thumbnails
+from chiasm.evaluation.protocol import asked_hash, processor_hash, protocol
 from chiasm.evaluation.protocol import fingerprint as fingerprint_of
-from chiasm.evaluation.protocol import processor_hash, protocol
 from chiasm.evaluation.result import Evaluation, TaskResult
 from chiasm.evaluation.statistics import reported_kinds, scores_of, value_of
 from chiasm.evaluation.task import Question, Task
@@ -128,6 +128,7 @@ def _result(
         name=task.title,
         scores=scores_of(found.tallies, {run: measured[run] for run in BASELINES if run in measured}),
         protocol=name,
+        asked=asked_hash(task, task.asked),
         seconds=0.0,
         examples=tuple(task.examples(task.asked, answers, Thumbnails(folder))),
         facts=found.facts,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from chiasm.evaluation.result import Evaluation, Score
@@ -12,27 +14,29 @@ _Row = tuple[str, str, str, int, float]  # task, metric, kind, items, chance
 
 
 def table(evaluations: Sequence[Evaluation], *, by_kind: bool = True) -> Table:
-    """Percentages: of each model its score with the 95% interval, and the score of its blind run.
+    """Percentages: of each model its score with half its 95% interval, and the score of its blind run.
 
     Models share a row where task, metric, items and chance agree; else the data differ, and each has a row of its own.
     by_kind: also the scores of single kinds of items.
     """
-    found = Table(title_justify="left", header_style="bold")
-    for name in ("task", "metric"):
-        found.add_column(name)
-    for name in ("items", "chance"):
-        found.add_column(name, justify="right")
+    found = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    found.add_column("% correct")
+    found.add_column("chance", justify="right")
     for evaluation in evaluations:
         found.add_column(evaluation.model.get("name", "model"), justify="right")
         found.add_column("blind", justify="right", style="dim")
     columns = [_scores(evaluation, by_kind) for evaluation in evaluations]
+    rows = _rows(columns)
     last = ""
-    for row in _rows(columns):
-        task, metric, kind, items, chance = row
+    for row in rows:
+        task, metric, kind, _, chance = row
         cells = [cell for column in columns for cell in _cells(column.get(row))]
-        if last not in ("", task):
-            found.add_section()
-        found.add_row(task if task != last else "", f"  {kind}" if kind else metric, str(items), _share(chance), *cells)
+        if last != task:
+            if last:
+                found.add_section()
+            found.add_row(f"[bold]{escape(task)}[/] ({_counts(rows, task)} items)")
+        name = kind.replace("_", " ") if kind else metric
+        found.add_row(f"{'    ' if kind else '  '}{escape(name)}", _share(chance), *cells)
         last = task
     return found
 
@@ -54,6 +58,11 @@ def _rows(columns: Sequence[dict[_Row, Score]]) -> list[_Row]:
     return sorted(rows, key=lambda row: (tasks[row[0]], metrics[row[:2]], row[2]))
 
 
+def _counts(rows: Sequence[_Row], task: str) -> str:
+    """How many items the task's metrics are over: several numbers where they differ, as pictures and captions do."""
+    return ", ".join(dict.fromkeys(f"{items:,}" for name, _, kind, items, _ in rows if name == task and not kind))
+
+
 def _cells(score: Score | None) -> tuple[str, str]:
     if score is None:
         return "", ""
@@ -61,7 +70,7 @@ def _cells(score: Score | None) -> tuple[str, str]:
     notes += [f"{_share(score.ties)}% tied"] if score.ties else []
     note = f" ({', '.join(notes)})" if notes else ""
     blind = score.baselines.get("blind")
-    shown = f"{_share(score.value)} \\[{_share(score.low)}, {_share(score.high)}]{note}"
+    shown = f"{_share(score.value)} ±{_share((score.high - score.low) / 2)}{note}"
     return shown, "" if blind is None else _share(blind)
 
 

@@ -165,13 +165,14 @@ class Loop:
                     "skipped_samples": len(self.reader.skips.samples),
                 }
             )
-        if self.evaluate is not None and (last or (settings.evaluate_every and step % settings.evaluate_every == 0)):
+        if settings.evaluate_every and (last or step % settings.evaluate_every == 0):
             self._evaluate()
         if settings.checkpoint_every and step % settings.checkpoint_every == 0 and not last:
             self._save()
 
     def _evaluate(self) -> None:
-        assert self.evaluate is not None
+        if self.evaluate is None:
+            return
         # Asking a model must not change what it learns next: its mode and the random numbers are put back.
         random = torch.get_rng_state()
         swapped = self.average.in_place(self.model) if self.average is not None else nullcontext()

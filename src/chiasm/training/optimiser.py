@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,25 +26,58 @@ def freeze(model: nn.Module, settings: Training) -> None:
             modules[name].frozen = True  # a mark that Model.train reads
 
 
-def build_optimiser(model: nn.Module, settings: Training) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101) over what is trainable, a group per rate and decay.
+class Together(torch.optim.Optimizer):
+    """Several optimisers as one, each over tensors of its own."""
 
+    def __init__(self, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+        self.optimisers = optimisers
+        super().__init__([group for one in optimisers for group in one.param_groups], defaults={})
+        self.param_groups = [group for one in optimisers for group in one.param_groups]  # theirs, not copies
+        for one in optimisers:
+            one.state = self.state  # tensors do not overlap, so one table serves all
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # the loop has no closure to hand in
+        assert closure is None
+        for one in self.optimisers:
+            one.step()
+
+
+def build_optimiser(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    """The recipe's optimiser over what is trainable, a group per rate and decay.
+
+    "adamw": AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101). "muon": Muon (Jordan et al. 2024) for the matrices of
+    linear layers, its steps scaled to the size of AdamW's so that the same learning rate serves both (Liu et al. 2025,
+    arXiv:2502.16982), and AdamW for the rest.
     Each group holds "peak", its highest learning rate, and "names", the tensors in it.
     """
-    groups: dict[tuple[float, float], dict[str, list[object]]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not trainable:
+        raise RecipeError("training.parts freezes the whole model; nothing is left to train")
+    if settings.optimiser == "adamw":
+        return _adamw(trainable, settings)
+    of_linears = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    matrices = {name: parameter for name, parameter in trainable.items() if id(parameter) in of_linears}
+    rest = {name: parameter for name, parameter in trainable.items() if name not in matrices}
+    found: list[torch.optim.Optimizer] = [_adamw(rest, settings)] if rest else []
+    if matrices:
+        found.append(torch.optim.Muon(_groups(matrices, settings), adjust_lr_fn="match_rms_adamw"))
+    return Together(found)
+
+
+def _adamw(parameters: Mapping[str, nn.Parameter], settings: Training) -> torch.optim.AdamW:
+    return torch.optim.AdamW(_groups(parameters, settings), betas=settings.betas, eps=settings.epsilon, fused=True)
+
+
+def _groups(parameters: Mapping[str, nn.Parameter], settings: Training) -> list[dict[str, Any]]:
+    groups: dict[tuple[float, float], dict[str, list[Any]]] = {}
+    for name, parameter in parameters.items():
         part = _part_of(name, settings)
         rate = settings.learning_rate if part.learning_rate is None else part.learning_rate
         decay = settings.weight_decay if part.weight_decay is None else part.weight_decay
         group = groups.setdefault((rate, decay if parameter.ndim >= 2 else 0.0), {"params": [], "names": []})
         group["params"].append(parameter)
         group["names"].append(name)
-    if not groups:
-        raise RecipeError("training.parts freezes the whole model; nothing is left to train")
-    settled = [{**group, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
-    return torch.optim.AdamW(settled, betas=settings.betas, eps=settings.epsilon, fused=True)
+    return [{**group, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, settings: Training, step: int) -> float:

@@ -182,12 +182,12 @@ def test_models_with_different_tasks(tmp_path: Path) -> None:
     assert text.count("not evaluated") == 2
 
 
-def test_different_protocols_are_pointed_out(two: list[Path], tmp_path: Path) -> None:
-    assert "protocols differ" not in _parsed(write_report(two, tmp_path / "report.html")).text
+def test_different_questions_are_pointed_out(two: list[Path], tmp_path: Path) -> None:
+    assert "were not asked the same" not in _parsed(write_report(two, tmp_path / "report.html")).text
     evaluation = Evaluation.load(two[1] / "evaluation")
-    changed = replace(evaluation.results[0], protocol="other")
+    changed = replace(evaluation.results[0], asked="other")
     Evaluation(evaluation.model, (changed, *evaluation.results[1:])).save(two[1] / "evaluation")
-    assert _parsed(write_report(two, tmp_path / "report.html")).text.count("protocols differ") == 1
+    assert _parsed(write_report(two, tmp_path / "report.html")).text.count("were not asked the same") == 1
 
 
 def test_ties_and_failures_stand_beside_the_score(tmp_path: Path) -> None:

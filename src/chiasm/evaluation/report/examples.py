@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from chiasm.data.files import inside
 from chiasm.data.image import Image
-from chiasm.data.sources.captions import inside
 from chiasm.evaluation.report.display import MINUS
 from chiasm.evaluation.report.runs import Run, task_names
 from chiasm.evaluation.result import Candidate, Example, Shown

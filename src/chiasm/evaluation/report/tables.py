@@ -155,9 +155,9 @@ def model_size(run: Run) -> str:
 
 
 def _row(runs: Sequence[Run], task: str, metric: str, group: str) -> Row:
-    protocols = {run.results[task].protocol for run in runs if task in run.results}
+    asked = {run.results[task].asked for run in runs if task in run.results}
     scores = tuple(run.score(task, metric, group) for run in runs)
-    return Row(task, metric, group, scores, same=len(protocols) == 1)
+    return Row(task, metric, group, scores, same=len(asked) == 1)
 
 
 def _readable(value: str) -> str:

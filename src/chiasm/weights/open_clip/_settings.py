@@ -200,7 +200,7 @@ def _vision_cfg(tower: ImageTowerConfig) -> _Vision:
     if isinstance(tower, resnet.Config):
         head = tower.channels * 32 // tower.heads
         return _Vision(tower.image_size, tower.layers, tower.channels, head, patch_size=None)
-    if isinstance(tower, vit.Config) and tower.pool == "class" and tower.pre_norm:
+    if isinstance(tower, vit.Config) and tower.pool == "class" and tower.pre_norm and not tower.stem:
         head, ratio = tower.width // tower.heads, _ratio(tower.hidden, tower.width)
         shape = (tower.image_size, tower.layers, tower.width, head, ratio, tower.patch)
         return _Vision(*shape, _Norm(tower.epsilon), _act_kwargs(tower.act))

@@ -80,10 +80,10 @@ class Text(_Blocks):
 
 def vision_section(tower: ImageTowerConfig, pool: Literal["class", "map"], pre_norm: bool) -> dict[str, Any]:
     """The `vision_config` of a tower. Raises CheckpointError if that family of transformers has no such tower."""
-    if not isinstance(tower, vit.Config) or (tower.pool, tower.pre_norm) != (pool, pre_norm):
+    if not isinstance(tower, vit.Config) or (tower.pool, tower.pre_norm, tower.stem) != (pool, pre_norm, ()):
         raise CheckpointError(
-            f"transformers has no such model: its vision tower is a ViT with pool: {pool} and "
-            f"pre_norm: {pre_norm}, not {tower.chosen()}"
+            f"transformers has no such model: its vision tower is a ViT with pool: {pool}, pre_norm: {pre_norm} and no "
+            f"stem, not {tower}"
         )
     return asdict(Vision(**_blocks(tower), image_size=tower.image_size, patch_size=tower.patch))
 

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chiasm.cli import main
+from chiasm.config import module_names
+
+TINY = ["training.steps=2", "data.batch_size=8", "training.evaluate_every=0"]
+FEW = [f"evaluation.{at}.limit=3" for at in range(3)]
+
+
+def _train(folder: Path, *more: str) -> int:
+    return main(["train", "clip/scenes", *TINY, *FEW, *more, "--out", str(folder)])
+
+
+def test_train_then_eval_then_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert _train(run) == 0
+    told = capsys.readouterr().out
+    assert "retrieval" in told
+    assert (run / "report.html").as_uri() in told.replace("\n", "")
+    assert main(["eval", str(run), "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "evaluation" / "results.json").exists()
+    assert main(["report", str(run), str(run), "--out", str(tmp_path / "both.html")]) == 0
+    assert (tmp_path / "both.html").stat().st_size > 10_000
+
+
+def test_a_run_is_not_overwritten_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert _train(run) == 0
+    assert _train(run) == 2
+    assert "already holds a run; --resume goes on with it" in capsys.readouterr().err
+    assert _train(run, "training.learning_rate=0.5", "--resume") == 2
+    assert "holds a run of another recipe (learning_rate: 0.5)" in capsys.readouterr().err
+    assert _train(run, "--overwrite") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "clip/scnes"], "there is no recipe 'clip/scnes'; did you mean 'clip/scenes'?"),
+        (["train", "clip/scenes", "trainig.steps=3"], "trainig: there is no such key; did you mean 'training'?"),
+        (
+            ["train", "clip/scenes", "processor.text.context=99"],
+            "processor.text.context is 99, but the text tower reads",
+        ),
+        (["train", "clip/photos-pretrained-towers"], "leaves data.root to you: add data.root=VALUE"),
+        (["eval", "nowhere"], "there is no folder nowhere"),
+        (["report", "nowhere"], "nowhere"),
+        (["show", "scenes", "sede=3"], "sede: there is no such key; did you mean 'seed'?"),
+        (["show", "captions", "path=missing.jsonl"], "missing.jsonl"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert "Traceback" not in error
+    assert error.count("\n") == 1
+
+
+def test_show_writes_a_contact_sheet(tmp_path: Path) -> None:
+    file = tmp_path / "scenes.png"
+    assert main(["show", "scenes", "--count", "4", "--columns", "2", "--out", str(file), "seed=3"]) == 0
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("what", ["models", "recipes", "sources", "tasks"])
+def test_ls_lists(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ls", what]) == 0
+    told = capsys.readouterr().out
+    expected = {"models": "151,277,313", "recipes": "clip/scenes", "sources": "sugarcrepe", "tasks": "retrieval"}
+    assert expected[what] in told
+
+
+@pytest.mark.parametrize("command", module_names("chiasm.cli"))
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert "usage: chiasm" in capsys.readouterr().out
+
+
+def test_an_unknown_word_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["ls", "models", "--fast"])
+    assert "unrecognized arguments: --fast" in capsys.readouterr().err

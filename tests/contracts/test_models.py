@@ -1,0 +1,100 @@
+"""What every family of models promises, found by walking the folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import chiasm
+from chiasm.config import dump, parse
+from chiasm.data.image import Image
+from chiasm.data.processor import PairProcessor
+from chiasm.data.reader import Reader
+from chiasm.models import folder
+from chiasm.models.dual_encoder import DualEncoder
+from chiasm.models.model import Model, ModelConfig, verbs
+from tests.worlds import Patches
+
+FAMILIES = ModelConfig.names()
+TEXTS = ["red and green", "blue left of white"]
+
+
+def _small(family: str) -> Model:
+    """The family's smallest size, as a recipe would build it."""
+    config = ModelConfig.choose(family).sizes()["small"]
+    entries = {
+        "tokenizer": {"learn": 300},
+        "image": {"size": 64},
+        "text": {"context": _context(config), "padding": "context" if family == "siglip" else "longest"},
+    }
+    captions = (caption for sample in Patches() for caption in sample.captions)
+    torch.manual_seed(0)
+    model = config.model()(config, PairProcessor.from_recipe(entries, captions))
+    model.check()
+    return model
+
+
+def _context(config: ModelConfig) -> int:
+    return int(dump(config)["text"]["context"])
+
+
+def test_the_walk_finds_the_families() -> None:
+    assert {"clip", "siglip"} <= set(FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_has_sizes_a_paper_and_verbs(family: str) -> None:
+    kind = ModelConfig.choose(family)
+    module = __import__(kind.__module__, fromlist=["__doc__"])
+    assert "arXiv:" in (module.__doc__ or "")
+    assert "small" in kind.sizes()
+    some = next(iter(kind.sizes().values()))
+    assert verbs(some.model())
+    for config in kind.sizes().values():
+        assert parse(ModelConfig, dump(config)) == config  # type: ignore[type-abstract]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_losses_reach_every_trainable_tensor(family: str) -> None:
+    model = _small(family).train()
+    batch = next(iter(Reader(Patches(), model.processor, 8)))
+    losses = model.losses(batch)
+    total = torch.stack([loss for name, loss in losses.items() if not name.startswith("_")]).sum()
+    assert total.isfinite()
+    torch.autograd.backward(total)
+    missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    # A softmax does not change when every key gets the same bias (nor with one key alone).
+    assert [name for name in missing if not name.endswith("attention.k.bias")] == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_checkpoint_folder_gives_back_the_same_model(family: str, tmp_path: Path) -> None:
+    model = _small(family)
+    folder.save(model, tmp_path / "model", recipe="name: x\n", card="# x\n")
+    again = chiasm.load(tmp_path / "model")
+    assert type(again) is type(model)
+    assert again.config == model.config
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    assert isinstance(model, DualEncoder)
+    assert isinstance(again, DualEncoder)
+    images = [sample.image for sample in Patches(4)]
+    assert torch.equal(again.score(images, TEXTS), model.score(images, TEXTS))
+    assert not list((tmp_path / "model").rglob("*.p*kl")) + list((tmp_path / "model").rglob("*.bin"))
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if "embed" in verbs(ModelConfig.choose(name).model())])
+def test_embeddings_have_unit_length_and_do_not_depend_on_company(family: str) -> None:
+    model = _small(family)
+    assert isinstance(model, DualEncoder)
+    images: list[Image] = [sample.image for sample in Patches(5)]
+    together, texts = model.embed_images(images), model.embed_texts([*TEXTS, "a " * 40])
+    torch.testing.assert_close(together.norm(dim=1), torch.ones(5))
+    torch.testing.assert_close(texts.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(model.embed_images(images[3:4])[0], together[3], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.embed_texts(TEXTS[1:])[0], texts[1], atol=1e-5, rtol=1e-5)
+    assert model.embed_images([]).shape == (0, together.shape[1])
+    assert model.embed_texts([]).shape == (0, together.shape[1])
+    torch.testing.assert_close(model.score(images, TEXTS), together @ texts[:2].T, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,50 @@
+"""Every recipe that chiasm ships runs: parsed, built, trained for two steps, evaluated, reported, loaded again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import chiasm
+from chiasm.evaluation.report import write_report
+from chiasm.experiment import Experiment
+from chiasm.models.dual_encoder import DualEncoder
+from chiasm.recipe import Recipe, load_recipe, shipped_recipes
+from tests.shared_data import shared_data
+
+SHORT = ["training.steps=2", "training.evaluate_every=1", "data.batch_size=8"]
+
+
+def _recipe(name: str, folder: Path) -> Recipe:
+    """The recipe, cut short; where it leaves the data to the user, with the real ones."""
+    text = shipped_recipes()[name].read_text()
+    overrides = [*SHORT]
+    overrides += [f"data.root={shared_data('flickr8k').parent}"] if "root: ???" in text else []
+    overrides += [f"data.features={folder}/features"] if "features:" in text else []
+    short = load_recipe(name, overrides)
+    overrides += [f"evaluation.{at}.limit=4" for at in range(len(short.evaluation))]
+    return load_recipe(name, overrides)
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if "photos" not in name])
+def test_a_shipped_recipe_runs_from_data_to_report(name: str, tmp_path: Path) -> None:
+    recipe = _recipe(name, tmp_path)
+    run = tmp_path / "run"
+    experiment = Experiment(recipe, run, console=Console(quiet=True))
+    assert experiment.train()
+    evaluation = experiment.evaluate()
+    assert evaluation is not None
+    assert [result.name for result in evaluation.results] == [task.title for task in recipe.evaluation]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2]
+    assert not [line for line in lines if "without_gradient" in line and recipe.model.chosen() != "siglip"]
+    page = write_report([run], run / "report.html").read_text()
+    assert recipe.name in page
+    model = chiasm.load(run / "checkpoint")
+    assert isinstance(model, DualEncoder)
+    assert model.embed_texts(["a red circle"]).shape[0] == 1
+    assert "| task |" in (run / "checkpoint" / "README.md").read_text()
+    assert load_recipe(run / "recipe.yaml") == recipe
