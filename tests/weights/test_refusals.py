@@ -16,7 +16,7 @@ from tests.worlds import tiny_processor
 @pytest.mark.parametrize("config", [clip.SIZES["small"], siglip.SIZES["small"]])
 def test_a_tower_with_a_stem_is_ours_alone(config: ModelConfig, tmp_path: Path) -> None:
     model = config.model()(config, tiny_processor())
-    with pytest.raises(CheckpointError, match=r"no stem|no such model"):
+    with pytest.raises(CheckpointError, match="without a stem"):
         transformers.save(model, tmp_path / "hf")
     with pytest.raises(CheckpointError, match=r"not vit|cannot write a SigLIP"):
         open_clip.save(model, tmp_path / "oc")

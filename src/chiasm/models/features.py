@@ -101,11 +101,18 @@ class CachedProcessor(PairProcessor):
     def __call__(self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None = None) -> Batch:
         del generators  # nothing is drawn: a frozen tower sees a picture always alike
         keys = [sample.image.key for sample in samples]
-        texts = [sample.texts[0].text for sample in samples]
-        images = Images(torch.empty(0), torch.arange(len(samples)), self.image_file[keys])
-        features = self.text_file[[_text_key(text) for text in texts]]
+        images = Images(torch.empty(0), torch.arange(len(samples)), self.features_of_images(keys))
+        features = self.features_of_texts([sample.texts[0].text for sample in samples])
         ones = torch.ones(len(samples), 1, dtype=torch.long)
         return Batch(tuple(s.key for s in samples), images, Tokens(ones, ones[:, 0], ones.bool(), features))
+
+    def features_of_images(self, keys: Sequence[str]) -> Tensor:
+        """(N, D), by the pictures' keys. Raises KeyError for a picture that was not computed."""
+        return self.image_file[keys]
+
+    def features_of_texts(self, texts: Sequence[str]) -> Tensor:
+        """(N, D). Raises KeyError for a text that was not computed."""
+        return self.text_file[[_text_key(text) for text in texts]]
 
     def _image_features(self, images: list[Image]) -> Tensor:
         return self.model.vision(self.images(images).to(self.model.device))

@@ -82,8 +82,8 @@ def vision_section(tower: ImageTowerConfig, pool: Literal["class", "map"], pre_n
     """The `vision_config` of a tower. Raises CheckpointError if that family of transformers has no such tower."""
     if not isinstance(tower, vit.Config) or (tower.pool, tower.pre_norm, tower.stem) != (pool, pre_norm, ()):
         raise CheckpointError(
-            f"transformers has no such model: its vision tower is a ViT with pool: {pool}, pre_norm: {pre_norm} and no "
-            f"stem, not {tower}"
+            f"transformers has no such model: its vision tower is a ViT with pool: {pool} and pre_norm: {pre_norm}, "
+            f"without a stem, not {tower}"
         )
     return asdict(Vision(**_blocks(tower), image_size=tower.image_size, patch_size=tower.patch))
 
