@@ -72,6 +72,7 @@ def test_entries_refer_to_each_other_and_may_be_left_to_the_user(tmp_path: Path)
         ("training.stpes=3", "training.stpes: there is no such key; did you mean 'steps'?"),
         ("data.train.source=scens", "data.train: there is no source 'scens'; did you mean 'scenes'?"),
         ("training.steps=0", "training.steps must be at least 1"),
+        ("data.batch_size=-1", "data.batch_size must be at least 1, not -1"),
         ("training.warmup=5", "training.warmup is a share of the steps"),
         ("training", "is not of the form a.b=value"),
         ("training.steps.more=1", "training.steps holds no entries"),

@@ -46,6 +46,11 @@ class Data:
     threads: int = 1
     features: Path | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "threads"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"data.{name} must be at least 1, not {getattr(self, name)}")
+
 
 @dataclass(frozen=True)
 class Recipe:

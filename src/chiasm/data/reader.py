@@ -78,6 +78,8 @@ class Reader:
     ) -> None:
         if len(source) == 0:
             raise DataError("the training source is empty; check its path and its split")
+        if batch_size < 1 or threads < 1:
+            raise DataError(f"a reader needs batches and threads of at least 1, not {batch_size} and {threads}")
         if batch_size % ranks:
             raise DataError(f"a batch of {batch_size} samples cannot be shared evenly by {ranks} processes")
         self.source, self.processor = source, processor
