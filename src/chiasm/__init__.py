@@ -19,6 +19,10 @@ __all__ = ["Image", "Sample", "__version__", "load"]
 _HOMES = {"load": "chiasm.weights", "Image": "chiasm.data.image", "Sample": "chiasm.data.sample"}
 
 
+def __dir__() -> list[str]:
+    return [*__all__]
+
+
 def __getattr__(name: str) -> Any:
     """Imports on first use, so that `import chiasm` and `chiasm --help` do not wait for torch."""
     if name in _HOMES:

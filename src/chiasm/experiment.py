@@ -15,15 +15,16 @@ from rich.console import Console
 from chiasm.data.processor import Processor
 from chiasm.data.reader import Reader
 from chiasm.data.source import Source
-from chiasm.errors import CheckpointError, DataError, RecipeError, TrainingError
+from chiasm.errors import DataError, RecipeError, TrainingError
 from chiasm.evaluation.result import Evaluation
-from chiasm.evaluation.run import evaluate, quick_scores
+from chiasm.evaluation.run import check, evaluate, quick_scores
 from chiasm.models import folder as model_folder
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.features import CachedProcessor
 from chiasm.models.model import Model
 from chiasm.recipe import Recipe
 from chiasm.training.loop import Loop
+from chiasm.training.monitor import METRICS
 from chiasm.weights import packages
 
 RECIPE, CHECKPOINT, EVALUATION = "recipe.yaml", "checkpoint", "evaluation"
@@ -47,11 +48,16 @@ class Experiment:
         console: Console | None = None,
     ) -> None:
         self.recipe, self.folder, self.console = recipe, folder, console or Console()
-        self._claim_folder(resume, overwrite)
+        self._check_folder(resume, overwrite)
+        # Whatever is wrong is told before anything is removed or written.
         self.model = build_model(recipe)
+        check(self.model, recipe.evaluation)
+        reader = self._reader()
+        self._claim_folder(overwrite)
+        self.finished = resume and self.checkpoint.is_dir()
         self.loop = Loop(
             self.model,
-            self._reader(),
+            reader,
             recipe.training,
             folder,
             name=recipe.name,
@@ -59,7 +65,10 @@ class Experiment:
             evaluate=self._live_figures if recipe.evaluation else None,
             console=self.console,
         )
-        if resume:
+        if self.finished:
+            model_folder.load_weights(self.model, self.checkpoint / model_folder.WEIGHTS)
+            self.console.print("the run is finished; only its evaluation is done again", highlight=False)
+        elif resume:
             step = self.loop.resume()
             self.console.print(f"going on from step {step} of {recipe.training.steps}", highlight=False)
 
@@ -70,6 +79,8 @@ class Experiment:
 
     def train(self) -> bool:
         """Trains to the end and saves the model; False if a signal stopped the run first."""
+        if self.finished:
+            return True
         if not self.loop.run():
             return False
         average = self.loop.finished_weights()
@@ -123,25 +134,32 @@ class Experiment:
         cached.fill(self.recipe.data.train, self.console)
         return cached
 
-    def _claim_folder(self, resume: bool, overwrite: bool) -> None:
-        file = self.folder / RECIPE
-        text = self.recipe.text()
-        if resume and file.exists() and file.read_text() != text:
-            changed = _changed_lines(file.read_text(), text)
-            raise TrainingError(
-                f"{self.folder} holds a run of another recipe ({changed}); go on with the recipe that it began with, "
-                "or give --out another folder"
-            )
-        if overwrite and not resume:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        if file.exists() and not resume:
+    def _check_folder(self, resume: bool, overwrite: bool) -> None:
+        """Raises TrainingError unless the folder is free, or it is said what to do with the run in it."""
+        file, text = self.folder / RECIPE, self.recipe.text()
+        if resume:
+            if not file.exists():
+                raise TrainingError(f"{self.folder} holds no run to go on with; leave --resume out to begin one")
+            if (old := file.read_text()) != text:
+                raise TrainingError(
+                    f"{self.folder} holds a run of another recipe ({_changed_lines(old, text)}); go on with the recipe "
+                    "that it began with, or give --out another folder"
+                )
+        elif overwrite:
+            if self.folder.is_dir() and any(self.folder.iterdir()) and not file.exists():
+                raise TrainingError(f"{self.folder} holds other things than a run; they are not removed")
+        elif any((self.folder / name).exists() for name in (METRICS, CHECKPOINT, "checkpoints")):
             raise TrainingError(
                 f"{self.folder} already holds a run; --resume goes on with it, --overwrite starts anew, "
                 "--out FOLDER keeps both"
             )
+
+    def _claim_folder(self, overwrite: bool) -> None:
         try:
+            if overwrite and self.folder.exists():
+                shutil.rmtree(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
+            (self.folder / RECIPE).write_text(self.recipe.text())
         except OSError as error:
             raise TrainingError(f"cannot write the run folder {self.folder}: {error.strerror or error}") from error
 
@@ -179,17 +197,6 @@ def training_texts(source: Source) -> Iterator[str]:
             continue
         yield from sample.captions
         yield from (text.text for text in sample.texts)
-
-
-def load_run(folder: Path) -> Model:
-    """The model of a run folder or of a checkpoint folder."""
-    from chiasm.weights import load
-
-    if (folder / CHECKPOINT).is_dir():
-        return load(folder / CHECKPOINT)
-    if (folder / RECIPE).exists() and not (folder / model_folder.CONFIG).exists():
-        raise CheckpointError(f"the run in {folder} is not finished; go on with it: chiasm train --resume")
-    return load(folder)
 
 
 def model_card(recipe: Recipe, model: Model, evaluation: Evaluation | None = None) -> str:

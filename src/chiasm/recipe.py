@@ -69,6 +69,17 @@ class Recipe:
     evaluation: tuple[Task, ...] = ()
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not self.name or Path(self.name).name != self.name:
+            raise RecipeError(f"name: '{self.name}' cannot name a folder; give a word without slashes")
+        if self.seed < 0:
+            raise RecipeError(f"seed must not be negative, but is {self.seed}")
+        if self.training.accumulate > self.data.batch_size:
+            raise RecipeError(
+                f"training.accumulate splits a batch into {self.training.accumulate} parts, but data.batch_size is "
+                f"only {self.data.batch_size}"
+            )
+
     def text(self) -> str:
         """The recipe as YAML, whole: what it extends and was overridden with written out."""
         return yaml.safe_dump(dump(self), sort_keys=False, width=110)
@@ -126,6 +137,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         entries = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506  # a SafeLoader
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {file}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{file} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{file} is not YAML that can be read: {' '.join(str(error).split())}") from error
     if not isinstance(entries, dict):

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from torch import Tensor
 
+from chiasm.data.batch import Images
 from chiasm.errors import CheckpointError, DataError
 from chiasm.models.features import CachedProcessor, FeatureFile
 from tests.worlds import Patches, tiny_clip
@@ -28,7 +30,12 @@ def test_features_are_computed_once_and_found_by_content(tmp_path: Path, monkeyp
     seen: list[int] = []
     model = tiny_clip()
     real = model.vision.forward
-    monkeypatch.setattr(model.vision, "forward", lambda images: (seen.append(len(images)), real(images))[1])
+
+    def counted(images: Images) -> Tensor:
+        seen.append(len(images))
+        return real(images)
+
+    monkeypatch.setattr(model.vision, "forward", counted)
     CachedProcessor(model, tmp_path).fill(Patches(10), QUIET)
     assert sum(seen) == 10
     CachedProcessor(model, tmp_path).fill(Patches(10), QUIET)

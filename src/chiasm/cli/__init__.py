@@ -34,6 +34,11 @@ def main(words: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `chiasm ls models | head`
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.stderr.write(f"chiasm {options.command}: cannot use {error.filename}: {error.strerror}\n")
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write(f"chiasm {options.command}: interrupted\n")
         return 130

@@ -14,7 +14,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="entries of the tasks' recipe to change")
     parser.add_argument("--tasks", help="the recipe whose evaluation is run (default: the model's own)")
     parser.add_argument("--out", type=Path, help="where answers, scores and report go (default: the run's folder)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -24,12 +24,15 @@ def run(options: argparse.Namespace) -> int:
     from chiasm.errors import RecipeError
     from chiasm.evaluation.run import evaluate
     from chiasm.evaluation.table import table
-    from chiasm.experiment import EVALUATION, RECIPE, load_run
+    from chiasm.experiment import EVALUATION, RECIPE
     from chiasm.recipe import load_recipe
+    from chiasm.weights import load
 
     console = Console()
-    model = load_run(options.model).to(options.device)
+    model = load(options.model, options.device)
     own = options.model / RECIPE
+    if options.out is None and (options.tasks or options.overrides):
+        raise RecipeError("other tasks than the run's own would overwrite its results; say with --out where these go")
     if options.tasks is None and not own.exists():
         raise RecipeError(f"{options.model} holds no recipe; say with --tasks RECIPE what to evaluate")
     recipe = load_recipe(options.tasks or own, options.overrides)

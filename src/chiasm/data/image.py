@@ -29,7 +29,13 @@ class Image:
     __slots__ = ("_key", "source")
 
     def __init__(self, source: str | Path | bytes | NDArray[np.uint8]) -> None:
-        if isinstance(source, np.ndarray) and (source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8):
+        if not isinstance(source, (str, Path, bytes, np.ndarray)):
+            raise TypeError(
+                f"a picture is a path, bytes or an array, not a {type(source).__name__}; np.asarray(it) may do"
+            )
+        if isinstance(source, np.ndarray) and (
+            source.size == 0 or source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8
+        ):
             raise DataError(f"a picture array must be (H, W, 3) uint8, not {source.shape} {source.dtype}")
         self.source: Path | bytes | NDArray[np.uint8] = Path(source) if isinstance(source, str) else source
         self._key: str | None = None

@@ -113,6 +113,10 @@ class PairProcessor(Processor):
         file = folder / "processor.json"
         if not file.exists():
             raise CheckpointError(f"{folder} has no processor.json: it is not a whole checkpoint")
-        settings = json.loads(file.read_text())
-        rules = parse(TextTransform, settings["text"], f"{file}: text")
-        return cls(parse(ImageTransform, settings["image"], f"{file}: image"), Tokenizer.load(folder, rules))
+        try:
+            settings = json.loads(file.read_text())
+            image, text = settings["image"], settings["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{file} is damaged: it does not hold 'image' and 'text' settings") from error
+        rules = parse(TextTransform, text, f"{file}: text")
+        return cls(parse(ImageTransform, image, f"{file}: image"), Tokenizer.load(folder, rules))

@@ -39,9 +39,11 @@ class Skips:
     """The samples that were left out: how many of how many, by reason."""
 
     seen: int = 0
-    samples: list[Skipped] = field(default_factory=list)
+    count: int = 0
+    samples: list[Skipped] = field(default_factory=list)  # of this sitting; `seen` and `count` go on after a resume
 
     def reasons(self) -> Counter[str]:
+        """How many were left out, by reason."""
         return Counter(skipped.reason for skipped in self.samples)
 
 
@@ -80,6 +82,11 @@ class Reader:
             raise DataError("the training source is empty; check its path and its split")
         if batch_size < 1 or threads < 1:
             raise DataError(f"a reader needs batches and threads of at least 1, not {batch_size} and {threads}")
+        if batch_size > len(source):
+            raise DataError(
+                f"a batch of {batch_size} samples is larger than the source of {len(source)}, so a sample would "
+                "stand in it twice; set data.batch_size"
+            )
         if batch_size % ranks:
             raise DataError(f"a batch of {batch_size} samples cannot be shared evenly by {ranks} processes")
         self.source, self.processor = source, processor
@@ -90,7 +97,7 @@ class Reader:
         self.skips = Skips()
 
     def __iter__(self) -> Iterator[Batch]:
-        start = self.position
+        start, empty = self.position, 0
         with ThreadPoolExecutor(max_workers=self.threads, thread_name_prefix="reader") as pool:
             waiting: deque[tuple[int, Future[tuple[Batch | None, list[Skipped]]]]] = deque()
             try:
@@ -102,6 +109,9 @@ class Reader:
                     batch, skipped = future.result()
                     self.position = position + self.batch_size
                     self._count(skipped)
+                    empty = 0 if batch is not None else empty + self.batch_size
+                    if empty >= len(self.source):
+                        raise DataError(f"none of the last {empty} samples could be read; {self._last_skip()}")
                     if batch is not None:
                         yield batch
             finally:
@@ -110,14 +120,17 @@ class Reader:
 
     def sample_at(self, position: int) -> tuple[Sample, np.random.Generator]:
         """The sample at a position of the data, with the generator that draws its caption and augmentation."""
-        epoch, place = divmod(position, len(self.source))
         generator = np.random.default_rng((self.seed, position))
-        sample = self.source[_shuffle(len(self.source), self.seed, epoch)[place]]
+        sample = self.source[self._index(position)]
         if self.captions == "keep":
             return sample, generator
         if not sample.captions:
             raise DataError(f"sample '{sample.key}' has no caption; data.captions: keep hands it on as it is")
         return sample.with_caption(self._chosen(sample.captions, generator)), generator
+
+    def _index(self, position: int) -> int:
+        epoch, place = divmod(position, len(self.source))
+        return _shuffle(len(self.source), self.seed, epoch)[place]
 
     def _chosen(self, captions: Sequence[str], generator: np.random.Generator) -> str:
         if self.captions == "first" or len(captions) == 1:
@@ -136,7 +149,7 @@ class Reader:
             try:
                 drawn.append(self.sample_at(place))
             except DataError as error:
-                skipped.append(Skipped(f"position {place}", str(error)))
+                skipped.append(Skipped(f"sample {self._index(place)} of the source", str(error)))
         try:
             return self._processed(drawn), skipped
         except DataError:
@@ -158,15 +171,20 @@ class Reader:
     def _count(self, skipped: list[Skipped]) -> None:
         self.skips.seen += self.batch_size // self.ranks
         for one in skipped:
-            log.warning("skipped %s: %s", one.key, one.reason)
+            if one not in self.skips.samples:  # the same sample comes again every epoch
+                log.warning("skipped %s: %s", one.key, one.reason)
         self.skips.samples += skipped
-        share = len(self.skips.samples) / self.skips.seen
-        if self.skips.seen >= _JUDGED_FROM and share > self.max_skipped:
-            last = self.skips.samples[-1]
+        self.skips.count += len(skipped)
+        share = self.skips.count / self.skips.seen
+        if skipped and self.skips.seen >= min(_JUDGED_FROM, len(self.source)) and share > self.max_skipped:
             raise DataError(
                 f"{share:.1%} of the first {self.skips.seen} samples could not be read, more than the "
-                f"{self.max_skipped:.1%} that data.max_skipped allows; the last was {last.key}: {last.reason}"
+                f"{self.max_skipped:.1%} that data.max_skipped allows; {self._last_skip()}"
             )
+
+    def _last_skip(self) -> str:
+        last = self.skips.samples[-1]
+        return f"the last was {last.key}: {last.reason}"
 
 
 @lru_cache(maxsize=8)

@@ -70,6 +70,15 @@ def evaluate(
     return Evaluation(described, tuple(results))
 
 
+def check(model: Askable, tasks: Sequence[Task]) -> None:
+    """Raises, before anything is asked or trained, what `evaluate` would raise of the model and the tasks."""
+    _expect_unique(tasks)
+    with _bars(show=False) as bars:
+        asker = Asker(model, bars)
+        for task in tasks:
+            asker.check(task)
+
+
 def quick_scores(model: Askable, tasks: Sequence[Task], *, by_kind: bool = False) -> dict[str, float]:
     """The scores alone, by "task: metric", for the evaluation of a model in training: no files, no baselines.
 

@@ -18,7 +18,7 @@ from chiasm.config import Component
 from chiasm.data.image import Image
 from chiasm.data.sample import Part, Sample, Video
 from chiasm.data.source import Source
-from chiasm.errors import DataError
+from chiasm.errors import DataError, RecipeError
 from chiasm.evaluation.result import Example, Shown
 
 Show = Callable[[Image], Shown]  # keeps a picture for the report
@@ -146,6 +146,10 @@ class Task(Component, ABC, room="chiasm.evaluation.tasks", key="task"):
     data: Source
     name: str = ""
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise RecipeError(f"the limit of task '{self.title}' must be at least 1, not {self.limit}")
 
     @property
     def title(self) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from chiasm.data.batch import Batch, Images, Tokens
 from chiasm.data.processor import PairProcessor
+from chiasm.errors import RecipeError
 from chiasm.models.dual_encoder import DualEncoder, unit
 from chiasm.models.model import ModelConfig
 from chiasm.nn.image_towers import resnet, vit
@@ -38,6 +39,10 @@ class Config(ModelConfig):
     temperature: float = 0.07
     image_dropout: float = 0.0
     text_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise RecipeError(f"model.temperature must be above 0, not {self.temperature}")
 
     @classmethod
     def model(cls) -> type[CLIP]:

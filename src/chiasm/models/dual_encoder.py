@@ -68,6 +68,8 @@ class DualEncoder(Model):
     @torch.inference_mode()
     def embed_images(self, images: Sequence[Image]) -> Tensor:
         """(N, D) float32 on the CPU, unit length."""
+        if isinstance(images, Image) or not all(isinstance(image, Image) for image in images):
+            raise TypeError("embed_images takes a list of chiasm.Image; wrap paths, bytes and arrays: Image(path)")
         self.eval()
         chunks = [torch.empty(0, self.space)] + [
             self.encode_images(self.processor.images(images[at : at + _CHUNK]).to(self.device)).float().cpu()
@@ -78,6 +80,8 @@ class DualEncoder(Model):
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """(B, D) float32 on the CPU, unit length. Texts of like length are encoded together, so little is padded."""
+        if isinstance(texts, str):
+            raise TypeError("embed_texts takes a list of texts; a single one goes in as [text]")
         self.eval()
         order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
         chunks = [torch.empty(0, self.space)]

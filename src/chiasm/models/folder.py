@@ -17,32 +17,32 @@ from chiasm import __version__
 from chiasm.config import dump, parse
 from chiasm.errors import CheckpointError
 from chiasm.models.model import Model, ModelConfig
+from chiasm.nn.device import choose_device
 
 WEIGHTS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "processor"
 
 
-def save(
-    model: Model, folder: Path, recipe: str = "", card: str = "", weights: dict[str, Tensor] | None = None
-) -> None:
-    """Writes a checkpoint folder: aside first, then in one step to its place, so that it is never half there.
+def save(model: Model, folder: Path, recipe: str = "", card: str = "") -> None:
+    """Writes a checkpoint folder: aside first, then renamed to its place, so that it is never half there.
 
-    recipe: the text of recipe.yaml; card: of README.md. weights: saved in place of the model's own (their average).
+    recipe: the text of recipe.yaml; card: of README.md.
     Raises CheckpointError, leaving an older folder as it was, if it cannot be written.
     """
     aside = folder.with_name(folder.name + ".new")
     try:
         shutil.rmtree(aside, ignore_errors=True)
-        write(model, aside, recipe, card, weights)
+        write(model, aside, recipe, card)
         replace(aside, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own words
         shutil.rmtree(aside, ignore_errors=True)
-        raise CheckpointError(f"cannot write the checkpoint {folder}: {error.strerror or error}") from error
+        told = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"cannot write the checkpoint {folder}: {told}") from error
 
 
-def write(model: Model, folder: Path, recipe: str, card: str, weights: dict[str, Tensor] | None = None) -> None:
+def write(model: Model, folder: Path, recipe: str, card: str) -> None:
     """Writes the files of a checkpoint into a folder that is made for it."""
     (folder / PROCESSOR).mkdir(parents=True)
-    tensors = {name: tensor.contiguous() for name, tensor in (weights or model.state_dict()).items()}
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     config = {"chiasm": __version__, **dump(model.config)}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
@@ -54,7 +54,7 @@ def write(model: Model, folder: Path, recipe: str, card: str, weights: dict[str,
 
 
 def replace(aside: Path, folder: Path) -> None:
-    """Puts `aside` in the place of `folder`; an older one stands until the new one is whole."""
+    """Puts `aside`, which is whole, in the place of `folder`. A kill between the renames leaves it as NAME.new."""
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -74,7 +74,7 @@ def load(folder: Path, device: str = "cpu") -> Model:
     kind = config.model()
     with torch.device("meta"):
         model = kind(config, kind.processor_type.load(folder / PROCESSOR))
-    model = model.to_empty(device=device)
+    model = model.to_empty(device=choose_device(device))
     load_weights(model, folder / WEIGHTS)
     return model.eval()
 

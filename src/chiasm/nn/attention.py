@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chiasm.errors import RecipeError
+
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
 
@@ -36,8 +38,8 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"a width of {width} cannot be split into {heads} heads")
+        if heads < 1 or width % heads:
+            raise RecipeError(f"a width of {width} cannot be split into {heads} heads")
         self.heads = heads
         self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
         self.out = nn.Linear(width, width)

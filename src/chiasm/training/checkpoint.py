@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -29,6 +30,8 @@ class Progress:
     position: int = 0
     seconds: float = 0.0
     skipped_steps: int = 0
+    samples_seen: int = 0
+    samples_skipped: int = 0
 
 
 class Checkpoints:
@@ -65,11 +68,10 @@ class Checkpoints:
             facts = {**asdict(progress), "scaler": scaler.state_dict() if scaler is not None else {}}
             (aside / _FACTS).write_text(json.dumps(facts) + "\n")
             model_folder.replace(aside, path)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own words
             shutil.rmtree(aside, ignore_errors=True)
-            raise CheckpointError(
-                f"cannot write the checkpoint {path}: {error.strerror or error}; older checkpoints are kept"
-            ) from error
+            told = getattr(error, "strerror", None) or error
+            raise CheckpointError(f"cannot write the checkpoint {path}: {told}; older checkpoints are kept") from error
         for step in self.steps()[: -self.keep]:
             shutil.rmtree(self.path(step))
         return path
@@ -89,11 +91,11 @@ class Checkpoints:
         try:
             tensors = load_file(path / _TENSORS)
             facts = json.loads((path / _FACTS).read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(
                 f"the checkpoint {path} cannot be read: {error}; remove it to go on from the one before"
             ) from error
-        _restore_optimiser(optimiser, tensors, path)
+        _restore_optimiser(optimiser, tensors)
         for name, tensor in (average or {}).items():
             tensor.copy_(tensors[f"average/{name}"])
         torch.set_rng_state(tensors["random/cpu"])
@@ -115,12 +117,12 @@ def _training_tensors(optimiser: torch.optim.Optimizer, average: dict[str, Tenso
     return tensors | {f"average/{name}": tensor for name, tensor in (average or {}).items()}
 
 
-def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], path: Path) -> None:
+def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     for name, parameter in _named(optimiser):
         prefix = f"optimiser/{name}/"
         state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         if not state:
-            raise CheckpointError(f"the checkpoint {path} has no optimiser state for {name}")
+            continue  # no gradient ever reached it; the loop told so after the first step
         optimiser.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
 
 

@@ -20,6 +20,7 @@ from chiasm.data.batch import Batch
 from chiasm.data.reader import Reader
 from chiasm.errors import TrainingError
 from chiasm.models.model import Model
+from chiasm.nn.device import choose_device
 from chiasm.training.average import Average
 from chiasm.training.checkpoint import Checkpoints, Progress
 from chiasm.training.monitor import Monitor
@@ -64,6 +65,7 @@ class Loop:
             torch.compile(model.losses) if settings.compile else model.losses
         )
         self._stop = False
+        self._since = time.perf_counter()
 
     def resume(self) -> int:
         """Goes back to the newest checkpoint, if there is one; returns its step."""
@@ -74,7 +76,8 @@ class Loop:
                 steps[-1], self.model, self.optimiser, average=weights, scaler=self.scaler
             )
             self.reader.position = self.progress.position
-            self.monitor.forget_after(self.progress.step)
+            self.reader.skips.seen, self.reader.skips.count = self.progress.samples_seen, self.progress.samples_skipped
+        self.monitor.forget_after(self.progress.step)
         return self.progress.step
 
     def run(self) -> bool:
@@ -83,6 +86,7 @@ class Loop:
         Raises TrainingError if a loss or gradient is not finite and the recipe does not skip such steps.
         """
         self.model.train()
+        self._since = time.perf_counter()
         with self.monitor, _signals(self._on_signal):
             batches = iter(self.reader) if self.progress.step < self.settings.steps else iter(())
             for batch in batches:
@@ -93,6 +97,7 @@ class Loop:
                     return False
                 if self.progress.step == self.settings.steps:
                     break
+            self._tell_skips()
         return True
 
     def finished_weights(self) -> dict[str, Tensor] | None:
@@ -100,7 +105,7 @@ class Loop:
         return self.average.state_dict(self.model) if self.average is not None else None
 
     def _step(self, batch: Batch) -> None:
-        began, step = time.perf_counter(), self.progress.step
+        step = self.progress.step
         rate = set_learning_rate(self.optimiser, self.settings, step)
         losses = self._backward(batch)
         self.scaler.unscale_(self.optimiser)
@@ -116,8 +121,11 @@ class Loop:
         if self.average is not None:
             self.average.update(self.model)
         self.progress.step, self.progress.position = step + 1, self.reader.position
-        self.progress.seconds += time.perf_counter() - began
-        self._after_step(batch, losses, norm, rate, time.perf_counter() - began)
+        self.progress.samples_seen, self.progress.samples_skipped = self.reader.skips.seen, self.reader.skips.count
+        seconds = time.perf_counter() - self._since  # waiting for data counts: it is what a user waits for
+        self.progress.seconds += seconds
+        self._after_step(batch, losses, norm, rate, seconds)
+        self._since = time.perf_counter()
 
     def _backward(self, batch: Batch) -> dict[str, float]:
         """Gradients of the weighed sum of the losses; returns each loss and the sum, "loss"."""
@@ -162,7 +170,7 @@ class Loop:
                     "learning_rate": rate,
                     "gradient_norm": norm,
                     "samples_per_second": round(pace, 1),
-                    "skipped_samples": len(self.reader.skips.samples),
+                    "skipped_samples": self.reader.skips.count,
                 }
             )
         if settings.evaluate_every and (last or step % settings.evaluate_every == 0):
@@ -192,6 +200,12 @@ class Loop:
             scaler=self.scaler,
         )
 
+    def _tell_skips(self) -> None:
+        skips = self.reader.skips
+        if skips.count:
+            common = ", ".join(f"{count} x {reason}" for reason, count in skips.reasons().most_common(3))
+            self.monitor.say(f"[yellow]{skips.count} of {skips.seen} samples could not be read: {common}")
+
     def _report_dead_tensors(self) -> None:
         """After the first step: trainable tensors that the losses do not reach are nearly always a mistake."""
         dead = [
@@ -219,7 +233,8 @@ class Loop:
             for name, parameter in self.model.named_parameters()
             if parameter.grad is not None and not parameter.grad.isfinite().all()
         ]
-        facts = {"step": step, "losses": losses, "gradient_norm": norm, "gradients": bad, "samples": batch.keys}
+        shown = {name: str(value) for name, value in losses.items()}  # JSON has no word for what is not finite
+        facts = {"step": step, "losses": shown, "gradient_norm": str(norm), "gradients": bad, "samples": batch.keys}
         file.write_text(json.dumps(facts, indent=1) + "\n")
         raise TrainingError(
             f"the loss or gradient is not finite at step {step} (loss {losses['loss']}, gradient norm {norm}); its "
@@ -230,19 +245,9 @@ class Loop:
         self._stop = True
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes a GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise TrainingError(f"training.device: there is no device '{name}'; use auto, cpu or cuda") from error
-
-
 @contextmanager
 def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run after the step that is under way; a second Ctrl-C ends it at once."""
+    """Ctrl-C and SIGTERM end the run after the step that is under way; a second signal ends it at once."""
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield
@@ -251,6 +256,7 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         stop()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -48,10 +48,9 @@ class Monitor:
         """Drops the figures of steps that a resumed run will do again."""
         if not self.file.exists():
             return
-        lines = self.file.read_text().splitlines()
-        whole = [line for line in lines if line.endswith("}")]  # a kill may have cut the last line short
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
-        self.file.write_text("".join(line + "\n" for line in kept))
+        lines = self.file.read_text().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last line short
+        self.file.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
 
     def write(self, figures: Mapping[str, Any]) -> None:
         """Appends a line to metrics.jsonl."""

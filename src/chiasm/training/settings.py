@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -69,5 +70,12 @@ class Training:
         for name in ("steps", "accumulate", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"training.{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "weight_decay", "epsilon", "evaluate_every", "checkpoint_every"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise RecipeError(f"training.{name} must not be negative, but is {getattr(self, name)}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise RecipeError(f"training.betas must lie between 0 and 1, not at {self.betas}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise RecipeError(f"training.ema is a decay between 0 and 1, not {self.ema}")
         if not 0 <= self.warmup <= 1:
             raise RecipeError(f"training.warmup is a share of the steps, 0 to 1, not {self.warmup:g}")
