@@ -67,10 +67,14 @@ class Experiment:
         )
         if self.finished:
             model_folder.load_weights(self.model, self.checkpoint / model_folder.WEIGHTS)
-            self.console.print("the run is finished; only its evaluation is done again", highlight=False)
+            self.console.print(
+                "the run is finished; only its evaluation is done again", highlight=False, markup=False, soft_wrap=True
+            )
         elif resume:
             step = self.loop.resume()
-            self.console.print(f"going on from step {step} of {recipe.training.steps}", highlight=False)
+            self.console.print(
+                f"going on from step {step} of {recipe.training.steps}", highlight=False, markup=False, soft_wrap=True
+            )
 
     @property
     def checkpoint(self) -> Path:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,15 @@ def test_train_then_eval_then_report(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (tmp_path / "again" / "evaluation" / "results.json").exists()
     assert main(["report", str(run), str(run), "--out", str(tmp_path / "both.html")]) == 0
     assert (tmp_path / "both.html").stat().st_size > 10_000
+
+
+def test_without_the_drawing_library_a_run_is_not_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert _train(tmp_path / "run") == 0
+    assert "pip install 'chiasm[eval]'; then: chiasm report" in capsys.readouterr().out
+    assert (tmp_path / "run" / "evaluation" / "results.json").exists()
 
 
 def test_a_run_is_not_overwritten_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,11 @@ def write_report_if_possible(runs: Sequence[Path], file: Path, console: Console)
     try:
         write_report(runs, file)
     except MissingExtra as error:
-        console.print(f"no report written: {error}; then: chiasm report {' '.join(map(str, runs))}", highlight=False)
+        console.print(
+            f"no report written: {error}; then: chiasm report {' '.join(map(str, runs))}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
         return
-    console.print(f"report: {file.resolve().as_uri()}", highlight=False)
+    console.print(f"report: {file.resolve().as_uri()}", highlight=False, markup=False, soft_wrap=True)

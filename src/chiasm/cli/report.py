@@ -20,5 +20,5 @@ def run(options: argparse.Namespace) -> int:
     from chiasm.evaluation.report import write_report
 
     file = write_report(options.runs, options.out or options.runs[0] / "report.html", title=options.title)
-    Console().print(f"report: {file.resolve().as_uri()}", highlight=False)
+    Console().print(f"report: {file.resolve().as_uri()}", highlight=False, markup=False, soft_wrap=True)
     return 0

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
         contact_sheet(samples, columns=options.columns, boxes=options.boxes).save(file)
     except (OSError, ValueError) as error:
         raise ChiasmError(f"cannot write the picture {file}: {error}") from error
-    Console().print(f"{len(samples)} samples: {file.resolve().as_uri()}", highlight=False)
+    Console().print(f"{len(samples)} samples: {file.resolve().as_uri()}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

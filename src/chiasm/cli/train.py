@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     experiment = Experiment(recipe, folder, resume=options.resume, overwrite=options.overwrite, console=console)
     if not experiment.train():
         return 130
-    console.print(f"model:  {experiment.checkpoint}", highlight=False)
+    console.print(f"model:  {experiment.checkpoint}", highlight=False, markup=False, soft_wrap=True)
     evaluation = experiment.evaluate()
     if evaluation is not None:
         console.print(table([evaluation]))

@@ -204,7 +204,7 @@ class Loop:
         skips = self.reader.skips
         if skips.count:
             common = ", ".join(f"{count} x {reason}" for reason, count in skips.reasons().most_common(3))
-            self.monitor.say(f"[yellow]{skips.count} of {skips.seen} samples could not be read: {common}")
+            self.monitor.say(f"{skips.count} of {skips.seen} samples could not be read: {common}", warning=True)
 
     def _report_dead_tensors(self) -> None:
         """After the first step: trainable tensors that the losses do not reach are nearly always a mistake."""
@@ -215,7 +215,9 @@ class Loop:
         ]
         if dead:
             more = f" and {len(dead) - 8} more" if len(dead) > 8 else ""
-            self.monitor.say(f"[yellow]no gradient reaches {len(dead)} trainable tensors: {', '.join(dead[:8])}{more}")
+            self.monitor.say(
+                f"no gradient reaches {len(dead)} trainable tensors: {', '.join(dead[:8])}{more}", warning=True
+            )
             self.monitor.write({"step": 1, "without_gradient": dead})
 
     def _nonfinite(self, batch: Batch, losses: dict[str, float], norm: float) -> None:

@@ -62,8 +62,9 @@ class Monitor:
         self.bar.update(self.task, completed=step, figures=figures)
         tenth = max(1, self.steps // 10)
         if not self.console.is_terminal and (step % tenth == 0 or step == self.steps):
-            self.console.print(f"{self.name}  step {step}/{self.steps}  {figures}", highlight=False)
+            self.console.print(f"{self.name}  step {step}/{self.steps}  {figures}", highlight=False, markup=False)
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, *, warning: bool = False) -> None:
         """A line above the bar."""
-        self.console.print(text, highlight=False)
+        style = "yellow" if warning else None
+        self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
