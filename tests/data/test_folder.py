@@ -56,3 +56,12 @@ def test_cifar() -> None:
     }
     assert source[0].key == f"airplane/{min(file.name for file in (path / 'airplane').iterdir())}"
     assert source[0].image.size == (32, 32)
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    outside = tmp_path / "secret.png"
+    PIL.Image.new("RGB", (4, 4)).save(outside)
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+    (tmp_path / "data" / "cat" / "link.png").symlink_to(outside)
+    with pytest.raises(DataError, match="leads out of the folder"):
+        Folder(tmp_path / "data")[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import PIL.Image
 
+from chiasm.data.files import inside
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
@@ -20,7 +21,8 @@ class Folder(Source):
 
     Classes come sorted by name, then the pictures of each, at any depth, by path. A picture is a file with an ending
     that Pillow knows; other files and hidden ones are passed over. A picture that is broken raises DataError, naming
-    the file, when it is decoded; a class without pictures raises it when the source is first read.
+    the file, when it is decoded; so does a link that leads out of the folder, when it is read; a class without pictures
+    raises it when the source is first read.
     """
 
     path: Path
@@ -53,4 +55,4 @@ class Folder(Source):
 
     def __getitem__(self, index: int) -> Sample:
         label, name = self._files[index]
-        return Sample(key=name, parts=(Image(self.path / name),), meta={"label": label})
+        return Sample(key=name, parts=(Image(inside(self.path, name)),), meta={"label": label})
