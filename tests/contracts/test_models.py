@@ -98,3 +98,13 @@ def test_embeddings_have_unit_length_and_do_not_depend_on_company(family: str) -
     assert model.embed_images([]).shape == (0, together.shape[1])
     assert model.embed_texts([]).shape == (0, together.shape[1])
     torch.testing.assert_close(model.score(images, TEXTS), together @ texts[:2].T, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if "embed" in verbs(ModelConfig.choose(name).model())])
+def test_what_is_no_list_of_texts_or_pictures_is_refused(family: str) -> None:
+    model = _small(family)
+    assert isinstance(model, DualEncoder)
+    with pytest.raises(TypeError, match="list of texts"):  # else it would be read letter by letter
+        model.embed_texts("a red circle")
+    with pytest.raises(TypeError, match=r"list of chiasm\.Image"):
+        model.embed_images(["a.jpg"])  # type: ignore[list-item]  # the mistake itself

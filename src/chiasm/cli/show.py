@@ -47,11 +47,7 @@ def _source(what: str, overrides: list[str]) -> Source:
 
     if what not in Source.names():
         return load_recipe(what, overrides).data.train
-    entries: dict[str, object] = {"source": what, **_SHOWN_AT_THEIR_BEST.get(what, {})}
+    entries: dict[str, object] = {"source": what, **Source.choose(what).to_look_at()}
     for one in overrides:
         override(entries, one)
     return parse(Source, entries, what)  # type: ignore[type-abstract]  # one of its subclasses
-
-
-# Scenes are made at any size: 64 pixels are for training, not for looking.
-_SHOWN_AT_THEIR_BEST: dict[str, dict[str, object]] = {"scenes": {"size": 224, "count": 1000}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from chiasm.config import Component
 from chiasm.data.sample import Sample
@@ -15,6 +15,11 @@ class Source(Component, ABC, room="chiasm.data.sources", key="source"):
     Opening is cheap and checks that what it names exists. `source[i]` raises DataError for a sample that cannot be
     read, naming it; readers then count and skip it.
     """
+
+    @classmethod
+    def to_look_at(cls) -> Mapping[str, object]:
+        """Entries with which a person is shown this source, where they say nothing else."""
+        return {}
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, get_args
@@ -73,6 +74,10 @@ class Scenes(Source):
         if not self.backgrounds:
             raise RecipeError("scenes.backgrounds: name at least one")
         _ = self._rules  # so that a mistake in frequencies or held_out shows at once
+
+    @classmethod
+    def to_look_at(cls) -> Mapping[str, object]:
+        return {"size": 224, "count": 1000}  # 64 pixels are for training, not for looking
 
     def __len__(self) -> int:
         return self.count
