@@ -18,7 +18,7 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
-check: $(VENV)/.installed-dev
+check: $(VENV)/.installed-peers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal # one thread a worker, or they wait for each other
 
 format: $(VENV)/.installed-dev
@@ -35,6 +35,11 @@ $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[dev]'
+	touch $@
+
+# Peers that cannot stand among the other packages: they ask for a torchvision that fits no pinned torch.
+$(VENV)/.installed-peers: peers.txt $(VENV)/.installed-dev
+	$(PIP) --no-deps --upgrade --target $(VENV)/peers -r peers.txt
 	touch $@
 
 clean:

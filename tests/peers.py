@@ -5,11 +5,16 @@ fail on that."""
 
 import importlib
 import importlib.util
+import sys
 import warnings
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+
+# Where `make test` puts them; last, so that they hide nothing.
+sys.path.append(str(Path(sys.prefix) / "peers"))
 
 _OPERATORS: list[torch.library.Library] = []  # a declaration lives as long as its library object
 
@@ -18,10 +23,7 @@ def open_clip() -> ModuleType:
     """The package open_clip; skips the test where it is not installed."""
     for package in ("open_clip", "timm", "torchvision", "ftfy"):
         if importlib.util.find_spec(package) is None:
-            pytest.skip(
-                f"needs {package}: pip install --no-deps --target PEERS open_clip_torch timm torchvision ftfy wcwidth, "
-                "then set PYTHONPATH=PEERS"
-            )
+            pytest.skip(f"needs {package}: `make test` installs the packages of peers.txt; see its Makefile rule")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside of the peers are not ours
         return importlib.import_module("open_clip")

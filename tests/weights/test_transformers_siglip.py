@@ -166,7 +166,7 @@ def test_case_is_kept_where_the_checkpoint_says_so(tmp_path: Path) -> None:
 
 def test_the_sentencepiece_file_gives_the_tokens_of_sentencepiece(tmp_path: Path) -> None:
     """transformers 5 writes SigLIP's tokenizer as a spiece.model alone."""
-    reason = "needs it: pip install --no-deps --target PEERS sentencepiece protobuf, and set PYTHONPATH=PEERS"
+    reason = "needs it: `make test` installs the packages of peers.txt"
     sentencepiece = pytest.importorskip("sentencepiece", reason=reason)
     pytest.importorskip("google.protobuf", reason=reason)
     rows = (shared_data("flickr8k") / "captions.jsonl").read_text().splitlines()[:60]
