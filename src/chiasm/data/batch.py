@@ -32,6 +32,9 @@ class Images(_Tensors):
 
     pixels: (N, C, H, W) float, normalised as the checkpoint wants it.
     row_N: which sample of the batch each picture belongs to.
+    Where a picture is cut into tiles, M in all, pixels and row are theirs, and tiles_N says how many belong to each
+    picture, in order. sizes_N2: (height, width) of each picture in the units of its layout; extent_M2: how much of
+    each tile's pixels, (height, width) from the corner on, is picture and not padding.
     features: where a frozen tower's outputs were computed beforehand, what it made of these pictures, (N, D); pixels is
         then empty.
     """
@@ -39,6 +42,9 @@ class Images(_Tensors):
     pixels: Tensor
     row_N: Tensor
     features: Tensor | None = None
+    tiles_N: Tensor | None = None
+    sizes_N2: Tensor | None = None
+    extent_M2: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.row_N)
@@ -46,9 +52,17 @@ class Images(_Tensors):
     def of_rows(self, first: int, last: int) -> Images:
         """The pictures of the samples from `first` up to but not including `last`, counted from `first` on."""
         chosen = (self.row_N >= first) & (self.row_N < last)
-        features = self.features[chosen] if self.features is not None else None
-        pixels = self.pixels[chosen] if len(self.pixels) == len(self) else self.pixels
-        return Images(pixels, self.row_N[chosen] - first, features)
+        whole = chosen
+        if self.tiles_N is not None:  # one entry a picture: that of its first tile decides
+            whole = chosen[self.tiles_N.cumsum(0) - self.tiles_N]
+        return Images(
+            self.pixels[chosen] if len(self.pixels) == len(self) else self.pixels,
+            self.row_N[chosen] - first,
+            self.features[chosen] if self.features is not None else None,
+            self.tiles_N[whole] if self.tiles_N is not None else None,
+            self.sizes_N2[whole] if self.sizes_N2 is not None else None,
+            self.extent_M2[chosen] if self.extent_M2 is not None else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -81,12 +95,41 @@ class Tokens(_Tensors):
 
 
 @dataclass(frozen=True)
+class Stream(_Tensors):
+    """Samples as one stream of T tokens, behind each other without padding: what decoders are given.
+
+    ids_T: token ids. lengths_B: tokens of each sample.
+    target_T: which tokens are learned or scored, by what stands before them; made from `Text.target` and nothing else.
+    slot_T: which tokens only keep the place of features of pictures, in the pictures' order.
+    positions_AT: where a position has A axes (time, height, width), (A, T); None where it is the place in the sample.
+    """
+
+    ids_T: Tensor
+    lengths_B: Tensor
+    target_T: Tensor
+    slot_T: Tensor
+    positions_AT: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.lengths_B)
+
+    def of_rows(self, first: int, last: int) -> Stream:
+        """The samples from `first` up to but not including `last`."""
+        before, length = int(self.lengths_B[:first].sum()), int(self.lengths_B[first:last].sum())
+        chosen = slice(before, before + length)
+        positions = self.positions_AT[:, chosen] if self.positions_AT is not None else None
+        rows = self.lengths_B[first:last]
+        return Stream(self.ids_T[chosen], rows, self.target_T[chosen], self.slot_T[chosen], positions)
+
+
+@dataclass(frozen=True)
 class Batch(_Tensors):
     """Samples as a model is given them; `keys` names them in errors and logs."""
 
     keys: tuple[str, ...]
     images: Images | None = None
     texts: Tokens | None = None
+    stream: Stream | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -100,6 +143,7 @@ class Batch(_Tensors):
                 self.keys[first:last],
                 self.images.of_rows(first, last) if self.images is not None else None,
                 self.texts.of_rows(first, last) if self.texts is not None else None,
+                self.stream.of_rows(first, last) if self.stream is not None else None,
             )
             for first, last in pairwise(bounds)
         ]

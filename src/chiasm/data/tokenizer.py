@@ -75,13 +75,18 @@ class Tokenizer:
     @classmethod
     def load(cls, file: Path, rules: TextTransform) -> Tokenizer:
         """Reads a `tokenizer.json`, or the one in a folder. Raises CheckpointError where there is none."""
-        file = file / "tokenizer.json" if file.is_dir() else file
-        if not file.exists():
-            raise CheckpointError(f"there is no tokenizer at {file}; give a tokenizer.json or a folder that holds one")
-        try:
-            return cls(tokenizers.Tokenizer.from_file(str(file)), rules)
-        except Exception as error:  # tokenizers raises nothing more precise
-            raise CheckpointError(f"{file} is not a tokenizer.json that can be read: {error}") from error
+        return cls(load_backend(file), rules)
+
+
+def load_backend(file: Path) -> tokenizers.Tokenizer:
+    """A `tokenizer.json`, or the one in a folder. Raises CheckpointError where there is none."""
+    file = file / "tokenizer.json" if file.is_dir() else file
+    if not file.exists():
+        raise CheckpointError(f"there is no tokenizer at {file}; give a tokenizer.json or a folder that holds one")
+    try:
+        return tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise CheckpointError(f"{file} is not a tokenizer.json that can be read: {error}") from error
 
 
 def learn_tokenizer(texts: Iterable[str], vocabulary: int) -> tokenizers.Tokenizer:

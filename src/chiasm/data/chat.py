@@ -1,0 +1,308 @@
+"""Chats as one text, by the template that comes with a checkpoint, and which of its characters are learned.
+
+One renderer makes both, so a prompt and a label mask cannot disagree: the words to learn are marked before the template
+sees them, and the marks are looked up in what it makes. A template is a program (Jinja) written by strangers: it runs
+in a sandbox that lets it reach nothing and do only so much."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from chiasm.data.sample import Image, Part, Sample, Text, Video
+from chiasm.errors import CheckpointError, DataError, MissingExtra
+
+IMAGE, VIDEO = "\ue010", "\ue011"  # where a picture or video stands in a rendered text
+_OPEN, _CLOSE = "\ue012", "\ue013"  # around words to learn; all four are private: no text may hold them
+_PRIVATE = re.compile("[\ue010-\ue013]")
+_STEPS = 100_000  # what a template may do for one chat; those of real checkpoints need a few hundred
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A sample as one text. spans: the characters that are learned, (first, behind the last), in order.
+
+    Pictures stand as IMAGE, videos as VIDEO, one character each.
+    """
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A checkpoint's chat template. source: in Jinja; "" joins the texts of a sample plainly, without roles.
+
+    image, video: how the template itself writes a picture or a video; they become IMAGE and VIDEO.
+    marks: what the template may use by name: bos_token, eos_token, ...
+    ends: texts that end a turn; the one that follows learned words is learned with them. The first is added where the
+        template ends the chat with learned words and nothing behind them, or the model would never learn to stop.
+    """
+
+    source: str = ""
+    image: str = "<image>"
+    video: str = "<video>"
+    marks: Mapping[str, str] = field(default_factory=dict)
+    ends: tuple[str, ...] = ()
+
+    def render(self, sample: Sample, answer: bool = False) -> Rendered:
+        """The sample as one text. answer: it goes on with the words that open the assistant's turn.
+
+        Raises DataError, naming the sample, for texts with private characters, for a template that refuses the chat,
+        loses a picture or a learned word, or treats marked words otherwise than the words alone.
+        """
+        _check_texts(sample)
+        marked, plain = self._text(sample, answer, marked=True), self._text(sample, answer, marked=False)
+        if marked.replace(_OPEN, "").replace(_CLOSE, "") != plain:
+            # Most templates strip what is said; marks keep the blanks from it.
+            sample = _stripped(sample)
+            marked, plain = self._text(sample, answer, marked=True), self._text(sample, answer, marked=False)
+        if marked.replace(_OPEN, "").replace(_CLOSE, "") != plain:
+            raise DataError(
+                f"sample '{sample.key}': the chat template changes the words to learn, so they cannot be found in "
+                "what it makes; use a template that keeps them"
+            )
+        text, spans = _unmarked(marked)
+        self._check_kept(sample, text, spans)
+        return self._with_ends(Rendered(text, spans), answer)
+
+    def _check_kept(self, sample: Sample, text: str, spans: Sequence[tuple[int, int]]) -> None:
+        for name, mark, kind in (("pictures", IMAGE, Image), ("videos", VIDEO, Video)):
+            given = sum(isinstance(part, kind) for part in sample.parts)
+            if text.count(mark) != given:
+                raise DataError(
+                    f"sample '{sample.key}' has {given} {name}, but the chat template made room for "
+                    f"{text.count(mark)}; write no '{self.image}' or '{self.video}' into texts, and use a template "
+                    "that knows pictures"
+                )
+        targets = sum(part.target and bool(part.text) for part in sample.texts)
+        if len(spans) != targets:
+            raise DataError(
+                f"sample '{sample.key}' has {targets} texts to learn, but the chat template keeps {len(spans)} of them"
+            )
+
+    def _text(self, sample: Sample, answer: bool, marked: bool) -> str:
+        if not self.source or not any(text.role for text in sample.texts):
+            return "".join(_written(part, IMAGE, VIDEO, marked) for part in sample.parts)
+        return self._rendered(_messages(sample, self._lists, self.image, self.video, marked), answer, sample.key)
+
+    def _rendered(self, messages: list[dict[str, Any]], answer: bool, key: str) -> str:
+        from jinja2 import TemplateError
+
+        budget = self._environment.start()
+        try:
+            text = self._template.render(messages=messages, add_generation_prompt=answer, tools=None, **self.marks)
+        except _TooLong as error:
+            raise DataError(
+                f"sample '{key}': the chat template does more than {budget:,} steps; it may run without end"
+            ) from error
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+            # A template's own refusal, or a mistake in it, of whatever kind: it is not our program.
+            raise DataError(f"sample '{key}': the chat template refuses the chat: {error}") from error
+        return text.replace(self.image, IMAGE).replace(self.video, VIDEO)
+
+    def _with_ends(self, rendered: Rendered, answer: bool) -> Rendered:
+        """Learned words with the end of their turn."""
+        text, spans = rendered.text, []
+        for first, behind in rendered.spans:
+            rest = text[behind:]
+            blanks = len(rest) - len(rest.lstrip())
+            end = next((one for one in self.ends if rest.lstrip().startswith(one)), None)
+            if end is not None:
+                behind += blanks + len(end)
+            elif not rest.strip() and self.ends and not answer:
+                text = text[:behind] + self.ends[0]
+                behind = len(text)
+            spans.append((first, behind))
+        return replace(rendered, text=text, spans=tuple(spans))
+
+    @cached_property
+    def _environment(self) -> Any:
+        return _environment()
+
+    @cached_property
+    def _template(self) -> Any:
+        from jinja2 import TemplateError
+
+        try:
+            return self._environment.from_string(self.source)
+        except TemplateError as error:
+            raise CheckpointError(f"the chat template is not Jinja that can be read: {error}") from error
+
+    @cached_property
+    def _lists(self) -> bool:
+        """Whether the template takes a message's content as a list of parts, not as one text: it loops over it."""
+        from jinja2 import nodes
+
+        loops = self._environment.parse(self.source).find_all(nodes.For)
+        return any(_is_content(loop.iter) for loop in loops)
+
+
+def _is_content(node: Any) -> bool:
+    from jinja2 import nodes
+
+    while isinstance(node, nodes.Filter) and node.node is not None:  # content | selectattr(...)
+        node = node.node
+    if isinstance(node, nodes.Getitem):
+        return isinstance(node.arg, nodes.Const) and node.arg.value == "content"
+    return (isinstance(node, nodes.Getattr) and node.attr == "content") or (
+        isinstance(node, nodes.Name) and node.name == "content"
+    )
+
+
+def _messages(sample: Sample, lists: bool, image: str, video: str, marked: bool) -> list[dict[str, Any]]:
+    """Turns of one role each. A picture belongs to the turn of the text behind it, or of the last one."""
+    messages: list[dict[str, Any]] = []
+    waiting: list[Part] = []
+
+    def add(role: str, parts: list[Part]) -> None:
+        if not messages or messages[-1]["role"] != role:
+            messages.append({"role": role, "content": []})
+        messages[-1]["content"] += parts
+
+    for part in sample.parts:
+        waiting.append(part)
+        if isinstance(part, Text):
+            add(part.role or "user", waiting)
+            waiting = []
+    if waiting:
+        add(messages[-1]["role"] if messages else "user", waiting)
+    for message in messages:
+        parts = message["content"]
+        message["content"] = (
+            [_as_entry(part, marked) for part in parts]
+            if lists
+            else "".join(_written(part, image, video, marked) for part in parts)
+        )
+    return messages
+
+
+def _as_entry(part: Part, marked: bool) -> dict[str, str]:
+    if isinstance(part, Text):
+        return {"type": "text", "text": _written(part, "", "", marked)}
+    return {"type": "video" if isinstance(part, Video) else "image"}
+
+
+def _written(part: Part, image: str, video: str, marked: bool) -> str:
+    if isinstance(part, Text):
+        return f"{_OPEN}{part.text}{_CLOSE}" if marked and part.target and part.text else part.text
+    return video if isinstance(part, Video) else image
+
+
+def _unmarked(text: str) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """The text without marks, and the spans that stood between them."""
+    plain, spans = "", []
+    first = 0
+    for piece in re.split(f"([{_OPEN}{_CLOSE}])", text):
+        if piece == _OPEN:
+            first = len(plain)
+        elif piece == _CLOSE:
+            spans.append((first, len(plain)))
+        else:
+            plain += piece
+    return plain, tuple(spans)
+
+
+def _stripped(sample: Sample) -> Sample:
+    return replace(
+        sample,
+        parts=tuple(replace(one, text=one.text.strip()) if isinstance(one, Text) else one for one in sample.parts),
+    )
+
+
+def _check_texts(sample: Sample) -> None:
+    for text in sample.texts:
+        if _PRIVATE.search(text.text):
+            raise DataError(f"sample '{sample.key}': its text holds a character between U+E010 and U+E013; remove it")
+
+
+class _TooLong(Exception):
+    """A template has done more steps than it may."""
+
+
+def _environment() -> Any:
+    """A sandbox with what templates of checkpoints use, in which every step is counted."""
+    try:
+        from jinja2 import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ImportError as error:
+        raise MissingExtra("jinja2", "chat", "a checkpoint's chat template") from error
+
+    class Bounded(ImmutableSandboxedEnvironment):
+        """Whatever a template does goes through here; see `call`, `getattr` and the operators of a sandbox."""
+
+        intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
+        left = 0
+
+        def start(self) -> int:
+            self.left = _STEPS
+            return _STEPS
+
+        def spend(self, steps: int = 1) -> None:
+            self.left -= steps
+            if self.left < 0:
+                raise _TooLong
+
+        def call(self, *args: Any, **entries: Any) -> Any:
+            self.spend()
+            return super().call(*args, **entries)
+
+        def getattr(self, obj: Any, attribute: str) -> Any:
+            self.spend()
+            return super().getattr(obj, attribute)
+
+        def getitem(self, obj: Any, argument: Any) -> Any:
+            self.spend()
+            return super().getitem(obj, argument)
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            if operator in ("*", "**") or (operator == "%" and isinstance(left, str)):
+                self.spend(_size(left) * max(1, _size(right)))
+            elif isinstance(left, str):
+                self.spend(1 + len(left) // 1000)
+            else:
+                self.spend()
+            return super().call_binop(context, operator, left, right)
+
+    environment = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _generation()])
+
+    def bounded_range(*bounds: int) -> range:
+        steps = range(*bounds)
+        environment.spend(len(steps))
+        return steps
+
+    def refuse(message: str) -> str:
+        raise TemplateError(message)
+
+    def to_json(value: Any, indent: int | None = None, **_known: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent)
+
+    environment.globals.update(range=bounded_range, raise_exception=refuse)
+    environment.filters["tojson"] = to_json
+    return environment
+
+
+def _size(value: Any) -> int:
+    return len(value) if isinstance(value, str | list | tuple) else abs(int(value)) if isinstance(value, int) else 1
+
+
+def _generation() -> type:
+    """`{% generation %}`, by which some templates mark the assistant's words: here it stands for what is in it."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+    from jinja2.parser import Parser
+
+    class Generation(Extension):
+        """Keeps the body of the block."""
+
+        tags = {"generation"}  # noqa: RUF012  # jinja2 wants a plain set on the class
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    return Generation

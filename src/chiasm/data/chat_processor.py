@@ -1,0 +1,200 @@
+"""Samples with pictures anywhere in them to one stream of tokens: what models that speak are given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import tokenizers
+import torch
+
+from chiasm.config import dump, parse
+from chiasm.data.batch import Batch, Images, Stream
+from chiasm.data.chat import IMAGE, VIDEO, ChatTemplate, Rendered
+from chiasm.data.layout import Layout
+from chiasm.data.processor import Processor, TokenizerEntry
+from chiasm.data.sample import Sample
+from chiasm.data.tokenizer import learn_tokenizer, load_backend
+from chiasm.errors import CheckpointError, DataError, RecipeError
+
+_TEMPLATE, _SETTINGS, _TOKENIZER = "chat_template.jinja", "processor.json", "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """How samples become tokens; the `processor` entries of a recipe, but for template and tokenizer.
+
+    context: the most tokens of a sample, pictures included; a longer one is an error that names it, never cut.
+    start: a token that begins every sample, where the checkpoint has one and its template does not write it.
+    ends: tokens that end a turn or a text; the first also ends texts without roles.
+    """
+
+    context: int = 2048
+    layout: Layout | None = None
+    start: str = ""
+    ends: tuple[str, ...] = ("<|endoftext|>",)
+    marks: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ChatEntries(ChatSettings):
+    """The `processor` entries of a recipe: the settings, a tokenizer, and a chat template as a file."""
+
+    tokenizer: TokenizerEntry = field(default_factory=lambda: TokenizerEntry(learn=512))
+    template: Path | None = None
+
+
+class ChatProcessor(Processor):
+    """Renders a sample by the chat template, makes room for its pictures, and finds the tokens to learn."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, settings: ChatSettings, template: str = "") -> None:
+        self.backend = tokenizers.Tokenizer.from_str(backend.to_str())  # ours alone
+        self.backend.no_padding()
+        self.backend.no_truncation()
+        self.settings, self.layout = settings, settings.layout
+        slot = self.layout.slot if self.layout is not None else "<image>"
+        self.template = ChatTemplate(template, image=slot, marks=settings.marks, ends=settings.ends)
+        self.end_ids = tuple(self._id(end) for end in settings.ends)
+        self.slot_id = self._id(slot) if self.layout is not None else None
+        self.start_ids = (self._id(settings.start),) if settings.start else ()
+
+    @property
+    def vocabulary(self) -> int:
+        """V, the number of tokens, added ones included."""
+        return self.backend.get_vocab_size()
+
+    def __call__(self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None = None) -> Batch:
+        return self._batch(samples, generators, answer=False)
+
+    def prompts(self, samples: Sequence[Sample]) -> Batch:
+        """The batch of samples that are to be continued: each ends with the words that open the assistant's turn.
+
+        A sample without roles is continued where it ends.
+        """
+        return self._batch(samples, None, answer=True)
+
+    def render(self, sample: Sample, answer: bool = False) -> Rendered:
+        """The sample as the tokenizer reads it, slots of pictures written out, with the spans that are learned."""
+        rendered = self.template.render(sample, answer)
+        return _expanded(rendered, [self._written(sample, at) for at in range(len(sample.images))], sample)
+
+    def ids(self, text: str) -> list[int]:
+        """The tokens of a text as it stands, without marks of its own."""
+        return self.backend.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, marks left out."""
+        return self.backend.decode(list(ids), skip_special_tokens=True)
+
+    def _batch(
+        self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None, answer: bool
+    ) -> Batch:
+        rows = [self._tokens(sample, answer) for sample in samples]
+        ids, targets = (torch.tensor([one for row in rows for one in row[part]]) for part in (0, 1))
+        ids, targets = ids.long(), targets.bool()
+        slots = ids == self.slot_id if self.slot_id is not None else torch.zeros_like(targets)
+        lengths = torch.tensor([len(row[0]) for row in rows])
+        return Batch(
+            keys=tuple(sample.key for sample in samples),
+            images=self._images(samples, generators),
+            stream=Stream(ids, lengths, targets, slots),
+        )
+
+    def _tokens(self, sample: Sample, answer: bool) -> tuple[list[int], list[bool]]:
+        rendered = self.render(sample, answer)
+        encoding = self.backend.encode(rendered.text, add_special_tokens=False)
+        ids = [*self.start_ids, *encoding.ids]
+        targets = [False] * len(self.start_ids) + _covered(encoding.offsets, rendered.spans)
+        if len(ids) > self.settings.context:
+            slots = ids.count(self.slot_id) if self.slot_id is not None else 0
+            raise DataError(
+                f"sample '{sample.key}' has {len(ids)} tokens, {slots} of them for its pictures, but the context is "
+                f"{self.settings.context}; shorten it, give smaller pictures, or raise processor.context"
+            )
+        if not ids:
+            raise DataError(f"sample '{sample.key}' is empty: it has neither words nor pictures")
+        if not answer and not any(targets[1:]):  # nothing stands before the first token, so it cannot be learned
+            raise DataError(
+                f"sample '{sample.key}' has nothing to learn: no text of it is a target (in chats, the assistant's)"
+            )
+        return ids, targets
+
+    def _images(self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None) -> Images | None:
+        pictures = [image for sample in samples for image in sample.images]
+        if not pictures or self.layout is None:
+            return None
+        rows = torch.tensor([row for row, sample in enumerate(samples) for _ in sample.images])
+        drawn = [generators[int(row)] for row in rows] if generators is not None else None
+        images = self.layout.images(pictures, drawn)
+        return replace(images, row_N=rows[images.row_N])
+
+    def _written(self, sample: Sample, at: int) -> str:
+        if self.layout is None:
+            raise DataError(f"sample '{sample.key}' has pictures, but this model reads text alone")
+        return self.layout.written(*sample.images[at].size)
+
+    def _id(self, token: str) -> int:
+        found = self.backend.token_to_id(token)
+        if found is None:
+            raise RecipeError(
+                f"the tokenizer has no token '{token}', which the processor needs; add it to the tokenizer"
+            )
+        return int(found)
+
+    @classmethod
+    def from_recipe(cls, entries: Mapping[str, Any], texts: Iterable[str]) -> Self:
+        given = parse(ChatEntries, entries, "processor")
+        settings = ChatSettings(given.context, given.layout, given.start, given.ends, given.marks)
+        template = given.template.read_text(encoding="utf-8") if given.template is not None else ""
+        if given.tokenizer.file is not None:
+            backend = load_backend(given.tokenizer.file)
+        else:
+            assert given.tokenizer.learn is not None
+            backend = learn_tokenizer(texts, given.tokenizer.learn)
+        if given.layout is not None:
+            backend.add_special_tokens([given.layout.slot])
+        return cls(backend, settings, template)
+
+    def save(self, folder: Path) -> None:
+        (folder / _SETTINGS).write_text(json.dumps(dump(self.settings), indent=2) + "\n")
+        (folder / _TEMPLATE).write_text(self.template.source, encoding="utf-8")
+        self.backend.save(str(folder / _TOKENIZER))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        for name in (_SETTINGS, _TEMPLATE):
+            if not (folder / name).exists():
+                raise CheckpointError(f"{folder} has no {name}: it is not a whole checkpoint")
+        settings = parse(ChatSettings, json.loads((folder / _SETTINGS).read_text()), str(folder / _SETTINGS))
+        return cls(load_backend(folder), settings, (folder / _TEMPLATE).read_text(encoding="utf-8"))
+
+
+def _expanded(rendered: Rendered, written: Sequence[str], sample: Sample) -> Rendered:
+    """The text with every IMAGE replaced by what stands for that picture, and the spans moved along."""
+    if VIDEO in rendered.text:
+        raise DataError(f"sample '{sample.key}' has videos, which this model does not read")
+    pieces = rendered.text.split(IMAGE)
+    text, moved = pieces[0], []
+    shifts = [(0, 0)]  # from this character on, everything stands so much later
+    at = len(pieces[0])
+    for slots, piece in zip(written, pieces[1:], strict=True):
+        at += 1
+        shifts.append((at, shifts[-1][1] + len(slots) - 1))
+        text += slots + piece
+        at += len(piece)
+
+    def later(place: int) -> int:
+        return place + next(shift for start, shift in reversed(shifts) if place >= start)
+
+    for first, behind in rendered.spans:
+        moved.append((later(first), later(behind)))
+    return Rendered(text, tuple(moved))
+
+
+def _covered(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[bool]:
+    """Which tokens hold a character of a span."""
+    return [any(start < behind and end > first for first, behind in spans) for start, end in offsets]

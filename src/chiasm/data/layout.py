@@ -1,0 +1,32 @@
+"""How a picture becomes pixels and slots: what resolution, how many tiles, how many tokens of a decoder's stream."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from chiasm.config import Component
+from chiasm.data.batch import Images
+from chiasm.data.image import Image
+
+
+class Layout(Component, ABC, room="chiasm.data.layouts", key="layout"):
+    """One strategy of resolution. A subclass is a frozen dataclass; it is saved with the checkpoint.
+
+    The slots of a picture follow from its size alone, so they are known before anything is decoded or computed.
+    """
+
+    @property
+    @abstractmethod
+    def slot(self) -> str:
+        """The token that keeps the place of one feature; it must be one token of the tokenizer."""
+
+    @abstractmethod
+    def written(self, width: int, height: int) -> str:
+        """What stands in the text for a picture of that size in pixels: slots, and marks around and between them."""
+
+    @abstractmethod
+    def images(self, images: Sequence[Image], generators: Sequence[np.random.Generator] | None = None) -> Images:
+        """The pixels of pictures, with row_N counting them from 0."""

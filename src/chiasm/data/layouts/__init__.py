@@ -1,0 +1,1 @@
+"""Strategies of resolution; the folder is the registry."""

@@ -1,0 +1,42 @@
+"""Every picture at one size, as one row of slots: LLaVA, BLIP-2, MiniGPT-4, Kosmos-2, Frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from chiasm.data.batch import Images
+from chiasm.data.image import Image
+from chiasm.data.layout import Layout
+from chiasm.data.transforms import ImageTransform
+from chiasm.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Fixed(Layout):
+    """slots: features a picture. token: what keeps their places. before, behind: texts around them."""
+
+    slots: int
+    transform: ImageTransform = field(default_factory=ImageTransform)
+    token: str = "<image>"  # noqa: S105  # a token of text, no secret
+    before: str = ""
+    behind: str = ""
+
+    def __post_init__(self) -> None:
+        if self.slots < 1:
+            raise RecipeError(f"a picture needs at least one slot, not {self.slots}")
+
+    @property
+    def slot(self) -> str:
+        return self.token
+
+    def written(self, width: int, height: int) -> str:  # noqa: ARG002  # one size fits all
+        return self.before + self.token * self.slots + self.behind
+
+    def images(self, images: Sequence[Image], generators: Sequence[np.random.Generator] | None = None) -> Images:
+        drawn = generators if generators is not None else [None] * len(images)
+        pixels = torch.stack([self.transform(image, one) for image, one in zip(images, drawn, strict=True)])
+        return Images(pixels, row_N=torch.arange(len(images)))

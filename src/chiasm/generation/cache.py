@@ -1,0 +1,121 @@
+"""Keys and values of the tokens that a decoder has read, so that the next token reads none of them again.
+
+Shapes: L layers, R rows, G groups of heads, S tokens of room, E width of a head; n tokens of a row added at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from chiasm.nn.decoder import Decoder, attention
+
+
+class Cache:
+    """R rows with room for S tokens each, allocated once. Rows may hold different numbers of tokens.
+
+    It is the `Attend` of a decoder that reads on: `expect(counts)` says how many tokens of each row come next, then the
+    decoder runs over those tokens, packed row after row. There is no padding, so a row's result does not depend on
+    the rows beside it.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, lengths: Sequence[int]) -> None:
+        self._keys, self._values = keys, values  # (L, R, G, S, E)
+        self.lengths = list(lengths)
+        self._before, self._counts = self.lengths, [0] * len(self.lengths)
+        self._seen: Tensor | None = None
+
+    @classmethod
+    def empty(cls, decoder: Decoder, rows: int, room: int) -> Cache:
+        """A cache for a decoder, on its device and in its precision."""
+        layers, groups, width = decoder.cached
+        weight = decoder.embed.weight
+        # Zeros, not whatever the memory holds: what is masked out is still multiplied, and 0 * nan is nan.
+        pair = torch.zeros(2, layers, rows, groups, room, width, dtype=weight.dtype, device=weight.device)
+        return cls(pair[0], pair[1], [0] * rows)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def room(self) -> int:
+        """S, the most tokens of a row."""
+        return self._keys.shape[3]
+
+    def expect(self, counts: Sequence[int]) -> None:
+        """The next run of the decoder adds so many tokens to each row."""
+        if len(counts) != len(self.lengths):
+            raise ValueError(f"{len(counts)} counts for {len(self.lengths)} rows")
+        longest = max(length + count for length, count in zip(self.lengths, counts, strict=True))
+        if longest > self.room:
+            raise ValueError(f"a row of {longest} tokens in a cache with room for {self.room}")
+        self._before = self.lengths
+        self._counts = list(counts)
+        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+        self._seen = self._mask()
+
+    def __call__(self, layer: int, q_THE: Tensor, k_TGE: Tensor, v_TGE: Tensor, window: int | None) -> Tensor:
+        if all(count == 1 for count in self._counts):
+            return self._one_each(layer, q_THE, k_TGE, v_TGE, window)
+        parts = (torch.split(one, self._counts) for one in (q_THE, k_TGE, v_TGE))
+        mixed = []
+        for row, (q, k, v) in enumerate(zip(*parts, strict=True)):
+            start, end = self._before[row], self.lengths[row]
+            self._keys[layer, row, :, start:end] = k.transpose(0, 1)
+            self._values[layer, row, :, start:end] = v.transpose(0, 1)
+            if len(q):
+                keys, values = self._keys[layer, row, :, :end], self._values[layer, row, :, :end]
+                mixed.append(attention(q.transpose(0, 1), keys, values, window).transpose(0, 1))
+        return torch.cat(mixed)
+
+    def _one_each(self, layer: int, q_RHE: Tensor, k_RGE: Tensor, v_RGE: Tensor, window: int | None) -> Tensor:
+        """One token a row. The heads of a group stand as queries of one head, so keys are not repeated for them."""
+        rows, longest = torch.arange(len(self)), max(self.lengths)
+        if min(self.lengths) == longest:
+            self._keys[layer, :, :, longest - 1], self._values[layer, :, :, longest - 1] = k_RGE, v_RGE
+        else:
+            last = torch.tensor([length - 1 for length in self.lengths])
+            self._keys[layer][rows, :, last], self._values[layer][rows, :, last] = k_RGE, v_RGE
+        keys, values, mask = self._keys[layer, :, :, :longest], self._values[layer, :, :, :longest], self._seen
+        if window is not None and window < longest:
+            end = torch.tensor(self.lengths, device=q_RHE.device)[:, None]
+            recent = torch.arange(longest, device=q_RHE.device) >= end - window
+            recent = recent[:, None, None]
+            mask = recent if mask is None else mask & recent
+        groups = k_RGE.shape[1]
+        q_RGHE = q_RHE.view(len(self), groups, -1, q_RHE.shape[-1])
+        return F.scaled_dot_product_attention(q_RGHE, keys, values, attn_mask=mask).flatten(1, 2)
+
+    def _mask(self) -> Tensor | None:
+        """(R, 1, 1, S): which places of each row hold tokens; None where all rows are of one length."""
+        longest = max(self.lengths, default=0)
+        if min(self.lengths, default=0) == longest:
+            return None
+        ends = torch.tensor(self.lengths, device=self._keys.device)[:, None]
+        return (torch.arange(longest, device=self._keys.device) < ends)[:, None, None]
+
+    def of_row(self, row: int) -> tuple[Tensor, Tensor]:
+        """The keys and values that a row holds, (L, G, n, E) each; views, not copies."""
+        length = self.lengths[row]
+        return self._keys[:, row, :, :length], self._values[:, row, :, :length]
+
+    def rows(self, rows: Sequence[int]) -> Cache:
+        """A cache of these rows, in this order; a row may stand several times (beams, questions on one picture)."""
+        chosen = torch.tensor(list(rows), dtype=torch.long, device=self._keys.device)
+        return Cache(self._keys[:, chosen], self._values[:, chosen], [self.lengths[row] for row in rows])
+
+    def spread(self, rows: Sequence[int], room: int) -> Cache:
+        """Like `rows`, in a new cache with room for `room` tokens."""
+        longest = max(self.lengths[row] for row in rows)
+        layers, _, groups, _, width = self._keys.shape
+        chosen = torch.tensor(list(rows), dtype=torch.long, device=self._keys.device)
+        pair = self._keys.new_zeros(2, layers, len(chosen), groups, room, width)
+        pair[0, :, :, :, :longest] = self._keys[:, chosen, :, :longest]
+        pair[1, :, :, :, :longest] = self._values[:, chosen, :, :longest]
+        return Cache(pair[0], pair[1], [self.lengths[row] for row in rows])
+
+    def cut(self, lengths: Sequence[int]) -> None:
+        """Forgets what stands behind the first so many tokens of each row."""
+        self.lengths = [min(old, new) for old, new in zip(self.lengths, lengths, strict=True)]

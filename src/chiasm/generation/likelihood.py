@@ -1,0 +1,58 @@
+"""How likely a decoder finds given texts; many answers on one beginning are read in one pass.
+
+Shapes: N answers, T tokens of all of them, S tokens of the beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from chiasm.generation.cache import Cache
+from chiasm.generation.prompt import Prompt, read
+from chiasm.nn.decoder import Decoder, attention
+
+
+class Branches:
+    """An `Attend` of many continuations of one row of a cache: each sees the row and itself. The row is not copied."""
+
+    def __init__(self, keys: Tensor, values: Tensor, lengths: Sequence[int]) -> None:
+        self._keys, self._values, self._lengths = keys, values, list(lengths)  # (L, G, S, E)
+
+    def __call__(self, layer: int, q_THE: Tensor, k_TGE: Tensor, v_TGE: Tensor, window: int | None) -> Tensor:
+        mixed = []
+        parts = (torch.split(one.transpose(0, 1), self._lengths, dim=1) for one in (q_THE, k_TGE, v_TGE))
+        for q, k, v in zip(*parts, strict=True):
+            keys, values = torch.cat((self._keys[layer], k), 1), torch.cat((self._values[layer], v), 1)
+            mixed.append(attention(q, keys, values, window).transpose(0, 1))
+        return torch.cat(mixed)
+
+
+@torch.inference_mode()
+def log_likelihoods(decoder: Decoder, prompt: Prompt, answers: Sequence[Sequence[int]]) -> Tensor:
+    """(N,) log p(answer | prompt), summed over its tokens, of N answers to one prompt; each has at least a token."""
+    if len(prompt) != 1:
+        raise ValueError(f"one prompt is continued by many answers, but there are {len(prompt)} prompts")
+    cache = Cache.empty(decoder, 1, prompt.lengths[0])
+    first_V = read(decoder, prompt, cache)[0].float().log_softmax(-1)
+    found = first_V[torch.tensor([answer[0] for answer in answers], device=first_V.device)]
+    longer = [at for at, answer in enumerate(answers) if len(answer) > 1]
+    if not longer:
+        return found.cpu()
+    heads = [answers[at][:-1] for at in longer]
+    after = Prompt.after(decoder, heads, [prompt.ends[0]] * len(heads))
+    keys, values = cache.of_row(0)
+    h_TD = decoder(after.x_TD, after.positions, Branches(keys, values, after.lengths))
+    targets = torch.tensor([token for at in longer for token in answers[at][1:]], device=h_TD.device)
+    owner = torch.tensor(longer, device=h_TD.device).repeat_interleave(torch.tensor(after.lengths, device=h_TD.device))
+    return found.index_add(0, owner, token_log_likelihoods(decoder, h_TD, targets)).cpu()
+
+
+def token_log_likelihoods(decoder: Decoder, h_TD: Tensor, targets_T: Tensor, chunk: int = 1024) -> Tensor:
+    """(T,) log p of each target, in chunks: T x V scores are never held at once."""
+    parts = []
+    for h_CD, targets_C in zip(torch.split(h_TD, chunk), torch.split(targets_T, chunk), strict=True):
+        scores_CV = decoder.logits(h_CD).float()
+        parts.append(scores_CV.gather(1, targets_C[:, None])[:, 0] - scores_CV.logsumexp(-1))
+    return torch.cat(parts) if parts else h_TD.new_zeros(0)

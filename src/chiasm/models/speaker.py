@@ -1,0 +1,279 @@
+"""Models that speak: a decoder reads a stream of words and pictures, and goes on with words.
+
+What LLaVA, BLIP-2, InternVL, Qwen2-VL and their kin share. A family says what stands in the slots of pictures
+(`picture_features`); losses, likelihoods, answers and scores follow."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from chiasm.data.batch import Batch, Images, Stream
+from chiasm.data.chat_processor import ChatProcessor
+from chiasm.data.image import Image
+from chiasm.data.sample import Sample, Text
+from chiasm.errors import CapabilityError, DataError, RecipeError
+from chiasm.generation.beams import beam_search
+from chiasm.generation.cache import Cache
+from chiasm.generation.choosing import Sampling
+from chiasm.generation.likelihood import log_likelihoods, token_log_likelihoods
+from chiasm.generation.prompt import Prompt
+from chiasm.generation.tokens import Ended, continuations, stream
+from chiasm.models.model import Model
+from chiasm.nn.decoder import Decoder, Packed, positions_of
+from chiasm.objectives.next_token import next_token
+
+ScoreBy = Literal["yes", "likelihood", "gain"]
+_YES = 'Does this figure show "{}"? Please answer yes or no.'  # VQAScore's question (Lin et al. 2024, arXiv:2404.01291)
+
+
+class Speaker(Model):
+    """A model with a decoder. `language`: the decoder."""
+
+    processor_type = ChatProcessor
+    processor: ChatProcessor
+
+    language: Decoder
+
+    @abstractmethod
+    def picture_features(self, images: Images) -> Tensor:
+        """(S, D): what stands in the S slots of these pictures, in order; D is the decoder's width."""
+
+    def check(self) -> None:
+        """The tokenizer must not make ids, nor the context lengths, that the decoder does not know."""
+        if self.processor.vocabulary > self.language.vocabulary:
+            raise RecipeError(
+                f"the tokenizer has {self.processor.vocabulary} tokens, the decoder only {self.language.vocabulary}; "
+                "set model.language.vocabulary or processor.tokenizer.learn"
+            )
+        if self.processor.settings.context > self.language.context:
+            raise RecipeError(
+                f"processor.context is {self.processor.settings.context}, but the decoder reads at most "
+                f"{self.language.context} tokens"
+            )
+
+    # --- learning
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Next-token cross-entropy: the mean over all target tokens of the batch."""
+        h_TD, targets_T = self._before_targets(batch)
+        return {"next_token": next_token(h_TD, self.language.head_weight, targets_T)}
+
+    def embedded(self, batch: Batch) -> Prompt:
+        """The stream with words and features in their places. Raises DataError where slots and features differ."""
+        words = _stream(batch)
+        x_TD = self.language.embed(words.ids_T)
+        slots = int(words.slot_T.sum())
+        features_SD = self.picture_features(batch.images) if batch.images is not None else x_TD.new_zeros(0, 1)
+        if len(features_SD) != slots:
+            raise DataError(
+                f"the stream of {', '.join(batch.keys[:4])} has {slots} slots, but its pictures made "
+                f"{len(features_SD)} features; the processor's layout does not fit the model"
+            )
+        if slots:
+            x_TD = x_TD.masked_scatter(words.slot_T[:, None], features_SD.to(x_TD.dtype))
+        lengths = tuple(words.lengths_B.tolist())
+        positions, ends = self._positions(words, lengths)
+        ids = tuple(tuple(row.tolist()) for row in torch.split(words.ids_T, list(lengths)))
+        return Prompt(x_TD, lengths, positions, ends, ids)
+
+    def _positions(self, words: Stream, lengths: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
+        if words.positions_AT is None:
+            return positions_of(lengths, words.ids_T.device), lengths
+        parts = torch.split(words.positions_AT, list(lengths), dim=1)
+        return words.positions_AT, tuple(int(part.max()) + 1 for part in parts)
+
+    def _before_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the decoder makes of each token before a target, (T, D), and the targets, (T,)."""
+        prompt, words = self.embedded(batch), _stream(batch)
+        h_TD = self.language(prompt.x_TD, prompt.positions, Packed(prompt.lengths))
+        predicted = _predicted(words)
+        return h_TD[predicted - 1], words.ids_T[predicted]
+
+    # --- the verbs
+
+    def generate(
+        self,
+        samples: Sequence[Sample],
+        *,
+        max_tokens: int = 128,
+        sampling: Sampling | None = None,
+        beams: int = 1,
+        stop: Sequence[str] = (),
+    ) -> list[Sample]:
+        """Each sample with the answer as its last part.
+
+        sampling: how tokens are drawn; the likeliest where None. beams: above 1, beam search.
+        stop: texts that end an answer; they are cut off. Prompts that begin with the same picture share its encoding
+        only through `answers`; here each row stands alone.
+        """
+        if beams > 1 and sampling is not None and sampling.temperature > 0:
+            raise CapabilityError("beam search draws nothing at random; leave out either beams or sampling")
+        self.eval()
+        with torch.inference_mode():
+            prompt = self.embedded(self.processor.prompts(samples).to(self.device))
+            ended = self._ended(stop)
+            tokens = (
+                beam_search(self.language, prompt, max_tokens, ended, beams)
+                if beams > 1
+                else continuations(self.language, prompt, max_tokens, ended, sampling)
+            )
+        return [self._answered(sample, self._said(row, stop)) for sample, row in zip(samples, tokens, strict=True)]
+
+    def speak(
+        self, sample: Sample, *, max_tokens: int = 128, sampling: Sampling | None = None, stop: Sequence[str] = ()
+    ) -> Iterator[str]:
+        """The answer to one sample, piece by piece as it comes; together the pieces are what `generate` adds."""
+        self.eval()
+        with torch.inference_mode():
+            prompt = self.embedded(self.processor.prompts([sample]).to(self.device))
+        tokens: list[int] = []
+        told = ""
+        for step in stream(self.language, prompt, max_tokens, self._ended(stop), sampling):
+            tokens.append(step[0])
+            said = self._said(tokens, stop)
+            # A character may take several tokens, and a stop text may be half there: tell only what is settled.
+            settled = len(said) - max(_overlap(said, one) for one in ("\ufffd", *stop))
+            if settled > len(told):
+                yield said[len(told) : settled]
+                told = said[:settled]
+        if len(said := self._said(tokens, stop)) > len(told):
+            yield said[len(told) :]
+
+    def answers(self, begun: Sample, questions: Sequence[Sequence[Text]], *, max_tokens: int = 32) -> list[str]:
+        """Answers to several questions about one beginning, which is encoded and read once.
+
+        begun: what all share, such as the pictures. questions: what each adds. Equal to `generate` on each alone.
+        """
+        self.eval()
+        samples = [replace(begun, parts=(*begun.parts, *question)) for question in questions]
+        with torch.inference_mode():
+            rows = [self.processor.prompts([sample]).to(self.device) for sample in samples]
+            shared = _shared([_stream(row) for row in rows])
+            first = self.embedded(rows[0])
+            cache = Cache.empty(self.language, 1, shared)
+            cache.expect([shared])
+            positions = first.positions[..., :shared]
+            self.language(first.x_TD[:shared], positions, cache)
+            rest = [list(_stream(row).ids_T[shared:].tolist()) for row in rows]
+            begins = int(positions.max()) + 1 if shared else 0
+            prompt = Prompt.after(self.language, rest, [begins] * len(rest))
+            spread = cache.spread([0] * len(rest), shared)
+        tokens: list[list[int]] = [[] for _ in rest]
+        for step in stream(self.language, prompt, max_tokens, self._ended(()), None, spread):
+            for row, token in step.items():
+                tokens[row].append(token)
+        return [self._said(row, ()) for row in tokens]
+
+    @torch.inference_mode()
+    def log_likelihood(self, samples: Sequence[Sample]) -> Tensor:
+        """(B,) log p of the target parts of each sample, summed over their tokens, given what stands before them."""
+        self.eval()
+        batch = self.processor(samples).to(self.device)
+        words = _stream(batch)
+        h_TD, targets_T = self._before_targets(batch)
+        owner = torch.arange(len(batch), device=self.device).repeat_interleave(words.lengths_B)[_predicted(words)]
+        each_T = token_log_likelihoods(self.language, h_TD, targets_T)
+        return each_T.new_zeros(len(batch)).index_add(0, owner, each_T).float().cpu()
+
+    def score(self, images: Sequence[Image], texts: Sequence[str], *, by: ScoreBy = "likelihood") -> Tensor:
+        """(N_images, N_texts), higher matches better.
+
+        by: "likelihood": log p(text | picture) per token; "gain": minus what it is without the picture's content
+            (a grey one in its place), so that a text gains nothing by being common; "yes": log p("yes") - log p("no")
+            after the question whether the picture shows the text (VQAScore).
+        """
+        rows = [self._scores(image, texts, by) for image in images]
+        return torch.stack(rows) if rows else torch.empty(0, len(texts))
+
+    # --- parts of the above
+
+    @torch.inference_mode()
+    def _scores(self, image: Image, texts: Sequence[str], by: ScoreBy) -> Tensor:
+        if by == "yes":
+            asked = [Sample("score", (image, Text(_YES.format(text), role="user"))) for text in texts]
+            return torch.stack([self._yes(sample) for sample in asked])
+        found = self._caption_likelihoods(image, texts)
+        return found - self._caption_likelihoods(_grey(image), texts) if by == "gain" else found
+
+    def _yes(self, sample: Sample) -> Tensor:
+        prompt = self.embedded(self.processor.prompts([sample]).to(self.device))
+        pair = log_likelihoods(self.language, prompt, [self.processor.ids("Yes"), self.processor.ids("No")])
+        return pair[0] - pair[1]
+
+    def _caption_likelihoods(self, image: Image, texts: Sequence[str]) -> Tensor:
+        """Mean log-likelihood a token of each caption; the picture is read once."""
+        self.eval()
+        samples = [Sample("score", (image, Text(text, target=True))) for text in texts]
+        rows = [self.processor([sample]).to(self.device) for sample in samples]
+        shared = _shared([_stream(row) for row in rows])
+        prompt = self.embedded(rows[0])
+        begun = replace(
+            prompt,
+            x_TD=prompt.x_TD[:shared],
+            positions=prompt.positions[..., :shared],
+            lengths=(shared,),
+            ends=(int(prompt.positions[..., :shared].max()) + 1,),
+            ids=(prompt.ids[0][:shared],),
+        )
+        answers = [_stream(row).ids_T[shared:].tolist() for row in rows]
+        return log_likelihoods(self.language, begun, answers) / torch.tensor([len(answer) for answer in answers])
+
+    def _ended(self, stop: Sequence[str]) -> Ended:
+        ends = set(self.processor.end_ids)
+
+        def ended(_row: int, tokens: list[int]) -> bool:
+            return tokens[-1] in ends or (bool(stop) and any(one in self.processor.decode(tokens) for one in stop))
+
+        return ended
+
+    def _said(self, tokens: Sequence[int], stop: Sequence[str]) -> str:
+        ends = set(self.processor.end_ids)
+        text = self.processor.decode([token for token in tokens if token not in ends])
+        cuts = [text.index(one) for one in stop if one in text]
+        return text[: min(cuts)] if cuts else text
+
+    def _answered(self, sample: Sample, text: str) -> Sample:
+        role = "assistant" if any(part.role for part in sample.texts) else ""
+        return replace(sample, parts=(*sample.parts, Text(text, role=role)))
+
+
+def _stream(batch: Batch) -> Stream:
+    assert batch.stream is not None
+    return batch.stream
+
+
+def _predicted(words: Stream) -> Tensor:
+    """Places of the target tokens in the stream; nothing stands before the first of a sample, so it is none."""
+    target = words.target_T.clone()
+    target[words.lengths_B.cumsum(0) - words.lengths_B] = False
+    return target.nonzero()[:, 0]
+
+
+def _shared(rows: Sequence[Stream]) -> int:
+    """How many tokens all rows begin with alike; at least one is left to each. Slots count whole or not at all."""
+    shortest = min(len(row.ids_T) for row in rows) - 1
+    alike = 0
+    while alike < shortest and len({int(row.ids_T[alike]) for row in rows}) == 1:
+        alike += 1
+    after = max((int(row.slot_T.nonzero()[-1]) + 1 for row in rows if row.slot_T.any()), default=0)
+    if alike < after:
+        raise DataError("the pictures do not stand in what the questions share; give them in the beginning")
+    return alike
+
+
+def _grey(image: Image) -> Image:
+    import numpy as np
+
+    width, height = image.size
+    return Image(np.full((height, width, 3), 128, np.uint8))
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of the text may be the beginning of a stop text."""
+    return max((size for size in range(1, len(stop) + 1) if text.endswith(stop[:size])), default=0)

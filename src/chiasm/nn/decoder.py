@@ -1,0 +1,208 @@
+"""One decoder for all language models: blocks over packed sequences.
+
+Sequences stand behind each other in one stream without padding; linear layers, norms and MLPs run on all tokens at
+once. Only attention has to know where a sequence begins and what came before it: an `Attend` says so. In training it
+is `Packed`; in generation a key-value cache takes its place.
+
+Shapes: T tokens of all sequences, D width, H heads, G groups of heads that share keys and values, E width of a head."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chiasm.config import Component
+from chiasm.errors import RecipeError
+from chiasm.nn.rotary import Rotary, turn
+
+
+class Attend(Protocol):
+    """Who sees whom."""
+
+    def __call__(self, layer: int, q_THE: Tensor, k_TGE: Tensor, v_TGE: Tensor, window: int | None, /) -> Tensor:
+        """softmax(q k^T / sqrt(E)) v of every token over what it may see, (T, H, E).
+
+        layer: which keys and values these are. window: sees only so many tokens back, itself included.
+        """
+
+
+class Packed:
+    """Every sequence sees itself, each token what stands before it and itself; no sequence sees another."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = list(lengths)
+
+    def __call__(self, _layer: int, q_THE: Tensor, k_TGE: Tensor, v_TGE: Tensor, window: int | None) -> Tensor:
+        parts = (torch.split(one, self.lengths) for one in (q_THE, k_TGE, v_TGE))
+        mixed = [
+            attention(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), window).transpose(0, 1)
+            for q, k, v in zip(*parts, strict=True)
+        ]
+        return torch.cat(mixed)
+
+
+def attention(q_HTE: Tensor, k_GSE: Tensor, v_GSE: Tensor, window: int | None = None) -> Tensor:
+    """Causal attention of the last T of S tokens over all of them, (H, T, E); H is a multiple of G."""
+    (_, queries, _), (_, keys, _) = q_HTE.shape, k_GSE.shape
+    narrow = window is not None and window < keys
+    mask = None
+    if narrow or 1 < queries < keys:
+        at = torch.arange(keys - queries, keys, device=q_HTE.device)[:, None]
+        of = torch.arange(keys, device=q_HTE.device)
+        mask = of <= at
+        if narrow:
+            assert window is not None
+            mask &= of > at - window
+    # A leading dimension of one: some kernels know only batches.
+    mixed = F.scaled_dot_product_attention(
+        q_HTE[None],
+        k_GSE[None],
+        v_GSE[None],
+        attn_mask=mask,
+        is_causal=mask is None and queries > 1,
+        enable_gqa=len(q_HTE) != len(k_GSE),
+    )
+    return mixed[0]
+
+
+class GroupedAttention(nn.Module):
+    """Self-attention whose H query heads share G heads of keys and values (Ainslie et al. 2023, arXiv:2305.13245).
+
+    rotary: turns queries and keys; None where positions are added to the input.
+    bias: of queries, keys and values; out_bias: of the output.
+    qk_norm: epsilon of an RMS norm of each head's queries and keys (Qwen3); None for none.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        groups: int,
+        head_width: int,
+        *,
+        rotary: Rotary | None,
+        bias: bool = False,
+        out_bias: bool = False,
+        qk_norm: float | None = None,
+        window: int | None = None,
+    ) -> None:
+        super().__init__()
+        if groups < 1 or heads % groups:
+            raise RecipeError(f"{heads} heads cannot share {groups} groups of keys and values")
+        self.head_width, self.rotary, self.window = head_width, rotary, window
+        self.q = nn.Linear(width, heads * head_width, bias=bias)
+        self.k = nn.Linear(width, groups * head_width, bias=bias)
+        self.v = nn.Linear(width, groups * head_width, bias=bias)
+        self.out = nn.Linear(heads * head_width, width, bias=out_bias)
+        self.q_norm = nn.RMSNorm(head_width, qk_norm) if qk_norm is not None else nn.Identity()
+        self.k_norm = nn.RMSNorm(head_width, qk_norm) if qk_norm is not None else nn.Identity()
+
+    def forward(self, x_TD: Tensor, turns: tuple[Tensor, Tensor] | None, layer: int, attend: Attend) -> Tensor:
+        q, k, v = (one(x_TD).unflatten(-1, (-1, self.head_width)) for one in (self.q, self.k, self.v))
+        q, k = self.q_norm(q), self.k_norm(k)
+        if turns is not None:
+            q, k = turn(q, turns), turn(k, turns)
+        return self.out(attend(layer, q, k, v, self.window).flatten(1))
+
+
+class GatedMLP(nn.Module):
+    """down(silu(gate x) * up x) (Shazeer 2020, arXiv:2002.05202)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate, self.up = nn.Linear(width, hidden, bias=False), nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class DecoderBlock(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); parts are built and handed in."""
+
+    def __init__(self, attention: GroupedAttention, mlp: nn.Module, norm1: nn.Module, norm2: nn.Module) -> None:
+        super().__init__()
+        self.norm1, self.attention, self.norm2, self.mlp = norm1, attention, norm2, mlp
+
+    def forward(self, x_TD: Tensor, turns: tuple[Tensor, Tensor] | None, layer: int, attend: Attend) -> Tensor:
+        x_TD = x_TD + self.attention(self.norm1(x_TD), turns, layer, attend)
+        return x_TD + self.mlp(self.norm2(x_TD))
+
+
+class Decoder(nn.Module):
+    """Token embeddings, blocks, a final norm, and a head that may be the embeddings themselves.
+
+    width: D. vocabulary: V. context: the most tokens of a sequence that it was made for.
+    rotary: of its blocks; None where `position`, learned embeddings, is added to the input.
+    """
+
+    def __init__(
+        self,
+        embed: nn.Embedding,
+        blocks: Sequence[DecoderBlock],
+        norm: nn.Module,
+        *,
+        context: int,
+        rotary: Rotary | None,
+        position: nn.Embedding | None = None,
+        head: nn.Linear | None = None,
+    ) -> None:
+        super().__init__()
+        self.vocabulary, self.width, self.context, self.rotary = (
+            embed.num_embeddings,
+            embed.embedding_dim,
+            context,
+            rotary,
+        )
+        self.embed, self.position, self.blocks, self.norm, self.head = (
+            embed,
+            position,
+            nn.ModuleList(blocks),
+            norm,
+            head,
+        )
+
+    @property
+    def cached(self) -> tuple[int, int, int]:
+        """(layers, G, E): the shape of the keys that a token leaves in a cache."""
+        first = self.blocks[0].attention
+        assert isinstance(first, GroupedAttention)
+        return len(self.blocks), first.k.out_features // first.head_width, first.head_width
+
+    def forward(self, x_TD: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """What the blocks make of embedded tokens, normalised, (T, D).
+
+        positions: (T,) of each token in its sequence from 0 on, or (3, T) for three axes.
+        """
+        turns = self.rotary.turns(positions) if self.rotary is not None else None
+        if self.position is not None:
+            x_TD = x_TD + self.position(positions)
+        for layer, block in enumerate(self.blocks):
+            x_TD = block(x_TD, turns, layer, attend)
+        return self.norm(x_TD)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, D); the embeddings where they are tied."""
+        return self.head.weight if self.head is not None else self.embed.weight
+
+    def logits(self, x_TD: Tensor) -> Tensor:
+        """(T, V) scores of the next token. Ask only for the tokens that matter: V is large."""
+        return F.linear(x_TD, self.head_weight)
+
+
+class DecoderConfig(Component, ABC, room="chiasm.nn.decoders", key="decoder"):
+    """A recipe's choice of a language model."""
+
+    @abstractmethod
+    def build(self) -> Decoder: ...
+
+
+def positions_of(lengths: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """(T,): 0, 1, 2, ... anew in each sequence."""
+    return torch.cat([torch.arange(length, device=device) for length in lengths] or [torch.empty(0, dtype=torch.long)])

