@@ -22,7 +22,7 @@ from chiasm.models import folder as model_folder
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.features import CachedProcessor
 from chiasm.models.model import Model
-from chiasm.recipe import Recipe
+from chiasm.recipe import Recipe, laid_over
 from chiasm.training.loop import Loop
 from chiasm.training.monitor import METRICS
 from chiasm.weights import packages
@@ -171,7 +171,7 @@ class Experiment:
 def build_model(recipe: Recipe) -> Model:
     """The recipe's model before training: its processor, its first weights, its pretrained parts."""
     kind = recipe.model.model()
-    entries = _with_packaged_tokenizer(recipe.processor)
+    entries = laid_over(recipe.model.processor_entries(), _with_packaged_tokenizer(recipe.processor))
     processor = kind.processor_type.from_recipe(entries, training_texts(recipe.data.train))
     torch.manual_seed(recipe.seed)
     model = kind(recipe.model, processor)

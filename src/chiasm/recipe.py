@@ -129,7 +129,7 @@ def read_entries(file: Path) -> dict[str, Any]:
     base = _read_yaml(base_file)
     if "extends" in base:
         raise RecipeError(f"{file}: extends {base_file.name}, which extends another; only one level is read")
-    return _laid_over(base, entries)
+    return laid_over(base, entries)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -157,13 +157,13 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _laid_over(base: Any, top: Any) -> Any:
-    """Mappings are merged; anything else, lists too, is replaced whole."""
+def laid_over(base: Any, top: Any) -> Any:
+    """Entries with others over them: mappings are merged; anything else, lists too, is replaced whole."""
     if not (isinstance(base, dict) and isinstance(top, dict)):
         return top
     merged = dict(base)
     for key, value in top.items():
-        merged[key] = _laid_over(base[key], value) if key in base else value
+        merged[key] = laid_over(base[key], value) if key in base else value
     return merged
 
 

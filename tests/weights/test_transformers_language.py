@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-
-from tests import peers  # noqa: F401, I001  # before any class of transformers is touched
 import transformers
 
 import chiasm
@@ -15,6 +13,7 @@ from chiasm.errors import CheckpointError
 from chiasm.models.language import Language
 from chiasm.nn.decoder import Packed, positions_of
 from chiasm.weights.transformers import save
+from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.weights.speaking import write_tokenizer
 
 COMMON: dict[str, Any] = {
@@ -36,7 +35,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
-KINDS = {
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama-tied-stretched": ("Llama", {"tie_word_embeddings": True, "rope_parameters": LLAMA3, "head_dim": 16}),
     "mistral": ("Mistral", {"sliding_window": 5}),
@@ -48,7 +47,7 @@ KINDS = {
 
 
 def peer(kind: str, folder: Path) -> Any:
-    """A random model of that kind, saved in the folder. Biases and norms are random too, so that none is lost unseen."""
+    """A random model of that kind, saved in the folder; its biases and norms too, so that none is lost unseen."""
     name, more = KINDS[kind]
     vocabulary = write_tokenizer(folder)
     torch.manual_seed(0)
@@ -93,6 +92,7 @@ def test_scores_and_answers_agree_with_transformers(kind: str, tmp_path: Path) -
 def test_what_we_write_transformers_reads(kind: str, tmp_path: Path) -> None:
     theirs = peer(kind, tmp_path / "theirs")
     ours = chiasm.load(tmp_path / "theirs")
+    assert isinstance(ours, Language)
     save(ours, tmp_path / "ours")
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", attn_implementation="eager")
     ids = torch.randint(3, 300, (1, 11))
@@ -124,7 +124,8 @@ def test_losses_agree_with_transformers_on_the_target_tokens(tmp_path: Path) -> 
     expected = theirs(ids, attention_mask=mask.long(), labels=labels).loss
     found = ours.losses(batch)["next_token"]
     assert found.item() == pytest.approx(expected.item(), abs=1e-5)
-    (by_ours,) = torch.autograd.grad(found, ours.language.blocks[0].attention.k.weight)
+    assert isinstance(ours, Language)
+    (by_ours,) = torch.autograd.grad(found, dict(ours.named_parameters())["language.blocks.0.attention.k.weight"])
     (by_theirs,) = torch.autograd.grad(expected, theirs.model.layers[0].self_attn.k_proj.weight)
     assert torch.allclose(by_ours, by_theirs, atol=1e-5)
 

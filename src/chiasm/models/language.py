@@ -1,14 +1,13 @@
-"""A language model alone: what many others are built on, and the blind one to compare them with."""
+"""A language model alone: what many others are built on, and the blind one to compare them with.
+
+Llama (Touvron et al. 2023, arXiv:2302.13971), SmolLM2 (Allal et al. 2025, arXiv:2502.02737), Mistral, Qwen2."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
-
-from chiasm.data.batch import Images
 from chiasm.data.chat_processor import ChatProcessor
-from chiasm.errors import CapabilityError
 from chiasm.models.model import Model, ModelConfig
 from chiasm.models.speaker import Speaker
 from chiasm.nn.decoder import DecoderConfig
@@ -25,6 +24,9 @@ class Config(ModelConfig):
     def model(cls) -> type[Model]:
         return Language
 
+    def processor_entries(self) -> dict[str, Any]:
+        return {"context": self.language.context}
+
 
 class Language(Speaker):
     """Reads words, says words."""
@@ -34,9 +36,6 @@ class Language(Speaker):
     def __init__(self, config: Config, processor: ChatProcessor) -> None:
         super().__init__(config, processor)
         self.language = config.language.build()
-
-    def picture_features(self, images: Images) -> Tensor:
-        raise CapabilityError(f"a language model alone cannot see; {len(images)} pictures were given")
 
 
 SIZES = {name: Config(language) for name, language in llama.SIZES.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -23,6 +23,10 @@ class ModelConfig(Component, ABC, room="chiasm.models", key="family"):
     @abstractmethod
     def model(cls) -> type[Model]:
         """The class that this configures."""
+
+    def processor_entries(self) -> Mapping[str, Any]:
+        """Entries of the processor that follow from the model; a recipe need not repeat them, but may override them."""
+        return {}
 
     def parameters(self) -> int:
         """How many parameters the model has; counted without holding any."""

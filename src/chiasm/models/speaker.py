@@ -33,16 +33,16 @@ _YES = 'Does this figure show "{}"? Please answer yes or no.'  # VQAScore's ques
 
 
 class Speaker(Model):
-    """A model with a decoder. `language`: the decoder."""
+    """A model with a decoder that is asked in words. `language`: the decoder."""
 
     processor_type = ChatProcessor
     processor: ChatProcessor
 
     language: Decoder
 
-    @abstractmethod
     def picture_features(self, images: Images) -> Tensor:
         """(S, D): what stands in the S slots of these pictures, in order; D is the decoder's width."""
+        raise CapabilityError(f"{type(self).__name__} cannot see, but was given {len(images)} pictures")
 
     def check(self) -> None:
         """The tokenizer must not make ids, nor the context lengths, that the decoder does not know."""
@@ -181,6 +181,33 @@ class Speaker(Model):
         each_T = token_log_likelihoods(self.language, h_TD, targets_T)
         return each_T.new_zeros(len(batch)).index_add(0, owner, each_T).float().cpu()
 
+    # --- parts of the above
+
+    def _ended(self, stop: Sequence[str]) -> Ended:
+        ends = set(self.processor.end_ids)
+
+        def ended(_row: int, tokens: list[int]) -> bool:
+            return tokens[-1] in ends or (bool(stop) and any(one in self.processor.decode(tokens) for one in stop))
+
+        return ended
+
+    def _said(self, tokens: Sequence[int], stop: Sequence[str]) -> str:
+        ends = set(self.processor.end_ids)
+        text = self.processor.decode([token for token in tokens if token not in ends])
+        cuts = [text.index(one) for one in stop if one in text]
+        return text[: min(cuts)] if cuts else text
+
+    def _answered(self, sample: Sample, text: str) -> Sample:
+        role = "assistant" if any(part.role for part in sample.texts) else ""
+        return replace(sample, parts=(*sample.parts, Text(text, role=role)))
+
+
+class VisualSpeaker(Speaker):
+    """A speaker that sees: pictures stand in its stream, so texts about them can be scored too."""
+
+    @abstractmethod
+    def picture_features(self, images: Images) -> Tensor: ...
+
     def score(self, images: Sequence[Image], texts: Sequence[str], *, by: ScoreBy = "likelihood") -> Tensor:
         """(N_images, N_texts), higher matches better.
 
@@ -190,8 +217,6 @@ class Speaker(Model):
         """
         rows = [self._scores(image, texts, by) for image in images]
         return torch.stack(rows) if rows else torch.empty(0, len(texts))
-
-    # --- parts of the above
 
     @torch.inference_mode()
     def _scores(self, image: Image, texts: Sequence[str], by: ScoreBy) -> Tensor:
@@ -223,24 +248,6 @@ class Speaker(Model):
         )
         answers = [_stream(row).ids_T[shared:].tolist() for row in rows]
         return log_likelihoods(self.language, begun, answers) / torch.tensor([len(answer) for answer in answers])
-
-    def _ended(self, stop: Sequence[str]) -> Ended:
-        ends = set(self.processor.end_ids)
-
-        def ended(_row: int, tokens: list[int]) -> bool:
-            return tokens[-1] in ends or (bool(stop) and any(one in self.processor.decode(tokens) for one in stop))
-
-        return ended
-
-    def _said(self, tokens: Sequence[int], stop: Sequence[str]) -> str:
-        ends = set(self.processor.end_ids)
-        text = self.processor.decode([token for token in tokens if token not in ends])
-        cuts = [text.index(one) for one in stop if one in text]
-        return text[: min(cuts)] if cuts else text
-
-    def _answered(self, sample: Sample, text: str) -> Sample:
-        role = "assistant" if any(part.role for part in sample.texts) else ""
-        return replace(sample, parts=(*sample.parts, Text(text, role=role)))
 
 
 def _stream(batch: Batch) -> Stream:

@@ -197,7 +197,9 @@ class Decoder(nn.Module):
 
 
 class DecoderConfig(Component, ABC, room="chiasm.nn.decoders", key="decoder"):
-    """A recipe's choice of a language model."""
+    """A recipe's choice of a language model. context: the most tokens of a sequence that it reads."""
+
+    context: int
 
     @abstractmethod
     def build(self) -> Decoder: ...

@@ -36,6 +36,14 @@ def read_chat(folder: Path, context: int, vocabulary: int, layout: Layout | None
     return ChatProcessor(backend, ChatSettings(context, layout, start, ends, marks), template)
 
 
+def token_of(folder: Path, at: int) -> str:
+    """The token with an id, such as the one that a config names as the place of a picture."""
+    token = load_backend(folder).id_to_token(at)
+    if token is None:
+        raise CheckpointError(f"the tokenizer in {folder} has no token {at}, which keeps the place of a picture")
+    return str(token)
+
+
 def write_chat(processor: ChatProcessor, folder: Path) -> None:
     """Writes `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja` for transformers."""
     processor.backend.save(str(folder / "tokenizer.json"))
@@ -52,6 +60,20 @@ def write_chat(processor: ChatProcessor, folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", settings)
     if processor.template.source:
         (folder / "chat_template.jinja").write_text(processor.template.source, encoding="utf-8")
+
+
+def slot_id(settings: Mapping[str, Any], default: int) -> int:
+    """The id of the token that keeps the place of a picture, by the names that configs give it."""
+    for name in ("image_token_id", "image_token_index"):
+        if settings.get(name) is not None:
+            return int(settings[name])
+    return default
+
+
+def write_ends(processor: ChatProcessor, folder: Path) -> None:
+    """Writes `generation_config.json`: which tokens end an answer."""
+    ends = list(processor.end_ids)
+    write_json(folder / "generation_config.json", {"eos_token_id": ends[0] if len(ends) == 1 else ends})
 
 
 def _marks(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:

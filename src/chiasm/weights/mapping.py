@@ -110,6 +110,19 @@ def take_tensors(
     return model
 
 
+def renamed(state: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[str, Tensor]:
+    """A checkpoint with the beginnings of its names replaced: versions of a library name the same parts otherwise.
+
+    The first beginning that fits a name counts; names that none fits stay.
+    """
+
+    def name_of(name: str) -> str:
+        old = next((one for one in prefixes if name.startswith(one)), "")
+        return prefixes.get(old, "") + name.removeprefix(old)
+
+    return {name_of(name): tensor for name, tensor in state.items()}
+
+
 def give_tensors(model: nn.Module, table: Iterable[Rule]) -> dict[str, Tensor]:
     """The model's values under the checkpoint's names, on the CPU."""
     ours = model.state_dict()

@@ -90,5 +90,5 @@ SIZES = {
     "qwen2-1.5b": Config(151_936, 1_536, 28, 12, 2, 8_960, 32_768, theta=1e6, epsilon=1e-6, tied=True, qkv_bias=True),
     "qwen2-7b": Config(152_064, 3_584, 28, 28, 4, 18_944, 32_768, theta=1e6, epsilon=1e-6, qkv_bias=True),
     # For tests and laptops.
-    "tiny": Config(512, 64, 2, 4, 2, 128, 256, tied=True),
+    "small": Config(512, 128, 4, 4, 2, 384, 512, tied=True),
 }

@@ -85,7 +85,11 @@ class ViT(ImageTower):
         """Normalised tokens, (N, P, D), the class token first where there is one."""
         return self.norm(self._blocks(images))
 
-    def _blocks(self, images: Images) -> Tensor:
+    def hidden(self, images: Images, layer: int) -> Tensor:
+        """Tokens as they leave a block, (N, P, D), without the final norm; -1 is the last block, -2 the one before."""
+        return self._blocks(images, layer)
+
+    def _blocks(self, images: Images, layer: int = -1) -> Tensor:
         size = self.config.image_size
         if images.pixels.shape[-2:] != (size, size):
             height, width = images.pixels.shape[-2:]
@@ -97,7 +101,7 @@ class ViT(ImageTower):
         if self.class_token is not None:
             x_NPD = torch.cat([self.class_token.expand(len(x_NPD), 1, -1), x_NPD], dim=1)
         x_NPD = self.pre_norm(x_NPD + self.position)
-        for block in self.blocks:
+        for block in self.blocks[: len(self.blocks) + 1 + layer]:
             x_NPD = block(x_NPD)
         return x_NPD
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from chiasm.errors import CheckpointError
 from chiasm.models.language import Config, Language
-from chiasm.nn.decoders import llama
-from chiasm.weights.chats import read_chat, write_chat
+from chiasm.nn.decoder import DecoderConfig
+from chiasm.weights.chats import read_chat, write_chat, write_ends
 from chiasm.weights.files import read_tensors, write_json, write_tensors
 from chiasm.weights.mapping import Rule, give_tensors, take_tensors
 from chiasm.weights.transformers._language import CONSTANTS, decoder_rules, decoder_section, read_decoder
@@ -31,17 +30,14 @@ def load(folder: Path, settings: dict[str, Any], kind: str) -> Language:
 def save(model: Language, folder: Path) -> None:
     """Writes the model for transformers, into a folder that exists."""
     decoder = model.config.language
-    if not isinstance(decoder, llama.Config):
-        raise CheckpointError(f"we cannot write a {decoder.chosen()} for transformers")
     section = decoder_section(decoder)
     names = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
     architecture = f"{names[section['model_type']]}ForCausalLM"
     write_chat(model.processor, folder)
-    ends = list(model.processor.end_ids)
     write_json(folder / "config.json", {"architectures": [architecture], "dtype": "float32", **section})
-    write_json(folder / "generation_config.json", {"eos_token_id": ends[0] if len(ends) == 1 else ends})
+    write_ends(model.processor, folder)
     write_tensors(folder / "model.safetensors", give_tensors(model, _table(decoder)))
 
 
-def _table(decoder: llama.Config) -> tuple[Rule, ...]:
+def _table(decoder: DecoderConfig) -> tuple[Rule, ...]:
     return decoder_rules("language.", "model.", decoder, "lm_head.weight")

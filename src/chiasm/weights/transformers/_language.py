@@ -153,8 +153,7 @@ def read_decoder(kind: str, entries: Mapping[str, Any], where: str) -> llama.Con
 
 def decoder_section(config: DecoderConfig, where: str = "the model") -> dict[str, Any]:
     """The `text_config` of a decoder, with its `model_type`. Raises CheckpointError where transformers has none."""
-    if not isinstance(config, llama.Config):
-        raise CheckpointError(f"{where}: its decoder is a {config.chosen()}, which is not one of {', '.join(KINDS)}")
+    config = _llama(config)
     kind = {(False, False): "llama", (True, False): "qwen2", (False, True): "qwen3"}.get(
         (config.qkv_bias, config.qk_norm)
     )
@@ -190,8 +189,12 @@ def decoder_section(config: DecoderConfig, where: str = "the model") -> dict[str
     return section
 
 
-def decoder_rules(ours: str, theirs: str, config: llama.Config, head: str) -> tuple[Rule, ...]:
-    """The tensors of a decoder: `ours` and `theirs` are the names before them, each with its dot; head: of theirs."""
+def decoder_rules(ours: str, theirs: str, config: DecoderConfig, head: str) -> tuple[Rule, ...]:
+    """The tensors of a decoder: `ours` and `theirs` are the names before them, each with its dot; head: of theirs.
+
+    Raises CheckpointError for a decoder that does not follow Llama.
+    """
+    config = _llama(config)
     block, layer = f"{ours}blocks.*", f"{theirs}layers.*"
     end = "*" if config.qkv_bias else "weight"
     rules = [
@@ -215,6 +218,12 @@ def decoder_rules(ours: str, theirs: str, config: llama.Config, head: str) -> tu
     if not config.tied:
         rules.append(Rule(f"{ours}head.weight", head))
     return tuple(rules)
+
+
+def _llama(config: DecoderConfig) -> llama.Config:
+    if not isinstance(config, llama.Config):
+        raise CheckpointError(f"the decoder is a {config.chosen()}, which is not one of {', '.join(KINDS)}")
+    return config
 
 
 def _rotary(

@@ -17,7 +17,7 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 POSITION_IDS = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
 
 _Act = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
-_ACTS: dict[_Act, Activation] = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+ACTS: dict[_Act, Activation] = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Vision(_Blocks):
             self.num_attention_heads,
             self.intermediate_size,
             pool,
-            _ACTS[self.hidden_act],
+            ACTS[self.hidden_act],
             pre_norm,
             self.layer_norm_eps,
         )
@@ -73,7 +73,7 @@ class Text(_Blocks):
             self.num_attention_heads,
             self.intermediate_size,
             causal,
-            _ACTS[self.hidden_act],
+            ACTS[self.hidden_act],
             self.layer_norm_eps,
         )
 
@@ -133,6 +133,6 @@ def _blocks(tower: vit.Config | transformer.Config) -> dict[str, Any]:
         "intermediate_size": tower.hidden,
         "num_hidden_layers": tower.layers,
         "num_attention_heads": tower.heads,
-        "hidden_act": next(theirs for theirs, ours in _ACTS.items() if ours == tower.act),
+        "hidden_act": next(theirs for theirs, ours in ACTS.items() if ours == tower.act),
         "layer_norm_eps": tower.epsilon,
     }

@@ -1,0 +1,21 @@
+"""What leads features of pictures into a language model: one small map a file in `nn/connectors/`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import nn
+
+from chiasm.config import Component
+
+
+class ConnectorConfig(Component, ABC, room="chiasm.nn.connectors", key="connector"):
+    """A recipe's choice of a connector."""
+
+    @abstractmethod
+    def build(self, features: int, width: int) -> nn.Module:
+        """A module from picture features, (N, P, features), to slots, (N, K, width)."""
+
+    @abstractmethod
+    def slots(self, patches: int) -> int:
+        """K, how many slots a picture of so many features takes."""

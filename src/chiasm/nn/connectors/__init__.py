@@ -1,0 +1,1 @@
+"""Connectors; the folder is the registry."""
