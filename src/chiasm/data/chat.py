@@ -125,20 +125,24 @@ class ChatTemplate:
         return _environment()
 
     @cached_property
-    def _template(self) -> Any:
+    def _tree(self) -> Any:
         from jinja2 import TemplateError
 
         try:
-            return self._environment.from_string(self.source)
+            return self._environment.parse(self.source)
         except TemplateError as error:
             raise CheckpointError(f"the chat template is not Jinja that can be read: {error}") from error
+
+    @cached_property
+    def _template(self) -> Any:
+        return self._environment.from_string(self._tree)
 
     @cached_property
     def _lists(self) -> bool:
         """Whether the template takes a message's content as a list of parts, not as one text: it loops over it."""
         from jinja2 import nodes
 
-        loops = self._environment.parse(self.source).find_all(nodes.For)
+        loops = self._tree.find_all(nodes.For)
         return any(_is_content(loop.iter) for loop in loops)
 
 

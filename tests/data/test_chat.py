@@ -1,0 +1,158 @@
+"""Chats and their label masks against transformers' own rendering and its assistant masks; templates that misbehave."""
+
+import re
+
+import numpy as np
+import pytest
+import transformers
+from tokenizers import Tokenizer
+
+from chiasm.data.chat import IMAGE, ChatTemplate
+from chiasm.data.chat_processor import ChatProcessor, ChatSettings
+from chiasm.data.layouts.fixed import Fixed
+from chiasm.data.sample import Image, Sample, Text, Video
+from chiasm.errors import CheckpointError, DataError
+from tests import peers  # noqa: F401  # before any class of transformers is touched
+from tests.weights.speaking import CHATML, vocabulary
+
+GREY = Image(np.full((8, 8, 3), 128, np.uint8))
+CHAT = Sample(
+    "chat",
+    (
+        Text("Be short.", "system"),
+        GREY,
+        Text("What is it?", "user"),
+        Text("A cat.", "assistant", target=True),
+        Text("Sure?", "user"),
+        Text("Yes.", "assistant", target=True),
+    ),
+)
+
+
+def processor(template: str = CHATML, context: int = 200, slots: int = 3) -> ChatProcessor:
+    settings = ChatSettings(context, Fixed(slots), "", ("<|im_end|>", "<|endoftext|>"), {})
+    return ChatProcessor(Tokenizer.from_str(vocabulary()), settings, template)
+
+
+def learned(sample: Sample, template: str = CHATML) -> list[str]:
+    rendered = processor(template).render(sample)
+    return [rendered.text[first:behind] for first, behind in rendered.spans]
+
+
+def test_texts_are_those_of_transformers() -> None:
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(vocabulary()))
+    messages = [
+        {"role": "system", "content": [{"type": "text", "text": "Be short."}]},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]},
+        {"role": "user", "content": [{"type": "text", "text": "Sure?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "Yes."}]},
+    ]
+    expected = fast.apply_chat_template(messages, chat_template=CHATML, tokenize=False)
+    assert processor().render(CHAT).text == expected.replace("<image>", "<image>" * 3)
+    question = Sample("q", CHAT.parts[:3])
+    expected = fast.apply_chat_template(messages[:2], chat_template=CHATML, tokenize=False, add_generation_prompt=True)
+    assert processor().render(question, answer=True).text == expected.replace("<image>", "<image>" * 3)
+
+
+def test_the_label_mask_is_that_of_transformers() -> None:
+    template = (
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+        "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}"
+        "{% endgeneration %}{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
+    )
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(vocabulary()))
+    sample = Sample("chat", tuple(part for part in CHAT.parts if isinstance(part, Text)))
+    messages = [{"role": text.role, "content": text.text} for text in sample.texts]
+    expected = fast.apply_chat_template(
+        messages, chat_template=template, return_dict=True, return_assistant_tokens_mask=True
+    )
+    batch = processor(template)([sample])
+    assert batch.stream is not None
+    assert batch.stream.ids_T.tolist() == expected["input_ids"]
+    assert batch.stream.target_T.int().tolist() == expected["assistant_masks"]
+
+
+def test_the_end_of_a_turn_is_learned_with_it() -> None:
+    assert learned(CHAT) == ["A cat.<|im_end|>", "Yes.<|im_end|>"]
+    bare = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + ' ' }}{% endfor %}"
+    words = Sample("a", (Text("Go on", "user"), Text("I do", "assistant", target=True)))
+    assert learned(words, bare) == ["I do<|im_end|>"]  # such a model would never learn to stop
+    caption = Sample("b", (GREY, Text("a cat", target=True)))
+    assert learned(caption, bare) == ["a cat<|im_end|>"]
+    assert processor().render(caption).text == "<image><image><image>a cat<|im_end|>"
+
+
+def test_a_template_that_strips_keeps_its_targets() -> None:
+    strips = "{% for message in messages %}[{{ message['content'] | trim }}]{% endfor %}"
+    sample = Sample("a", (Text(" Who? ", "user"), Text(" Me. ", "assistant", target=True)))
+    rendered = ChatTemplate(strips).render(sample)
+    assert rendered.text == "[Who?][Me.]"
+    assert [rendered.text[first:behind] for first, behind in rendered.spans] == ["Me."]
+
+
+def test_only_targets_are_learned_and_a_sample_without_any_is_an_error() -> None:
+    silent = Sample("mute", (Text("Who?", "user"), Text("Me.", "assistant")))
+    with pytest.raises(DataError, match="'mute' has nothing to learn"):
+        processor()([silent])
+    assert processor().prompts([silent]).stream is not None
+
+
+def test_slots_stand_where_the_pictures_stand() -> None:
+    sample = Sample(
+        "two", (Text("One", "user"), GREY, Text("and", "user"), GREY, Text("two", "assistant", target=True))
+    )
+    batch = processor()([sample, CHAT])
+    assert batch.stream is not None
+    assert batch.images is not None
+    assert batch.stream.slot_T.sum() == 9
+    assert batch.images.row_N.tolist() == [0, 0, 1]
+    text = processor().render(sample).text
+    assert text.startswith("<|im_start|>user\nOne" + "<image>" * 3 + "and<|im_end|>") or text.count("<image>") == 6
+    parts = batch.split(2)
+    assert parts[1].stream is not None
+    assert parts[1].stream.ids_T.tolist() == batch.stream.ids_T[int(batch.stream.lengths_B[0]) :].tolist()
+
+
+def test_what_is_too_long_is_never_cut() -> None:
+    with pytest.raises(DataError, match=r"'chat' has .* tokens, 90 of them for its pictures, but the context is 100"):
+        processor(context=100, slots=90)([CHAT])
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% for i in range(99999999) %}{% endfor %}", "may run without end"),
+        ("{% for i in range(999) %}{% for j in range(999) %}{% endfor %}{% endfor %}", "may run without end"),
+        ("{{ 'a' * 999999999 }}", "may run without end"),
+        ("{{ raise_exception('roles must alternate') }}", "refuses the chat: roles must alternate"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ messages[0].content.nothing.at_all }}", "refuses the chat"),
+        ("{{ 1 / 0 }}", "refuses the chat"),
+        ("{{ messages[0]['content'] }}", "keeps 0 of them"),
+        ("{% for m in messages %}{{ m['content'] }}{{ m['content'] }}{% endfor %}", "keeps 2 of them"),
+    ],
+)
+def test_a_template_that_misbehaves_is_one_sentence_with_the_sample(template: str, said: str) -> None:
+    sample = Sample("poor", (Text("Who?", "user"), Text("me.", "assistant", target=True)))
+    with pytest.raises(DataError, match=f"'poor'.*{re.escape(said)}"):
+        ChatTemplate(template).render(sample)
+
+
+def test_a_template_that_is_no_jinja_is_an_error_of_the_checkpoint() -> None:
+    with pytest.raises(CheckpointError, match="not Jinja"):
+        ChatTemplate("{% for %}").render(Sample("a", (Text("x", "user"),)))
+
+
+def test_pictures_that_a_template_loses_or_a_text_feigns_are_told() -> None:
+    deaf = "{% for message in messages %}{% for part in message['content'] %}{{ part['text'] }}{% endfor %}{% endfor %}"
+    with pytest.raises(DataError, match="'chat' has 1 pictures, but the chat template made room for 0"):
+        ChatTemplate(deaf).render(CHAT)
+    feigned = Sample("sly", (Text("Look: <image>", "user"), Text("no", "assistant", target=True)))
+    with pytest.raises(DataError, match="'sly' has 0 pictures, but the chat template made room for 1"):
+        ChatTemplate(CHATML).render(feigned)
+    with pytest.raises(DataError, match=r"U\+E010"):
+        ChatTemplate(CHATML).render(Sample("odd", (Text(IMAGE, "user"),)))
+    film = Sample("film", (Video((GREY,), (0.0,)), Text("What?", "user"), Text("No", "assistant", target=True)))
+    with pytest.raises(DataError, match="'film'"):
+        processor()([film])
