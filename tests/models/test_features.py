@@ -10,7 +10,8 @@ from torch import Tensor
 
 from chiasm.data.batch import Images
 from chiasm.errors import CheckpointError, DataError
-from chiasm.models.features import CachedProcessor, FeatureFile
+from chiasm.models.features import CachedProcessor
+from chiasm.models.vectors import VectorFile
 from tests.worlds import Patches, tiny_clip
 
 QUIET = Console(file=io.StringIO())
@@ -56,23 +57,23 @@ def test_another_tower_never_meets_old_features(tmp_path: Path) -> None:
 
 
 def test_a_file_that_a_kill_cut_short_goes_on(tmp_path: Path) -> None:
-    file = FeatureFile(tmp_path, 3)
+    file = VectorFile(tmp_path / "features.npy", 3)
     file.append(["a", "b"], torch.arange(6.0).view(2, 3))
-    with (tmp_path / "features.bin").open("ab") as rows:
+    with (tmp_path / "features.npy").open("ab") as rows:
         rows.write(b"half a row")  # rows are written before their keys, so these have none
-    with (tmp_path / "keys.txt").open("a") as keys:
+    with (tmp_path / "features.keys").open("a") as keys:
         keys.write("c")  # a key without its line end was not written whole
-    again = FeatureFile(tmp_path, 3)
+    again = VectorFile(tmp_path / "features.npy", 3)
     assert "c" not in again
     again.append(["d"], torch.full((1, 3), 9.0))
-    assert FeatureFile(tmp_path, 3)[["d", "a"]].tolist() == [[9, 9, 9], [0, 1, 2]]
+    assert VectorFile(tmp_path / "features.npy", 3)[["d", "a"]].tolist() == [[9, 9, 9], [0, 1, 2]]
 
 
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:
-    FeatureFile(tmp_path, 3).append(["a", "b"], torch.zeros(2, 3))
-    (tmp_path / "features.bin").write_bytes(b"")
+    VectorFile(tmp_path / "features.npy", 3).append(["a", "b"], torch.zeros(2, 3))
+    (tmp_path / "features.npy").write_bytes(b"")
     with pytest.raises(CheckpointError, match="is damaged; remove it"):
-        FeatureFile(tmp_path, 3)
+        VectorFile(tmp_path / "features.npy", 3)
 
 
 def test_augmented_pictures_are_refused(tmp_path: Path) -> None:

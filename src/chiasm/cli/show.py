@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from chiasm.data.source import Source
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", help="a source (chiasm ls sources), or a recipe (chiasm ls recipes)")
+    parser.add_argument("what", help="a source (chiasm ls sources), a recipe (chiasm ls recipes), a folder of pictures")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="entries of the source or recipe")
     parser.add_argument("--count", type=int, default=24, help="how many samples (default: 24)")
     parser.add_argument("--columns", type=int, default=6, help="pictures a row (default: 6)")
@@ -26,10 +22,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from chiasm.cli._source import source_of
     from chiasm.data.contact_sheet import contact_sheet
     from chiasm.errors import ChiasmError
 
-    source = _source(options.what, options.overrides)
+    source = source_of(options.what, options.overrides, to_look_at=True)
     samples = [source[index] for index in range(min(options.count, len(source)))]
     file = options.out or Path(f"{options.what.replace('/', '-')}.png")
     try:
@@ -38,16 +35,3 @@ def run(options: argparse.Namespace) -> int:
         raise ChiasmError(f"cannot write the picture {file}: {error}") from error
     Console().print(f"{len(samples)} samples: {file.resolve().as_uri()}", highlight=False, markup=False, soft_wrap=True)
     return 0
-
-
-def _source(what: str, overrides: list[str]) -> Source:
-    from chiasm.config import parse
-    from chiasm.data.source import Source
-    from chiasm.recipe import load_recipe, override
-
-    if what not in Source.names():
-        return load_recipe(what, overrides).data.train
-    entries: dict[str, object] = {"source": what, **Source.choose(what).to_look_at()}
-    for one in overrides:
-        override(entries, one)
-    return parse(Source, entries, what)  # type: ignore[type-abstract]  # one of its subclasses

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
@@ -18,52 +17,13 @@ from chiasm.data.batch import Batch, Images, Tokens
 from chiasm.data.image import Image
 from chiasm.data.processor import PairProcessor
 from chiasm.data.sample import Sample
-from chiasm.errors import CheckpointError, DataError
+from chiasm.errors import DataError
 from chiasm.models.dual_encoder import DualEncoder
+from chiasm.models.vectors import VectorFile
 
 _CHUNK = 32
+_ROWS = "features.npy"
 T = TypeVar("T")
-
-
-class FeatureFile:
-    """Vectors by key in one file that only grows: `features.bin` (float32 rows), and `keys.txt`, a key a line.
-
-    Rows are written before their keys, so that a kill at any moment leaves nothing half there: what has no key is
-    overwritten. Reading maps the file into memory.
-    """
-
-    def __init__(self, folder: Path, width: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.width, self.rows_file, self.keys_file = width, folder / "features.bin", folder / "keys.txt"
-        self.rows_file.touch()
-        self.keys_file.touch()
-        lines = self.keys_file.read_text().splitlines(keepends=True)
-        whole = [line.strip() for line in lines if line.endswith("\n")]
-        self.places = {key: place for place, key in enumerate(whole)}
-        if self.rows_file.stat().st_size < self._bytes(len(whole)) or len(self.places) != len(whole):
-            raise CheckpointError(f"the feature cache {folder} is damaged; remove it, and it will be made anew")
-        self.keys_file.write_text("".join(f"{key}\n" for key in whole))
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.places
-
-    def __getitem__(self, keys: Sequence[str]) -> Tensor:
-        """(N, D), copied from the file."""
-        rows: NDArray[np.float32] = np.memmap(self.rows_file, np.float32, "r", shape=(len(self.places), self.width))
-        return torch.from_numpy(rows[[self.places[key] for key in keys]])
-
-    def append(self, keys: Sequence[str], rows_ND: Tensor) -> None:
-        """Adds rows under keys that are new."""
-        with self.rows_file.open("r+b") as file:
-            file.seek(self._bytes(len(self.places)))
-            file.write(rows_ND.float().cpu().numpy().tobytes())
-        with self.keys_file.open("a") as file:
-            file.writelines(f"{key}\n" for key in keys)
-        for key in keys:
-            self.places[key] = len(self.places)
-
-    def _bytes(self, rows: int) -> int:
-        return rows * self.width * 4
 
 
 class CachedProcessor(PairProcessor):
@@ -82,9 +42,10 @@ class CachedProcessor(PairProcessor):
                 "features of augmented pictures cannot be kept: remove processor.image.augment or data.features"
             )
         self.model = model
-        self.image_file = FeatureFile(folder / f"images-{_mark(model.vision, repr(self.image))}", model.vision.width)
+        mark = _mark(model.vision, repr(self.image))
+        self.image_file = VectorFile(folder / f"images-{mark}" / _ROWS, model.vision.width)
         marks = repr(self.tokenizer.rules) + self.tokenizer.backend.to_str()
-        self.text_file = FeatureFile(folder / f"texts-{_mark(model.text, marks)}", model.text.width)
+        self.text_file = VectorFile(folder / f"texts-{_mark(model.text, marks)}" / _ROWS, model.text.width)
 
     def fill(self, samples: Iterable[Sample], console: Console) -> None:
         """Computes what is not there yet of the pictures and captions of these samples; can be stopped and repeated."""
@@ -123,7 +84,7 @@ class CachedProcessor(PairProcessor):
 
 def _compute(
     wanted: Mapping[str, T],
-    file: FeatureFile,
+    file: VectorFile,
     encode: Callable[[list[T]], Tensor],
     what: str,
     console: Console,

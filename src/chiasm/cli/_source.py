@@ -1,0 +1,38 @@
+"""What several commands are pointed at: a source by name, a file of its entries, a recipe, or a folder of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chiasm.data.source import Source
+
+
+def source_of(what: str, overrides: Sequence[str], *, to_look_at: bool = False) -> Source:
+    """The source that `what` names; of a recipe, its training data.
+
+    to_look_at: start from the entries with which a person is shown a source. Raises ChiasmError for what is unknown.
+    """
+    from chiasm.config import parse
+    from chiasm.data.source import Source
+    from chiasm.errors import RecipeError
+    from chiasm.recipe import load_recipe, override, read_entries
+    from chiasm.serving.pictures import Pictures
+
+    if what in Source.names():
+        entries: dict[str, object] = {"source": what}
+        if to_look_at:
+            entries |= Source.choose(what).to_look_at()
+    elif Path(what).is_dir():
+        if overrides:
+            raise RecipeError(f"{what} is a folder of pictures and takes no entries, such as {overrides[0]}")
+        return Pictures(Path(what))
+    elif Path(what).is_file() and "source" in (found := read_entries(Path(what))):
+        entries = found
+    else:
+        return load_recipe(what, overrides).data.train
+    for one in overrides:
+        override(entries, one)
+    return parse(Source, entries, what)  # type: ignore[type-abstract]  # one of its subclasses

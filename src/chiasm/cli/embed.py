@@ -1,0 +1,47 @@
+"""Write the features of pictures and captions to files that numpy maps; goes on where it was stopped.
+
+chiasm embed runs/clip-scenes scenes count=1000 --out features
+chiasm embed runs/clip-scenes photos/ --out features --tokens --dtype float16"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="the folder of a run or of a checkpoint, chiasm's or a foreign one")
+    parser.add_argument("what", help="a source (chiasm ls sources), a file of its entries, a recipe, or a folder")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="entries of the source or recipe")
+    parser.add_argument("--out", type=Path, required=True, help="the folder that the files go to")
+    parser.add_argument("--what", dest="parts", choices=("images", "texts", "both"), default="both", help="of which")
+    parser.add_argument("--tokens", action="store_true", help="what the towers make before pooling, a row a token")
+    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the rows")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+
+
+def run(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from chiasm.cli._source import source_of
+    from chiasm.serving.embedding import SKIPPED, embed
+    from chiasm.weights import load
+
+    source = source_of(options.what, options.overrides)
+    model = load(options.model, options.device)
+    told = embed(
+        model,
+        source,
+        options.out,
+        what=options.parts,
+        tokens=options.tokens,
+        dtype=options.dtype,
+        about=options.model,
+    )
+    console = Console()
+    for name, count in told.rows.items():
+        console.print(f"{options.out / name}.npy: {count:,} rows", highlight=False, markup=False, soft_wrap=True)
+    if told.skipped:
+        line = f"{told.skipped:,} could not be read; {options.out / SKIPPED} says which, and why"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return 0
