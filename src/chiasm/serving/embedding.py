@@ -110,14 +110,15 @@ class _Files:
         self.folder, self.head = folder, head
         folder.mkdir(parents=True, exist_ok=True)
         written = self._written()
-        self.done, sizes = (int(written["done"]), written["bytes"]) if written else (0, {})
+        self.done, shapes, sizes = int(written["done"]), written["shapes"], written["bytes"]
+        self._write(written)  # from the very first on, the folder says whose it is
         self.lines = [f"{one.name}.keys.jsonl" for one in features] + [SKIPPED]
         for name in self.lines:
             (folder / name).touch()
             os.truncate(folder / name, sizes.get(name, 0))
         self.arrays = {one.name: GrowingArray(folder / f"{one.name}.npy", one.shape, dtype) for one in features}
         for name, array in self.arrays.items():
-            array.truncate(written["shapes"][f"{name}.npy"][0] if written else 0)
+            array.truncate(shapes.get(f"{name}.npy", [0])[0])
         self.commit(self.done)
 
     def write_lines(self, name: str, entries: Sequence[Mapping[str, object]]) -> None:
@@ -133,23 +134,26 @@ class _Files:
 
     def commit(self, done: int) -> None:
         """From here on an interruption costs nothing of the samples before `done`."""
-        facts = self.head | {
+        written = self.head | {
             "done": done,
             "finished": done == self.head["samples"],
             "shapes": {f"{name}.npy": [array.count, *array.shape] for name, array in self.arrays.items()},
             "bytes": {name: (self.folder / name).stat().st_size for name in self.lines},
         }
+        self._write(written)
+        self.done = done
+
+    def _write(self, facts: Mapping[str, Any]) -> None:
         aside = self.folder / f"{FACTS}.new"
         aside.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         aside.replace(self.folder / FACTS)
-        self.done = done
 
-    def _written(self) -> dict[str, Any] | None:
+    def _written(self) -> dict[str, Any]:
         file = self.folder / FACTS
         if not file.exists():
             if any(self.folder.glob("*.npy")):
                 raise ChiasmError(f"{self.folder} holds .npy files that are not chiasm's; give another folder")
-            return None
+            return self.head | {"done": 0, "finished": False, "shapes": {}, "bytes": {}}
         try:
             facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             changed = [key for key, value in self.head.items() if facts.get(key) != value]
