@@ -137,15 +137,13 @@ def _sort(finder: Finder, options: argparse.Namespace) -> None:
         sys.stdout.write(json.dumps({"counts": found.counts(), "pictures": pictures}, indent=2) + "\n")
         return
     if not options.csv:
-        Console().print(_table(("name", "pictures"), list(found.counts().items())))
+        _console().print(_table(("name", "pictures"), list(found.counts().items())))
     _write(("name", "probability", "path"), rows if options.csv else rows[: options.top], options)
     if not options.csv and len(rows) > options.top:
         Console().print(f"the {options.top:,} surest of {len(rows):,}; --csv writes all", highlight=False)
 
 
 def _write(columns: tuple[str, ...], rows: Sequence[tuple[object, ...]], options: argparse.Namespace) -> None:
-    from rich.console import Console
-
     from chiasm.serving.pictures import shown
 
     if options.json:
@@ -156,7 +154,14 @@ def _write(columns: tuple[str, ...], rows: Sequence[tuple[object, ...]], options
         writer.writerow(columns)
         writer.writerows([shown(one) if isinstance(one, str) else one for one in row] for row in rows)
     else:
-        Console().print(_table(columns, rows))
+        _console().print(_table(columns, rows))
+
+
+def _console() -> Console:
+    """Where a table goes; in a pipe a path stays on one line, however long it is."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=100_000)
 
 
 def _table(columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> object:

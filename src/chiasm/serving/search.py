@@ -64,17 +64,20 @@ class Finder:
         self._by_place = np.argsort(self._place_N, kind="stable")  # copies of a picture share a place
         self._graph = _graph(index, self.vectors) if len(self.entries) > exact_up_to else None
 
-    def query(self, texts: Sequence[str] = (), images: Sequence[Image] = ()) -> NDArray[np.float32]:
-        """The unit vector, (D,), of words, of pictures, or of several of them together.
+    def query(
+        self, texts: Sequence[str] = (), images: Sequence[Image] = (), entries: Sequence[Entry] = ()
+    ) -> NDArray[np.float32]:
+        """The unit vector, (D,), of words, of pictures, of entries of the index, or of several of them together.
 
         Pictures lie far closer to each other than to any text, so each part counts by how far its scores over the
         index spread: a score of the sum is then the sum of the parts' standard scores, whose constant does not matter.
         Raises ChiasmError for an empty query, DataError for a picture that cannot be read.
         """
-        if not texts and not images:
+        if not texts and not images and not entries:
             raise ChiasmError("say what to look for: words, a picture, or both")
         parts = [self.embedder.embed_texts([text])[0] for text in texts]
         parts += [self.embedder.embed_images([image])[0] for image in images]
+        parts += [torch.from_numpy(self.vectors.rows()[[entry.place]])[0] for entry in entries]
         parts_PD = torch.stack(parts).float().cpu().numpy().astype(np.float64)
         if len(parts) > 1 and self.entries:
             step = max(1, len(self.entries) // _SPREAD)
@@ -126,16 +129,16 @@ class Finder:
 
     def _candidates(self, graph: usearch.index.Index, query_D: NDArray[np.float32], top: int) -> NDArray[np.int64]:
         """Entries among which the best are. Vectors of removed pictures are still in the graph: more are asked for."""
-        wanted = 2 * top + 64
-        while True:
-            found_c = np.sort(graph.search(query_D, min(wanted, len(graph))).keys.astype(np.int64))
-            places = self._place_N[self._by_place]
+        places, wanted = self._place_N[self._by_place], 2 * top + 64
+        while wanted < len(graph):
+            found_c = np.sort(graph.search(query_D, wanted).keys.astype(np.int64))
             first, behind = np.searchsorted(places, found_c), np.searchsorted(places, found_c, side="right")
             ranges = [self._by_place[start:end] for start, end in zip(first, behind, strict=True)]
             entries_c = np.concatenate(ranges) if ranges else np.empty(0, np.int64)
-            if len(entries_c) >= top or wanted >= len(graph):
+            if len(entries_c) >= top:
                 return entries_c
             wanted *= 4
+        return np.arange(len(self.entries))
 
 
 def _products(vectors: GrowingArray, query_D: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -54,9 +54,9 @@ class Answers:
 
     def __init__(self, finder: Finder, templates: Sequence[str] = OPENAI) -> None:
         self.finder, self.templates = finder, tuple(templates)
-        self.names = {entry.key: entry.name for entry in reversed(finder.entries)}
-        kept = finder.index.home.parent / "thumbnails"
-        self.thumbnails = Thumbnails(finder.index.folder, self.names, kept)
+        self.entries = {entry.key: entry for entry in reversed(finder.entries)}
+        names = {key: entry.name for key, entry in self.entries.items()}
+        self.thumbnails = Thumbnails(finder.index.folder, names, finder.index.home.parent / "thumbnails")
         self._lock = threading.Lock()
         self._sorted: tuple[tuple[str, ...], Sorted] | None = None  # the page asks for it name by name
 
@@ -67,14 +67,13 @@ class Answers:
         if len(words) > _WORDS:
             raise DataError(f"a query may have {_WORDS:,} letters, not {len(words):,}")
         images = [_uploaded(upload)] if upload is not None else []
-        if like:
-            if like not in self.names:
-                raise DataError("that picture is not in the index any more; load the page again")
-            images.append(Image(self.finder.index.folder / self.names[like]))
+        if like and like not in self.entries:
+            raise DataError("that picture is not in the index any more; load the page again")
+        entries = [self.entries[like]] if like else []
         hits: list[tuple[Entry, float | None]] = [(entry, None) for entry in self.finder.entries[:top]]
-        if words or images:
+        if words or images or entries:
             with self._lock:
-                found = self.finder.find(self.finder.query([words] if words else [], images), top)
+                found = self.finder.find(self.finder.query([words] if words else [], images, entries), top)
             hits = [(hit.entry, hit.score) for hit in found]
         return {
             "total": len(self.finder.entries),
