@@ -168,7 +168,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         (tiny_clip(), Patches(5), {"tokens": True}, "another features"),
     ):
         with pytest.raises(ChiasmError, match=told):
-            embed(model, source, tmp_path, console=QUIET, **rest)  # type: ignore[arg-type]  # one choice at a time
+            embed(model, source, tmp_path, console=QUIET, **rest)
     (tmp_path / "facts.json").unlink()
     with pytest.raises(ChiasmError, match=r"holds .npy files that are not chiasm's"):
         embed(tiny_clip(), Patches(5), tmp_path, console=QUIET)

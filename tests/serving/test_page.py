@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -137,11 +138,9 @@ def test_uploads_are_bounded(client: TestClient, monkeypatch: pytest.MonkeyPatch
     buffer = io.BytesIO()
     PIL.Image.new("RGB", (8, 8)).save(buffer, "EPS")
     assert "application/postscript, not a picture" in told(buffer.getvalue())[1]
-    read = []
 
-    def endless() -> object:
+    def endless() -> Iterator[bytes]:
         for _ in range(100):
-            read.append(1)
             yield b"x" * 1000
 
     monkeypatch.setattr(app_module, "_UPLOAD_BYTES", 10_000)

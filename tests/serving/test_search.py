@@ -13,12 +13,13 @@ from chiasm.data.image import Image
 from chiasm.errors import CapabilityError, ChiasmError, DataError
 from chiasm.evaluation.run import quick_scores
 from chiasm.evaluation.tasks.classification import Classification
+from chiasm.evaluation.tasks.retrieval import Retrieval
 from chiasm.models.model import Model
 from chiasm.serving import search
 from chiasm.serving.index import Index
 from chiasm.serving.search import Finder, read_names
 from tests.serving.made import colour_model, folder_of, picture
-from tests.worlds import COLOURS, tiny_clip
+from tests.worlds import COLOURS, Patches, tiny_clip
 
 QUIET = Console(file=io.StringIO())
 
@@ -101,6 +102,19 @@ def test_the_graph_finds_what_the_product_finds(photos: Path, monkeypatch: pytes
     monkeypatch.setitem(__import__("sys").modules, "usearch.index", None)
     with pytest.raises(ChiasmError, match=r"pip install 'chiasm\[search\]'"):
         Finder(index, exact_up_to=10)
+
+
+def test_queries_find_as_often_as_the_retrieval_task_says(tmp_path: Path) -> None:
+    """Every caption of every photo as a query: recall among the first 5 is the task's text to image R@5."""
+    source, model = Patches(40), tiny_clip(2)
+    for at, sample in enumerate(source):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        sample.image.decode().save(tmp_path / "photos" / f"{at}.png")
+    recall = quick_scores(model, [Retrieval(source)])["retrieval: text to image R@5"]
+    finder = Finder(_index(tmp_path / "photos", model))
+    asked = [(f"{at}.png", caption) for at, sample in enumerate(source) for caption in sample.captions]
+    found = [name in {hit.entry.name for hit in finder.find(finder.query([text]), 5)} for name, text in asked]
+    assert sum(found) / len(found) == pytest.approx(recall)
 
 
 def test_names_sort_as_the_classification_task_does(photos: Path) -> None:

@@ -143,7 +143,9 @@ class Index:
         """Reads what has no key yet; returns how many pictures were embedded, and how many were known by content."""
         total = database.execute("SELECT count(*) FROM files WHERE key IS NULL").fetchone()[0]
         embedded, known, last = 0, 0, b""
-        with bars(console, show=total > 0) as progress:
+        if not total:
+            return 0, 0
+        with bars(console) as progress:
             bar = progress.add_task("pictures", total=total)
             while True:
                 waiting = "SELECT name FROM files WHERE key IS NULL AND name > ? ORDER BY name LIMIT ?"

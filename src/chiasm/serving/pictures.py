@@ -140,8 +140,8 @@ def vectors_of(
     return [place for place in places if finite[place]], rows[finite], broken
 
 
-def bars(console: Console, *, show: bool = True) -> Progress:
+def bars(console: Console) -> Progress:
     """Progress with the time that is left."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     times = TimeElapsedColumn(), TimeRemainingColumn()
-    return Progress(*columns, *times, console=console, transient=True, disable=not show)
+    return Progress(*columns, *times, console=console, transient=True)

@@ -60,6 +60,7 @@ class Finder:
     def __init__(self, index: Index, exact_up_to: int = EXACT_UP_TO) -> None:
         self.index, self.embedder = index, index.embedder
         self.entries, self.vectors = index.entries()
+        self._rows = np.asarray(self.vectors.rows())  # mapped, not read
         self._place_N = np.array([entry.place for entry in self.entries], np.int64)
         self._by_place = np.argsort(self._place_N, kind="stable")  # copies of a picture share a place
         self._graph = _graph(index, self.vectors) if len(self.entries) > exact_up_to else None
@@ -77,11 +78,11 @@ class Finder:
             raise ChiasmError("say what to look for: words, a picture, or both")
         parts = [self.embedder.embed_texts([text])[0] for text in texts]
         parts += [self.embedder.embed_images([image])[0] for image in images]
-        parts += [torch.from_numpy(self.vectors.rows()[[entry.place]])[0] for entry in entries]
+        parts += [torch.from_numpy(self._rows[[entry.place]])[0] for entry in entries]
         parts_PD = torch.stack(parts).float().cpu().numpy().astype(np.float64)
         if len(parts) > 1 and self.entries:
             step = max(1, len(self.entries) // _SPREAD)
-            spread_P = (self.vectors.rows()[self._place_N[::step]] @ parts_PD.T).std(axis=0)
+            spread_P = (self._rows[self._place_N[::step]] @ parts_PD.T).std(axis=0)
             parts_PD = parts_PD / np.maximum(spread_P, 1e-6)[:, None]
         whole_D = parts_PD.sum(axis=0)
         unit: NDArray[np.float32] = (whole_D / max(float(np.linalg.norm(whole_D)), 1e-12)).astype(np.float32)
@@ -93,10 +94,13 @@ class Finder:
             raise ChiasmError(f"--top must be at least 1, not {top}")
         if self._graph is None:
             places_c = np.arange(len(self.entries))
-            scores_c: NDArray[np.floating] = _products(self.vectors, query_D)[self._place_N]
+            scores_c = _products(self._rows, query_D)[self._place_N]
         else:
             places_c = self._candidates(self._graph, query_D, top)
-            scores_c = self.vectors.rows()[self._place_N[places_c]] @ query_D
+            scores_c = self._rows[self._place_N[places_c]] @ query_D
+        if len(scores_c) > top:  # all that is level with the last one, too, so that names decide between them
+            level_c = scores_c >= np.partition(scores_c, -top)[-top]
+            places_c, scores_c = places_c[level_c], scores_c[level_c]
         best_c = np.lexsort((places_c, -scores_c))[:top]
         return [Hit(self.entries[places_c[at]], float(scores_c[at])) for at in best_c]
 
@@ -113,9 +117,8 @@ class Finder:
         scale, bias = _logits(self.index.model)
         names_CD = np.stack([self._name(name, templates) for name in names])
         best_N, probability_N = np.zeros(len(self.entries), np.int64), np.zeros(len(self.entries), np.float32)
-        rows = self.vectors.rows()
         for at in range(0, len(self.entries), _ROWS):
-            logits_nC = scale * (rows[self._place_N[at : at + _ROWS]] @ names_CD.T).astype(np.float64)
+            logits_nC = scale * (self._rows[self._place_N[at : at + _ROWS]] @ names_CD.T).astype(np.float64)
             best_N[at : at + _ROWS] = logits_nC.argmax(axis=1)
             logits = torch.from_numpy(logits_nC)
             chances = logits.softmax(dim=1) if bias is None else (logits + bias).sigmoid()
@@ -141,11 +144,11 @@ class Finder:
         return np.arange(len(self.entries))
 
 
-def _products(vectors: GrowingArray, query_D: NDArray[np.float32]) -> NDArray[np.float32]:
+def _products(rows_ND: NDArray[np.floating], query_D: NDArray[np.float32]) -> NDArray[np.float32]:
     """(N,) scores of all vectors, read through a window."""
-    rows, scores_N = vectors.rows(), np.empty(vectors.count, np.float32)
-    for at in range(0, vectors.count, _ROWS):
-        scores_N[at : at + _ROWS] = rows[at : at + _ROWS] @ query_D
+    scores_N = np.empty(len(rows_ND), np.float32)
+    for at in range(0, len(rows_ND), _ROWS):
+        scores_N[at : at + _ROWS] = rows_ND[at : at + _ROWS] @ query_D
     return scores_N
 
 
