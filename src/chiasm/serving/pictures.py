@@ -56,7 +56,9 @@ def walk(folder: Path, report: Callable[[Unreadable], None] = lambda _: None) ->
                 continue
             name = (below / file).as_posix()
             try:
-                path = inside(folder, name)
+                path = Path(where, file)
+                if path.is_symlink():  # folders that are links are not entered, so only these can lead out
+                    inside(folder, name)
                 told = path.stat()
             except DataError as error:
                 report(Unreadable(name, str(error)))
