@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from chiasm.data.image import Image
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import CapabilityError, DataError
 from chiasm.evaluation.cache import Journal, Shelf
-from chiasm.evaluation.task import Answer, Ask, Broken, Failed, Match, Question, Task, picture_key
+from chiasm.evaluation.task import Answer, Ask, Broken, Either, Failed, Match, Question, Task, picture_key
 from chiasm.models.model import VERBS, Embedder, Generator, Model, Scorer
 
 Askable = Embedder | Scorer | Generator | Model  # a model offers those of the verbs that it can; `check` tells
@@ -53,6 +54,7 @@ class Asker:
         """Embeds the pictures and texts of all matches that are not embedded yet; a model without embeddings waits."""
         if not isinstance(self.model, Embedder):
             return
+        questions = [self._form(question) for question in questions]
         pictures: dict[str, Image] = {}
         columns: dict[int, tuple[tuple[str, ...], ...]] = {}  # questions share tuples of texts; look at each once
         for question in questions:
@@ -68,6 +70,7 @@ class Asker:
     def answers(self, questions: Sequence[Question], journal: Journal, run: str = "") -> list[Answer]:
         """The answers, in order. run: under which name the journal keeps them."""
         found: dict[int, Answer] = {}
+        questions = [self._form(question) for question in questions]
         matches = [at for at, one in enumerate(questions) if isinstance(one, Match)]
         asks = [at for at, one in enumerate(questions) if isinstance(one, Ask)]
         matched = self._matched([one for one in questions if isinstance(one, Match)], journal, run)
@@ -75,6 +78,13 @@ class Asker:
         found |= dict(zip(matches, matched, strict=True)) | dict(zip(asks, said, strict=True))
         found |= {at: Failed(one.reason) for at, one in enumerate(questions) if isinstance(one, Broken)}
         return [found[at] for at in range(len(questions))]
+
+    def _form(self, question: Question) -> Question:
+        """The form in which this model is asked: words where the question has them and the model can but generate."""
+        if not isinstance(question, Either):
+            return question
+        in_words = question.words_only or not isinstance(self.model, (Embedder, Scorer))
+        return replace(question.words, key=question.key) if in_words else question
 
     def _matched(self, questions: Sequence[Match], journal: Journal, run: str) -> list[Answer]:
         if isinstance(self.model, Embedder):
@@ -197,6 +207,8 @@ class Asker:
 
 def _needs(question: Question) -> tuple[str, ...]:
     """The verbs of which a model must have one."""
+    if isinstance(question, Either):
+        return ("generate",) if question.words_only else ("embed", "score", "generate")
     if isinstance(question, Match):
         return "embed", "score"
     return ("generate",) if isinstance(question, Ask) else ()

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chiasm.evaluation.answers import TEXT, Rule
+from chiasm.evaluation.confidence import confidences
 from chiasm.evaluation.examples import example, picked
 from chiasm.evaluation.ranking import Standing, hit_share, stand
 from chiasm.evaluation.result import Example, Shown
-from chiasm.evaluation.task import Answer, Failed, Items, Match, Measured, Question, Show, Tally, Task
+from chiasm.evaluation.task import Answer, Either, Failed, Items, Match, Measured, Question, Show, Tally, Task
+
+_UNPARSED = Failed("no answer was found in the reply")
 
 
 @dataclass(frozen=True)
@@ -21,11 +26,25 @@ class Choice(Task, ABC):
     """A task of matches of one picture each; an item is right if a true column has the highest score.
 
     A tie of t candidates for the first place, m of them true, earns m / t. Chance is the mean of m / k over items.
+    rule: how a reply in words is read as one of the choices.
     """
 
+    rule: ClassVar[Rule] = TEXT
+
     def measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Measured:
-        standing = stand_in(questions, answers)
-        return Measured((self.within(1, "accuracy", questions, standing, by_kind=True),))
+        return Measured((self.accuracy(questions, answers),))
+
+    def accuracy(self, questions: Sequence[Question], answers: Sequence[Answer], name: str = "accuracy") -> Tally:
+        """The share of items whose best column is a true one, by kind; read leniently too if there are replies."""
+        strict = self._accuracy(questions, answers, name, lenient=False)
+        if not any(isinstance(one, str) for one in answers):
+            return strict
+        return replace(strict, lenient=self._accuracy(questions, answers, name, lenient=True))
+
+    def _accuracy(self, questions: Sequence[Question], answers: Sequence[Answer], name: str, lenient: bool) -> Tally:
+        scores = as_scores(questions, answers, self.rule, lenient)
+        tally = self.within(1, name, questions, stand_in(questions, scores), by_kind=True)
+        return replace(tally, items=items_read(tally.items, questions, answers, scores))
 
     def within(
         self, k: int, name: str, questions: Sequence[Question], standing: Standing, *, by_kind: bool = False
@@ -37,23 +56,62 @@ class Choice(Task, ABC):
         return Tally(name, items_of(questions, standing), standing.hits(k), chance_I, by_kind=by_kind)
 
     def examples(self, questions: Sequence[Question], answers: Sequence[Answer], show: Show) -> Sequence[Example]:
-        standing = stand_in(questions, answers)
-        scores_IC, true_IC = padded(questions, answers)
+        scores = [
+            np.zeros((1, len(question.texts)), np.float32) if one is _UNPARSED and isinstance(question, Match) else one
+            for question, one in zip(questions, as_scores(questions, answers, self.rule), strict=True)
+        ]  # a reply without an answer is worth looking at: it is shown with no choice above the others
+        standing = stand_in(questions, scores)
+        scores_IC, true_IC = padded(questions, scores)
         found = []
         for item in picked(standing.hits(1), scores_IC, true_IC):
-            question = questions[item]
+            question, answer = questions[item], answers[item]
             assert isinstance(question, Match)  # others have no scores, and so are not picked
-            found.append(
-                example(
-                    question.key,
-                    show(question.images[0]),
-                    scores_IC[item],
-                    true_IC[item],
-                    partial(_phrase, question),
-                    question.kind,
-                )
+            one = example(
+                question.key,
+                show(question.images[0]),
+                scores_IC[item],
+                true_IC[item],
+                partial(_phrase, question),
+                question.kind,
             )
+            found.append(replace(one, reply=answer) if isinstance(answer, str) else one)
         return found
+
+
+def as_scores(
+    questions: Sequence[Question], answers: Sequence[Answer], rule: Rule, lenient: bool = False
+) -> list[Answer]:
+    """Replies in words as scores: 1 for the choice that the rule finds, 0 for the others; Failed where it finds none.
+
+    What is not a reply to an `Either` stays as it is.
+    """
+    found: list[Answer] = []
+    for question, answer in zip(questions, answers, strict=True):
+        if isinstance(answer, str) and isinstance(question, Either):
+            place = (rule.lenient if lenient else rule.strict)(answer, question.choices)
+            row = np.zeros((1, len(question.choices)), np.float32)
+            row[0, place if place is not None else 0] = 1
+            found.append(_UNPARSED if place is None else row)
+        else:
+            found.append(answer)
+    return found
+
+
+def items_read(
+    items: Items, questions: Sequence[Question], answers: Sequence[Answer], scores: Sequence[Answer]
+) -> Items:
+    """The items with what was said in words, which replies hold no answer, and how sure the model was of its scores."""
+    replied_I = np.array([isinstance(one, str) for one in answers], np.bool_)
+    unparsed_I = np.array([one is _UNPARSED for one in scores], np.bool_)
+    scores_IC, true_IC = padded(questions, scores)
+    scores_IC[replied_I] = np.nan  # words carry no confidence
+    return replace(
+        items,
+        said=tuple(one if isinstance(one, str) else said for one, said in zip(answers, items.said, strict=True)),
+        failed_I=items.failed_I & ~unparsed_I,
+        unparsed_I=unparsed_I,
+        confidence_I=confidences(scores_IC, true_IC, items.samples),
+    )
 
 
 def stand_in(questions: Sequence[Question], answers: Sequence[Answer]) -> Standing:

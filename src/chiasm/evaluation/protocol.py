@@ -15,7 +15,7 @@ from torch import nn
 from chiasm import __version__
 from chiasm.config import dump
 from chiasm.data.processor import Processor
-from chiasm.evaluation.task import Ask, Match, Question, Task, picture_key
+from chiasm.evaluation.task import Ask, Either, Match, Question, Task, picture_key
 
 _BYTES = 16
 
@@ -44,13 +44,19 @@ def asked_hash(task: Task, questions: Sequence[Question]) -> str:
                 columns[id(question.texts)] = _hash(question.texts)
             pictures = [picture_key(image) for image in question.images]
             _feed(digest, [question.key, question.kind, pictures, columns[id(question.texts)], question.true])
+            if isinstance(question, Either):  # both forms count, so that models asked in either can be compared
+                _feed(digest, [_words(question.words), question.choices, question.words_only])
         elif isinstance(question, Ask):
-            texts = [(text.role, text.text) for text in question.sample.texts]
-            pictures = [picture_key(image) for image in question.images]
-            _feed(digest, [question.key, question.kind, pictures, texts, question.max_tokens])
+            _feed(digest, _words(question))
         else:
             _feed(digest, [question.key, "broken"])
     return digest.hexdigest()
+
+
+def _words(question: Ask) -> list[object]:
+    texts = [(text.role, text.text) for text in question.sample.texts]
+    pictures = [picture_key(image) for image in question.images]
+    return [question.key, question.kind, pictures, texts, question.max_tokens]
 
 
 def fingerprint(model: object) -> str:

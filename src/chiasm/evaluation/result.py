@@ -9,8 +9,19 @@ from pathlib import Path
 
 from chiasm.config import dump, parse
 from chiasm.errors import CheckpointError
+from chiasm.evaluation.confidence import Calibration
 
 PICTURES = "pictures"  # thumbnails, beside results.json
+
+
+@dataclass(frozen=True)
+class Lenient:
+    """The same figure where replies are read leniently, with the share in which even so no answer was found."""
+
+    value: float
+    low: float
+    high: float
+    unparsed: float
 
 
 @dataclass(frozen=True)
@@ -21,9 +32,11 @@ class Score:
     value, chance, low, high and the baselines are shares, 0 to 1. low, high: 95% bootstrap interval over items.
     chance: the expected value of a uniformly random scorer, exact.
     baselines: the same figure for "constant" (every candidate scores alike), "blind" (every picture replaced by a grey
-        one) and "shuffled" (pictures exchanged among items).
+        one) and "shuffled" (pictures exchanged among items); and for the constant answers that a task names.
     ties: share of items whose best score several candidates share; a tie earns 1/k, never a win.
     failed: items that could not be asked; counted as wrong.
+    unparsed: share of items whose reply, strictly read, holds no answer; counted as wrong. lenient: None if no item
+        was answered in words.
     """
 
     name: str
@@ -36,6 +49,8 @@ class Score:
     baselines: Mapping[str, float] = field(default_factory=dict)
     ties: float = 0.0
     failed: int = 0
+    unparsed: float = 0.0
+    lenient: Lenient | None = None
 
 
 @dataclass(frozen=True)
@@ -57,13 +72,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Example:
-    """One item: what was asked, and the best candidates with the model's scores, highest first."""
+    """One item: what was asked, and the best candidates with the model's scores, highest first.
+
+    reply: what the model said, where it answered in words; its score is then 1 for the choice found in that, 0 else.
+    """
 
     key: str
     right: bool
     query: Shown
     candidates: tuple[Candidate, ...]
     group: str = ""
+    reply: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +91,7 @@ class TaskResult:
 
     asked: a hash of the questions alone; figures of several models may be compared where it is the same.
     facts: figures that are no shares (median ranks, counts of candidates and duplicates), by name.
+    calibration: how far the model's confidence can be trusted; None where its answers carry none.
     """
 
     task: str
@@ -82,6 +102,7 @@ class TaskResult:
     examples: tuple[Example, ...] = ()
     asked: str = ""
     facts: Mapping[str, float] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     @property
     def headline(self) -> Score:

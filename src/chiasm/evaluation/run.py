@@ -22,7 +22,7 @@ from chiasm.evaluation.examples import Thumbnails
 from chiasm.evaluation.protocol import asked_hash, processor_hash, protocol
 from chiasm.evaluation.protocol import fingerprint as fingerprint_of
 from chiasm.evaluation.result import Evaluation, TaskResult
-from chiasm.evaluation.statistics import reported_kinds, scores_of, value_of
+from chiasm.evaluation.statistics import calibration_of, mean_of, reported_kinds, scores_of, value_of
 from chiasm.evaluation.task import Question, Task
 from chiasm.models.model import Model
 
@@ -97,7 +97,7 @@ def quick_scores(model: Askable, tasks: Sequence[Task], *, by_kind: bool = False
             for tally in task.measure(task.asked, asker.answers(task.asked, Journal())).tallies:
                 found[f"{task.title}: {tally.name}"] = value_of(tally, tally.credit_I)
                 for kind, members in reported_kinds(tally).items() if by_kind else ():
-                    found[f"{task.title}: {tally.name} ({kind})"] = float(tally.credit_I[members].mean())
+                    found[f"{task.title}: {tally.name} ({kind})"] = mean_of(tally, members)
     return found
 
 
@@ -128,20 +128,25 @@ def _result(
             if run
         }
     if "constant" in baselines:
-        constant = [task.constant(question) for question in task.asked]
-        measured["constant"] = task.measure(task.asked, constant).tallies
+        measured |= {one: task.measure(task.asked, said).tallies for one, said in task.constants().items()}
     found = task.measure(task.asked, answers)
     outcomes.write(found.tallies, folder / outcomes.ANSWERS / f"{_file_name(task)}.jsonl")
     return TaskResult(
         task=task.chosen(),
         name=task.title,
-        scores=scores_of(found.tallies, {run: measured[run] for run in BASELINES if run in measured}),
+        scores=scores_of(found.tallies, {run: measured[run] for run in sorted(measured, key=_place)}),
         protocol=name,
         asked=asked_hash(task, task.asked),
         seconds=0.0,
         examples=tuple(task.examples(task.asked, answers, Thumbnails(folder))),
         facts=found.facts,
+        calibration=calibration_of(found.tallies[0]),
     )
+
+
+def _place(baseline: str) -> tuple[bool, str]:
+    """What is common to all tasks first, then a task's own constants."""
+    return baseline not in BASELINES, baseline
 
 
 def _shares(runs: Mapping[str, Mapping[str, Sequence[Question]]]) -> dict[str, float]:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chiasm.errors import DataError
-from chiasm.evaluation.result import Score
+from chiasm.evaluation.confidence import Calibration, calibration
+from chiasm.evaluation.result import Lenient, Score
 from chiasm.evaluation.task import Tally
 
 RESAMPLES = 1000
@@ -17,9 +18,15 @@ _CELLS = 4_000_000  # drawn indices held at once; bounds memory
 
 
 def resampled_means(
-    values_I: NDArray[np.float64], samples: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
+    values_I: NDArray[np.float64],
+    samples: Sequence[str],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    weight_I: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """(R,) means of bootstrap resamples (Efron 1979). Samples are drawn, each with all of its items.
+
+    weight_I: the metric is a ratio of sums, and so it is in each resample; 0 where all weights drawn are 0.
 
     Items of one picture rise and fall together; drawn apart they would make the interval too narrow (the cluster
     bootstrap, Davison & Hinkley 1997, section 3.8). With one item a sample it is the ordinary bootstrap.
@@ -27,13 +34,13 @@ def resampled_means(
     place = {sample: at for at, sample in enumerate(dict.fromkeys(samples))}
     of_I = np.fromiter((place[sample] for sample in samples), np.int64, len(samples))
     sums_S = np.bincount(of_I, weights=values_I, minlength=len(place))
-    sizes_S = np.bincount(of_I, minlength=len(place)).astype(np.float64)
+    sizes_S = np.bincount(of_I, weights=weight_I, minlength=len(place)).astype(np.float64)
     generator = np.random.default_rng(seed)
     rows = max(1, _CELLS // len(place))
     means = []
     for at in range(0, resamples, rows):
         drawn = generator.integers(0, len(place), (min(rows, resamples - at), len(place)))
-        means.append(sums_S[drawn].sum(axis=1) / sizes_S[drawn].sum(axis=1))
+        means.append(_ratio(sums_S[drawn].sum(axis=1), sizes_S[drawn].sum(axis=1)))
     return np.concatenate(means)
 
 
@@ -56,11 +63,37 @@ def scores_of(tallies: Sequence[Tally], baselines: Mapping[str, Sequence[Tally]]
     return tuple(found)
 
 
-def value_of(tally: Tally, values_I: NDArray[np.float64]) -> float:
-    """The metric: the mean of values over items, or of the kinds' means."""
+def value_of(tally: Tally, values_I: NDArray[np.float64], weight_I: NDArray[np.float64] | None = None) -> float:
+    """The metric: the mean of values over items, or of the kinds' means; a ratio of sums where it has weights.
+
+    weight_I: weights that go with the values; the tally's own by default.
+    """
+    weight_I = tally.weight_I if weight_I is None else weight_I
     if tally.mean == "kinds":
         return float(np.mean([values_I[members].mean() for members in members_by_kind(tally).values()]))
-    return float(values_I.mean())
+    return _mean(values_I, weight_I)
+
+
+def mean_of(tally: Tally, members: NDArray[np.int64]) -> float:
+    """The metric over some of the items."""
+    return _mean(tally.credit_I[members], None if tally.weight_I is None else tally.weight_I[members])
+
+
+def _mean(values_I: NDArray[np.float64], weight_I: NDArray[np.float64] | None) -> float:
+    return float(values_I.mean()) if weight_I is None else float(_ratio(values_I.sum(), weight_I.sum()))
+
+
+def _ratio(over: NDArray[np.float64], under: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(under > 0, over / np.where(under > 0, under, 1.0), 0.0)
+
+
+def calibration_of(tally: Tally) -> Calibration | None:
+    """How far the confidence in a metric's items can be trusted; None where they have none, or are no mean."""
+    confidence_I = tally.items.confidence_I
+    if confidence_I is None or tally.weight_I is not None:
+        return None
+    known_I = ~np.isnan(confidence_I)
+    return calibration(confidence_I[known_I], tally.credit_I[known_I]) if known_I.any() else None
 
 
 def members_by_kind(tally: Tally) -> dict[str, NDArray[np.int64]]:
@@ -78,27 +111,49 @@ def reported_kinds(tally: Tally) -> dict[str, NDArray[np.int64]]:
 def _score(tally: Tally, others: Mapping[str, Tally], members: NDArray[np.int64], kind: str, seed: int) -> Score:
     # A mean of kinds' means keeps the weight of every kind: kinds are resampled apart from each other.
     parts = list(members_by_kind(tally).values()) if tally.mean == "kinds" else [members]
-    means_PR = [
-        resampled_means(tally.credit_I[part], [tally.items.samples[item] for item in part.tolist()], seed=seed + at)
-        for at, part in enumerate(parts)
-    ]
-    low, high = interval(np.mean(means_PR, axis=0))
+    low, high = _interval(tally, parts, seed)
 
-    def over(one: Tally, values_I: NDArray[np.float64]) -> float:
-        return value_of(one, values_I) if len(members) == len(values_I) else float(values_I[members].mean())
+    def over(one: Tally, values_I: NDArray[np.float64], weight_I: NDArray[np.float64] | None) -> float:
+        if len(members) == len(values_I):
+            return value_of(one, values_I, weight_I)
+        return _mean(values_I[members], None if weight_I is None else weight_I[members])
 
+    lenient = None
+    if tally.lenient is not None:
+        bounds = _interval(tally.lenient, parts, seed)
+        value = over(tally.lenient, tally.lenient.credit_I, tally.lenient.weight_I)
+        lenient = Lenient(value, *bounds, unparsed=_share(tally.lenient.items.unparsed_I, members))
     return Score(
         name=tally.name,
-        value=over(tally, tally.credit_I),
+        value=over(tally, tally.credit_I, tally.weight_I),
         low=low,
         high=high,
         items=len(members),
-        chance=over(tally, tally.chance_I),
+        chance=over(tally, tally.chance_I, tally.chance_weight_I),
         group=kind,
-        baselines={name: over(other, other.credit_I) for name, other in others.items()},
+        baselines={name: over(other, other.credit_I, other.weight_I) for name, other in others.items()},
         ties=float(tally.items.tied_I[members].mean()),
         failed=int(tally.items.failed_I[members].sum()),
+        unparsed=_share(tally.items.unparsed_I, members),
+        lenient=lenient,
     )
+
+
+def _interval(tally: Tally, parts: Sequence[NDArray[np.int64]], seed: int) -> tuple[float, float]:
+    means_PR = [
+        resampled_means(
+            tally.credit_I[part],
+            [tally.items.samples[item] for item in part.tolist()],
+            seed=seed + at,
+            weight_I=None if tally.weight_I is None else tally.weight_I[part],
+        )
+        for at, part in enumerate(parts)
+    ]
+    return interval(np.mean(means_PR, axis=0))
+
+
+def _share(flags_I: NDArray[np.bool_] | None, members: NDArray[np.int64]) -> float:
+    return 0.0 if flags_I is None else float(flags_I[members].mean())
 
 
 @dataclass(frozen=True)

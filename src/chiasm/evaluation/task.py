@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,31 @@ class Ask:
 
 
 @dataclass(frozen=True)
+class Either(Match):
+    """A match that can also be asked in words, so that models of both sorts stand in one table.
+
+    A model that embeds or scores answers the match; one that only generates answers `words`, and its reply is read as
+    one of `choices`, of which each column of the match has one.
+    words_only: the match is never asked, as where the order of the choices matters; its `true` column still holds.
+    """
+
+    words: Ask = field(kw_only=True)
+    choices: tuple[str, ...] = field(kw_only=True)
+    words_only: bool = field(default=False, kw_only=True)
+
+    @classmethod
+    def of(cls, match: Match, words: Ask, choices: tuple[str, ...], *, words_only: bool = False) -> Self:
+        """A match with its form in words."""
+        shared = match.key, match.images, match.texts, match.true, match.kind, match.sample
+        return cls(*shared, words=words, choices=choices, words_only=words_only)
+
+    def with_images(self, other: Callable[[Image], Image]) -> Either:
+        """The same question, in both forms, about other pictures."""
+        images = tuple(other(image) for image in self.images)
+        return replace(self, images=images, words=self.words.with_images(other))
+
+
+@dataclass(frozen=True)
 class Broken:
     """A sample that cannot be read: an item that no model is asked and that counts as wrong."""
 
@@ -99,7 +124,8 @@ class Items:
 
     keys: one an item, unique. samples: the sample of each; items of one sample are resampled together.
     kinds: what each is about. tied_I: several candidates share the best score. failed_I: could not be asked.
-    said: what the model chose, in words.
+    said: what the model chose, in words. unparsed_I: replies in which no answer was found; they count as wrong.
+    confidence_I: the probability that the model gave its choice, NaN where it gave none (see `confidence`).
     """
 
     keys: tuple[str, ...]
@@ -108,6 +134,8 @@ class Items:
     tied_I: NDArray[np.bool_]
     failed_I: NDArray[np.bool_]
     said: tuple[str, ...]
+    unparsed_I: NDArray[np.bool_] | None = None
+    confidence_I: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +145,8 @@ class Tally:
     credit_I: what each item earned, 0 to 1; where scores tie, the share of tie-breakings that would have earned it.
     chance_I: what a uniformly random scorer earns there, exact, from the number of candidates alone.
     mean: over all items, or the mean of the kinds' means. by_kind: whether each kind's score is reported too.
+    weight_I: makes the metric a ratio, sum of credits by sum of weights, as precision is; 0 where all weights are 0.
+    chance_weight_I: the same for chance. lenient: the metric where replies are read leniently; None without replies.
     """
 
     name: str
@@ -125,6 +155,9 @@ class Tally:
     chance_I: NDArray[np.float64]
     mean: Literal["items", "kinds"] = "items"
     by_kind: bool = False
+    weight_I: NDArray[np.float64] | None = None
+    chance_weight_I: NDArray[np.float64] | None = None
+    lenient: Tally | None = None
 
 
 @dataclass(frozen=True)
@@ -202,6 +235,10 @@ class Task(Component, ABC, room="chiasm.evaluation.tasks", key="task"):
         if isinstance(question, Match):
             return np.zeros((len(question.images), len(question.texts)), np.float32)
         return "" if isinstance(question, Ask) else Failed(question.reason)
+
+    def constants(self) -> Mapping[str, Sequence[Answer]]:
+        """Answers of models that never look, by the name of the baseline: "constant", and what else suits the task."""
+        return {"constant": [self.constant(question) for question in self.asked]}
 
 
 def picture_key(image: Image) -> str:

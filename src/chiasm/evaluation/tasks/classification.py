@@ -46,7 +46,7 @@ class Classification(Choice):
 
     def measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Measured:
         standing = stand_in(questions, answers)
-        first = self.within(1, "top-1 accuracy", questions, standing, by_kind=self.by_class)
+        first = replace(self.accuracy(questions, answers, "top-1 accuracy"), by_kind=self.by_class)
         tallies = [first, replace(first, name="mean per class", mean="kinds", by_kind=False)]
         if len(self._names) > 5:
             tallies.append(self.within(5, "top-5 accuracy", questions, standing))

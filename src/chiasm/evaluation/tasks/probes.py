@@ -1,4 +1,4 @@
-"""Probes: questions with fixed choices, put as statements of which one is true of the picture.
+"""Probes: questions with fixed choices, put as statements of which one is true, or in words with the choices told.
 
 In the manner of PUG (Bordes et al. 2023, arXiv:2308.03977): each kind of question tests one ability alone."""
 
@@ -6,24 +6,47 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from chiasm.data.sample import Sample
+from chiasm.data.sample import Sample, Text
+from chiasm.errors import DataError
+from chiasm.evaluation.answers import TEXT, Rule
 from chiasm.evaluation.choice import Choice
-from chiasm.evaluation.task import Match
+from chiasm.evaluation.task import Ask, Either, Match
 
 
 @dataclass(frozen=True)
 class Probes(Choice):
-    """One item a question that comes with statements; accuracy over all and by kind. Chance is the mean of 1/k."""
+    """One item a question that comes with statements; accuracy over all and by kind. Chance is the mean of 1/k.
+
+    A model that embeds or scores is asked which statement fits; one that only generates is asked the question, and its
+    reply must be one of the choices.
+    by: reports scores by this entry of the samples' meta, such as the scenes' `objects`, not by the kind of question.
+    form: "statements" or "words" asks every model so; a model that cannot be asked so is refused.
+    """
+
+    by: str = ""
+    form: Literal["either", "statements", "words"] = "either"
+    rule: ClassVar[Rule] = TEXT
 
     def ask(self, sample: Sample) -> Iterator[Match]:
+        if self.by and sample.questions and self.by not in sample.meta:
+            raise DataError(f"sample '{sample.key}' has no meta['{self.by}'] to report scores by")
         for number, question in enumerate(sample.questions):
-            if question.statements:
-                yield Match(
-                    key=f"{sample.key}/{question.kind}/{number}",
-                    images=(sample.image,),
-                    texts=tuple((statement,) for statement in question.statements),
-                    true=(question.choices.index(question.answer),),
-                    kind=question.kind,
-                    sample=sample.key,
-                )
+            if not question.statements:
+                continue
+            kind = f"{sample.meta[self.by]} {self.by}" if self.by else question.kind
+            match = Match(
+                key=f"{sample.key}/{question.kind}/{number}",
+                images=(sample.image,),
+                texts=tuple((statement,) for statement in question.statements),
+                true=(question.choices.index(question.answer),),
+                kind=kind,
+                sample=sample.key,
+            )
+            if self.form == "statements":
+                yield match
+                continue
+            told = f"{question.text}\nAnswer with one of these and nothing else: {', '.join(question.choices)}."
+            words = Ask(match.key, Sample(match.key, (sample.image, Text(told, "user"))), max_tokens=24, kind=kind)
+            yield Either.of(match, words, question.choices, words_only=self.form == "words")

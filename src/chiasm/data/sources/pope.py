@@ -1,0 +1,76 @@
+"""POPE's question files: is there a dog in the image? yes or no (Li et al. 2023, arXiv:2305.10355).
+
+Reads the published files, which hold one object a line for all their name ends in .json."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+
+from chiasm.data.files import Rows, inside, json_lines
+from chiasm.data.image import Image
+from chiasm.data.sample import Question, Sample
+from chiasm.data.source import Source
+from chiasm.errors import DataError
+
+_FIELDS = ("image", "text", "label")
+_CHOICES = ("yes", "no")
+# The published questions say "Is there a dog in the image?" and "Is there an orange in the imange?".
+_ASKED = re.compile(r"Is there (?P<named>an? (?P<name>.+)) in the (?:image|imange)\?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Pope(Source):
+    """One sample a question, for the task `existence` with `polls: questions`.
+
+    path: one file, such as coco_pope_adversarial.json, or a folder of them; the kind of a question is its file's name.
+    images: the folder of photos. The statements for models that score are made of the question's words: "there is a
+    dog", "there is no dog"; a question in other words has none.
+    """
+
+    path: Path
+    images: Path
+
+    def __post_init__(self) -> None:
+        if not self.path.exists():
+            raise DataError(f"there is no file or folder {self.path} with POPE's questions")
+        if not self.images.is_dir():
+            raise DataError(f"there is no folder {self.images} with the photos of POPE's questions")
+
+    @cached_property
+    def _files(self) -> list[tuple[str, Rows]]:
+        paths = [one for ending in ("*.json", "*.jsonl") for one in self.path.glob(ending)]
+        paths = sorted(paths) if self.path.is_dir() else [self.path]
+        if not paths:
+            raise DataError(f"{self.path} holds none of POPE's files, such as coco_pope_random.json")
+        return [(one.stem, json_lines(one)) for one in paths]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate(len(rows) for _, rows in self._files))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
+        at = bisect_right(self._ends, index)
+        kind, rows = self._files[at]
+        place = index - (self._ends[at] - len(rows))
+        row, where = rows[place], rows.where(place)
+        if not all(isinstance(row.get(name), str) and row[name].strip() for name in _FIELDS):
+            raise DataError(f"{where} needs a text in each of {', '.join(_FIELDS)}")
+        image, text, label = (row[name].strip() for name in _FIELDS)
+        if label not in _CHOICES:
+            raise DataError(f"{where} has the label '{label}'; it must be yes or no")
+        asked = _ASKED.fullmatch(text)
+        statements = (f"there is {asked['named']}", f"there is no {asked['name']}") if asked else ()
+        return Sample(
+            key=f"{kind}/{row.get('question_id', place)}",
+            parts=(Image(inside(self.images, image)),),
+            questions=(Question(text, label, kind, _CHOICES, statements),),
+        )

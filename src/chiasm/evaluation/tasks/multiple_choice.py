@@ -1,0 +1,140 @@
+"""Multiple choice: a question with lettered options (MMBench, ScienceQA, SEED-Bench); the letter is the answer.
+
+Circular evaluation (Liu et al. 2023, arXiv:2307.06281): an item counts only if it is right under every rotation of
+its options, so that a model that likes one letter gains nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from chiasm.data.sample import Question as Asked
+from chiasm.data.sample import Sample, Text
+from chiasm.errors import DataError, RecipeError
+from chiasm.evaluation.answers import LETTER, LETTERS, Rule
+from chiasm.evaluation.choice import Choice, as_scores
+from chiasm.evaluation.task import Answer, Ask, Either, Failed, Items, Match, Measured, Question, Tally
+
+
+@dataclass(frozen=True)
+class MultipleChoice(Choice):
+    """One item a question with choices; accuracy over all and by kind. Chance is the mean of 1/k.
+
+    order: of the options. "shuffled": by a hash of the question's key, the same for every model; "given": as the data
+        have it; "circular": the question is asked in all rotations of the given order, and chance is k^-k. Circular
+        evaluation is for models that answer in words: a score of an option does not depend on its letter.
+    form: "statements" or "words" asks every model so; else one that embeds or scores is asked which option fits, by
+        the question's statements or, without them, the question and the option in one line.
+    """
+
+    order: Literal["shuffled", "given", "circular"] = "shuffled"
+    form: Literal["either", "statements", "words"] = "either"
+    ending: str = "Answer with the option's letter."
+    rule: ClassVar[Rule] = LETTER
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order == "circular" and self.form != "words":
+            raise RecipeError(
+                f"task '{self.title}': scores of options do not depend on their order; say form: words for "
+                "order: circular, or order: shuffled for models that score"
+            )
+
+    def ask(self, sample: Sample) -> Iterator[Match]:
+        for number, question in enumerate(one for one in sample.questions if one.choices):
+            if len(question.choices) > len(LETTERS):
+                raise DataError(
+                    f"sample '{sample.key}' has a question with {len(question.choices)} choices; 26 have letters"
+                )
+            key = f"{sample.key}/{number}"
+            for turn, order in enumerate(self._orders(key, len(question.choices))):
+                yield self._question(f"{key}@{turn}" if self.order == "circular" else key, sample, question, order)
+
+    def measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Measured:
+        plain = self.accuracy(questions, answers)
+        facts = self._letters(questions, answers)
+        if self.order != "circular":
+            return Measured((plain,), facts)
+        return Measured((_circular(plain), replace(plain, name="accuracy of single rotations")), facts)
+
+    def constants(self) -> Mapping[str, Sequence[Answer]]:
+        def first(question: Question) -> Answer:
+            if not isinstance(question, Match):
+                return self.constant(question)
+            return np.array([[1, *[0] * (len(question.texts) - 1)]], np.float32)
+
+        return {**super().constants(), "always A": [first(question) for question in self.asked]}
+
+    def _letters(self, questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str, float]:
+        """How often each letter was said, of all letters said: far from even is a liking for a place."""
+        read = as_scores(questions, answers, self.rule)
+        said = [isinstance(one, str) and isinstance(row, np.ndarray) for one, row in zip(answers, read, strict=True)]
+        places = [
+            int(np.argmax(row))
+            for row, words in zip(read, said, strict=True)
+            if words and not isinstance(row, (str, Failed))
+        ]
+        return {f"share of letter {LETTERS[at]}": places.count(at) / len(places) for at in sorted(set(places))}
+
+    def _orders(self, key: str, count: int) -> list[list[int]]:
+        places = list(range(count))
+        if self.order == "given":
+            return [places]
+        if self.order == "circular":
+            return [places[turn:] + places[:turn] for turn in places]
+        seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
+        return [np.random.default_rng(seed).permutation(count).tolist()]
+
+    def _question(self, key: str, sample: Sample, question: Asked, order: Sequence[int]) -> Match:
+        choices = tuple(question.choices[place] for place in order)
+        statements = question.statements or tuple(f"{question.text} {choice}" for choice in question.choices)
+        match = Match(
+            key=key,
+            images=sample.images,
+            texts=tuple((statements[place],) for place in order),
+            true=(choices.index(question.answer),),
+            kind=question.kind,
+            sample=sample.key,
+        )
+        if len(sample.images) != 1 and self.form != "words":
+            raise DataError(
+                f"sample '{sample.key}' has {len(sample.images)} pictures; without `form: words` it needs one"
+            )
+        if self.form == "statements":
+            return match
+        options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
+        told = Text(f"{question.text}\n{options}\n{self.ending}", "user")
+        words = Ask(key, Sample(key, (*sample.images, told)), max_tokens=32, kind=question.kind)
+        return Either.of(match, words, choices, words_only=self.form == "words")
+
+
+def _circular(plain: Tally) -> Tally:
+    """One item a question: right if all of its rotations are."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for at, key in enumerate(plain.items.keys):
+        groups[key.rpartition("@")[0] or key].append(at)
+    members = [np.array(one) for one in groups.values()]
+    first, items = [one[0] for one in members], plain.items
+    unparsed_I = items.unparsed_I
+    together = Items(
+        keys=tuple(groups),
+        samples=tuple(items.samples[at] for at in first),
+        kinds=tuple(items.kinds[at] for at in first),
+        tied_I=np.array([items.tied_I[one].any() for one in members]),
+        failed_I=np.array([items.failed_I[one].any() for one in members]),
+        said=tuple(" | ".join(items.said[at] for at in one.tolist()) for one in members),
+        unparsed_I=None if unparsed_I is None else np.array([unparsed_I[one].any() for one in members]),
+    )
+    return replace(
+        plain,
+        name="circular accuracy",
+        items=together,
+        credit_I=np.array([plain.credit_I[one].prod() for one in members]),
+        chance_I=np.array([plain.chance_I[one].prod() for one in members]),
+        lenient=None if plain.lenient is None else _circular(plain.lenient),
+    )
