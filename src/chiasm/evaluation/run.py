@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from chiasm.evaluation import outcomes
 from chiasm.evaluation.asking import Askable, Asker
 from chiasm.evaluation.baselines import BASELINES, Baseline, blind, shuffled
 from chiasm.evaluation.cache import Journal
+from chiasm.evaluation.comparison import answers_file, write_tasks
 from chiasm.evaluation.examples import Thumbnails
 from chiasm.evaluation.protocol import asked_hash, processor_hash, protocol
 from chiasm.evaluation.protocol import fingerprint as fingerprint_of
@@ -49,6 +49,7 @@ def evaluate(
     tasks go by the same name; DataError if a task finds nothing to ask about.
     """
     _expect_unique(tasks)
+    write_tasks(tasks, folder)
     fingerprint = fingerprint or fingerprint_of(model)
     identity = fingerprint and f"{fingerprint}-{processor_hash(model)}"
     with _bars(progress) as bars, _as_it_was(model):
@@ -130,7 +131,7 @@ def _result(
     if "constant" in baselines:
         measured |= {one: task.measure(task.asked, said).tallies for one, said in task.constants().items()}
     found = task.measure(task.asked, answers)
-    outcomes.write(found.tallies, folder / outcomes.ANSWERS / f"{_file_name(task)}.jsonl")
+    outcomes.write(found.tallies, answers_file(folder, task.title))
     return TaskResult(
         task=task.chosen(),
         name=task.title,
@@ -175,7 +176,7 @@ def _expect_unique(tasks: Sequence[Task]) -> None:
 
 
 def _file_name(task: Task) -> str:
-    return re.sub(r"[^\w.-]+", "_", task.title)
+    return answers_file(Path(), task.title).stem
 
 
 def _bars(show: bool) -> Progress:

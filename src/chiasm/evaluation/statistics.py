@@ -160,9 +160,10 @@ def _share(flags_I: NDArray[np.bool_] | None, members: NDArray[np.int64]) -> flo
 class Difference:
     """How two models differ on one metric of the same items.
 
-    value: mean credit of the first minus that of the second; low, high: its 95% paired bootstrap interval.
-    wins, losses: items that the first or the second did better. p: McNemar's exact test, two-sided: how likely so
-    uneven a split of the items that differ is, if either model were as likely to do better.
+    value: the first model's figure minus the second's; low, high: its 95% paired bootstrap interval, over samples.
+    first, second: the figures. wins, losses: items that the first or the second did better.
+    p: how likely a difference this far from none is, if there were none, two-sided. test: "McNemar" where every item is
+        right or wrong (exact; how uneven the split of the items that differ is), else "bootstrap", from the resamples.
     """
 
     name: str
@@ -173,13 +174,25 @@ class Difference:
     losses: int
     p: float
     items: int
+    test: str = "McNemar"
+    first: float = 0.0
+    second: float = 0.0
+
+
+Weights = tuple[Mapping[str, float], Mapping[str, float]]
 
 
 def compare(
-    name: str, first: Mapping[str, float], second: Mapping[str, float], samples: Mapping[str, str], seed: int = 0
+    name: str,
+    first: Mapping[str, float],
+    second: Mapping[str, float],
+    samples: Mapping[str, str],
+    seed: int = 0,
+    weights: Weights | None = None,
 ) -> Difference:
     """Two models item by item. first, second: credit by item key; samples: the sample of each item.
 
+    weights: of both models' items, where the metric is a ratio of sums.
     Raises DataError if they were not asked the same items.
     """
     if odd := first.keys() ^ second.keys():
@@ -187,11 +200,37 @@ def compare(
             f"{name}: {len(odd)} items were asked of one model only, such as '{min(odd)}'; "
             "evaluate both with the same task and data"
         )
-    keys = list(first)
-    gain_I = np.array([first[key] - second[key] for key in keys])
-    low, high = interval(resampled_means(gain_I, [samples[key] for key in keys], seed=seed))
+    keys, of = list(first), [samples[key] for key in first]
+    credits_2I = [np.array([credit[key] for key in keys]) for credit in (first, second)]
+    weights_2I = [None, None] if weights is None else [np.array([one[key] for key in keys]) for one in weights]
+    pairs = list(zip(credits_2I, weights_2I, strict=True))
+    ours, theirs = (_mean(credit_I, weight_I) for credit_I, weight_I in pairs)
+    # The same seed draws the same samples for both: the bootstrap is paired.
+    means_R, others_R = (resampled_means(credit_I, of, seed=seed, weight_I=weight_I) for credit_I, weight_I in pairs)
+    gains_R = means_R - others_R
+    low, high = interval(gains_R)
+    gain_I = credits_2I[0] - credits_2I[1]
     wins, losses = int((gain_I > 0).sum()), int((gain_I < 0).sum())
-    return Difference(name, float(gain_I.mean()), low, high, wins, losses, mcnemar(wins, losses), len(keys))
+    plain = weights is None and all(np.isin(credit_I, (0.0, 1.0)).all() for credit_I in credits_2I)
+    p = mcnemar(wins, losses) if plain else _bootstrap_p(gains_R)
+    test = "McNemar" if plain else "bootstrap"
+    return Difference(name, ours - theirs, low, high, wins, losses, p, len(keys), test, ours, theirs)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p corrected for their number (Holm 1979): the chance of any false alarm among them stays below each."""
+    order = sorted(range(len(p)), key=p.__getitem__)
+    found, least = [0.0] * len(p), 0.0
+    for place, at in enumerate(order):
+        least = max(least, min(1.0, (len(p) - place) * p[at]))
+        found[at] = least
+    return found
+
+
+def _bootstrap_p(gains_R: NDArray[np.float64]) -> float:
+    """Twice the share of resamples at or beyond no difference; one is added to both counts, so that it is never 0."""
+    fewer = min((gains_R <= 0).sum(), (gains_R >= 0).sum())
+    return min(1.0, 2 * (int(fewer) + 1) / (len(gains_R) + 1))
 
 
 def mcnemar(wins: int, losses: int) -> float:

@@ -68,6 +68,8 @@ def _cells(score: Score | None) -> tuple[str, str]:
         return "", ""
     notes = [f"{score.failed} failed"] if score.failed else []
     notes += [f"{_share(score.ties)}% tied"] if score.ties else []
+    if score.lenient is not None:
+        notes.append(f"{_share(score.unparsed)}% unparsed; leniently {_share(score.lenient.value)}")
     note = f" ({', '.join(notes)})" if notes else ""
     blind = score.baselines.get("blind")
     shown = f"{_share(score.value)} ±{_share((score.high - score.low) / 2)}{note}"

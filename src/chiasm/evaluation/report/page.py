@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import chiasm
-from chiasm.errors import MissingExtra
-from chiasm.evaluation.report import display, examples, panels, plots, summary, tables, theme
+from chiasm.evaluation.report import environment, examples, panels, plots, summary, tables
 from chiasm.evaluation.report.runs import Run, at_chance, load_runs, task_names
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_ROOM = Path(__file__).parent
 _SMALL = (290, 180)  # pixels, width and height of a small plot
 
 
@@ -53,36 +51,41 @@ def write_report(runs: Sequence[Path], file: Path, title: str | None = None) -> 
 
 def render(runs: Sequence[Run], title: str | None = None) -> str:
     """The page as text."""
-    environment = _environment()
-    script = (_ROOM / "page.js").read_text(encoding="utf-8")
+    script = environment.text("page.js")
     headline_rows, overall_rows = tables.headline_rows(runs), tables.overall_rows(runs)
     dots = [_dot_plot(panel, f"dots{at}") for at, panel in enumerate(panels.dot_panels(runs))]
-    return environment.get_template("page.html").render(
-        runs=runs,
-        title=summary.headline(runs, title),
-        css=(_ROOM / "page.css").read_text(encoding="utf-8"),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        headline_rows=headline_rows,
-        all_rows=tables.all_rows(runs),
-        overall_rows=overall_rows,
-        baselines=tables.baseline_names(overall_rows),
-        facts=tables.facts(runs),
-        other_figures=tables.other_figures(runs),
-        commands=_commands(runs),
-        differences=tables.recipe_differences(runs),
-        failures=summary.failures_by_task(runs),
-        blind_tasks=summary.blind_tasks(runs),
-        losses=[_line_plot(panel, f"loss{at}") for at, panel in enumerate(panels.loss_panels(runs))],
-        progress=[
-            _line_plot(panel, f"progress{at}", small=True) for at, panel in enumerate(panels.progress_panels(runs))
-        ],
-        course=[_line_plot(panel, f"course{at}", small=True) for at, panel in enumerate(panels.course_panels(runs))],
-        dots=dots,
-        galleries=examples.galleries(runs),
-        protocols=_protocols(runs),
-        versions=_versions(),
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            runs=runs,
+            title=summary.headline(runs, title),
+            css=environment.text("page.css"),
+            script=script,
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            headline_rows=headline_rows,
+            all_rows=tables.all_rows(runs),
+            overall_rows=overall_rows,
+            baselines=tables.baseline_names(overall_rows),
+            facts=tables.facts(runs),
+            other_figures=tables.other_figures(runs),
+            commands=_commands(runs),
+            differences=tables.recipe_differences(runs),
+            failures=summary.failures_by_task(runs),
+            blind_tasks=summary.blind_tasks(runs),
+            losses=[_line_plot(panel, f"loss{at}") for at, panel in enumerate(panels.loss_panels(runs))],
+            progress=[
+                _line_plot(panel, f"progress{at}", small=True) for at, panel in enumerate(panels.progress_panels(runs))
+            ],
+            course=[
+                _line_plot(panel, f"course{at}", small=True) for at, panel in enumerate(panels.course_panels(runs))
+            ],
+            dots=dots,
+            galleries=examples.galleries(runs),
+            protocols=_protocols(runs),
+            versions=_versions(),
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        )
     )
 
 
@@ -127,25 +130,7 @@ def _versions() -> list[tuple[str, str]]:
 
 
 def _environment() -> Environment:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingExtra("jinja2", "eval", "a report") from error
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_ROOM),
-        autoescape=True,  # captions and names come from strangers
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    words = (display.percent, display.points, display.count, display.listing, summary.above, summary.trained)
-    environment.filters.update({word.__name__: word for word in words})
-    environment.globals.update(
-        lede=summary.lede,
-        weakest=summary.weakest,
-        variable=theme.variable,
-        shape=theme.shape,
-        at_chance=at_chance,
-        notes=tables.notes,
-    )
-    return environment
+    made = environment.make()
+    made.filters.update({word.__name__: word for word in (summary.above, summary.trained)})
+    made.globals.update(lede=summary.lede, weakest=summary.weakest, at_chance=at_chance, notes=tables.notes)
+    return made

@@ -86,7 +86,7 @@ class Existence(Choice):
         asked_I = np.array([isinstance(one, Match) for one in questions])
         facts = {
             "yes share of answers": float(said_I[asked_I].mean()),
-            "yes share of right answers": is_I[asked_I].mean(),
+            "yes share of right answers": float(is_I[asked_I].mean()),
         }
         kinds = np.array(accuracy.items.kinds)
         for kind in sorted(set(kinds[asked_I].tolist()) - {""}):

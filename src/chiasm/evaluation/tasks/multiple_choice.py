@@ -60,7 +60,7 @@ class MultipleChoice(Choice):
         facts = self._letters(questions, answers)
         if self.order != "circular":
             return Measured((plain,), facts)
-        return Measured((_circular(plain), replace(plain, name="accuracy of single rotations")), facts)
+        return Measured((_circular(plain), replace(plain, name="accuracy of single rotations", by_kind=False)), facts)
 
     def constants(self) -> Mapping[str, Sequence[Answer]]:
         def first(question: Question) -> Answer:

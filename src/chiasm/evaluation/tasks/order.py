@@ -53,7 +53,10 @@ class Order(Choice):
         standing = stand_in(questions, answers)
         won = np.where(standing.failed_I, 0.0, standing.above_I == 0)
         lost = np.where(standing.tied_I, 0.0, won)
-        facts = {"accuracy % if ties were won, as officially": 100 * won.mean(), "if ties were lost": 100 * lost.mean()}
+        facts = {
+            "accuracy if ties were won, as officially, %": 100 * float(won.mean()),
+            "accuracy if ties were lost, %": 100 * float(lost.mean()),
+        }
         return Measured((self.accuracy(questions, answers),), facts)
 
     def _reordered(self, key: str, caption: str) -> tuple[str, list[str]]:

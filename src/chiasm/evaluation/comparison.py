@@ -1,0 +1,157 @@
+"""Two evaluations item by item: which differences are more than chance, and which items changed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from chiasm.config import dump, parse
+from chiasm.data.image import Image
+from chiasm.data.source import Source
+from chiasm.errors import CheckpointError, DataError
+from chiasm.evaluation import outcomes
+from chiasm.evaluation.result import Evaluation, TaskResult
+from chiasm.evaluation.statistics import Difference, holm
+from chiasm.evaluation.task import Match, Task
+
+TASKS = "tasks.yaml"  # beside results.json: the tasks as recipe entries, so that their questions can be asked again
+
+
+@dataclass(frozen=True)
+class Change:
+    """One item that the models answered differently well. gain: credit of the first model less that of the second."""
+
+    key: str
+    kind: str
+    sample: str
+    said: tuple[str, str]
+    gain: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One task of two runs.
+
+    differences: every metric, the headline first. adjusted: the headline's p, corrected by Holm for the number of tasks
+    compared. changes: the headline's items whose credit changed, in the order of the data. notes: what besides the
+    weights was not the same.
+    """
+
+    task: str
+    differences: tuple[Difference, ...]
+    adjusted: float
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def headline(self) -> Difference:
+        return self.differences[0]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the tasks that both were asked. names: of the models. refused: why other tasks are not compared."""
+
+    names: tuple[str, str]
+    tasks: tuple[Compared, ...]
+    refused: tuple[str, ...]
+
+
+def compare_evaluations(first: Path, second: Path, tasks: Sequence[str] = ()) -> Comparison:
+    """Compares two evaluation folders. tasks: only these; by default all that both hold.
+
+    Raises CheckpointError where a folder holds no results or no answers; DataError if a task that was named cannot be
+    compared, or no task can: figures are compared only where the questions are the same to the last letter and pixel.
+    """
+    folders = (first, second)
+    evaluations = [Evaluation.load(folder) for folder in folders]
+    ours, theirs = ({one.name: one for one in evaluation.results} for evaluation in evaluations)
+    wanted = list(tasks) or [name for name in ours if name in theirs]
+    found, refused = [], []
+    for name in wanted:
+        if reason := _unlike(name, ours.get(name), theirs.get(name)):
+            refused.append(reason)
+        else:
+            found.append(_compared(folders, ours[name], theirs[name]))
+    if tasks and refused:
+        raise DataError(refused[0])
+    if not found:
+        raise DataError(
+            refused[0] if refused else f"{first} and {second} share no task; evaluate both on the same tasks"
+        )
+    corrected = holm([one.headline.p for one in found])
+    names = tuple(
+        evaluation.model.get("name", str(folder)) for evaluation, folder in zip(evaluations, folders, strict=True)
+    )
+    adjusted = tuple(
+        Compared(one.task, one.differences, p, one.changes, one.notes) for one, p in zip(found, corrected, strict=True)
+    )
+    return Comparison((names[0], names[1]), adjusted, tuple(refused))
+
+
+def answers_file(folder: Path, task: str) -> Path:
+    """Where the answers to a task lie, by its name."""
+    name = re.sub(r"[^\w.-]+", "_", task)
+    return folder / outcomes.ANSWERS / f"{name}.jsonl"
+
+
+def write_tasks(tasks: Sequence[Task], folder: Path) -> None:
+    """Writes down what is asked, as recipe entries; tasks on data that no recipe can name are left out."""
+    entries = [dump(task) for task in tasks if type(task.data).__module__.startswith(f"{Source.room}.")]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / TASKS).write_text(yaml.safe_dump(entries, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def pictures_of(folder: Path, task: str) -> Mapping[str, Image]:
+    """The first picture of each item of a task, by the item's key and by its sample's, read from the data again.
+
+    Empty where the folder does not say how the task was asked. Raises DataError or RecipeError if the data are gone.
+    """
+    file = folder / TASKS
+    entries: Any = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else []
+    for entry in entries if isinstance(entries, list) else []:
+        made = parse(Task, entry, str(file))  # type: ignore[type-abstract]  # a choice of the room is built
+        if made.title == task:
+            matches = [(one, one.images[0]) for one in made.asked if isinstance(one, Match) and one.images]
+            by_sample = {one.sample: picture for one, picture in reversed(matches)}
+            return by_sample | {one.key: picture for one, picture in matches}
+    return {}
+
+
+def _unlike(name: str, ours: TaskResult | None, theirs: TaskResult | None) -> str:
+    """Why two results may not be compared; "" if they may."""
+    if ours is None or theirs is None:
+        return f"task '{name}' was not asked of both models; evaluate both on it"
+    if ours.asked != theirs.asked:
+        return (
+            f"task '{name}' did not ask both models the same (hashes {ours.asked[:8]} and {theirs.asked[:8]}): its "
+            "data, settings or the versions of chiasm and torch differ; evaluate both again in the same way"
+        )
+    return ""
+
+
+def _compared(folders: tuple[Path, Path], ours: TaskResult, theirs: TaskResult) -> Compared:
+    files = [answers_file(folder, ours.name) for folder in folders]
+    for file in files:
+        if not file.is_file():
+            raise CheckpointError(f"there is no {file} with the answers; run `chiasm eval` again")
+    found = outcomes.differences(*files)
+    if not found:
+        raise DataError(f"task '{ours.name}': the runs share no metric; evaluate both with the same version")
+    notes = []
+    if ours.protocol != theirs.protocol:
+        notes.append("the models' processors differ: other tokens or pixels were made of the same questions")
+    (credit, said), (other, also) = (
+        (metrics[found[0].name].credit, told[found[0].name]) for metrics, told in map(outcomes.read, files)
+    )
+    changes = tuple(
+        Change(key, said[key].kind, said[key].sample, (said[key].said, also[key].said), credit[key] - other[key])
+        for key in credit
+        if credit[key] != other[key]
+    )
+    return Compared(ours.name, tuple(found), 0.0, changes, tuple(notes))

@@ -1,0 +1,164 @@
+"""A comparison of two runs as people read it: a table, a few lines, a page with the items that changed, JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from chiasm.config import dump
+from chiasm.data.image import Image
+from chiasm.errors import DataError, RecipeError
+from chiasm.evaluation.comparison import Change, Compared, Comparison, pictures_of
+from chiasm.evaluation.report import environment
+from chiasm.evaluation.report.display import percent, points
+from chiasm.evaluation.report.examples import data_uri
+
+_SHOWN = 24  # changed items of each direction and task on the page
+_CERTAIN = 0.05
+
+
+@dataclass(frozen=True)
+class Item:
+    """One changed item on the page. picture: a data URI, or "". better: which model did better, 0 or 1."""
+
+    change: Change
+    picture: str
+    better: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """One task on the page: items of both directions; of the others, beyond what is shown, only the number."""
+
+    compared: Compared
+    items: tuple[Item, ...]
+    verdict: str
+
+
+def difference_table(comparison: Comparison) -> Table:
+    """Every metric of every task: both figures, the difference with its interval, p, and how many items changed."""
+    first, second = comparison.names
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for column in ("%", first, second, "difference", "95%", "p", "Holm", f"only {first} right", f"only {second} right"):
+        table.add_column(column, justify="left" if column == "%" else "right")
+    for task in comparison.tasks:
+        table.add_row(f"[bold]{_safe(task.task)}[/] ({task.headline.items:,} items)")
+        for at, one in enumerate(task.differences):
+            adjusted = p_value(task.adjusted) if at == 0 else ""
+            low, high = points(one.low), points(one.high)
+            figures = percent(one.first), percent(one.second), points(one.value), f"{low} to {high}"
+            changed = str(one.wins), str(one.losses)
+            table.add_row(f"  {_safe(one.name)}", *figures, p_value(one.p), adjusted, *changed)
+    return table
+
+
+def changed_lines(comparison: Comparison, shown: int) -> list[str]:
+    """What was found, a sentence a task, and under it the first changed items."""
+    lines = []
+    for task in comparison.tasks:
+        lines.append(f"{task.task}: {verdict(task, comparison)}")
+        lines += [f"  {note}" for note in task.notes]
+        for change in widest(task.changes, shown):
+            better = comparison.names[0 if change.gain > 0 else 1]
+            said = " | ".join(
+                f"{name}: {_short(text)}" for name, text in zip(comparison.names, change.said, strict=True)
+            )
+            lines.append(f"  {change.key}: {better} did better ({said})")
+    return lines
+
+
+def verdict(task: Compared, comparison: Comparison) -> str:
+    """Whether the headline's difference is more than chance, in words."""
+    one, (first, second) = task.headline, comparison.names
+    if one.wins == one.losses == 0:
+        return "no item changed"
+    better = first if one.value > 0 else second
+    split = f"{first} alone right in {one.wins:,} items, {second} in {one.losses:,}"
+    if task.adjusted >= _CERTAIN:
+        return f"no clear difference (p = {p_value(task.adjusted)} after Holm; {split})"
+    lead = points(abs(one.value)).lstrip("+")
+    return f"{better} is better by {lead} points (p = {p_value(task.adjusted)} after Holm; {split})"
+
+
+def widest(changes: Sequence[Change], limit: int) -> list[Change]:
+    """The changes of widest gain, one of either direction in turn, so that both are seen."""
+    ranked = sorted(changes, key=lambda one: -abs(one.gain))
+    ways = [[one for one in ranked if one.gain > 0], [one for one in ranked if one.gain < 0]]
+    return [way[at] for at in range(limit) for way in ways if at < len(way)][:limit]
+
+
+def write_json(comparison: Comparison, file: Path) -> None:
+    """Everything that was found, the changed items too."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(file.name + ".new")
+    aside.write_text(json.dumps(dump(comparison), indent=1) + "\n", encoding="utf-8")
+    aside.replace(file)
+
+
+def write_comparison(comparison: Comparison, folders: Sequence[Path], file: Path) -> tuple[Path, list[str]]:
+    """Writes one self-contained page; returns where, and for which tasks there are no pictures, and why.
+
+    folders: the two evaluations; pictures are read from the data that the first says it was asked of.
+    Raises MissingExtra without chiasm[eval].
+    """
+    sections, missing = [], []
+    for task in comparison.tasks:
+        pictures: Mapping[str, Image] = {}
+        try:
+            pictures = pictures_of(folders[0], task.task) if task.changes else {}
+        except (DataError, RecipeError) as error:
+            missing.append(f"{task.task}: {error}")
+        sections.append(_section(task, comparison, pictures))
+    page = (
+        environment.make()
+        .get_template("compare.html")
+        .render(
+            comparison=comparison,
+            sections=sections,
+            missing=missing,
+            p_value=p_value,
+            certain=_CERTAIN,
+            css=environment.text("page.css"),
+        )
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(file.name + ".new")
+    aside.write_text(page, encoding="utf-8")
+    aside.replace(file)
+    return file, missing
+
+
+def p_value(p: float) -> str:
+    """0.00012 -> "<0.001", 0.0312 -> "0.031"."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _section(task: Compared, comparison: Comparison, pictures: Mapping[str, Image]) -> Section:
+    items = []
+    for change in widest(task.changes, 2 * _SHOWN):
+        picture = pictures.get(change.key) or pictures.get(change.sample)
+        items.append(Item(change, _drawn(picture), 0 if change.gain > 0 else 1))
+    return Section(task, tuple(items), verdict(task, comparison))
+
+
+def _drawn(picture: Image | None) -> str:
+    if picture is None:
+        return ""
+    try:
+        return data_uri(picture)
+    except DataError:  # the item was asked of a picture that cannot be decoded: then there is none to show
+        return ""
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split()) or "nothing"
+    return line if len(line) <= 60 else line[:59] + "…"
+
+
+def _safe(text: str) -> str:
+    return text.replace("[", "\\[")
