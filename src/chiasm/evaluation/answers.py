@@ -74,8 +74,8 @@ def letter(reply: str, choices: Sequence[str], *, lenient: bool = False) -> int 
     for found in _LETTER.finditer(rest):
         one = found.group(found.lastgroup or 0)
         follows = rest[found.end() :]
-        if found.lastgroup == "single" and one in _WORDS_TOO and re.match(r"\s+\w", follows):
-            continue  # "A dog" names no letter
+        if found.lastgroup == "single" and one in _WORDS_TOO and re.match(r"\s+(?!(?:or|and)\b)\w", follows):
+            continue  # "A dog" names no letter, unlike "A or B"
         if (place := _place(one, choices)) is not None:
             named.add(place)
     return named.pop() if len(named) == 1 else None

@@ -78,6 +78,15 @@ class Choice(Task, ABC):
         return found
 
 
+def if_ties(questions: Sequence[Question], answers: Sequence[Answer], won: str = "won") -> dict[str, float]:
+    """Accuracy in percent by the rules of official scripts, which give ties to the model, or to the other side."""
+    standing = stand_in(questions, answers)
+    level_I = ~standing.failed_I & (standing.above_I == 0)
+    alone_I = level_I & (standing.level_I == standing.right_I)
+    won_share, lost_share = 100 * float(level_I.mean()), 100 * float(alone_I.mean())
+    return {f"accuracy if ties were {won}, %": won_share, "accuracy if ties were lost, %": lost_share}
+
+
 def as_scores(
     questions: Sequence[Question], answers: Sequence[Answer], rule: Rule, lenient: bool = False
 ) -> list[Answer]:

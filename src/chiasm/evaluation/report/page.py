@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import chiasm
-from chiasm.evaluation.report import environment, examples, panels, plots, summary, tables
+from chiasm.evaluation.report import environment, examples, panels, plots, summary, tables, trust
 from chiasm.evaluation.report.runs import Run, at_chance, load_runs, task_names
 
 if TYPE_CHECKING:
@@ -81,12 +81,27 @@ def render(runs: Sequence[Run], title: str | None = None) -> str:
                 _line_plot(panel, f"course{at}", small=True) for at, panel in enumerate(panels.course_panels(runs))
             ],
             dots=dots,
+            trusts=[_trust(panel, at) for at, panel in enumerate(trust.trust_panels(runs))],
             galleries=examples.galleries(runs),
             protocols=_protocols(runs),
             versions=_versions(),
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
     )
+
+
+@dataclass(frozen=True)
+class Trust:
+    """One task's plots of confidence, with its figures."""
+
+    panel: trust.TrustPanel
+    reliability: Plot
+    risk: Plot
+
+
+def _trust(panel: trust.TrustPanel, at: int) -> Trust:
+    reliability = Plot(f"{panel.task}: reliability", trust.draw_reliability(panel, f"reliability{at}"))
+    return Trust(panel, reliability, Plot(f"{panel.task}: risk and coverage", trust.draw_risk(panel, f"risk{at}")))
 
 
 def _dot_plot(panel: panels.DotPanel, name: str) -> Plot:

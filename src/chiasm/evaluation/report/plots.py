@@ -75,7 +75,7 @@ def draw_dots(panel: DotPanel, name: str) -> Drawing:
         side = "left" if chance < 0.1 * panel.limit else "center"
         axes.text(chance, -2, "chance", color=MUTED, size=11, ha=side, va="bottom")
 
-    return _draw(draw, WIDTH, height + _SLOT + 30, name)
+    return drawn(draw, WIDTH, height + _SLOT + 30, name)
 
 
 def draw_lines(panel: LinePanel, name: str, width: int = WIDTH, height: int = 250) -> Drawing:
@@ -108,7 +108,7 @@ def draw_lines(panel: LinePanel, name: str, width: int = WIDTH, height: int = 25
             axes.set_xlabel("samples seen", size=11, loc="right")
         _label_ends(axes, panel, with_names=not small)
 
-    return _draw(draw, width, height, name)
+    return drawn(draw, width, height, name)
 
 
 def apart(wanted: Sequence[float], least: float) -> list[float]:
@@ -201,7 +201,8 @@ def _short(name: str) -> str:
     return name if len(name) <= _LABEL else name[: _LABEL - 1] + "…"
 
 
-def _draw(draw: Callable[[Any], None], width: int, height: int, name: str) -> Drawing:
+def drawn(draw: Callable[[Any], None], width: int, height: int, name: str) -> Drawing:
+    """What `draw` puts on matplotlib axes, ready for the page. Raises MissingExtra without matplotlib."""
     with _style(), warnings.catch_warnings():
         # The browser's font draws the letters, so it does not matter which ones matplotlib's font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")

@@ -17,7 +17,7 @@ import numpy as np
 from chiasm.data.files import json_lines
 from chiasm.data.sample import Sample
 from chiasm.errors import DataError
-from chiasm.evaluation.choice import Choice, stand_in
+from chiasm.evaluation.choice import Choice, if_ties
 from chiasm.evaluation.perturbations import perturbations, words_of
 from chiasm.evaluation.task import Answer, Match, Measured, Question
 
@@ -50,13 +50,7 @@ class Order(Choice):
                 yield Match(f"{sample.key}/{number}", (sample.image,), texts, (0,), sample=sample.key)
 
     def measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Measured:
-        standing = stand_in(questions, answers)
-        won = np.where(standing.failed_I, 0.0, standing.above_I == 0)
-        lost = np.where(standing.tied_I, 0.0, won)
-        facts = {
-            "accuracy if ties were won, as officially, %": 100 * float(won.mean()),
-            "accuracy if ties were lost, %": 100 * float(lost.mean()),
-        }
+        facts = if_ties(questions, answers, "won, as officially")
         return Measured((self.accuracy(questions, answers),), facts)
 
     def _reordered(self, key: str, caption: str) -> tuple[str, list[str]]:

@@ -1,16 +1,17 @@
 """Hard negatives: a picture with its caption and one that a small change made false; the true one must score higher.
 
 SugarCrepe (Hsieh et al. 2023, arXiv:2306.14610), the scenes' negatives and their like. Unlike the official scripts,
-which compare with > or >=, a tie earns one half: a scorer that cannot tell the two apart gets chance, never a win."""
+which compare with > or >=, a tie earns one half: a scorer that cannot tell the two apart gets chance, never a win.
+The facts tell what either comparison would have given."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from chiasm.data.sample import Sample
-from chiasm.evaluation.choice import Choice
-from chiasm.evaluation.task import Match
+from chiasm.evaluation.choice import Choice, if_ties
+from chiasm.evaluation.task import Answer, Match, Measured, Question
 
 
 @dataclass(frozen=True)
@@ -27,3 +28,6 @@ class Pairs(Choice):
                 kind=negative.kind,
                 sample=sample.key,
             )
+
+    def measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Measured:
+        return Measured((self.accuracy(questions, answers),), if_ties(questions, answers))
