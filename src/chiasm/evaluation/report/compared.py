@@ -42,18 +42,18 @@ class Section:
 
 def difference_table(comparison: Comparison) -> Table:
     """Every metric of every task: both figures, the difference with its interval, p, and how many items changed."""
-    first, second = comparison.names
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for column in ("%", first, second, "difference", "95%", "p", "Holm", f"only {first} right", f"only {second} right"):
-        table.add_column(column, justify="left" if column == "%" else "right")
+    table.caption = (
+        f"A: {_safe(comparison.names[0])}   B: {_safe(comparison.names[1])}   changed: only A right / only B right"
+    )
+    for column in ("%", "A", "B", "A - B", "95% interval", "p", "changed"):
+        table.add_column(column, justify="left" if column == "%" else "right", no_wrap=column != "%")
     for task in comparison.tasks:
-        table.add_row(f"[bold]{_safe(task.task)}[/] ({task.headline.items:,} items)")
-        for at, one in enumerate(task.differences):
-            adjusted = p_value(task.adjusted) if at == 0 else ""
-            low, high = points(one.low), points(one.high)
-            figures = percent(one.first), percent(one.second), points(one.value), f"{low} to {high}"
-            changed = str(one.wins), str(one.losses)
-            table.add_row(f"  {_safe(one.name)}", *figures, p_value(one.p), adjusted, *changed)
+        table.add_row(f"[bold]{_safe(task.task)}[/] ({task.headline.items:,})")
+        for one in task.differences:
+            figures = percent(one.first), percent(one.second), points(one.value)
+            interval, changed = f"{points(one.low)} to {points(one.high)}", f"{one.wins:,} / {one.losses:,}"
+            table.add_row(f"  {_safe(one.name)}", *figures, interval, p_value(one.p), changed)
     return table
 
 
@@ -80,9 +80,9 @@ def verdict(task: Compared, comparison: Comparison) -> str:
     better = first if one.value > 0 else second
     split = f"{first} alone right in {one.wins:,} items, {second} in {one.losses:,}"
     if task.adjusted >= _CERTAIN:
-        return f"no clear difference (p = {p_value(task.adjusted)} after Holm; {split})"
+        return f"no clear difference ({_told(task.adjusted)} after Holm's correction; {split})"
     lead = points(abs(one.value)).lstrip("+")
-    return f"{better} is better by {lead} points (p = {p_value(task.adjusted)} after Holm; {split})"
+    return f"{better} is better by {lead} points ({_told(task.adjusted)} after Holm's correction; {split})"
 
 
 def widest(changes: Sequence[Change], limit: int) -> list[Change]:
@@ -136,6 +136,10 @@ def write_comparison(comparison: Comparison, folders: Sequence[Path], file: Path
 def p_value(p: float) -> str:
     """0.00012 -> "<0.001", 0.0312 -> "0.031"."""
     return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _told(p: float) -> str:
+    return f"p {p_value(p).replace('<', '< ')}" if p < 0.001 else f"p = {p_value(p)}"
 
 
 def _section(task: Compared, comparison: Comparison, pictures: Mapping[str, Image]) -> Section:

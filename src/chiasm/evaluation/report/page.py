@@ -100,8 +100,8 @@ class Trust:
 
 
 def _trust(panel: trust.TrustPanel, at: int) -> Trust:
-    reliability = Plot(f"{panel.task}: reliability", trust.draw_reliability(panel, f"reliability{at}"))
-    return Trust(panel, reliability, Plot(f"{panel.task}: risk and coverage", trust.draw_risk(panel, f"risk{at}")))
+    reliability = Plot("Reliability", trust.draw_reliability(panel, f"reliability{at}"))
+    return Trust(panel, reliability, Plot("Risk and coverage", trust.draw_risk(panel, f"risk{at}")))
 
 
 def _dot_plot(panel: panels.DotPanel, name: str) -> Plot:

@@ -13,6 +13,7 @@ from chiasm.evaluation.report.theme import GRID, MUTED, colour, marker
 
 _WIDTH, _HEIGHT = 340, 260  # pixels
 _LABEL = 11
+_FEW = 0.01  # of all items: a bin with fewer stands alone, the line passes it by
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ def draw_reliability(panel: TrustPanel, name: str) -> Drawing:
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, dashes=(3, 3))
         for index, found in panel.known:
-            x, y = [one.confidence for one in found.bins], [one.accuracy for one in found.bins]
             most = max(one.items for one in found.bins)
+            firm = [one for one in found.bins if one.items >= _FEW * sum(one.items for one in found.bins)]
+            x, y = [one.confidence for one in firm], [one.accuracy for one in firm]
             axes.plot(x, y, color=colour(index), linewidth=1.5)
             for one in found.bins:
                 size = 4 + 7 * (one.items / most) ** 0.5

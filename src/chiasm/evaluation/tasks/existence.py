@@ -113,9 +113,9 @@ class Existence(Choice):
         for number, question in enumerate(sample.questions):
             if set(question.choices) != set(_CHOICES):
                 continue
-            if not question.statements:
+            if not question.statements and self.form != "words":
                 raise DataError(f"sample '{sample.key}': the question '{question.text}' has no statements to score")
-            statement = dict(zip(question.choices, question.statements, strict=True))
+            statement = dict(zip(question.choices, question.statements or question.choices, strict=True))
             key, both = f"{sample.key}/{question.kind}/{number}", (statement["yes"], statement["no"])
             yield self._question(key, sample, question.text, both, question.answer == "yes", question.kind)
 

@@ -1,0 +1,157 @@
+"""Two runs item by item: scipy's figures, and refusals where the questions differ."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chiasm.cli import main
+from chiasm.data.sources.scenes import Scenes
+from chiasm.errors import CheckpointError, DataError
+from chiasm.evaluation.comparison import answers_file, compare_evaluations, pictures_of
+from chiasm.evaluation.result import Evaluation
+from chiasm.evaluation.run import evaluate
+from chiasm.evaluation.statistics import compare, holm
+from chiasm.evaluation.task import Match, Task
+from chiasm.evaluation.tasks.classification import Classification
+from chiasm.evaluation.tasks.existence import Existence
+from chiasm.evaluation.tasks.pairs import Pairs
+from chiasm.evaluation.tasks.probes import Probes
+from tests.evaluation.fakes import HashEmbedder, world
+
+
+def two_runs(folder: Path, tasks: list[Task] | None = None) -> tuple[Path, Path]:
+    data = Scenes(count=20, size=32)
+    asked = tasks if tasks is not None else [Probes(data), Pairs(data), Existence(data, head=True)]
+    paths = folder / "a" / "evaluation", folder / "b" / "evaluation"
+    for at, path in enumerate(paths):
+        evaluate(HashEmbedder(seed=at), asked, path, about={"name": f"model {at}"}, progress=False)
+    return paths
+
+
+def test_differences_and_changes_are_those_of_the_items(tmp_path: Path) -> None:
+    first, second = two_runs(tmp_path)
+    found = compare_evaluations(first, second)
+    assert [one.task for one in found.tasks] == ["probes", "pairs", "existence"]
+    results = [Evaluation.load(path).results for path in (first, second)]
+    for task, ours, theirs in zip(found.tasks, *results, strict=True):
+        for one in task.differences:
+            figures = [next(s.value for s in r.scores if s.name == one.name and not s.group) for r in (ours, theirs)]
+            assert [one.first, one.second] == pytest.approx(figures)
+            assert one.value == pytest.approx(figures[0] - figures[1])
+            assert one.low <= one.value <= one.high
+        assert sum(change.gain > 0 for change in task.changes) == task.headline.wins
+        assert sum(change.gain < 0 for change in task.changes) == task.headline.losses
+        rows = [
+            {row["key"]: row for row in map(json.loads, answers_file(path, task.task).read_text().splitlines())}
+            for path in (first, second)
+        ]
+        for change in task.changes:
+            assert change.said == (rows[0][change.key]["said"], rows[1][change.key]["said"])
+    tests = {one.name: one.test for one in found.tasks[2].differences}
+    assert tests == {"accuracy": "McNemar", "F1": "bootstrap", "precision": "bootstrap", "recall": "bootstrap"}
+    assert [one.adjusted for one in found.tasks] == holm([one.headline.p for one in found.tasks])
+
+
+def test_the_mean_of_kinds_is_compared_as_such(tmp_path: Path) -> None:
+    first, second = two_runs(tmp_path, [Classification(world(23))])
+    (task,) = compare_evaluations(first, second).tasks
+    means = [Evaluation.load(path).results[0].scores for path in (first, second)]
+    expected = [next(one.value for one in scores if one.name == "mean per class") for scores in means]
+    found = next(one for one in task.differences if one.name == "mean per class")
+    assert [found.first, found.second] == pytest.approx(expected)
+
+
+def test_other_questions_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    first, second = two_runs(tmp_path)
+    evaluate(
+        HashEmbedder(),
+        [Probes(Scenes(count=20, size=32, seed=1)), Pairs(Scenes(count=20, size=32))],
+        second,
+        progress=False,
+    )
+    found = compare_evaluations(first, second)
+    assert [one.task for one in found.tasks] == ["pairs"]
+    assert found.refused[0].startswith("task 'probes' did not ask both models the same (hashes ")
+    with pytest.raises(DataError, match="'probes' did not ask both models the same"):
+        compare_evaluations(first, second, ["probes"])
+    with pytest.raises(DataError, match="'existence' was not asked of both models"):
+        compare_evaluations(first, second, ["existence"])
+    answers_file(second, "pairs").unlink()
+    with pytest.raises(CheckpointError, match=r"pairs\.jsonl with the answers"):
+        compare_evaluations(first, second)
+
+
+def test_another_processor_is_told(tmp_path: Path) -> None:
+    first, second = two_runs(tmp_path)
+    evaluation = Evaluation.load(second)
+    changed = tuple(replace(one, protocol="other") for one in evaluation.results)
+    Evaluation(evaluation.model, changed).save(second)
+    assert all("processors differ" in one.notes[0] for one in compare_evaluations(first, second).tasks)
+
+
+def test_pictures_are_found_by_the_tasks_that_were_written_down(tmp_path: Path) -> None:
+    first, _ = two_runs(tmp_path)
+    asked = [one for one in Probes(Scenes(count=20, size=32)).asked if isinstance(one, Match)]
+    found = pictures_of(first, "probes")
+    assert {one.key: one.images[0].key for one in asked}.items() <= {k: v.key for k, v in found.items()}.items()
+    assert pictures_of(first, "other") == {}
+
+
+def test_the_bootstrap_is_scipys_paired_one() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    generator = np.random.default_rng(0)
+    earned = generator.random((2, 60)).round(2)
+    keys = [str(at) for at in range(60)]
+    found = compare("m", *(dict(zip(keys, row.tolist(), strict=True)) for row in earned), {key: key for key in keys})
+    theirs = stats.bootstrap(
+        tuple(earned),
+        lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis),
+        paired=True,
+        method="percentile",
+        n_resamples=20000,
+        rng=generator,
+    ).confidence_interval
+    assert [found.low, found.high] == pytest.approx([theirs.low, theirs.high], abs=0.01)
+    assert found.test == "bootstrap"
+    normal = 2 * stats.norm.sf(abs(found.value) / (np.diff(earned, axis=0).std(ddof=1) / np.sqrt(60)))
+    assert found.p == pytest.approx(normal, abs=0.05)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_by_its_definition(p: list[float]) -> None:
+    """The adjusted p is the least level at which the step-down procedure rejects."""
+    for level in (0.01, 0.05, 0.3, 0.9):
+        rejected, left = set(), sorted(range(len(p)), key=p.__getitem__)
+        while left and p[left[0]] * len(left) <= level:
+            rejected.add(left.pop(0))
+        assert {at for at, adjusted in enumerate(holm(p)) if adjusted <= level} == rejected
+
+
+def test_the_command_tells_writes_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two_runs(tmp_path)
+    first, second = str(tmp_path / "a"), str(tmp_path / "b")
+    assert main(["compare", first, second, "--json", str(tmp_path / "d.json")]) == 0
+    told = capsys.readouterr().out
+    assert "A: model 0   B: model 1" in told
+    assert "did better (model 0: " in told
+    page = (tmp_path / "b" / "compare.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == page.count('alt="the picture') > 20
+    saved = json.loads((tmp_path / "d.json").read_text())
+    assert saved["names"] == ["model 0", "model 1"]
+    assert len(saved["tasks"][0]["changes"]) == sum(
+        saved["tasks"][0]["differences"][0][way] for way in ("wins", "losses")
+    )
+    (tmp_path / "a" / "evaluation" / "tasks.yaml").write_text(
+        "- {task: probes, data: {source: captions, path: gone.jsonl}}\n"
+    )
+    assert main(["compare", first, second]) == 0
+    assert "without pictures: probes: there is no caption file at gone.jsonl" in capsys.readouterr().out
+    assert main(["compare", first, str(tmp_path / "nowhere")]) == 2
+    assert "run `chiasm eval` first" in capsys.readouterr().err
