@@ -43,9 +43,7 @@ class Section:
 def difference_table(comparison: Comparison) -> Table:
     """Every metric of every task: both figures, the difference with its interval, p, and how many items changed."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    table.caption = (
-        f"A: {_safe(comparison.names[0])}   B: {_safe(comparison.names[1])}   changed: only A right / only B right"
-    )
+    table.caption = f"A: {_safe(comparison.names[0])}   B: {_safe(comparison.names[1])}   changed: A better / B better"
     for column in ("%", "A", "B", "A - B", "95% interval", "p", "changed"):
         table.add_column(column, justify="left" if column == "%" else "right", no_wrap=column != "%")
     for task in comparison.tasks:
@@ -78,7 +76,7 @@ def verdict(task: Compared, comparison: Comparison) -> str:
     if one.wins == one.losses == 0:
         return "no item changed"
     better = first if one.value > 0 else second
-    split = f"{first} alone right in {one.wins:,} items, {second} in {one.losses:,}"
+    split = f"{first} did better in {one.wins:,} items, {second} in {one.losses:,}"
     if task.adjusted >= _CERTAIN:
         return f"no clear difference ({_told(task.adjusted)} after Holm's correction; {split})"
     lead = points(abs(one.value)).lstrip("+")
