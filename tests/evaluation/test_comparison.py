@@ -109,7 +109,8 @@ def test_the_bootstrap_is_scipys_paired_one() -> None:
     generator = np.random.default_rng(0)
     earned = generator.random((2, 60)).round(2)
     keys = [str(at) for at in range(60)]
-    found = compare("m", *(dict(zip(keys, row.tolist(), strict=True)) for row in earned), {key: key for key in keys})
+    ours, theirs_too = (dict(zip(keys, row.tolist(), strict=True)) for row in earned)
+    found = compare("m", ours, theirs_too, {key: key for key in keys})
     theirs = stats.bootstrap(
         tuple(earned),
         lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis),

@@ -10,6 +10,7 @@ import pytest
 from chiasm.data.sample import Question, Sample
 from chiasm.errors import RecipeError
 from chiasm.evaluation.answers import LETTERS
+from chiasm.evaluation.asking import Askable
 from chiasm.evaluation.run import evaluate
 from chiasm.evaluation.task import Answer, Either
 from chiasm.evaluation.tasks.multiple_choice import MultipleChoice
@@ -92,7 +93,7 @@ def test_models_of_both_sorts_share_a_row(tmp_path: Path) -> None:
         return float(text == f"which? {quiz()[number].questions[0].answer}") if number >= 0 else 0.0
 
     asked = {one.words.sample.texts[-1].text: right_letter(one) for one in eithers(MultipleChoice(quiz()))}
-    models = (FunctionScorer(sees), Says(lambda text: asked[text]), HashEmbedder())
+    models: tuple[Askable, ...] = (FunctionScorer(sees), Says(lambda text: asked[text]), HashEmbedder())
     found = [
         evaluate(model, [MultipleChoice(quiz())], tmp_path / str(at), progress=False).results[0]
         for at, model in enumerate(models)

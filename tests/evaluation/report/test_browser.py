@@ -47,7 +47,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         )
     report = write_report(runs, folder / "report.html")
     folders = [run / "evaluation" for run in runs]
-    compared, _ = write_comparison(compare_evaluations(*folders), folders, folder / "compare.html")
+    compared, _ = write_comparison(compare_evaluations(folders[0], folders[1]), folders, folder / "compare.html")
     return [report, compared]
 
 
