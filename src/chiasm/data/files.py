@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from chiasm.errors import DataError
 
 _BOM = b"\xef\xbb\xbf"  # what some editors and spreadsheets put before UTF-8
-csv.field_size_limit(max(csv.field_size_limit(), 2**27))  # pictures in base64 stand in fields of some tables
 _BLANKS = re.compile(r"[ \t\r\n]*")
 
 

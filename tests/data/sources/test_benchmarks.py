@@ -138,7 +138,7 @@ def test_mmbench_tables(tmp_path: Path) -> None:
     row = {
         "index": "241",
         "question": "Which one?",
-        "hint": "Look.",
+        "hint": '"Look\tat\n""it""."',
         "A": "one",
         "B": "two",
         "C": "three",
@@ -160,7 +160,7 @@ def test_mmbench_tables(tmp_path: Path) -> None:
     assert len(source) == 5  # the rotation of the first is left out
     (asked,) = source[0].questions
     assert (asked.text, asked.answer, asked.choices, asked.kind) == (
-        "Look.\nWhich one?",
+        'Look\tat\n"it".\nWhich one?',
         "two",
         ("one", "two", "three"),
         "counting",
@@ -171,6 +171,8 @@ def test_mmbench_tables(tmp_path: Path) -> None:
     fails(source, 2, "needs a question and an answer that is one of A, B, C")
     fails(source, 3, "the index of no row")
     fails(source, 4, "not base64")
+    with pytest.raises(DataError, match="line 2: a quote is opened there and never closed"):
+        len(mmbench(tmp_path / "open.tsv", [{**row, "hint": '"Look'}]))
     circular = MultipleChoice(source, order="circular", form="words", limit=1)
     assert [one.true for one in circular.asked if isinstance(one, Either)] == [(1,), (0,), (2,)]
 

@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
+from array import array
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
-from chiasm.data.files import Rows, separated
+from chiasm.data.files import Rows, to_text
 from chiasm.data.image import Image
 from chiasm.data.sample import Question, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
 
 _LETTERS = "ABCDEFGH"
+_FIELD = re.compile(r'(?:"((?:[^"]|"")*)"|([^\t]*))(?:\t|$)')  # quoted, or as it stands
 _SHORT = 64  # characters; what is shorter is no picture but the index of the row that holds it
 _CIRCULAR = 1_000_000  # rows of the published circular files repeat a question under its index plus multiples of this
 
@@ -38,7 +41,7 @@ class MMBench(Source):
 
     @cached_property
     def _rows(self) -> Rows:
-        return separated(self.path, "\t")
+        return _table(self.path)
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -83,6 +86,43 @@ class MMBench(Source):
             return base64.b64decode(content, validate=True)
         except binascii.Error as error:
             raise DataError(f"{where} has a picture that is not base64: {error}") from error
+
+
+def _table(path: Path) -> Rows:
+    """The rows of the table. The csv module refuses fields as long as a picture, unless told otherwise for all."""
+    spans, header = array("q"), [""]
+    first, end, begun, quotes = 0, 0, 0, 0  # where the row that is being read starts and ends, its line, its quotes
+    with path.open("rb") as file:
+        for number, content in enumerate(file, start=1):
+            if quotes % 2 == 0:  # else the line before ends within a quoted field
+                first, begun = end, number
+            end, quotes = end + len(content), quotes + content.count(b'"')
+            if quotes % 2 == 0 and number > 1 and content.strip():
+                spans.extend((first, end, begun))
+            if number == 1:
+                header = _fields(to_text(content, f"{path}, line 1"))
+    if quotes % 2:
+        raise DataError(f"{path}, line {begun}: a quote is opened there and never closed")
+    return Rows(path, spans, partial(_record, header=header), "line")
+
+
+def _record(row: str, where: str, header: list[str]) -> dict[str, str]:
+    fields = _fields(row)
+    if len(fields) != len(header):
+        raise DataError(f"{where} has {len(fields)} fields, but line 1 names {len(header)} columns")
+    return dict(zip(header, fields, strict=True))
+
+
+def _fields(row: str) -> list[str]:
+    row, fields, at = row.rstrip("\r\n"), [], 0
+    while True:
+        found = _FIELD.match(row, at)
+        assert found is not None  # the pattern matches anything
+        quoted, plain = found.groups()
+        fields.append(plain if quoted is None else quoted.replace('""', '"'))
+        if not found.group().endswith("\t"):
+            return fields
+        at = found.end()
 
 
 def _told(text: str | None) -> bool:
