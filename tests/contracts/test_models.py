@@ -12,12 +12,15 @@ import torch
 import chiasm
 from chiasm.config import dump, parse
 from chiasm.data.image import Image
+from chiasm.data.reader import Reader
 from chiasm.data.sample import Sample
 from chiasm.models import folder
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.model import Model, ModelConfig, verbs
 from chiasm.models.speaker import Speaker
 from chiasm.recipe import laid_over
+from chiasm.training.loop import Loop
+from chiasm.training.settings import Training
 from tests.worlds import Patches
 
 FAMILIES = ModelConfig.names()
@@ -78,6 +81,22 @@ def test_losses_reach_every_trainable_tensor(family: str) -> None:
     missing = [name for name, p in learned if p.grad is None or not p.grad.any()]
     # A softmax does not change when every key gets the same bias (nor with one key alone).
     assert [name for name in missing if not name.endswith("attention.k.bias")] == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_accumulation_does_not_change_what_is_learned(family: str, tmp_path: Path) -> None:
+    """Whether a family's losses compare samples or not: parts give the gradient of the whole batch."""
+    model = _small(family).train()
+    loop = Loop(model, Reader(Patches(), model.processor, 8), Training(steps=1, accumulate=3, device="cpu"), tmp_path)
+    batch = model.processor(_samples(family, 8))
+    losses = {name: float(loss.detach()) for name, loss in model.losses(batch).items()}
+    told = loop._backward(batch)
+    assert {name: told[name] for name in losses} == pytest.approx(losses, abs=1e-5)
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    torch.autograd.backward(loop._weighed(model.losses(batch)))
+    whole = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

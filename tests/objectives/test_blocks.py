@@ -55,7 +55,8 @@ def test_a_pair_hidden_among_far_larger_logits_keeps_its_gradient() -> None:
 def test_what_needs_no_gradient_gets_none() -> None:
     """A frozen text tower: the pictures learn as before."""
     image_ND, text_ND = pairs(20)
-    for loss, scalars in ((info_nce, (10.0,)), (pairwise_sigmoid, (10.0, -10.0))):
+    cases: list[tuple[Loss, tuple[float, ...]]] = [(info_nce, (10.0,)), (pairwise_sigmoid, (10.0, -10.0))]
+    for loss, scalars in cases:
         given = tuple(map(torch.tensor, scalars))
         found = gradients(lambda image, loss=loss, given=given: loss(image, text_ND, *given, chunk=8), image_ND)
         both = gradients(functools.partial(loss, chunk=8), image_ND, text_ND, *given)
@@ -92,8 +93,7 @@ def test_processes_give_what_one_gives(launch: tuple[tuple[int, ...], ...]) -> N
 def _process(rank: int, launch: tuple[tuple[int, ...], ...], port: int) -> None:
     """One process's part of the test above; what fails here fails there."""
     torch.set_num_threads(1)
-    store = dist.TCPStore("localhost", port, is_master=rank == 0)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=len(launch[0]))
+    dist.init_process_group("gloo", f"tcp://localhost:{port}", rank=rank, world_size=len(launch[0]))
     for shares in launch:
         _compare(rank, shares)
     dist.destroy_process_group()
@@ -139,10 +139,16 @@ def _compare_parameters(loss: Loss, plain: Loss, given: tuple[Tensor, ...], mine
     """What DDP averages is the gradient of the global loss."""
     alone = _Towers(given[2:])
     torch.autograd.backward(alone(plain, *given[:2]))
-    together = nn.parallel.DistributedDataParallel(_Towers(given[2:]))
-    torch.autograd.backward(together(loss, given[0][mine], given[1][mine]))
-    for (name, wanted), found in zip(alone.named_parameters(), together.parameters(), strict=True):
-        torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-4, atol=1e-5, msg=lambda told, n=name: f"{n} {told}")
+    share = (mine.stop - mine.start) * dist.get_world_size() / len(given[0])
+    for weight in (1.0, share):  # as it is, or by the rows
+        together = nn.parallel.DistributedDataParallel(_Towers(given[2:]))
+        torch.autograd.backward(together(loss, given[0][mine], given[1][mine]) * weight)
+        _compare_gradients(alone, together.module)
+
+
+def _compare_gradients(alone: nn.Module, together: nn.Module) -> None:
+    for wanted, found in zip(alone.parameters(), together.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-4, atol=1e-5)
 
 
 def _compare_open_clip(rank: int, size: int, mine: slice) -> None:

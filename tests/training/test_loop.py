@@ -18,6 +18,7 @@ from chiasm.data.batch import Batch
 from chiasm.data.reader import Reader
 from chiasm.errors import RecipeError, TrainingError
 from chiasm.models import clip
+from chiasm.models.model import Model
 from chiasm.training.loop import Loop
 from chiasm.training.optimiser import build_optimiser, freeze, schedule
 from chiasm.training.settings import Part, Training
@@ -48,8 +49,9 @@ def test_one_step_is_adamw_on_the_clipped_gradient(tmp_path: Path) -> None:
     loop.run()
     model = tiny_clip()
     batch = next(iter(Reader(Patches(64), tiny_processor(), 16, seed=1)))
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
+    learned = [model.vision.get_parameter("position"), model.text.get_parameter("position")]
+    matrices = [p for p in model.parameters() if p.ndim >= 2 and all(p is not one for one in learned)]
+    others = [*(p for p in model.parameters() if p.ndim < 2), *learned]
     optimiser = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": 0.2}, {"params": others, "weight_decay": 0.0}],
         lr=1e-3,
@@ -201,15 +203,31 @@ def test_losses_are_weighed_and_only_watched_ones_are_not_summed(tmp_path: Path)
 
 
 def test_accumulated_gradients_are_the_mean_over_the_parts(tmp_path: Path) -> None:
-    loop = _loop(tmp_path, accumulate=4)
+    """For losses that take each sample on its own; those that compare samples are in test_cached.py."""
+    loop = _loop(tmp_path, accumulate=3)  # 16 samples: parts of 5, 6 and 5
+    model = _SamplesAlone(loop.model)
+    loop.model, loop._losses = model, model.losses
     batch = next(iter(loop.reader))
-    loop._backward(batch)
-    scale = _parameter(loop, "log_scale")
-    assert scale.grad is not None
-    found = scale.grad.clone()
+    told = loop._backward(batch)
+    found = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     loop.optimiser.zero_grad()
-    by_hand = [torch.autograd.grad(loop.model.losses(part)["contrastive"], scale)[0] for part in batch.split(4)]
-    torch.testing.assert_close(found, torch.stack(by_hand).mean())
+    whole = model.losses(batch)["closeness"]
+    torch.autograd.backward(whole)
+    torch.testing.assert_close(found, [p.grad for p in model.parameters() if p.grad is not None])
+    assert told["loss"] == pytest.approx(float(whole.detach()), abs=1e-6)
+
+
+class _SamplesAlone(Model):
+    """How close each picture is to its own text."""
+
+    def __init__(self, towers: Model) -> None:
+        super().__init__(towers.config, towers.processor)
+        self.towers = towers
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        assert isinstance(self.towers, clip.CLIP)
+        features = self.towers.features(batch)
+        return {"closeness": -(features["image"] * features["text"]).sum(1).mean()}
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ that is computed, since text is read causally at its end mark."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from chiasm.data.batch import Batch, Images, Tokens
+from chiasm.data.batch import Images, Tokens
 from chiasm.data.processor import PairProcessor
 from chiasm.errors import RecipeError
 from chiasm.models.dual_encoder import DualEncoder, unit
@@ -74,11 +75,9 @@ class CLIP(DualEncoder):
     def encode_texts(self, texts: Tokens) -> Tensor:
         return unit(self.text_head(self.text_dropout(self.text_features(texts))))
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        assert batch.images is not None
-        assert batch.texts is not None
+    def losses_of(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         scale = self.log_scale.clamp(max=_MAX_LOG_SCALE).exp()
-        loss = info_nce(self.encode_images(batch.images), self.encode_texts(batch.texts), scale)
+        loss = info_nce(features["image"], features["text"], scale)
         return {"contrastive": loss, "_temperature": 1 / scale.detach()}
 
 

@@ -9,17 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chiasm.data.batch import Images, Tokens
+from chiasm.data.batch import Batch, Images, Tokens
 from chiasm.data.image import Image
 from chiasm.data.processor import PairProcessor
 from chiasm.errors import RecipeError
-from chiasm.models.model import Model
+from chiasm.models.model import Comparing
 from chiasm.nn.tower import ImageTower, TextTower
 
 _CHUNK = 128  # pictures or texts embedded at once; bounds memory, does not change results
 
 
-class DualEncoder(Model):
+class DualEncoder(Comparing):
     """A model of two towers: `embed_*` and `score` follow from `encode_images` and `encode_texts`."""
 
     processor_type = PairProcessor
@@ -56,6 +56,12 @@ class DualEncoder(Model):
     @abstractmethod
     def encode_texts(self, texts: Tokens) -> Tensor:
         """(B, D), unit length, with gradients."""
+
+    def features(self, batch: Batch) -> dict[str, Tensor]:
+        """ "image" and "text", (N, D) each."""
+        assert batch.images is not None
+        assert batch.texts is not None
+        return {"image": self.encode_images(batch.images), "text": self.encode_texts(batch.texts)}
 
     def image_features(self, images: Images) -> Tensor:
         """What the image tower makes of pictures, (N, D); taken from the batch where it was computed beforehand."""

@@ -52,6 +52,10 @@ class Model(nn.Module, ABC):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Named scalar losses of a batch; the recipe weighs them. Names that begin with "_" are only logged."""
 
+    def weight(self, batch: Batch) -> int:
+        """What a batch's losses are means over, counted: parts of a batch are averaged by it. Samples by default."""
+        return len(batch)
+
     def check(self) -> None:
         """Raises RecipeError if the processor makes what this model cannot read; a family says what that is."""
 
@@ -66,6 +70,22 @@ class Model(nn.Module, ABC):
             if getattr(part, "frozen", False):
                 nn.Module.train(part, False)
         return self
+
+
+class Comparing(Model):
+    """A model whose losses compare the samples of a batch with each other: the loss of a batch is not the mean over its
+    parts. It says where the comparing begins, so that a batch larger than memory can still be learned from exactly."""
+
+    @abstractmethod
+    def features(self, batch: Batch) -> dict[str, Tensor]:
+        """What is compared: tensors with a row a sample, each of which follows from its own sample alone."""
+
+    @abstractmethod
+    def losses_of(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The losses of a batch with these features. Of the model's own parameters it uses scalars only."""
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        return self.losses_of(self.features(batch))
 
 
 @runtime_checkable

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from chiasm.data.batch import Batch, Images, Tokens
+from chiasm.data.batch import Images, Tokens
 from chiasm.data.processor import PairProcessor
 from chiasm.models.dual_encoder import DualEncoder, unit
 from chiasm.models.model import ModelConfig
@@ -59,11 +60,8 @@ class SigLIP(DualEncoder):
     def encode_texts(self, texts: Tokens) -> Tensor:
         return unit(self.text_head(self.text_features(texts)))
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        assert batch.images is not None
-        assert batch.texts is not None
-        image_ND, text_ND = self.encode_images(batch.images), self.encode_texts(batch.texts)
-        loss = pairwise_sigmoid(image_ND, text_ND, self.log_scale.exp(), self.bias)
+    def losses_of(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        loss = pairwise_sigmoid(features["image"], features["text"], self.log_scale.exp(), self.bias)
         return {"sigmoid": loss, "_temperature": (-self.log_scale).exp().detach(), "_bias": self.bias.detach()}
 
 

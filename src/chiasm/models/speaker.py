@@ -64,6 +64,10 @@ class Speaker(Model):
         h_TD, targets_T = self._before_targets(batch)
         return {"next_token": next_token(h_TD, self.language.head_weight, targets_T)}
 
+    def weight(self, batch: Batch) -> int:
+        """Target tokens: parts with many count for more than parts with few."""
+        return len(_predicted(_stream(batch)))
+
     def embedded(self, batch: Batch) -> Prompt:
         """The stream with words and features in their places. Raises DataError where slots and features differ."""
         words = _stream(batch)

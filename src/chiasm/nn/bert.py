@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from chiasm.errors import DataError, RecipeError
 from chiasm.nn.attention import MLP, Attention
+from chiasm.nn.recompute import Recomputable, recomputed
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ SIZES = {
 }
 
 
-class Layer(nn.Module):
+class Layer(Recomputable):
     """A post-norm transformer block: norm(x + attention(x)), then norm(x + mlp(x))."""
 
     def __init__(self, config: Config) -> None:
@@ -58,6 +59,7 @@ class Layer(nn.Module):
         self.mlp = MLP(config.width, config.hidden, "gelu")
         self.mlp_norm = nn.LayerNorm(config.width, config.epsilon)
 
+    @recomputed
     def forward(self, x_BTD: Tensor, mask: Tensor | None = None) -> Tensor:
         """mask: True where attention is allowed, broadcastable to (B, H, T, T)."""
         x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD, mask=mask))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from chiasm.objectives.ring import CHUNK, Ring, Scratch, full, tiles
 
@@ -30,7 +31,7 @@ def info_nce(image_ND: Tensor, text_ND: Tensor, scale: Tensor, chunk: int = CHUN
         ring = Ring(len(image_ND), image_ND.device)
         if ring.size == 1 and ring.rows <= chunk:
             return plain_info_nce(image_ND, text_ND, scale)
-        loss: Tensor = _InfoNCE.apply(image_ND, text_ND, scale, ring, chunk)
+        loss: Tensor = _InfoNCE.apply(image_ND, text_ND, scale, ring, chunk)  # type: ignore[no-untyped-call]  # torch's
         return loss
 
 
@@ -45,7 +46,7 @@ class _InfoNCE(torch.autograd.Function):
     """Forward: the log-sum-exp of every row and column of logits, by blocks. Backward: both softmaxes from them."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, image_ND: Tensor, text_ND: Tensor, scale: Tensor, ring: Ring, chunk: int) -> Tensor:
+    def forward(ctx: Any, image_ND: Tensor, text_ND: Tensor, scale: Tensor, ring: Ring, chunk: int) -> Tensor:
         scaled_ND, scratch = scale * image_ND, Scratch(image_ND, chunk)
         row_N = image_ND.new_full((len(image_ND),), -torch.inf)
 
@@ -58,15 +59,15 @@ class _InfoNCE(torch.autograd.Function):
 
         (column_N,) = ring.round(visit, (text_ND,), (torch.full_like(row_N, -torch.inf),))
         ctx.save_for_backward(image_ND, text_ND, scale, row_N, column_N)
-        ctx.ring, ctx.chunk = ring, chunk  # type: ignore[attr-defined]  # what torch documents for anything but tensors
+        ctx.ring, ctx.chunk = ring, chunk
         return ring.sum(((row_N + column_N) / 2 - (scaled_ND * text_ND).sum(1)).sum()) / ring.rows
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        image_ND, text_ND, scale, row_N, column_N = ctx.saved_tensors  # type: ignore[attr-defined]  # see forward
-        ring: Ring = ctx.ring  # type: ignore[attr-defined]
-        chunk: int = ctx.chunk  # type: ignore[attr-defined]
-        for_text: bool = ctx.needs_input_grad[1]  # type: ignore[attr-defined]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        image_ND, text_ND, scale, row_N, column_N = ctx.saved_tensors
+        ring: Ring = ctx.ring
+        chunk: int = ctx.chunk
+        for_text: bool = ctx.needs_input_grad[1]
         scaled_ND, scratch, other = scale * image_ND, Scratch(image_ND, chunk), Scratch(image_ND, chunk)
         to_image_ND = torch.zeros_like(image_ND)
 
@@ -80,9 +81,9 @@ class _InfoNCE(torch.autograd.Function):
                     to_text[columns].addmm_(softmaxes.T, scaled_ND[rows])
 
         to_text = ring.round(visit, (text_ND, column_N), (torch.zeros_like(text_ND),) if for_text else ())
-        share = gradients[0] * ring.size / ring.rows  # times the size: see chiasm.objectives.ring
+        share = ring.sum(gradients[0]) / ring.rows  # the sum: see chiasm.objectives.ring
         to_image_ND.div_(2).sub_(text_ND).mul_(share)
-        of_scale = (to_image_ND * image_ND).sum() if ctx.needs_input_grad[2] else None  # type: ignore[attr-defined]
+        of_scale = (to_image_ND * image_ND).sum() if ctx.needs_input_grad[2] else None
         of_text = to_text[0].div_(2).sub_(scaled_ND).mul_(share) if for_text else None
         return to_image_ND.mul_(scale), of_text, of_scale, None, None
 

@@ -3,9 +3,10 @@
 Each process keeps its pictures; the texts travel round a ring of neighbours, a process's share at a time, and come home
 with what was gathered about them on the way (the chunked exchange of Zhai et al. 2023, arXiv:2303.15343, section 3.1).
 
-Convention for gradients: every process returns the loss of the global batch, and gradients of its own rows and of the
-scalars times the number of processes. Averaged over the processes, as DDP and FSDP average, the gradient of a parameter
-is then that of the global loss in a single process, whatever the shares."""
+Convention for gradients: every process returns the loss of the global batch, and is given what the sum over the
+processes of (what each multiplies its loss by) times that loss asks of its own rows; a scalar's gradient is a process's
+part of it. So, whether every process takes the loss as it is or times its share of the pairs and the number of
+processes, what DDP and FSDP average is the gradient of the global loss in a single process, for unequal shares too."""
 
 from __future__ import annotations
 
@@ -39,6 +40,7 @@ class Ring:
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all processes."""
         if self.size > 1:
+            value = value.clone()
             dist.all_reduce(value)
         return value
 

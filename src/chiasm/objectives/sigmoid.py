@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from chiasm.objectives.ring import CHUNK, Ring, Scratch, full, tiles
 
@@ -27,7 +28,7 @@ def pairwise_sigmoid(image_ND: Tensor, text_ND: Tensor, scale: Tensor, bias: Ten
         ring = Ring(len(image_ND), image_ND.device)
         if ring.size == 1 and ring.rows <= chunk:
             return plain_pairwise_sigmoid(image_ND, text_ND, scale, bias)
-        loss: Tensor = _PairwiseSigmoid.apply(image_ND, text_ND, scale, bias, ring, chunk)
+        loss: Tensor = _PairwiseSigmoid.apply(image_ND, text_ND, scale, bias, ring, chunk)  # type: ignore[no-untyped-call]  # torch's
         return loss
 
 
@@ -44,11 +45,11 @@ class _PairwiseSigmoid(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, image_ND: Tensor, text_ND: Tensor, scale: Tensor, bias: Tensor, ring: Ring, chunk: int
+        ctx: Any, image_ND: Tensor, text_ND: Tensor, scale: Tensor, bias: Tensor, ring: Ring, chunk: int
     ) -> Tensor:
         scaled_ND, scratch = scale * image_ND, Scratch(image_ND, chunk)
-        learns = any(ctx.needs_input_grad)  # type: ignore[attr-defined]  # torch sets it; its stub does not say so
-        for_text: bool = ctx.needs_input_grad[1]  # type: ignore[attr-defined]
+        learns = any(ctx.needs_input_grad)
+        for_text: bool = ctx.needs_input_grad[1]
         total, of_bias = image_ND.new_zeros(()), image_ND.new_zeros(())
         to_image_ND = torch.zeros_like(image_ND)
 
@@ -64,18 +65,19 @@ class _PairwiseSigmoid(torch.autograd.Function):
                         to_text[columns].addmm_(slopes.T, scaled_ND[rows])
 
         to_text = ring.round(visit, (text_ND,), (torch.zeros_like(text_ND),) if for_text else ())
-        share = ring.size / ring.rows  # times the size: see chiasm.objectives.ring
         if learns:
-            to_image_ND.sub_(text_ND).mul_(share)
+            to_image_ND.sub_(text_ND).div_(ring.rows)
             of_scale = (to_image_ND * image_ND).sum()
-            of_text = [found.sub_(scaled_ND).mul_(share) for found in to_text]
-            of_bias = (of_bias - len(image_ND)) * share
+            of_text = [found.sub_(scaled_ND).div_(ring.rows) for found in to_text]
+            of_bias = (of_bias - len(image_ND)) / ring.rows
+            ctx.ring = ring
             ctx.save_for_backward(of_scale, of_bias, to_image_ND.mul_(scale), *of_text)
         matching = (scaled_ND * text_ND).sum() + bias * len(image_ND)
         return ring.sum(total - matching) / ring.rows
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        of_scale, of_bias, of_image, *of_text = ctx.saved_tensors  # type: ignore[attr-defined]  # see forward
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        of_scale, of_bias, of_image, *of_text = ctx.saved_tensors
+        share = ctx.ring.sum(gradients[0])
         given = (of_image, of_text[0] if of_text else None, of_scale, of_bias)
-        return *(None if one is None else one * gradients[0] for one in given), None, None
+        return *(None if one is None else one * share for one in given), None, None

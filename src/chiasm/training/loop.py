@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from chiasm.data.batch import Batch
 from chiasm.data.reader import Reader
-from chiasm.errors import TrainingError
-from chiasm.models.model import Model
+from chiasm.errors import RecipeError, TrainingError
+from chiasm.models.model import Comparing, Model
 from chiasm.nn.device import choose_device
+from chiasm.nn.recompute import recompute_layers
 from chiasm.training.average import Average
+from chiasm.training.cached import cached_losses
 from chiasm.training.checkpoint import Checkpoints, Progress
 from chiasm.training.monitor import Monitor
 from chiasm.training.optimiser import build_optimiser, freeze, set_learning_rate
@@ -55,6 +57,8 @@ class Loop:
         self.device = choose_device(settings.device)
         self.model = model.to(self.device)
         freeze(model, settings)
+        if settings.recompute and not recompute_layers(model):
+            raise RecipeError("training.recompute: this model has no layers that can be computed again")
         self.optimiser = build_optimiser(model, settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self.average = Average(model, settings.ema) if settings.ema is not None else None
@@ -131,23 +135,30 @@ class Loop:
         """Gradients of the weighed sum of the losses; returns each loss and the sum, "loss"."""
         totals: dict[str, float] = {"loss": 0.0}
         parts = batch.split(self.settings.accumulate)
-        for part in parts:
-            share = len(part) / len(batch)
-            with torch.autocast(
-                self.device.type,
-                dtype=_DTYPES.get(self.settings.precision, torch.bfloat16),
-                enabled=self.settings.precision != "float32",
-            ):
+        if isinstance(self.model, Comparing) and len(parts) > 1:
+            named = cached_losses(self.model, parts, self._weighed, autocast=self._autocast, scale=self.scaler.scale)
+            return {"loss": float(self._weighed(named))} | {name: float(one) for name, one in named.items()}
+        weights = [self.model.weight(part) for part in parts]
+        for part, weight in zip(parts, weights, strict=True):
+            share = weight / sum(weights)
+            with self._autocast():
                 named = self._losses(part.to(self.device))
-            weighed = [
-                self.settings.loss_weights.get(name, 1.0) * loss for name, loss in named.items() if name[0] != "_"
-            ]
-            loss = torch.stack(weighed).sum() * share
+            loss = self._weighed(named) * share
             torch.autograd.backward(self.scaler.scale(loss))
             totals["loss"] += float(loss.detach())
             for name, value in named.items():
                 totals[name] = totals.get(name, 0.0) + float(value.detach()) * share
         return totals
+
+    def _autocast(self) -> torch.autocast:
+        precision = self.settings.precision
+        dtype = _DTYPES.get(precision, torch.bfloat16)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=precision != "float32")
+
+    def _weighed(self, named: Mapping[str, Tensor]) -> Tensor:
+        """The sum of the losses, each times its weight in the recipe."""
+        weights = self.settings.loss_weights
+        return torch.stack([weights.get(name, 1.0) * loss for name, loss in named.items() if name[0] != "_"]).sum()
 
     def _gradient_norm(self) -> float:
         trainable = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]

@@ -11,6 +11,7 @@ from torch import nn
 
 from chiasm.config import suggest
 from chiasm.errors import RecipeError
+from chiasm.training.layers import decaying, depths
 from chiasm.training.settings import Part, Training
 
 
@@ -54,27 +55,30 @@ def build_optimiser(model: nn.Module, settings: Training) -> torch.optim.Optimiz
     if not trainable:
         raise RecipeError("training.parts freezes the whole model; nothing is left to train")
     if settings.optimiser == "adamw":
-        return _adamw(trainable, settings)
+        return _adamw(_groups(model, trainable, settings), settings)
     of_linears = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
     matrices = {name: parameter for name, parameter in trainable.items() if id(parameter) in of_linears}
     rest = {name: parameter for name, parameter in trainable.items() if name not in matrices}
-    found: list[torch.optim.Optimizer] = [_adamw(rest, settings)] if rest else []
+    found: list[torch.optim.Optimizer] = [_adamw(_groups(model, rest, settings), settings)] if rest else []
     if matrices:
-        found.append(torch.optim.Muon(_groups(matrices, settings), adjust_lr_fn="match_rms_adamw"))
+        found.append(torch.optim.Muon(_groups(model, matrices, settings), adjust_lr_fn="match_rms_adamw"))
     return Together(found)
 
 
-def _adamw(parameters: Mapping[str, nn.Parameter], settings: Training) -> torch.optim.AdamW:
-    return torch.optim.AdamW(_groups(parameters, settings), betas=settings.betas, eps=settings.epsilon, fused=True)
+def _adamw(groups: list[dict[str, Any]], settings: Training) -> torch.optim.AdamW:
+    return torch.optim.AdamW(groups, betas=settings.betas, eps=settings.epsilon, fused=True)
 
 
-def _groups(parameters: Mapping[str, nn.Parameter], settings: Training) -> list[dict[str, Any]]:
+def _groups(model: nn.Module, parameters: Mapping[str, nn.Parameter], settings: Training) -> list[dict[str, Any]]:
     groups: dict[tuple[float, float], dict[str, list[Any]]] = {}
+    deep, weights = depths(model), decaying(model)
     for name, parameter in parameters.items():
         part = _part_of(name, settings)
         rate = settings.learning_rate if part.learning_rate is None else part.learning_rate
         decay = settings.weight_decay if part.weight_decay is None else part.weight_decay
-        group = groups.setdefault((rate, decay if parameter.ndim >= 2 else 0.0), {"params": [], "names": []})
+        a_layer = settings.layer_decay if part.layer_decay is None else part.layer_decay
+        key = rate * a_layer ** deep[name], decay if id(parameter) in weights else 0.0
+        group = groups.setdefault(key, {"params": [], "names": []})
         group["params"].append(parameter)
         group["names"].append(name)
     return [{**group, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]

@@ -17,6 +17,7 @@ class Part:
     frozen: bool = False
     learning_rate: float | None = None
     weight_decay: float | None = None
+    layer_decay: float | None = None
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,16 @@ class Training:
         all steps: "constant"; "cosine" and
         "linear" fall to `final_learning_rate` (a share of the peak) at the last step; "wsd" stays and falls linearly
         over the last `decay` share of the steps (Hu et al. 2024, arXiv:2404.06395).
-    weight_decay: of matrices; vectors and scalars (biases, norms, temperatures) are never decayed.
+    weight_decay: of the weights of linear layers, convolutions and embeddings; all else (biases, norms, temperatures,
+        learned positions, class tokens) is never decayed.
+    layer_decay: what each layer's rate is of that of the layer above it. 1 is one rate for all; fine-tuning often takes
+        0.6 to 0.9, so that low layers keep what they know (Bao et al. 2021, arXiv:2106.08254). Heads and scalars have
+        the full rate, the embeddings below a tower's first layer the lowest.
     clip_norm: largest norm of the whole gradient; None leaves it.
-    accumulate: parts a batch is split into, to save memory. The loss is the mean of the parts' losses: for losses that
-        compare the samples of a batch with each other that is not the loss of the whole batch.
+    accumulate: parts a batch is split into, to save memory. The loss stays that of the whole batch: models that compare
+        samples with each other compute their features twice for it (see chiasm.training.cached).
+    recompute: transformer layers keep only their input, and are computed again in the backward pass: much less memory,
+        about a third more time.
     loss_weights: what each named loss counts in the sum; 1 where not given.
     parts: exceptions by part of the model, such as `vision: {frozen: true}`.
     precision: of the forward pass. ema: decay of an average of the weights, saved beside them and evaluated in their
@@ -50,10 +57,12 @@ class Training:
     decay: float = 0.2
     final_learning_rate: float = 0.0
     weight_decay: float = 0.1
+    layer_decay: float = 1.0
     betas: tuple[float, float] = (0.9, 0.98)
     epsilon: float = 1e-6
     clip_norm: float | None = 1.0
     accumulate: int = 1
+    recompute: bool = False
     loss_weights: Mapping[str, float] = field(default_factory=dict)
     parts: Mapping[str, Part] = field(default_factory=dict)
     precision: Literal["float32", "bf16", "fp16"] = "float32"
@@ -73,6 +82,12 @@ class Training:
         for name in ("learning_rate", "weight_decay", "epsilon", "evaluate_every", "checkpoint_every"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise RecipeError(f"training.{name} must not be negative, but is {getattr(self, name)}")
+        for where, decay in {
+            "": self.layer_decay,
+            **{f"parts.{n}.": p.layer_decay for n, p in self.parts.items()},
+        }.items():
+            if decay is not None and not 0 < decay <= 1:
+                raise RecipeError(f"training.{where}layer_decay is a share, above 0 and up to 1, not {decay}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise RecipeError(f"training.betas must lie between 0 and 1, not at {self.betas}")
         if self.ema is not None and not 0 < self.ema < 1:

@@ -7,11 +7,12 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chiasm.data.batch import Images
 from chiasm.errors import DataError, RecipeError
-from chiasm.nn.attention import MLP, Activation, Attention, Block, init_transformer
+from chiasm.nn.attention import MLP, Activation, Attention, Block, init_transformer, run_blocks
 from chiasm.nn.tower import ImageTower, ImageTowerConfig
 
 
@@ -23,6 +24,8 @@ class Config(ImageTowerConfig):
     pre_norm: normalises the embedded patches too, and leaves the patch projection without bias, as CLIP does.
     stem: channels of early convolutions, each halving the side, in place of the one patch projection; () for none.
         Small models learn much faster with them (Xiao et al. 2021, arXiv:2106.14881).
+    keep: the share of patches that are seen in training, drawn anew for every picture; all are seen otherwise. Half of
+        them cost half, at a small loss that a little training with all mends (FLIP, Li et al. 2022, arXiv:2212.00794).
     """
 
     image_size: int
@@ -36,8 +39,11 @@ class Config(ImageTowerConfig):
     pre_norm: bool = True
     epsilon: float = 1e-5
     stem: tuple[int, ...] = ()
+    keep: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise RecipeError(f"keep is a share of the patches, above 0 and up to 1, not {self.keep:g}")
         if self.stem and 2 ** (len(self.stem)) != self.patch:
             raise RecipeError(
                 f"a stem of {len(self.stem)} halvings makes patches of {2 ** len(self.stem)}, not {self.patch}"
@@ -58,7 +64,7 @@ class ViT(ImageTower):
         self.embed = (
             conv_stem(config.stem, width)
             if config.stem
-            else nn.Conv2d(3, width, config.patch, stride=config.patch, bias=not config.pre_norm)
+            else PatchEmbed(3, width, config.patch, stride=config.patch, bias=not config.pre_norm)
         )
         self.class_token = nn.Parameter(torch.empty(width)) if config.pool == "class" else None
         self.position = nn.Parameter(torch.empty(patches + (config.pool == "class"), width))
@@ -71,25 +77,23 @@ class ViT(ImageTower):
         self._init()
 
     def forward(self, images: Images) -> Tensor:
-        x_NPD = self._blocks(images)
-        match self.config.pool:
-            case "class":
-                return self.norm(x_NPD[:, 0])  # the other tokens' norm would be work for nothing
-            case "mean":
-                return self.norm(x_NPD).mean(1)
-            case "map":
-                assert self.pool is not None
-                return self.pool(self.norm(x_NPD))
+        x_NPD = self._embedded(images)
+        if self.training and self.config.keep < 1:
+            x_NPD = self._some(x_NPD)
+        if self.config.pool == "class":  # what the other places become in the last block is read by nothing
+            return self.norm(run_blocks(self.blocks, x_NPD, asked=lambda x: x[:, :1])[:, 0])
+        x_NPD = self.norm(run_blocks(self.blocks, x_NPD))
+        return self.pool(x_NPD) if self.pool is not None else x_NPD.mean(1)
 
     def tokens(self, images: Images) -> Tensor:
-        """Normalised tokens, (N, P, D), the class token first where there is one."""
-        return self.norm(self._blocks(images))
+        """Normalised tokens, (N, P, D), the class token first where there is one; all of them, whatever `keep` is."""
+        return self.norm(run_blocks(self.blocks, self._embedded(images)))
 
     def hidden(self, images: Images, layer: int) -> Tensor:
         """Tokens as they leave a block, (N, P, D), without the final norm; -1 is the last block, -2 the one before."""
-        return self._blocks(images, layer)
+        return run_blocks(self.blocks[: len(self.blocks) + 1 + layer], self._embedded(images))
 
-    def _blocks(self, images: Images, layer: int = -1) -> Tensor:
+    def _embedded(self, images: Images) -> Tensor:
         size = self.config.image_size
         if images.pixels.shape[-2:] != (size, size):
             height, width = images.pixels.shape[-2:]
@@ -100,16 +104,35 @@ class ViT(ImageTower):
         x_NPD = self.embed(pixels).flatten(2).transpose(1, 2)
         if self.class_token is not None:
             x_NPD = torch.cat([self.class_token.expand(len(x_NPD), 1, -1), x_NPD], dim=1)
-        x_NPD = self.pre_norm(x_NPD + self.position)
-        for block in self.blocks[: len(self.blocks) + 1 + layer]:
-            x_NPD = block(x_NPD)
-        return x_NPD
+        return self.pre_norm(x_NPD + self.position)
+
+    def _some(self, x_NPD: Tensor) -> Tensor:
+        """Patches drawn without replacement, for each picture on its own; the class token stays."""
+        fixed = int(self.class_token is not None)
+        patches = x_NPD.shape[1] - fixed
+        drawn_NP = torch.rand(len(x_NPD), patches, device=x_NPD.device).argsort(1)
+        kept_NK = drawn_NP[:, : max(1, round(self.config.keep * patches))] + fixed
+        kept_NKD = x_NPD.gather(1, kept_NK[:, :, None].expand(-1, -1, self.width))
+        return torch.cat([x_NPD[:, :fixed], kept_NKD], dim=1)
 
     def _init(self) -> None:
         init_transformer(self.blocks, self.width)
         nn.init.normal_(self.position, std=self.width**-0.5)
         if self.class_token is not None:
             nn.init.normal_(self.class_token, std=self.width**-0.5)
+
+
+class PatchEmbed(nn.Conv2d):
+    """A convolution whose windows neither overlap nor leave gaps, as the matrix product that it is."""
+
+    def forward(self, pixels_NCHW: Tensor) -> Tensor:
+        side = self.stride[0]
+        count, channels, *sides = pixels_NCHW.shape
+        high, wide = (length // side for length in sides)
+        cut = pixels_NCHW[..., : high * side, : wide * side].reshape(count, channels, high, side, wide, side)
+        patches_NPC = cut.permute(0, 2, 4, 1, 3, 5).reshape(count, high * wide, channels * side * side)
+        embedded_NPD = F.linear(patches_NPC, self.weight.flatten(1), self.bias)
+        return embedded_NPD.transpose(1, 2).reshape(count, -1, high, wide)
 
 
 def conv_stem(channels: tuple[int, ...], width: int) -> nn.Sequential:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chiasm.data.batch import Tokens
 from chiasm.errors import DataError
-from chiasm.nn.attention import Activation, Block, init_transformer
+from chiasm.nn.attention import Activation, Block, init_transformer, run_blocks
 from chiasm.nn.tower import TextTower, TextTowerConfig
-
-_TOGETHER = 32  # texts of like length that are encoded at once on a CPU
 
 
 @dataclass(frozen=True)
@@ -55,36 +54,44 @@ class TextTransformer(TextTower):
         init_transformer(self.blocks, config.width)
 
     def forward(self, texts: Tokens) -> Tensor:
+        # Only what the last block leaves where the text is read is computed there.
         if not self.config.causal:
-            return self.norm(self._blocks(texts)[:, -1])
-        # What stands behind the end mark is never seen, so texts of like length go together and little is computed
-        # on padding. A GPU is better off with one large piece.
-        pieces = 1 if texts.ids_BT.is_cuda else -(-len(texts) // _TOGETHER)
-        order_B = texts.lengths_B.argsort()
-        ends = [self._ends(texts, rows) for rows in order_B.tensor_split(max(1, pieces))]
-        return self.norm(torch.cat(ends)[order_B.argsort()])
-
-    def _ends(self, texts: Tokens, rows: Tensor) -> Tensor:
-        """What stands at the end marks of these rows, which are cut to the longest of them."""
-        lengths = texts.lengths_B[rows]
-        longest = int(lengths.max()) if len(rows) else 0
-        cut = Tokens(texts.ids_BT[rows, :longest], lengths, texts.target_BT[rows, :longest])
-        x_BTD = self._blocks(cut)
-        return x_BTD[torch.arange(len(rows), device=rows.device), lengths - 1]
+            return self.norm(run_blocks(self.blocks, self._embedded(texts), asked=lambda x: x[:, -1:])[:, 0])
+        # What stands behind the end mark is never seen. On a CPU texts are packed, so that nothing is computed on
+        # padding; a GPU is better off with one large piece.
+        packs = texts.ids_BT.device.type == "cpu" and len(texts) > 0
+        return self.norm(self._packed_ends(texts) if packs else self._ends(texts))
 
     def tokens(self, texts: Tokens) -> Tensor:
-        return self.norm(self._blocks(texts))
+        return self.norm(run_blocks(self.blocks, self._embedded(texts), self.config.causal))
 
-    def _blocks(self, texts: Tokens) -> Tensor:
+    def _ends(self, texts: Tokens) -> Tensor:
+        """What the blocks leave at the end marks, (B, D)."""
+        rows, ends = torch.arange(len(texts), device=texts.ids_BT.device), texts.lengths_B - 1
+        x_BTD, seen = self._embedded(texts), texts.mask_BT[:, None, None]
+        return run_blocks(self.blocks, x_BTD, True, asked=lambda x: x[rows, ends][:, None], mask=seen)[:, 0]
+
+    def _packed_ends(self, texts: Tokens) -> Tensor:
+        """The same, of texts packed behind each other without padding, those of one length in a row."""
+        order_B = texts.lengths_B.argsort(stable=True)
+        lengths_B, kept_BT = texts.lengths_B[order_B], texts.mask_BT[order_B]
+        self._check(int(lengths_B[-1]))
+        place_BT = torch.arange(kept_BT.shape[1]).expand_as(kept_BT)
+        x_SD = self.embed(texts.ids_BT[order_B][kept_BT]) + F.embedding(place_BT[kept_BT], self.position)
+        lengths, counts = torch.unique_consecutive(lengths_B, return_counts=True)
+        runs, ends = list(zip(counts.tolist(), lengths.tolist(), strict=True)), lengths_B.cumsum(0) - 1
+        return run_blocks(self.blocks, x_SD, True, runs, asked=lambda x: x[ends])[order_B.argsort()]
+
+    def _embedded(self, texts: Tokens) -> Tensor:
         length = texts.ids_BT.shape[1]
-        if length > self.config.context:
-            raise DataError(f"a text of {length} tokens is longer than this model's context of {self.config.context}")
+        self._check(length)
         if not self.config.causal and length != self.config.context:
             raise DataError(
                 f"this model reads texts padded to its context of {self.config.context}, but was given {length} "
                 "tokens; set text.padding: context"
             )
-        x_BTD = self.embed(texts.ids_BT) + self.position[:length]
-        for block in self.blocks:
-            x_BTD = block(x_BTD, causal=self.config.causal)
-        return x_BTD
+        return self.embed(texts.ids_BT) + self.position[:length]
+
+    def _check(self, length: int) -> None:
+        if length > self.config.context:
+            raise DataError(f"a text of {length} tokens is longer than this model's context of {self.config.context}")

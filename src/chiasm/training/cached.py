@@ -1,0 +1,102 @@
+"""Batches larger than memory for losses that compare samples: GradCache (Gao et al. 2021, arXiv:2101.06983).
+
+The features of all parts are computed without a graph, the loss and its gradient by the features on all of them at
+once, then each part again with its graph, through which its rows of that gradient flow on. Loss and gradients are those
+of the whole batch, for one more forward pass. What a layer takes from the samples of its part (batch norm) stays a
+matter of the part, as in every accumulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from chiasm.data.batch import Batch
+from chiasm.models.model import Comparing
+
+# Calls a function of the model whose backward pass shares gradients between processes, such as DDP's forward.
+Call = Callable[..., Tensor]
+
+
+def cached_losses(
+    model: Comparing,
+    parts: Sequence[Batch],
+    total: Callable[[Mapping[str, Tensor]], Tensor],
+    *,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+    call: Call = lambda function, *given: function(*given),
+    local: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> dict[str, Tensor]:
+    """The losses of all parts as one batch, without their graph; the gradients are added to those of the parameters.
+
+    total: what the gradient is of. autocast: a context for every forward pass. scale: of the loss, for float16.
+    call, local: where processes share the work, how a function is run whose gradients are shared, and the context in
+    which they are not yet, because another part follows.
+    """
+    cached, random = _features(model, parts, autocast)
+    leaves = {name: torch.cat([one[name] for one in cached]).requires_grad_() for name in cached[0]}
+    with autocast():
+        losses = model.losses_of(leaves)
+    scalars = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim == 0]
+    slopes = torch.autograd.grad(scale(total(losses)), [*leaves.values(), *scalars], allow_unused=True)
+    of_parts = [
+        torch.split(rows, [len(one[name]) for one in cached]) if rows is not None else None
+        for name, rows in zip(leaves, slopes, strict=False)
+    ]
+    after = _random_state(model.device)
+    for at, part in enumerate(parts):
+        last = at == len(parts) - 1
+        direct = zip(scalars, slopes[len(leaves) :], strict=True) if last else ()
+        with nullcontext() if last else local():
+            _set_random_state(random[at], model.device)
+            mine = [rows[at] if rows is not None else None for rows in of_parts]
+            torch.autograd.backward(call(_surrogate, model, part, mine, list(direct), autocast))
+    _set_random_state(after, model.device)
+    return {name: loss.detach() for name, loss in losses.items()}
+
+
+def _features(
+    model: Comparing, parts: Sequence[Batch], autocast: Callable[[], AbstractContextManager[object]]
+) -> tuple[list[dict[str, Tensor]], list[list[Tensor]]]:
+    """What is compared, of each part, and the random numbers' state before it."""
+    random, cached = [], []
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.no_grad():
+        for part in parts:
+            random.append(_random_state(model.device))
+            with autocast():
+                cached.append(model.features(part.to(model.device)))
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])  # running means have not seen these samples yet
+    return cached, random
+
+
+def _surrogate(
+    model: Comparing,
+    part: Batch,
+    slopes: Sequence[Tensor | None],
+    direct: Sequence[tuple[Tensor, Tensor | None]],
+    autocast: Callable[[], AbstractContextManager[object]],
+) -> Tensor:
+    """A number whose gradient is that of the loss: features times what the loss asks of them, and scalars likewise.
+
+    Scalars go the same way, so that all gradients come out of one kind of backward pass.
+    """
+    with autocast():
+        features = model.features(part.to(model.device))
+    terms = [*zip(features.values(), slopes, strict=True), *direct]
+    return torch.stack([(value * slope).sum() for value, slope in terms if slope is not None]).sum()
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    """Of the CPU, and of the GPU where the model is on one."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _set_random_state(state: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    for of_gpu in state[1:]:
+        torch.cuda.set_rng_state(of_gpu, device)
