@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from torch import nn
@@ -36,11 +38,9 @@ class _Classifier(nn.Module):
 
 def test_rates_and_decays_are_those_of_timm() -> None:
     peers.open_clip()
-    import timm
-    from timm.optim import param_groups_layer_decay
-
+    timm, optim = importlib.import_module("timm"), importlib.import_module("timm.optim")
     theirs = timm.create_model("vit_tiny_patch16_224", depth=DEPTH, num_classes=5)
-    groups = param_groups_layer_decay(
+    groups = optim.param_groups_layer_decay(
         theirs, weight_decay=0.1, no_weight_decay_list=theirs.no_weight_decay(), layer_decay=0.7
     )
     wanted = {id(one): (g["lr_scale"], g["weight_decay"]) for g in groups for one in g["params"]}

@@ -18,6 +18,7 @@ from chiasm.models.model import Comparing
 
 # Calls a function of the model whose backward pass shares gradients between processes, such as DDP's forward.
 Call = Callable[..., Tensor]
+Compute = Callable[[Batch], dict[str, Tensor]]
 
 
 def cached_losses(
@@ -25,6 +26,7 @@ def cached_losses(
     parts: Sequence[Batch],
     total: Callable[[Mapping[str, Tensor]], Tensor],
     *,
+    features: Compute | None = None,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
     call: Call = lambda function, *given: function(*given),
@@ -32,11 +34,12 @@ def cached_losses(
 ) -> dict[str, Tensor]:
     """The losses of all parts as one batch, without their graph; the gradients are added to those of the parameters.
 
-    total: what the gradient is of. autocast: a context for every forward pass. scale: of the loss, for float16.
+    total: what the gradient is of. features: the model's own, or a compiled form of them. autocast: a context for every forward pass. scale: of the loss, for float16.
     call, local: where processes share the work, how a function is run whose gradients are shared, and the context in
     which they are not yet, because another part follows.
     """
-    cached, random = _features(model, parts, autocast)
+    compute = _in_context(features or model.features, model.device, autocast)
+    cached, random = _features(model, parts, compute)
     leaves = {name: torch.cat([one[name] for one in cached]).requires_grad_() for name in cached[0]}
     with autocast():
         losses = model.losses_of(leaves)
@@ -53,13 +56,23 @@ def cached_losses(
         with nullcontext() if last else local():
             _set_random_state(random[at], model.device)
             mine = [rows[at] if rows is not None else None for rows in of_parts]
-            torch.autograd.backward(call(_surrogate, model, part, mine, list(direct), autocast))
+            torch.autograd.backward(call(_surrogate, compute, part, mine, list(direct)))
     _set_random_state(after, model.device)
     return {name: loss.detach() for name, loss in losses.items()}
 
 
+def _in_context(
+    features: Compute, device: torch.device, autocast: Callable[[], AbstractContextManager[object]]
+) -> Compute:
+    def compute(part: Batch) -> dict[str, Tensor]:
+        with autocast():
+            return features(part.to(device))
+
+    return compute
+
+
 def _features(
-    model: Comparing, parts: Sequence[Batch], autocast: Callable[[], AbstractContextManager[object]]
+    model: Comparing, parts: Sequence[Batch], compute: Compute
 ) -> tuple[list[dict[str, Tensor]], list[list[Tensor]]]:
     """What is compared, of each part, and the random numbers' state before it."""
     random, cached = [], []
@@ -67,27 +80,23 @@ def _features(
     with torch.no_grad():
         for part in parts:
             random.append(_random_state(model.device))
-            with autocast():
-                cached.append(model.features(part.to(model.device)))
+            cached.append(compute(part))
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])  # running means have not seen these samples yet
     return cached, random
 
 
 def _surrogate(
-    model: Comparing,
+    compute: Compute,
     part: Batch,
     slopes: Sequence[Tensor | None],
     direct: Sequence[tuple[Tensor, Tensor | None]],
-    autocast: Callable[[], AbstractContextManager[object]],
 ) -> Tensor:
     """A number whose gradient is that of the loss: features times what the loss asks of them, and scalars likewise.
 
     Scalars go the same way, so that all gradients come out of one kind of backward pass.
     """
-    with autocast():
-        features = model.features(part.to(model.device))
-    terms = [*zip(features.values(), slopes, strict=True), *direct]
+    terms = [*zip(compute(part).values(), slopes, strict=True), *direct]
     return torch.stack([(value * slope).sum() for value, slope in terms if slope is not None]).sum()
 
 

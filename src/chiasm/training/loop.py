@@ -136,7 +136,14 @@ class Loop:
         totals: dict[str, float] = {"loss": 0.0}
         parts = batch.split(self.settings.accumulate)
         if isinstance(self.model, Comparing) and len(parts) > 1:
-            named = cached_losses(self.model, parts, self._weighed, autocast=self._autocast, scale=self.scaler.scale)
+            named = cached_losses(
+                self.model,
+                parts,
+                self._weighed,
+                features=torch.compile(self.model.features) if self.settings.compile else None,
+                autocast=self._autocast,
+                scale=self.scaler.scale,
+            )
             return {"loss": float(self._weighed(named))} | {name: float(one) for name, one in named.items()}
         weights = [self.model.weight(part) for part in parts]
         for part, weight in zip(parts, weights, strict=True):
