@@ -34,7 +34,8 @@ def cached_losses(
 ) -> dict[str, Tensor]:
     """The losses of all parts as one batch, without their graph; the gradients are added to those of the parameters.
 
-    total: what the gradient is of. features: the model's own, or a compiled form of them. autocast: a context for every forward pass. scale: of the loss, for float16.
+    total: what the gradient is of. features: the model's own, or a compiled form of them. autocast: a context for
+    every forward pass. scale: of the loss, for float16.
     call, local: where processes share the work, how a function is run whose gradients are shared, and the context in
     which they are not yet, because another part follows.
     """
