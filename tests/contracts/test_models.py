@@ -96,7 +96,7 @@ def test_accumulation_does_not_change_what_is_learned(family: str, tmp_path: Pat
     model.zero_grad()
     torch.autograd.backward(loop._weighed(model.losses(batch)))
     whole = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found, whole, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
