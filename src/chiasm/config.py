@@ -12,6 +12,7 @@ import importlib.util
 import pkgutil
 import sys
 import types
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -75,6 +76,15 @@ class Component:
         return own[0] if own else None
 
 
+class Word(ABC):
+    """Base of values that a recipe writes as one word, such as a URL; `str` of one is that word again."""
+
+    @classmethod
+    @abstractmethod
+    def from_word(cls, word: str) -> Self:
+        """The value that a word stands for. Raises ValueError where it stands for none."""
+
+
 def module_names(package: str) -> list[str]:
     """The public modules of a package, sorted; nothing is imported but the package itself."""
     paths = importlib.import_module(package).__path__
@@ -115,14 +125,27 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
         return {str(key): _parse(arguments[1], entry, _join(where, key)) for key, entry in entries.items()}
     if isinstance(kind, type) and issubclass(kind, Component):
         return _parse_component(kind, value, where)
+    if isinstance(kind, type) and issubclass(kind, Word):
+        return _parse_word(kind, value, where)
     if dataclasses.is_dataclass(kind):
         return _parse_fields(kind, _expect_mapping(value, where), where, {})
     return _parse_scalar(kind, value, where)
 
 
+def _parse_word(kind: type[Word], value: Any, where: str) -> Word:
+    try:
+        return kind.from_word(str(value) if isinstance(value, (str, kind)) else "")
+    except ValueError as error:
+        raise RecipeError(f"{where}: expected a {kind.__name__}, got {value!r}") from error
+
+
 def _parse_union(choices: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in choices:
         return None
+    forms = (tuple,) if isinstance(value, (list, tuple)) else (dict, Mapping) if isinstance(value, Mapping) else ()
+    alike = [choice for choice in choices if get_origin(choice) in forms]
+    if len(alike) == 1:  # a list, or named entries: what is wrong inside of it is all there is to tell
+        return _parse(alike[0], value, where)
     errors = []
     for choice in choices:
         if choice is type(None):
@@ -232,4 +255,4 @@ def dump(value: Any) -> Any:
         return {key: dump(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [dump(entry) for entry in value]
-    return str(value) if isinstance(value, Path) else value
+    return str(value) if isinstance(value, (Path, Word)) else value

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from chiasm.config import dump, parse, suggest
+from chiasm.data.places import Place
 from chiasm.data.reader import CaptionChoice
 from chiasm.data.source import Source
 from chiasm.errors import RecipeError
@@ -32,7 +33,7 @@ _MUST_BE_GIVEN = "???"
 
 @dataclass(frozen=True)
 class Data:
-    """root: what "${data.root}" stands for in paths. captions, max_skipped, threads: see data.reader.Reader.
+    """root: what "${data.root}" stands for, a folder or a URL. captions, max_skipped, threads: see data.reader.Reader.
 
     features: a folder where the outputs of frozen towers are kept, so that they are computed once; None computes them
         at every step.
@@ -40,7 +41,7 @@ class Data:
 
     train: Source
     batch_size: int
-    root: Path | None = None
+    root: Place | None = None
     captions: CaptionChoice = "random"
     max_skipped: float = 0.01
     threads: int = 1

@@ -14,16 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chiasm.data.copies import local
+from chiasm.data.image import Image
+from chiasm.data.places import Place, Url, image_at
 from chiasm.errors import DataError
 
 _BOM = b"\xef\xbb\xbf"  # what some editors and spreadsheets put before UTF-8
 _BLANKS = re.compile(r"[ \t\r\n]*")
 
 
-def inside(folder: Path, name: str) -> Path:
-    """`folder / name`, refused with DataError if that leads out of the folder (`..`, absolute paths, links)."""
+def inside(folder: Place, name: str) -> Place:
+    """`folder / name`, refused with DataError if that leads out of the folder (`..`, absolute names, URLs, links)."""
     if not name.strip():
         raise DataError(f"an empty name stands where a file in {folder} should be named")
+    if isinstance(folder, Url):
+        return folder.inside(name)
     path = folder / name
     try:
         within = path.resolve().is_relative_to(folder.resolve())
@@ -32,6 +37,11 @@ def inside(folder: Path, name: str) -> Path:
     if not within:
         raise DataError(f"'{name}' leads out of the folder {folder}; data may only name files inside of it")
     return path
+
+
+def picture(folder: Place, name: str) -> Image:
+    """The picture of this name in a folder, read when it is needed. Raises DataError like `inside`."""
+    return image_at(inside(folder, name))
 
 
 def to_text(content: bytes, where: str) -> str:
@@ -58,21 +68,21 @@ def to_json(text: str, where: str) -> Any:
     return value
 
 
-def read_json(path: Path) -> Any:
+def read_json(place: Place) -> Any:
     """The value that a JSON file holds. Raises DataError, naming the file."""
-    return to_json(to_text(_read(path), str(path)), str(path))
+    return to_json(to_text(_read(place), str(place)), str(place))
 
 
 class Rows:
     """The rows of one file. Only their offsets are held, 24 bytes a row, so that files of millions of rows are cheap.
 
-    A row is read when it is asked for; a broken one raises DataError then, naming file and place, and no sooner.
+    place: the file; of one in a store the copy on this machine is read, and errors name the URL. A row is read when it is asked for; a broken one raises DataError then, naming file and place, and no sooner.
     spans: (rows, 3): first byte, byte behind the last, and the number by which errors call the row.
     parse: the row from its text and its place in words. unit: what the numbers count, "line" or "row".
     """
 
-    def __init__(self, path: Path, spans: array[int], parse: Callable[[str, str], dict[str, Any]], unit: str) -> None:
-        self.path, self.unit = path, unit
+    def __init__(self, place: Place, spans: array[int], parse: Callable[[str, str], dict[str, Any]], unit: str) -> None:
+        self.place, self.path, self.unit = place, local(place), unit
         self._spans: NDArray[np.int64] = np.frombuffer(spans.tobytes(), np.int64).reshape(-1, 3)
         self._parse = parse
 
@@ -85,7 +95,7 @@ class Rows:
 
     def where(self, index: int) -> str:
         """How errors call a row: the file and the place in it."""
-        return f"{self.path}, {self.unit} {self.number(index)}"
+        return f"{self.place}, {self.unit} {self.number(index)}"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         start, end, _ = (int(one) for one in self._spans[index])
@@ -108,66 +118,67 @@ class Rows:
                     yield None
 
 
-def json_lines(path: Path) -> Rows:
+def json_lines(place: Place) -> Rows:
     """The objects of a JSON-lines file; blank lines are passed over."""
     spans = array("q")
     start = 0
-    with path.open("rb") as file:
+    with local(place).open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 spans.extend((start, start + len(line), number))
             start += len(line)
-    return Rows(path, spans, _object, "line")
+    return Rows(place, spans, _object, "line")
 
 
-def json_list(path: Path) -> Rows:
+def json_list(place: Place) -> Rows:
     """The objects of a JSON file that holds one list. Raises DataError where the list is broken."""
-    content = _read(path)
-    text = to_text(content, str(path))
+    content = _read(place)
+    text = to_text(content, str(place))
     spans = array("q")
     byte, done = len(_BOM) if content.startswith(_BOM) else 0, 0  # bytes before the character at `done`
-    for start, end in _items(text, path):
+    for start, end in _items(text, place):
         first = byte + start - done  # between items stand only blanks and commas, a byte each
         byte, done = first + len(text[start:end].encode()), end
         spans.extend((first, byte, len(spans) // 3))
-    return Rows(path, spans, _object, "row")
+    return Rows(place, spans, _object, "row")
 
 
-def _items(text: str, path: Path) -> Iterator[tuple[int, int]]:
+def _items(text: str, place: Place) -> Iterator[tuple[int, int]]:
     """Where the items of a JSON list start and end, in characters."""
     decoder = json.JSONDecoder()
     at = _after_blanks(text, 0)
     if text[at : at + 1] != "[":
-        raise DataError(f"{path} must hold a JSON list; a file with one object a line is called .jsonl")
+        raise DataError(f"{place} must hold a JSON list; a file with one object a line is called .jsonl")
     at = _after_blanks(text, at + 1)
     more = text[at : at + 1] != "]"
     while more:
         try:
             _, end = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {error.lineno}, is not JSON: {error.msg}; is the file cut short?") from error
+            raise DataError(f"{place}, line {error.lineno}, is not JSON: {error.msg}; is the file cut short?") from error
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path} is JSON that cannot be read from character {at}: {error}") from error
+            raise DataError(f"{place} is JSON that cannot be read from character {at}: {error}") from error
         yield at, end
         at = _after_blanks(text, end)
         more = text[at : at + 1] == ","
         if more:
             at = _after_blanks(text, at + 1)
     if text[at:].strip() != "]":
-        raise DataError(f"{path} is not JSON: the list does not end where it should, at character {at}")
+        raise DataError(f"{place} is not JSON: the list does not end where it should, at character {at}")
 
 
-def separated(path: Path, delimiter: str) -> Rows:
+def separated(place: Place, delimiter: str) -> Rows:
     """The rows of a CSV or TSV file as dictionaries; its first row names the columns. Quotes as in RFC 4180."""
+    path = local(place)
     spans = _records(path, delimiter)
     if not spans:
-        raise DataError(f"{path} is empty; its first row must name the columns")
+        raise DataError(f"{place} is empty; its first row must name the columns")
     with path.open("rb") as file:
-        first = to_text(file.read(spans[1]), f"{path}, line 1")
-    header = [one.strip() for one in _fields(first, delimiter, f"{path}, line 1")]
+        first = to_text(file.read(spans[1]), f"{place}, line 1")
+    header = [one.strip() for one in _fields(first, delimiter, f"{place}, line 1")]
     if len(set(header)) < len(header):
-        raise DataError(f"{path}, line 1: two columns have one name among {', '.join(header)}")
-    return Rows(path, spans[3:], partial(_record, header=header, delimiter=delimiter), "line")
+        raise DataError(f"{place}, line 1: two columns have one name among {', '.join(header)}")
+    return Rows(place, spans[3:], partial(_record, header=header, delimiter=delimiter), "line")
 
 
 def _records(path: Path, delimiter: str) -> array[int]:
@@ -197,11 +208,11 @@ def _records(path: Path, delimiter: str) -> array[int]:
         first = end
 
 
-def _read(path: Path) -> bytes:
+def _read(place: Place) -> bytes:
     try:
-        return path.read_bytes()
+        return local(place).read_bytes()
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
+        raise DataError(f"cannot read {place}: {error.strerror}") from error
 
 
 def _after_blanks(text: str, at: int) -> int:

@@ -4,10 +4,26 @@ So a run's position in its data is one number, resuming is exact, and any number
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate, islice
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 _ROUNDS = 6
 _MASK = (1 << 64) - 1
+
+
+class Order(Protocol):
+    """A permutation of 0 .. len - 1 with random access."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: int, /) -> int: ...
 
 
 class Shuffle:
@@ -44,6 +60,90 @@ class Shuffle:
         for key in self.keys:
             left, right = right, left ^ (_mix(right ^ key) & low_bits)
         return (left << self.half) | right
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """Runs of neighbouring samples that are cheap to read together: shards, row groups.
+
+    counts: the samples of each, in order. together: how many are open at once, and shuffled into each other.
+    """
+
+    counts: tuple[int, ...]
+    together: int
+
+
+class StretchedShuffle:
+    """A permutation with random access that opens each stretch about once: for shards and row groups.
+
+    The stretches are shuffled; then `together` of them at a time, a window, have their samples shuffled among each other.
+    Every sample stands once, as in Shuffle, and a reader has the stretches of one window open, of two where it passes
+    from one to the next. With no more stretches than `together` it is a uniform shuffle of everything.
+
+    How far samples mix: within a window as in a uniform shuffle, beyond it not at all, so two samples of one stretch are
+    never further apart than a window is long. A batch of B samples sees about W (1 - (1 - 1/W)^B) of the W stretches of
+    its window rather than of all. Where samples of a stretch are alike, with correlation r between two of them, the
+    mean of a batch varies by (1 - r) / B + r / W times the variance of a sample instead of 1 / B (cluster sampling): with
+    data written in random order r is 0 and nothing is lost; with sorted data (a class a shard) raise `together`, or
+    write the shards in random order once.
+    """
+
+    def __init__(self, stretches: Stretches, seed: int, epoch: int) -> None:
+        counts = stretches.counts
+        if sum(counts) < 1:
+            raise ValueError("nothing to shuffle")
+        self.together, self.seed, self.epoch = stretches.together, seed, epoch
+        starts = list(accumulate(counts, initial=0))
+        order = list(Shuffle(len(counts), seed, epoch))
+        self._starts = [starts[one] for one in order]  # of the stretches, in their new order
+        self._ends = list(accumulate(counts[one] for one in order))
+        self._windows = [0, *islice(self._ends, self.together - 1, len(order) - 1, self.together), self._ends[-1]]
+        # Up to how many samples there are at the end of each window; the shuffles of the last few are kept.
+        self._shuffle = lru_cache(maxsize=4)(self._shuffle_of)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __iter__(self) -> Iterator[int]:
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> int:
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        window = bisect_right(self._windows, place) - 1
+        first = self._windows[window]
+        place = first + self._shuffle(window)[place - first]
+        stretch = bisect_right(self._ends, place)
+        before = self._ends[stretch - 1] if stretch else 0
+        return self._starts[stretch] + place - before
+
+    def _shuffle_of(self, window: int) -> Shuffle:
+        count = self._windows[window + 1] - self._windows[window]
+        return Shuffle(count, _mix(self.seed & _MASK) ^ (window + 1), self.epoch)
+
+
+def shuffled(count: int, stretches: Stretches | None, seed: int, epoch: int) -> Order:
+    """The order of an epoch: uniform, or by stretches where there are any."""
+    return Shuffle(count, seed, epoch) if stretches is None else StretchedShuffle(stretches, seed, epoch)
+
+
+def seed_of(seed: int, number: int) -> int:
+    """A seed of its own for each of several orders."""
+    return _mix(_mix(seed & _MASK) ^ _mix(number + 1))
+
+
+def interleaved(quotas: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """One round of a mixture: at each of sum(quotas) places whose turn it is, and how many turns it had before.
+
+    Turn k of source i falls on the time (k + 1/2) / quotas[i], and turns are taken in order of time (ties to the
+    first source). So after t places source i has had its share t p_i, within 1/2 + p_i n / 2 of n sources: as even as
+    Bresenham's line.
+    """
+    turns = np.concatenate([np.arange(quota) for quota in quotas])
+    sources = np.repeat(np.arange(len(quotas)), quotas)
+    times = (turns + 0.5) / np.repeat(np.asarray(quotas, np.float64), quotas)
+    order = np.argsort(times, kind="stable")
+    return sources[order], turns[order]
 
 
 def _mix(word: int) -> int:

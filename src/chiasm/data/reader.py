@@ -7,13 +7,11 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 
 from chiasm.data.batch import Batch
-from chiasm.data.order import Shuffle
 from chiasm.data.processor import Processor
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
@@ -50,11 +48,16 @@ class Skips:
 class Reader:
     """Batches of `batch_size` samples, without end.
 
-    The sample at position p of the data follows from (seed, p) alone: epoch p // len(source), shuffled anew each
-    epoch; its caption and augmentation are drawn from a generator seeded with (seed, p). So `position`, the number of
-    samples handed out so far, is all the state there is: a reader that starts at the position where another stopped
-    goes on with exactly the samples that were left. With several ranks each reads its slice of every global batch, so
-    the same holds for another number of ranks at the same global batch.
+    The rule: the sample at position p of the data follows from (seed, p) alone. `Source.at` says which it is (epoch after
+    epoch, each shuffled anew; see there for mixtures and shards), and its caption and augmentation are drawn from a
+    generator seeded with (seed, p). So `position`, the number of samples handed out so far by all ranks together, is all
+    the state there is, and
+    - a reader that starts where another stopped goes on with exactly the samples that were left, each as it would
+      have been, whatever the number of threads and of ranks was before and is now, at the same global batch;
+    - ranks read slices of every global batch, in order: laid side by side they are the batch of one process;
+    - threads prepare batches ahead of time and decide nothing: another number of them gives the same batches;
+    - shards are not dealt out to readers, so it does not matter whether there are fewer of them: none waits, none repeats.
+    A sample that cannot be read leaves its place empty; nothing moves up.
 
     captions: "random" makes a pair of a sample's picture and one of its captions, drawn anew each epoch; "first"
         takes the first; "mixed" takes the first in half of the draws and one of the others else, for sources whose
@@ -129,8 +132,7 @@ class Reader:
         return sample.with_caption(self._chosen(sample.captions, generator)), generator
 
     def _index(self, position: int) -> int:
-        epoch, place = divmod(position, len(self.source))
-        return _shuffle(len(self.source), self.seed, epoch)[place]
+        return self.source.at(position, self.seed)
 
     def _chosen(self, captions: Sequence[str], generator: np.random.Generator) -> str:
         if self.captions == "first" or len(captions) == 1:
@@ -149,7 +151,7 @@ class Reader:
             try:
                 drawn.append(self.sample_at(place))
             except DataError as error:
-                skipped.append(Skipped(f"sample {self._index(place)} of the source", str(error)))
+                skipped.append(Skipped(self.source.called(self._index(place)), str(error)))
         try:
             return self._processed(drawn), skipped
         except DataError:
@@ -185,8 +187,3 @@ class Reader:
     def _last_skip(self) -> str:
         last = self.skips.samples[-1]
         return f"the last was {last.key}: {last.reason}"
-
-
-@lru_cache(maxsize=8)
-def _shuffle(count: int, seed: int, epoch: int) -> Shuffle:
-    return Shuffle(count, seed, epoch)

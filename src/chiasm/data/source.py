@@ -1,11 +1,13 @@
-"""What every source of samples offers: a length, and a sample by its index."""
+"""What every source of samples offers: a length, a sample by its index, and an order to train in."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, lru_cache
 
 from chiasm.config import Component
+from chiasm.data.order import Order, Stretches, shuffled
 from chiasm.data.sample import Sample
 
 
@@ -29,3 +31,24 @@ class Source(Component, ABC, room="chiasm.data.sources", key="source"):
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
+
+    def stretches(self) -> Stretches | None:
+        """Neighbours that are cheap to read together, such as row groups; None where each sample is read alone."""
+        return None
+
+    def at(self, position: int, seed: int) -> int:
+        """The index of the sample at a position of the endless training order.
+
+        Epoch after epoch, each in an order of its own, every sample once in each. It follows from (seed, position) alone.
+        """
+        epoch, place = divmod(position, len(self))
+        return self._order(seed, epoch)[place]
+
+    def called(self, index: int) -> str:
+        """How logs call a sample that could not be read, and so has no key."""
+        return f"sample {index} of the source"
+
+    @cached_property
+    def _order(self) -> Callable[[int, int], Order]:
+        """The order by (seed, epoch); the last few are kept."""
+        return lru_cache(maxsize=4)(lambda seed, epoch: shuffled(len(self), self.stretches(), seed, epoch))

@@ -7,22 +7,21 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chiasm.config import suggest
-from chiasm.data.files import Rows, inside, json_lines, separated
-from chiasm.data.image import Image
+from chiasm.data.files import Rows, json_lines, picture, separated
+from chiasm.data.places import Place
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
 
 _IMAGE_KEYS = ("image", "filepath")
 _CAPTION_KEYS = ("captions", "caption", "title")
-_READERS: dict[str, Callable[[Path], Rows]] = {
+_READERS: dict[str, Callable[[Place], Rows]] = {
     ".jsonl": json_lines,
     ".csv": lambda path: separated(path, ","),
     ".tsv": lambda path: separated(path, "\t"),
@@ -44,8 +43,8 @@ class Captions(Source):
     A row that cannot be read raises DataError, naming it, when it is read; so does one without any caption.
     """
 
-    path: Path
-    images: Path | None = None
+    path: Place
+    images: Place | None = None
     split: str | None = None
     image_key: str | None = None
     caption_key: str | None = None
@@ -95,7 +94,7 @@ class Captions(Source):
         if not captions:
             raise DataError(f"{self._rows.where(numbers[0])}: the picture '{name}' has no caption that is not empty")
         folder = self.images if self.images is not None else self.path.parent
-        return Sample(key=name, parts=(Image(inside(folder, name)),), captions=captions, meta=meta)
+        return Sample(key=name, parts=(picture(folder, name),), captions=captions, meta=meta)
 
     def _read(self, number: int) -> tuple[str, list[str], dict[str, Any]]:
         """The picture's name, the captions, and what else a row holds."""

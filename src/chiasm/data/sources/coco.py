@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from chiasm.data.files import inside, read_json
-from chiasm.data.image import Image
+from chiasm.data.places import Place, image_at
 from chiasm.data.sample import Box, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -20,7 +20,7 @@ from chiasm.errors import DataError
 class _File:
     """One of COCO's files. annotations, sizes: by the id of their photo. categories: their names, by id."""
 
-    path: Path
+    path: Place
     photos: list[dict[str, Any]]
     annotations: dict[int, list[dict[str, Any]]]
     sizes: dict[int, tuple[Any, Any]]
@@ -40,9 +40,9 @@ class Coco(Source):
     A photo that is absent, listed twice or wrongly annotated raises DataError, naming it, when it is read.
     """
 
-    images: Path
-    captions: Path | None = None
-    instances: Path | None = None
+    images: Place
+    captions: Place | None = None
+    instances: Place | None = None
 
     def __post_init__(self) -> None:
         if not self.images.is_dir():
@@ -84,20 +84,20 @@ class Coco(Source):
             raise DataError(f"{self._listing.path}: the photo at place {index} needs an id (a number) and a file_name")
         if self._counts[name] > 1 or self._counts[number] > 1:
             raise DataError(f"{where}: its name or its id {number} is listed more than once under 'images'")
-        picture = inside(self.images, name)
-        if not picture.is_file():
+        where_it_is = inside(self.images, name)
+        if isinstance(where_it_is, Path) and not where_it_is.is_file():  # a store is not asked twice a photo
             raise DataError(f"{where} is not in the folder {self.images}")
         captions, instances = self._files
         return Sample(
             key=name,
-            parts=(Image(picture),),
+            parts=(image_at(where_it_is),),
             captions=_captions(captions.annotations.get(number, []), where) if captions else (),
             boxes=_boxes(instances, number, where) if instances else (),
             meta={key: value for key, value in photo.items() if key != "file_name"},
         )
 
 
-def _load(path: Path, keys: tuple[str, ...]) -> _File:
+def _load(path: Place, keys: tuple[str, ...]) -> _File:
     content = read_json(path)
     parts: dict[str, list[dict[str, Any]]] = {}
     for part in ("images", "annotations", "categories"):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import PIL.Image
 
-from chiasm.data.files import inside
-from chiasm.data.image import Image
+from chiasm.data.files import picture
+from chiasm.data.places import Place, Url
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -25,7 +25,7 @@ class Folder(Source):
     raises it when the source is first read.
     """
 
-    path: Path
+    path: Place
 
     def __post_init__(self) -> None:
         if not self.path.is_dir():
@@ -35,19 +35,15 @@ class Folder(Source):
     def _files(self) -> list[tuple[str, str]]:
         """(label, path below the source's folder, with slashes)."""
         endings = PIL.Image.registered_extensions()
-        labels = sorted(one.name for one in self.path.iterdir() if one.is_dir() and not one.name.startswith("."))
-        if not labels:
-            raise DataError(f"{self.path} holds no folders; each class needs a folder of pictures in it")
         found = []
-        for label in labels:
-            names = sorted(
-                file.relative_to(self.path).as_posix()
-                for file in (self.path / label).rglob("*")
-                if file.suffix.lower() in endings and not file.name.startswith(".") and file.is_file()
-            )
-            if not names:
+        for label, names in _classes(self.path).items():
+            files = [PurePosixPath(name) for name in names]
+            shown = [one for one in files if one.suffix.lower() in endings and not one.name.startswith(".")]
+            if not shown:
                 raise DataError(f"the class folder {self.path / label} holds no pictures; fill it or remove it")
-            found += [(label, name) for name in names]
+            found += [(label, name) for name in sorted(str(one) for one in shown)]
+        if not found:
+            raise DataError(f"{self.path} holds no folders; each class needs a folder of pictures in it")
         return found
 
     def __len__(self) -> int:
@@ -55,4 +51,20 @@ class Folder(Source):
 
     def __getitem__(self, index: int) -> Sample:
         label, name = self._files[index]
-        return Sample(key=name, parts=(Image(inside(self.path, name)),), meta={"label": label})
+        return Sample(key=name, parts=(picture(self.path, name),), meta={"label": label})
+
+
+def _classes(folder: Place) -> dict[str, list[str]]:
+    """The files of each class folder, at any depth, as told from `folder`; the classes sorted."""
+    if isinstance(folder, Url):
+        classes: dict[str, list[str]] = {}
+        for name in folder.below():
+            label, slash, _ = name.partition("/")
+            if slash and not label.startswith("."):
+                classes.setdefault(label, []).append(name)
+        return dict(sorted(classes.items()))
+    labels = sorted(one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+    return {
+        label: [file.relative_to(folder).as_posix() for file in (folder / label).rglob("*") if file.is_file()]
+        for label in labels
+    }

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from chiasm.data.files import Rows, inside, json_lines
-from chiasm.data.image import Image
+from chiasm.data.files import Rows, json_lines, picture
+from chiasm.data.places import Place
 from chiasm.data.sample import Part, Sample, Text
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -30,8 +29,8 @@ class Interleaved(Source):
     Empty texts are left out. `meta` is what else the row holds. A row that cannot be read raises DataError then.
     """
 
-    path: Path
-    images: Path | None = None
+    path: Place
+    images: Place | None = None
 
     def __post_init__(self) -> None:
         if not self.path.is_file():
@@ -58,7 +57,7 @@ class Interleaved(Source):
                     f"{where} has {content!r} where the words of a text or the name of an image should stand"
                 )
             if kind == "image":
-                parts.append(Image(inside(folder, content)))
+                parts.append(picture(folder, content))
             elif content.strip():
                 parts.append(Text(content, target=True))
         if not parts:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from chiasm.data.files import Rows, inside, json_lines, json_list
-from chiasm.data.image import Image
+from chiasm.data.files import Rows, json_lines, json_list, picture
+from chiasm.data.places import Place
 from chiasm.data.sample import Part, Sample, Text
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -30,8 +29,8 @@ class Llava(Source):
     "row/id". A row with more or fewer placeholders than pictures raises DataError with its id and both counts.
     """
 
-    path: Path
-    images: Path | None = None
+    path: Place
+    images: Place | None = None
 
     def __post_init__(self) -> None:
         if not self.path.is_file() or self.path.suffix not in _READERS:
@@ -58,7 +57,7 @@ class Llava(Source):
         if wanted != len(names):
             raise DataError(f"{where} has {wanted} {PLACEHOLDER} placeholders but {len(names)} images; they must agree")
         folder = self.images if self.images is not None else self.path.parent
-        images = iter([Image(inside(folder, name)) for name in names])
+        images = iter([picture(folder, name) for name in names])
         parts: list[Part] = []
         for role, text in turns:
             for place, piece in enumerate(text.split(PLACEHOLDER)):

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from chiasm.data.files import inside, read_json
-from chiasm.data.image import Image
+from chiasm.data.files import picture, read_json
+from chiasm.data.places import Place
 from chiasm.data.sample import Negative, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -25,8 +24,8 @@ class SugarCrepe(Source):
     path: the folder of the seven JSON files. images: the folder of COCO's val2017 photos that they name.
     """
 
-    path: Path
-    images: Path
+    path: Place
+    images: Place
 
     def __post_init__(self) -> None:
         for folder, what in ((self.path, "SugarCrepe's JSON files"), (self.images, "COCO's photos")):
@@ -57,7 +56,7 @@ class SugarCrepe(Source):
         name, true, false = (row[key] for key in _FIELDS)
         return Sample(
             key=f"sugarcrepe/{kind}/{number}",
-            parts=(Image(inside(self.images, name)),),
+            parts=(picture(self.images, name),),
             captions=(true,),
             negatives=(Negative(false, true, kind),),
         )
