@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 
+from chiasm.config import dump, parse
+from chiasm.data.image import Image
+from chiasm.data.sample import Sample
 from chiasm.data.source import Source
+from chiasm.data.sources.webdataset import write_shards
 from chiasm.errors import RecipeError
+from tests.data.server import serve
+from tests.data.sources.made import jpeg, json_lines
+
+fsspec: Any = pytest.importorskip("fsspec", reason="URLs are read with fsspec: pip install 'chiasm[data]'")
 
 
 @pytest.mark.parametrize("name", Source.names())
@@ -19,6 +31,151 @@ def test_a_source_says_in_one_line_what_it_reads(name: str) -> None:
 
 
 def test_the_walk_finds_the_sources() -> None:
-    assert {"captions", "folder", "scenes", "sugarcrepe"} <= set(Source.names())
+    assert {"captions", "folder", "mixture", "scenes", "sugarcrepe"} <= set(Source.names())
     with pytest.raises(RecipeError, match="did you mean 'scenes'"):
         Source.choose("scene")
+
+
+def _captions(root: Path) -> dict[str, Any]:
+    json_lines(root / "a.jsonl", [{"image": f"images/{i}.jpg", "captions": [f"number {i}", "狗"]} for i in range(3)])
+    return {"path": "ROOT/a.jsonl"}
+
+
+def _coco(root: Path) -> dict[str, Any]:
+    photos = [{"id": i, "file_name": f"{i}.jpg", "width": 24, "height": 16} for i in range(3)]
+    told = [{"id": i, "image_id": i, "caption": f"number {i}"} for i in range(3)]
+    (root / "captions.json").write_text(json.dumps({"images": photos, "annotations": told}))
+    boxed = [{"image_id": 1, "category_id": 4, "bbox": [2, 2, 6, 6]}]
+    content = {"images": photos, "annotations": boxed, "categories": [{"id": 4, "name": "cat"}]}
+    (root / "instances.json").write_text(json.dumps(content))
+    return {"images": "ROOT/images", "captions": "ROOT/captions.json", "instances": "ROOT/instances.json"}
+
+
+def _folder(root: Path) -> dict[str, Any]:
+    for i in range(4):
+        (root / "classes" / "ab"[i % 2] / "deep").mkdir(parents=True, exist_ok=True)
+        (root / "classes" / "ab"[i % 2] / "deep" / f"{i} x.jpg").write_bytes(jpeg(i))
+    (root / "classes" / "a" / "notes.txt").write_text("no picture")
+    return {"path": "ROOT/classes"}
+
+
+def _interleaved(root: Path) -> dict[str, Any]:
+    rows = [{"parts": [{"text": f"before {i}"}, {"image": f"{i}.jpg"}, {"text": "after"}]} for i in range(3)]
+    json_lines(root / "web.jsonl", rows)
+    return {"path": "ROOT/web.jsonl", "images": "ROOT/images"}
+
+
+def _llava(root: Path) -> dict[str, Any]:
+    turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "Noise."}]
+    rows = [{"id": i, "image": f"images/{i}.jpg", "conversations": turns} for i in range(3)]
+    (root / "chat.json").write_text(json.dumps(rows))
+    return {"path": "ROOT/chat.json"}
+
+
+def _mixture(root: Path) -> dict[str, Any]:
+    parts = {"pairs": {"source": "captions", **_captions(root)}, "classes": {"source": "folder", **_folder(root)}}
+    return {"sources": parts, "weights": {"pairs": 2, "classes": 1}}
+
+
+def _parquet(root: Path) -> dict[str, Any]:
+    arrow: Any = pytest.importorskip("pyarrow")
+    tables: Any = pytest.importorskip("pyarrow.parquet")
+    (root / "tables").mkdir()
+    for part in range(2):
+        columns = {"image": [{"bytes": jpeg(i), "path": None} for i in range(4)], "caption": [f"{part} {i}" for i in range(4)]}
+        tables.write_table(arrow.table(columns), root / "tables" / f"train-{part}.parquet", row_group_size=3)
+    return {"path": "ROOT/tables/train-*.parquet"}
+
+
+def _sugarcrepe(root: Path) -> dict[str, Any]:
+    (root / "pairs").mkdir()
+    row = {"filename": "1.jpg", "caption": "a dog on a cat", "negative_caption": "a cat on a dog"}
+    (root / "pairs" / "swap_obj.json").write_text(json.dumps({"0": row, "1": {**row, "filename": "2.jpg"}}))
+    return {"path": "ROOT/pairs", "images": "ROOT/images"}
+
+
+def _webdataset(root: Path) -> dict[str, Any]:
+    write_shards([Sample(str(i), (Image(jpeg(i)),), (f"number {i}",)) for i in range(7)], root / "shards", per_shard=3)
+    return {"shards": "ROOT/shards/shard-{000000..000002}.tar"}
+
+
+EXAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "captions": _captions,
+    "coco": _coco,
+    "folder": _folder,
+    "interleaved": _interleaved,
+    "llava": _llava,
+    "mixture": _mixture,
+    "parquet": _parquet,
+    "sugarcrepe": _sugarcrepe,
+    "webdataset": _webdataset,
+}
+_MADE = {"scenes"}  # drawn, not read
+
+
+def test_every_source_that_reads_files_has_an_example() -> None:
+    assert set(EXAMPLES) == set(Source.names()) - _MADE
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_a_place_in_a_recipe_may_be_a_url(name: str) -> None:
+    """A field that is a plain Path would turn s3://bucket into s3:/bucket."""
+    for field, kind in get_type_hints(Source.choose(name)).items():
+        assert kind is not Path, field
+        assert "Path |" not in str(kind) or "Url" in str(kind), field
+
+
+def _put(value: Any, root: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _put(one, root) for key, one in value.items()}
+    return value.replace("ROOT", root) if isinstance(value, str) else value
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    store = fsspec.filesystem("memory")
+    yield store
+    store.store.clear()
+    store.pseudo_dirs[:] = [""]
+
+
+def _told(source: Source) -> list[object]:
+    """All that a source says, the content of its pictures too."""
+    return [
+        (
+            one.key,
+            [part.key if isinstance(part, Image) else part for part in one.parts],
+            one.captions,
+            one.boxes,
+            one.negatives,
+            one.meta,
+        )
+        for one in source
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_a_store_gives_what_the_folder_gives(
+    name: str, tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHIASM_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "data"
+    for level in range(4):
+        (root / "images").mkdir(parents=True, exist_ok=True)
+        (root / "images" / f"{level}.jpg").write_bytes(jpeg(level))
+    entries = {"source": name, **EXAMPLES[name](root)}
+    expected = _told(_parsed(_put(entries, str(root))))
+    assert len(expected) >= 2
+    for path in root.rglob("*"):
+        if path.is_file():
+            memory.pipe(f"/bucket/{path.relative_to(root).as_posix()}", path.read_bytes())
+    remote = _parsed(_put(entries, "memory://bucket"))
+    assert _told(remote) == expected
+    assert [remote.at(place, 3) for place in range(2 * len(remote))]
+    assert _parsed(dump(remote)) == remote
+    with serve(root) as (address, _):
+        assert _told(_parsed(_put(entries, address))) == expected
+
+
+def _parsed(entries: dict[str, Any]) -> Source:
+    return parse(Source, entries)  # type: ignore[type-abstract]  # a choice of the room is built

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from chiasm.config import Word
 from chiasm.data.image import Image
@@ -78,7 +78,7 @@ class Url(Word):
     def _path(self) -> PurePosixPath:
         """What stands behind the store's name, without a query."""
         if self.scheme in _WEB:
-            return PurePosixPath(urlsplit(self.address).path)
+            return PurePosixPath(urlsplit(self.address).path or "/")
         return PurePosixPath(self.address.partition("://")[2])
 
     @property
@@ -206,7 +206,8 @@ class Url(Word):
         with _told(self):
             found = store.find(path)
         start = path.rstrip("/") + "/"
-        return sorted(name.removeprefix(start) for name in found)
+        names = (name.removeprefix(start) for name in found)
+        return sorted(unquote(name) if self.scheme in _WEB else name for name in names)
 
 
 Place = Url | Path  # in this order: any text is a path

@@ -16,7 +16,8 @@ from chiasm.data.image import Image
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
 from chiasm.data.sources.captions import Captions
-from chiasm.data.sources.webdataset import WebDataset, expand, write_shards
+from chiasm.data.shards import expand
+from chiasm.data.sources.webdataset import WebDataset, write_shards
 from chiasm.errors import DataError
 from tests.data.sources.made import fails, jpeg
 from tests.shared_data import shared_data

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from chiasm.config import suggest
-from chiasm.data.files import inside
+from chiasm.data.files import picture
 from chiasm.data.image import Image
+from chiasm.data.order import Stretches
+from chiasm.data.places import Place, Url, short_names
+from chiasm.data.recent import Recent
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError, MissingExtra
 
+_AT_ONCE = 16  # files of a store whose footers are read at a time
+_PATTERN = frozenset("*?[")
+
 
 @dataclass(frozen=True)
 class _Group:
-    """A row group: the file, its number and its first row in it, and how many rows it has."""
+    """A row group: its file's number, its own, its first row in the file, and how many rows it has."""
 
-    path: Path
+    file: int
     number: int
     first: int
     rows: int
@@ -33,16 +41,21 @@ class _Group:
 class Parquet(Source):
     """One sample a row, in the order of the files; the key is "file/row".
 
-    path: a .parquet file, a folder of them, or a pattern such as data/train-*.parquet; files come sorted by name.
-    image: the column of the pictures: {bytes, path}, bytes, or names of files below the folder of the parquet file.
+    path: a .parquet file, a folder of them, or a pattern such as data/train-*.parquet or
+        hf://datasets/OWNER/NAME/**/train-*.parquet; files come sorted by name.
+    image: the column of the pictures: {bytes, path}, bytes, names of files below the folder of the parquet file, or
+        lists of these.
     caption: the column of captions, one text or a list of texts a row; null reads no captions.
-    groups: row groups that are kept in memory. A row is read with its whole group, so that reading in order is fast
-        and shuffled reading is fast where the groups of the data, often 100 to 1,000 rows each, fit in here.
-    Empty captions are dropped; `meta` is what else a row holds, other pictures and bytes left out. Needs pyarrow.
+    groups: row groups whose rows are shuffled together (see data.order.StretchedShuffle). A row is read with its whole
+        group, so these stay in memory, and up to as many again where a reader passes on to the next.
+    Of a file in a store the footer and the row groups are read by range when they are needed, and nothing is stored: a Hub
+    data set is streamed so. Empty captions are dropped; `meta` is what else a row holds, other pictures and bytes left out.
+    Where the `datasets` library declares a column a ClassLabel, `meta` has the name instead of the number.
+    Needs pyarrow, and huggingface_hub for hf://.
     Raises DataError for files that are absent or broken, and for a row that cannot be read when it is read.
     """
 
-    path: Path
+    path: Place
     image: str = "image"
     caption: str | None = "caption"
     groups: int = 4
@@ -55,24 +68,41 @@ class Parquet(Source):
         _pyarrow()
 
     @cached_property
-    def _files(self) -> list[Path]:
+    def _files(self) -> list[Place]:
+        if isinstance(self.path, Url):
+            if self.path.is_pattern:
+                return list(self.path.glob())
+            return [self.path] if self.path.suffix == ".parquet" else list(self.path.glob("*.parquet"))
         if self.path.is_file():
             return [self.path]
-        folder, pattern = (self.path, "*.parquet") if self.path.is_dir() else (self.path.parent, self.path.name)
+        folder, pattern = (self.path, "*.parquet") if self.path.is_dir() else _split(self.path)
         return sorted(path for path in folder.glob(pattern) if path.is_file())
 
     @cached_property
+    def _names(self) -> list[str]:
+        return short_names(self._files)
+
+    @cached_property
+    def _footers(self) -> list[tuple[list[int], dict[str, list[str]]]]:
+        """Of each file, the rows of each group, and the names of its classes by column."""
+        with ThreadPoolExecutor(_AT_ONCE if isinstance(self.path, Url) else 1) as pool:
+            return list(pool.map(self._footer, self._files))
+
+    def _footer(self, path: Place) -> tuple[list[int], dict[str, list[str]]]:
+        with _parquet(path) as file:
+            schema = file.schema_arrow
+            counts = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+        for column in (self.image, self.caption):
+            if column is not None and column not in schema.names:
+                raise DataError(f"{path} has no column '{column}'{suggest(column, schema.names)}")
+        return counts, _classes((schema.metadata or {}).get(b"huggingface", b"{}"))
+
+    @cached_property
     def _groups(self) -> list[_Group]:
-        parquet, found = _pyarrow(), []
-        for path in self._files:
-            with _named(path), parquet.ParquetFile(path) as file:
-                names = file.schema_arrow.names
-                counts = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
-            for column in (self.image, self.caption):
-                if column is not None and column not in names:
-                    raise DataError(f"{path} has no column '{column}'{suggest(column, names)}")
+        found = []
+        for file, (counts, _) in enumerate(self._footers):
             starts = accumulate(counts, initial=0)
-            found += [_Group(path, number, next(starts), count) for number, count in enumerate(counts)]
+            found += [_Group(file, number, next(starts), count) for number, count in enumerate(counts)]
         return found
 
     @cached_property
@@ -81,43 +111,77 @@ class Parquet(Source):
         return list(accumulate(group.rows for group in self._groups))
 
     @cached_property
-    def _table(self) -> Callable[[_Group], Any]:
-        """The rows of a group; those of the last few are kept."""
-        return lru_cache(maxsize=self.groups)(_read)
+    def _table(self) -> Recent[_Group, Any]:
+        """The rows of a group; those of the last few are kept, of two windows of the order."""
+        return Recent(2 * self.groups, self._read)
+
+    def _read(self, group: _Group) -> Any:
+        with _parquet(self._files[group.file]) as file:
+            return file.read_row_group(group.number)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
+
+    def stretches(self) -> Stretches:
+        return Stretches(tuple(group.rows for group in self._groups), self.groups)
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
         place = bisect_right(self._ends, index)
         group = self._groups[place]
         within = index - (self._ends[place] - group.rows)
-        number = group.first + within
-        where = f"{group.path}, row {number}"
+        file, number = self._files[group.file], group.first + within
+        where = f"{file}, row {number}"
         try:
             row = self._table(group).slice(within, 1).to_pylist()[0]
         except UnicodeDecodeError as error:
             raise DataError(f"{where} holds a text that is not UTF-8") from error
-        image = _image(row[self.image], group.path.parent, where)
+        found = row[self.image]
+        images = tuple(_image(one, file.parent, where) for one in (found if isinstance(found, list) else [found]))
+        if not images:
+            raise DataError(f"{where} has no picture")
         captions = () if self.caption is None else _captions(row[self.caption], self.caption, where)
+        classes = self._footers[group.file][1]
         meta = {
-            key: value
+            key: _named_class(value, classes.get(key, []))
             for key, value in row.items()
             if key not in (self.image, self.caption)
             and not isinstance(value, bytes)
             and not (isinstance(value, dict) and isinstance(value.get("bytes"), bytes))
         }
-        return Sample(key=f"{group.path.stem}/{number}", parts=(image,), captions=captions, meta=meta)
+        return Sample(key=f"{self._names[group.file]}/{number}", parts=images, captions=captions, meta=meta)
 
 
-def _image(value: object, folder: Path, where: str) -> Image:
+def _split(path: Path) -> tuple[Path, str]:
+    """The folder that a pattern begins with, and the rest of it."""
+    at = next((i for i, part in enumerate(path.parts) if _PATTERN & set(part)), len(path.parts) - 1)
+    return Path(*path.parts[:at]), str(Path(*path.parts[at:]))
+
+
+def _classes(metadata: bytes) -> dict[str, list[str]]:
+    """The names of the classes of each ClassLabel column, from what the `datasets` library writes into the footer."""
+    try:
+        features = json.loads(metadata)["info"]["features"]
+        return {
+            column: [str(name) for name in feature["names"]]
+            for column, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):  # another writer's; the columns tell what they hold
+        return {}
+
+
+def _named_class(value: object, names: list[str]) -> object:
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
+
+
+def _image(value: object, folder: Place, where: str) -> Image:
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes) and value:
         return Image(value)
     if isinstance(value, str):
-        return Image(inside(folder, value))
+        return picture(folder, value)
     raise DataError(f"{where} has no picture")
 
 
@@ -131,13 +195,20 @@ def _captions(value: object, column: str, where: str) -> tuple[str, ...]:
     return captions
 
 
-def _read(group: _Group) -> Any:
-    with _named(group.path), _pyarrow().ParquetFile(group.path) as file:
-        return file.read_row_group(group.number)
+@contextmanager
+def _parquet(path: Place) -> Iterator[Any]:
+    """A parquet file, opened; what pyarrow fails on is named. Only the ranges that are needed are read of a URL."""
+    parquet = _pyarrow()
+    if isinstance(path, Url):
+        with path.open() as content, _named(path), parquet.ParquetFile(content) as file:
+            yield file
+    else:
+        with _named(path), parquet.ParquetFile(path) as file:
+            yield file
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(path: Place) -> Iterator[None]:
     """Names the file that pyarrow fails on."""
     from pyarrow import ArrowException
 

@@ -5,188 +5,151 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import os
-import re
 import tarfile
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
+from typing import BinaryIO
 
 import PIL.Image
 
+from chiasm.data.copies import Shelf, cache_folder
 from chiasm.data.files import to_json, to_text
 from chiasm.data.image import Image
+from chiasm.data.order import Stretches
+from chiasm.data.places import Place, Url, place, short_names
 from chiasm.data.sample import Sample
+from chiasm.data.shards import Entry, expand, index_of
 from chiasm.data.source import Source
 from chiasm.errors import DataError
 
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_BLOCK = 512  # bytes; a tar file is made of such blocks, and one of zeros ends it
 _KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # formats that go into shards as they are
-
-
-@dataclass(slots=True)
-class _Entry:
-    """A sample in a shard: where the members are, by ending, as (first byte, size); or why it cannot be read."""
-
-    shard: Path
-    key: str
-    members: dict[str, tuple[int, int]] = field(default_factory=dict)
-    problem: str = ""
+_AT_ONCE = 8  # shards of a store that are looked at or fetched at a time
+_TOGETHER = 8
+_GIGABYTE = 1_000_000_000
 
 
 @dataclass(frozen=True)
 class WebDataset(Source):
     """One sample a key, in the order of the shards; the key is "shard/key".
 
-    shards: uncompressed .tar files, as paths or patterns: "data/shard-{000000..000009}.tar", "{train,val}.tar".
+    shards: uncompressed .tar files, as paths, URLs or patterns: "data/shard-{000000..000009}.tar", "{train,val}.tar",
+        "s3://bucket/train/{0000..0099}.tar".
     pictures: the endings of members that are pictures; one part each, in the order of the shard.
+    together: shards whose samples are shuffled together (see data.order.StretchedShuffle); by default 8 where any shard
+        lies in a store, and all of them where all lie on this machine, as a disk reads any sample as fast as the next.
+    gigabytes: of shards from stores that are kept in the cache folder; twice `together` of them stay in any case.
     Captions are a .txt member (one) and "caption" or "captions" of a .json member, each text once; what else the .json
     holds is `meta`. A .cls member is meta["label"], a number where it is one. Other members are passed over.
     A shard is indexed once, by the headers of its members, and read at random afterwards; nothing is ever unpacked.
-    Raises DataError for a shard that is absent, empty or no tar file; and when a sample is read that has no picture,
-    neither caption nor label, a key that another has, or a member that is cut short, a link, or named out of the
+    Of a store's shards whole copies are fetched, each in one request at the full speed of the line, and read here: ranges
+    would cost a round trip for every sample of some 100 KB. An epoch fetches each shard once, none where all fit into
+    `gigabytes`. To be indexed, every shard is fetched once before the first step; the index is kept.
+    Raises DataError for a shard that is absent, empty, no tar file or named twice; and when a sample is read that has no
+    picture, neither caption nor label, a key that another has, or a member that is cut short, a link, or named out of the
     archive. The other samples of such a shard stay readable.
     """
 
     shards: str | tuple[str, ...]
     pictures: tuple[str, ...] = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
+    together: int | None = None
+    gigabytes: float = 20.0
 
     def __post_init__(self) -> None:
-        if not self._paths:
+        if not self._places:
             raise DataError("webdataset: name at least one shard")
-        for path in self._paths:
-            if not path.is_file():
-                raise DataError(f"there is no shard at {path}; shards are local .tar files")
+        if (self.together is not None and self.together < 1) or self.gigabytes < 0:
+            raise DataError("webdataset: together must be at least 1, and gigabytes not negative")
+        name, times = Counter(str(one) for one in self._places).most_common(1)[0]
+        if times > 1:
+            raise DataError(f"the shard {name} is named {times} times; each of its samples would be there as often")
+        asked = [one for one in self._places if isinstance(one, Path)] or self._places[:1]  # a store is slow to ask
+        for one in asked:
+            if not one.is_file():
+                raise DataError(f"there is no shard at {one}; give .tar files, by paths or URLs")
 
     @cached_property
-    def _paths(self) -> list[Path]:
+    def _places(self) -> list[Place]:
         patterns = [self.shards] if isinstance(self.shards, str) else self.shards
-        return [Path(path) for pattern in patterns for path in expand(pattern)]
+        return [place(name) for pattern in patterns for name in expand(pattern)]
 
     @cached_property
-    def _entries(self) -> list[_Entry]:
-        return [entry for path in self._paths for entry in _index(path)]
+    def _shelf(self) -> Shelf:
+        return Shelf(cache_folder() / "shards", int(self.gigabytes * _GIGABYTE), 2 * (self.together or _TOGETHER))
 
     @cached_property
-    def _root(self) -> Path:
-        """The folder that all shards are in: keys need not be longer than what lies below it."""
-        return Path(os.path.commonpath([path.parent.absolute() for path in self._paths]))
+    def _shards(self) -> list[list[Entry]]:
+        """The samples of each shard."""
+        with ThreadPoolExecutor(_AT_ONCE if self._remote else 1) as pool:
+            return list(pool.map(lambda one: index_of(one, self._shelf), self._places))
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """How many samples there are up to the end of each shard."""
+        return list(accumulate(len(entries) for entries in self._shards))
+
+    @cached_property
+    def _names(self) -> list[str]:
+        """What the samples of each shard are called by."""
+        return short_names(self._places)
+
+    @property
+    def _remote(self) -> bool:
+        return any(isinstance(one, Url) for one in self._places)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return self._ends[-1]
+
+    def stretches(self) -> Stretches | None:
+        if self.together is None and not self._remote:
+            return None
+        return Stretches(tuple(len(entries) for entries in self._shards), self.together or _TOGETHER)
 
     def __getitem__(self, index: int) -> Sample:
-        entry = self._entries[index]
-        where = f"{entry.shard}, sample '{entry.key}'"
+        index = range(len(self))[index]
+        number = bisect_right(self._ends, index)
+        shard = self._places[number]
+        entry = self._shards[number][index - self._ends[number]]  # counted from the end of the shard
+        where = f"{shard}, sample '{entry.key}'"
         if entry.problem:
             raise DataError(f"{where}: {entry.problem}")
-        images = tuple(Image(_read(entry, ending)) for ending in entry.members if ending in self.pictures)
+        content = self._content(shard, entry)
+        images = tuple(Image(content[ending]) for ending in entry.members if ending in self.pictures)
         if not images:
-            raise DataError(f"{where} has no picture, only {_endings(entry)}")
-        captions = [to_text(_read(entry, "txt"), f"{where}, .txt").strip()] if "txt" in entry.members else []
+            raise DataError(f"{where} has no picture, only {entry.endings()}")
+        captions = [to_text(content["txt"], f"{where}, .txt").strip()] if "txt" in content else []
         meta: dict[str, object] = {}
-        if "json" in entry.members:
-            told, meta = _facts(to_text(_read(entry, "json"), f"{where}, .json"), f"{where}, .json")
+        if "json" in content:
+            told, meta = _facts(to_text(content["json"], f"{where}, .json"), f"{where}, .json")
             captions += told
-        if "cls" in entry.members:
-            label = to_text(_read(entry, "cls"), f"{where}, .cls").strip()
+        if "cls" in content:
+            label = to_text(content["cls"], f"{where}, .cls").strip()
             meta["label"] = int(label) if label.isdecimal() else label
         captions = list(dict.fromkeys(caption for caption in captions if caption))
-        if not captions and "cls" not in entry.members:
-            raise DataError(f"{where} has neither a caption nor a label, only {_endings(entry)}")
-        shard = entry.shard.absolute().relative_to(self._root).with_suffix("").as_posix()
-        return Sample(key=f"{shard}/{entry.key}", parts=images, captions=tuple(captions), meta=meta)
+        if not captions and "cls" not in content:
+            raise DataError(f"{where} has neither a caption nor a label, only {entry.endings()}")
+        return Sample(key=f"{self._names[number]}/{entry.key}", parts=images, captions=tuple(captions), meta=meta)
 
+    def _content(self, shard: Place, entry: Entry) -> dict[str, bytes]:
+        """The members of a sample that are used, by their endings."""
+        content = {}
+        try:
+            with self._open(shard) as file:
+                for ending, (first, size) in entry.members.items():
+                    if ending in self.pictures or ending in ("txt", "json", "cls"):
+                        file.seek(first)
+                        content[ending] = file.read(size)
+        except OSError as error:
+            raise DataError(f"cannot read the shard {shard}: {error.strerror}") from error
+        return content
 
-def expand(pattern: str) -> list[str]:
-    """The names that a pattern with braces stands for, in order: `{000..010}` a range, `{a,b}` a choice."""
-    pieces = _BRACES.split(pattern)
-    choices = [[piece] if place % 2 == 0 else _choices(piece, pattern) for place, piece in enumerate(pieces)]
-    return ["".join(chosen) for chosen in itertools.product(*choices)]
-
-
-def _choices(inner: str, pattern: str) -> list[str]:
-    bounds = _RANGE.fullmatch(inner)
-    if bounds is None:
-        if "," not in inner:
-            raise DataError(f"'{pattern}': braces hold a range, {{000..009}}, or a choice, {{a,b}}, not {{{inner}}}")
-        return inner.split(",")
-    first, last = bounds.groups()
-    padded = any(bound.startswith("0") and bound != "0" for bound in (first, last))
-    width = max(len(first), len(last)) if padded else 0
-    step = 1 if int(first) <= int(last) else -1
-    return [f"{number:0{width}d}" for number in range(int(first), int(last) + step, step)]
-
-
-def _index(path: Path) -> list[_Entry]:
-    """The samples of a shard, from the headers of its members."""
-    entries: list[_Entry] = []
-    try:
-        with tarfile.open(path, "r:") as archive:
-            size = path.stat().st_size
-            keys: set[str] = set()
-            for member in archive:
-                _add(entries, keys, member, path, size)
-            end = archive.offset
-    except (tarfile.TarError, ValueError) as error:  # ValueError: a number in a header that is none
-        if not entries:
-            raise DataError(f"the shard {path} is not a tar file that can be read ({error}); write it again") from error
-        end = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(end)
-        whole = file.read(_BLOCK) == bytes(_BLOCK)  # tarfile itself takes any end, and broken headers, for the end
-    if not entries:
-        raise DataError(f"the shard {path} holds no samples; write it again, or leave it out")
-    if not whole and not entries[-1].problem:
-        lost = f"the shard is cut short or broken at byte {end}, and what followed is lost; copy it again"
-        entries.append(_Entry(path, f"after {entries[-1].key}", problem=lost))
-    return entries
-
-
-def _add(entries: list[_Entry], keys: set[str], member: tarfile.TarInfo, shard: Path, size: int) -> None:
-    """Puts a member to the sample it belongs to: the last one, or a new one."""
-    folder, slash, file = member.name.removeprefix("./").rpartition("/")
-    stem, _, ending = file.partition(".")
-    if member.isdir() or not stem or not ending:  # such as .DS_Store; the webdataset package passes them over, too
-        return
-    key, ending = folder + slash + stem, ending.lower()
-    if not entries or entries[-1].key != key or ending in entries[-1].members:
-        entries.append(
-            _Entry(shard, key, problem="another sample of the shard has the same key" if key in keys else "")
-        )
-        keys.add(key)
-    entry = entries[-1]
-    entry.members[ending] = (member.offset_data, member.size)
-    if not entry.problem:
-        entry.problem = _problem(member, size)
-
-
-def _problem(member: tarfile.TarInfo, size: int) -> str:
-    """Why a member cannot be read; "" if it can."""
-    if member.name.startswith("/") or ".." in member.name.split("/"):
-        return f"its member '{member.name}' is named out of the archive"
-    if not member.isfile() or member.issparse():
-        return f"its member '{member.name}' is a link or a device; shards may only hold plain files"
-    if member.offset_data + member.size > size:
-        return f"its member '{member.name}' is cut short, as the shard is; copy it again"
-    return ""
-
-
-def _read(entry: _Entry, ending: str) -> bytes:
-    first, size = entry.members[ending]
-    try:
-        with entry.shard.open("rb") as file:
-            file.seek(first)
-            return file.read(size)
-    except OSError as error:
-        raise DataError(f"cannot read the shard {entry.shard}: {error.strerror}") from error
-
-
-def _endings(entry: _Entry) -> str:
-    return ", ".join(f".{ending}" for ending in entry.members)
+    def _open(self, shard: Place) -> BinaryIO:
+        return self._shelf.open(shard) if isinstance(shard, Url) else shard.open("rb")
 
 
 def _facts(text: str, where: str) -> tuple[list[str], dict[str, object]]:

@@ -1,0 +1,135 @@
+"""Where the samples of a .tar shard lie in it: an index made from the headers of its members, once."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import tarfile
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from chiasm.data.copies import Shelf, cache_folder, copy_name, write_whole
+from chiasm.data.files import read_json
+from chiasm.data.places import Place, Url
+from chiasm.errors import DataError
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_BLOCK = 512  # bytes; a tar file is made of such blocks, and one of zeros ends it
+
+
+@dataclass(slots=True)
+class Entry:
+    """A sample in a shard: where the members are, by ending, as (first byte, size); or why it cannot be read."""
+
+    key: str
+    members: dict[str, tuple[int, int]] = field(default_factory=dict)
+    problem: str = ""
+
+    def endings(self) -> str:
+        """The endings of its members in words."""
+        return ", ".join(f".{ending}" for ending in self.members)
+
+
+def expand(pattern: str) -> list[str]:
+    """The names that a pattern with braces stands for, in order: `{000..010}` a range, `{a,b}` a choice."""
+    pieces = _BRACES.split(pattern)
+    choices = [[piece] if place % 2 == 0 else _choices(piece, pattern) for place, piece in enumerate(pieces)]
+    return ["".join(chosen) for chosen in itertools.product(*choices)]
+
+
+def _choices(inner: str, pattern: str) -> list[str]:
+    bounds = _RANGE.fullmatch(inner)
+    if bounds is None:
+        if "," not in inner:
+            raise DataError(f"'{pattern}': braces hold a range, {{000..009}}, or a choice, {{a,b}}, not {{{inner}}}")
+        return inner.split(",")
+    first, last = bounds.groups()
+    padded = any(bound.startswith("0") and bound != "0" for bound in (first, last))
+    width = max(len(first), len(last)) if padded else 0
+    step = 1 if int(first) <= int(last) else -1
+    return [f"{number:0{width}d}" for number in range(int(first), int(last) + step, step)]
+
+
+def index_of(shard: Place, shelf: Shelf) -> list[Entry]:
+    """The samples of a shard, in order. That of a shard in a store is kept, so that it is fetched for this only once.
+
+    Raises DataError for a shard that is absent, empty or no tar file. One that is cut short has its whole samples, and
+    a last entry that tells what is lost.
+    """
+    if isinstance(shard, Url):
+        kept = cache_folder() / "indexes" / f"{copy_name(shard)}.json"
+        if kept.exists():
+            return [Entry(key, {e: (a, n) for e, (a, n) in members.items()}, no) for key, members, no in read_json(kept)]
+        with shelf.open(shard) as file:
+            entries = read_index(shard, file)
+        told = [(entry.key, entry.members, entry.problem) for entry in entries]
+        write_whole(kept, json.dumps(told, ensure_ascii=False).encode())
+        return entries
+    with shard.open("rb") as file:
+        return read_index(shard, file)
+
+
+def read_index(shard: Place, file: BinaryIO) -> list[Entry]:
+    """The samples of a shard from the headers of its members."""
+    entries: list[Entry] = []
+    size = file.seek(0, 2)
+    file.seek(0)
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            keys: set[str] = set()
+            for member in archive:
+                _add(entries, keys, member, size)
+            end = archive.offset
+    except (tarfile.TarError, ValueError) as error:  # ValueError: a number in a header that is none
+        if not entries:
+            raise DataError(f"the shard {shard} is not a tar file that can be read ({error}); write it again") from error
+        end = size
+    file.seek(end)
+    whole = file.read(_BLOCK) == bytes(_BLOCK)  # tarfile itself takes any end, and broken headers, for the end
+    if not entries:
+        raise DataError(f"the shard {shard} holds no samples; write it again, or leave it out")
+    if not whole:
+        _tell_the_cut(entries, end, size)
+    return entries
+
+
+def _tell_the_cut(entries: list[Entry], end: int, size: int) -> None:
+    """Makes the last entry say what became of a shard without an end: it counts as one sample, and stands for many."""
+    in_member = any(first + length > size for first, length in entries[-1].members.values())
+    if not in_member:
+        entries.append(Entry(f"after {entries[-1].key}"))
+    kept = sum(not entry.problem for entry in entries[:-1])
+    entries[-1].problem = (
+        f"the shard is cut short or broken at byte {min(end, size)}; {kept} whole samples before that are kept, and all "
+        "that followed is lost; copy it again"
+    )
+
+
+def _add(entries: list[Entry], keys: set[str], member: tarfile.TarInfo, size: int) -> None:
+    """Puts a member to the sample it belongs to: the last one, or a new one."""
+    folder, slash, file = member.name.removeprefix("./").rpartition("/")
+    stem, _, ending = file.partition(".")
+    if member.isdir() or not stem or not ending:  # such as .DS_Store; the webdataset package passes them over, too
+        return
+    key, ending = folder + slash + stem, ending.lower()
+    if not entries or entries[-1].key != key or ending in entries[-1].members:
+        again = f"another sample of the shard has the same key '{key}'; only the first is read" if key in keys else ""
+        entries.append(Entry(key, problem=again))
+        keys.add(key)
+    entry = entries[-1]
+    entry.members[ending] = (member.offset_data, member.size)
+    if not entry.problem:
+        entry.problem = _problem(member, size)
+
+
+def _problem(member: tarfile.TarInfo, size: int) -> str:
+    """Why a member cannot be read; "" if it can."""
+    if member.name.startswith("/") or ".." in member.name.split("/"):
+        return f"its member '{member.name}' is named out of the archive"
+    if not member.isfile() or member.issparse():
+        return f"its member '{member.name}' is a link or a device; shards may only hold plain files"
+    if member.offset_data + member.size > size:
+        return f"its member '{member.name}' is cut short"
+    return ""
