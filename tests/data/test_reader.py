@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import pytest
@@ -9,8 +9,11 @@ import torch
 
 from chiasm.data.batch import Batch
 from chiasm.data.image import Image
+from chiasm.data.order import Stretches
 from chiasm.data.reader import Reader
 from chiasm.data.sample import Sample
+from chiasm.data.source import Source
+from chiasm.data.sources.mixture import Mixture
 from chiasm.errors import DataError
 from tests.worlds import Patches, tiny_processor
 
@@ -54,6 +57,65 @@ def test_ranks_share_the_batches_of_one_process(ranks: int) -> None:
     shares = [list(islice(_reader(rank=rank, ranks=ranks), 6)) for rank in range(ranks)]
     for step in range(6):
         assert whole[step].keys == tuple(key for share in shares for key in share[step].keys)
+
+
+@dataclass(frozen=True)
+class Sharded(Patches):
+    """Patches in shards, some shuffled together."""
+
+    counts: tuple[int, ...] = (20, 44)
+    together: int = 1
+
+    def stretches(self) -> Stretches:
+        return Stretches(self.counts, self.together)
+
+
+SOURCES = [
+    Patches(64),
+    Sharded(64),
+    Sharded(64, counts=(1, 30, 0, 3, 30), together=2),
+    Mixture((Patches(30), Sharded(40, counts=(15, 25)))),
+    Mixture({"few": Patches(10), "many": Patches(54)}, {"few": 2, "many": 1}),
+]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_threads_and_ranks_decide_nothing_and_a_run_resumes_with_any_number_of_them(source: Source) -> None:
+    """One reader, against a run that stops in mid-epoch twice and goes on with other threads and ranks each time."""
+    whole = list(islice(_reader(source=source, batch_size=12), 18))
+    found: list[tuple[str, ...]] = []
+    position = 0
+    for threads, ranks, steps in ((1, 3, 4), (4, 1, 3), (2, 6, 11)):
+        readers = [
+            _reader(source=source, batch_size=12, position=position, threads=threads, rank=rank, ranks=ranks)
+            for rank in range(ranks)
+        ]
+        shares = [list(islice(reader, steps)) for reader in readers]
+        for step in range(steps):
+            at = len(found)
+            found.append(tuple(key for share in shares for key in share[step].keys))
+            pixels = torch.cat([_pixels(share[step]) for share in shares])
+            assert torch.equal(pixels, _pixels(whole[at]))
+        assert {reader.position for reader in readers} == {position + 12 * steps}
+        position += 12 * steps
+    assert found == [batch.keys for batch in whole]
+
+
+def _pixels(batch: Batch) -> torch.Tensor:
+    assert batch.images is not None
+    return batch.images.pixels
+
+
+def test_fewer_shards_than_readers_neither_hang_nor_repeat() -> None:
+    """One shard of 64 for 8 ranks of 3 threads each: an epoch still shows every sample once."""
+    source = Sharded(64, counts=(64,))
+    keys = [
+        key
+        for rank in range(8)
+        for batch in islice(_reader(source=source, batch_size=16, rank=rank, ranks=8, threads=3), 4)
+        for key in batch.keys
+    ]
+    assert sorted(keys) == sorted(sample.key for sample in Patches(64))
 
 
 def test_captions_vary_between_epochs_and_are_drawn_evenly() -> None:

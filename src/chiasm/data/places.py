@@ -113,7 +113,7 @@ class Url(Word):
     def inside(self, name: str) -> Url:
         """The file of this name below this folder. Raises DataError for a name that leads out of it."""
         normal = posixpath.normpath(name)
-        if not name.isprintable() or "://" in name or "::" in name:
+        if not name.isprintable() or "://" in name or "::" in name or normal == ".":
             raise DataError(f"{name!r} names no file in {self}")
         if normal.startswith("/") or normal == ".." or normal.startswith("../"):
             raise DataError(f"'{name}' leads out of the folder {self}; data may only name files inside of it")
