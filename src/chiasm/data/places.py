@@ -32,6 +32,7 @@ _FAILURES = {
     "gcsfs.retry": ("HttpError",),
     "google.auth.exceptions": ("GoogleAuthError",),
     "httpx": ("HTTPError",),
+    "httpx2": ("HTTPError",),
     "paramiko.ssh_exception": ("SSHException",),
 }
 
