@@ -82,7 +82,10 @@ def _parquet(root: Path) -> dict[str, Any]:
     tables: Any = pytest.importorskip("pyarrow.parquet")
     (root / "tables").mkdir()
     for part in range(2):
-        columns = {"image": [{"bytes": jpeg(i), "path": None} for i in range(4)], "caption": [f"{part} {i}" for i in range(4)]}
+        columns = {
+            "image": [{"bytes": jpeg(i), "path": None} for i in range(4)],
+            "caption": [f"{part} {i}" for i in range(4)],
+        }
         tables.write_table(arrow.table(columns), root / "tables" / f"train-{part}.parquet", row_group_size=3)
     return {"path": "ROOT/tables/train-*.parquet"}
 

@@ -17,8 +17,8 @@ class Ranged(http.server.SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # headers and content are two writes
 
-    def __init__(self, *arguments: Any, asked: list[tuple[str, str]], **named: Any) -> None:
-        self.asked = asked
+    def __init__(self, *arguments: Any, asked: list[tuple[str, str]], gone: threading.Event, **named: Any) -> None:
+        self.asked, self.gone = asked, gone
         super().__init__(*arguments, **named)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base's own name
@@ -32,6 +32,9 @@ class Ranged(http.server.SimpleHTTPRequestHandler):
         self._answer(body=False)
 
     def _answer(self, body: bool) -> None:
+        if self.gone.is_set():  # connections that are kept outlive the server
+            self.close_connection = True
+            return
         path = Path(self.translate_path(self.path))
         if "forbidden" in self.path:
             self.send_error(403)
@@ -64,12 +67,14 @@ class Ranged(http.server.SimpleHTTPRequestHandler):
 def serve(folder: Path, handler: type[Ranged] = Ranged) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """The address of a server of this folder, and the (path, range) of each GET so far."""
     asked: list[tuple[str, str]] = []
-    made = partial(handler, directory=str(folder), asked=asked)
+    gone = threading.Event()
+    made = partial(handler, directory=str(folder), asked=asked, gone=gone)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), made) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}", asked
         finally:
+            gone.set()
             server.shutdown()
             thread.join()

@@ -100,7 +100,9 @@ def test_errors_of_a_store_are_one_sentence_with_the_url(tmp_path: Path, memory:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "fsspec", None)
-        with pytest.raises(MissingExtra, match=r"reading s3://a/b needs the package 'fsspec': pip install 'chiasm\[data\]'"):
+        with pytest.raises(
+            MissingExtra, match=r"reading s3://a/b needs the package 'fsspec': pip install 'chiasm\[data\]'"
+        ):
             Url("s3://a/b").is_file()
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "hf", raising=False)  # it is looked up anew

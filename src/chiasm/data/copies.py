@@ -75,16 +75,16 @@ class Shelf:
         path = self.folder / copy_name(url)
         for _ in range(_TRIES):
             with suppress(FileNotFoundError):
-                file = path.open("rb")
-                with suppress(FileNotFoundError):
-                    os.utime(path)
-                return file
+                return _used(path)
             with self._guard:
                 lock = self._fetching[path.name]
-            with lock:
-                if not path.exists():
-                    _fetch(url, path)
-                    self._make_place()
+            with lock, suppress(FileNotFoundError):
+                if path.exists():  # by now; a thread that came first has fetched it
+                    return _used(path)
+                _fetch(url, path)
+                file = path.open("rb")  # before it may make place itself
+                self._make_place()
+                return file
         raise DataError(f"the copy of {url} is removed as soon as it is made; give {self.folder} more room")
 
     def _make_place(self) -> None:
@@ -98,6 +98,13 @@ class Shelf:
                 taken += size
                 if taken > self.room and place >= self.least and path.suffix != ".part":
                     path.unlink(missing_ok=True)
+
+
+def _used(path: Path) -> BinaryIO:
+    file = path.open("rb")
+    with suppress(FileNotFoundError):
+        os.utime(path)
+    return file
 
 
 def _fetch(url: Url, path: Path) -> None:

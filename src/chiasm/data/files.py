@@ -155,7 +155,9 @@ def _items(text: str, place: Place) -> Iterator[tuple[int, int]]:
         try:
             _, end = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
-            raise DataError(f"{place}, line {error.lineno}, is not JSON: {error.msg}; is the file cut short?") from error
+            raise DataError(
+                f"{place}, line {error.lineno}, is not JSON: {error.msg}; is the file cut short?"
+            ) from error
         except (ValueError, RecursionError) as error:
             raise DataError(f"{place} is JSON that cannot be read from character {at}: {error}") from error
         yield at, end

@@ -269,7 +269,10 @@ def _told(url: Url) -> Iterator[None]:
 
 def _failures() -> tuple[type[Exception], ...]:
     known = [
-        getattr(sys.modules[module], name) for module, names in _FAILURES.items() for name in names if module in sys.modules
+        getattr(sys.modules[module], name)
+        for module, names in _FAILURES.items()
+        for name in names
+        if module in sys.modules
     ]
     return (OSError, EOFError, ValueError, RuntimeError, *known)
 

@@ -61,7 +61,9 @@ def index_of(shard: Place, shelf: Shelf) -> list[Entry]:
     if isinstance(shard, Url):
         kept = cache_folder() / "indexes" / f"{copy_name(shard)}.json"
         if kept.exists():
-            return [Entry(key, {e: (a, n) for e, (a, n) in members.items()}, no) for key, members, no in read_json(kept)]
+            return [
+                Entry(key, {e: (a, n) for e, (a, n) in members.items()}, no) for key, members, no in read_json(kept)
+            ]
         with shelf.open(shard) as file:
             entries = read_index(shard, file)
         told = [(entry.key, entry.members, entry.problem) for entry in entries]
@@ -84,7 +86,9 @@ def read_index(shard: Place, file: BinaryIO) -> list[Entry]:
             end = archive.offset
     except (tarfile.TarError, ValueError) as error:  # ValueError: a number in a header that is none
         if not entries:
-            raise DataError(f"the shard {shard} is not a tar file that can be read ({error}); write it again") from error
+            raise DataError(
+                f"the shard {shard} is not a tar file that can be read ({error}); write it again"
+            ) from error
         end = size
     file.seek(end)
     whole = file.read(_BLOCK) == bytes(_BLOCK)  # tarfile itself takes any end, and broken headers, for the end
@@ -97,8 +101,11 @@ def read_index(shard: Place, file: BinaryIO) -> list[Entry]:
 
 def _tell_the_cut(entries: list[Entry], end: int, size: int) -> None:
     """Makes the last entry say what became of a shard without an end: it counts as one sample, and stands for many."""
-    in_member = any(first + length > size for first, length in entries[-1].members.values())
-    if not in_member:
+    last = entries[-1].members
+    in_member = any(first + length > size for first, length in last.values())
+    # With fewer members than the one before, the last sample lost some between two of them.
+    in_sample = len(entries) > 1 and last.keys() < entries[-2].members.keys()
+    if not (in_member or in_sample):
         entries.append(Entry(f"after {entries[-1].key}"))
     kept = sum(not entry.problem for entry in entries[:-1])
     entries[-1].problem = (

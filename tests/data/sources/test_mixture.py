@@ -128,7 +128,12 @@ def test_a_reader_of_a_mixture_resumes_exactly_and_names_the_source_of_a_skipped
 def test_recipes_say_it_by_name_or_as_a_list() -> None:
     scenes = {"source": "scenes", "count": 8}
     named = {"source": "mixture", "sources": {"a": scenes, "b": {**scenes, "seed": 1}}, "weights": {"b": 3, "a": 1}}
-    listed = {"source": "mixture", "sources": [scenes, {**scenes, "seed": 1}], "weights": [1, 3], "temperature": float("inf")}
+    listed = {
+        "source": "mixture",
+        "sources": [scenes, {**scenes, "seed": 1}],
+        "weights": [1, 3],
+        "temperature": float("inf"),
+    }
     for entries in (named, listed):
         source = parse(Source, entries)  # type: ignore[type-abstract]  # a choice of the room is built
         assert isinstance(source, Mixture)

@@ -131,7 +131,7 @@ def table(path: Path, rows: int, group: int, start: int = 0, size: int = 64) -> 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_an_epoch_reads_every_row_group_once(threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for part in range(3):
-        table(tmp_path / f"{part}.parquet", 40, 5, start=40 * part)
+        table(tmp_path / f"{part}.parquet", 40, 10, start=40 * part)
     source = Parquet(tmp_path, groups=4)
     read: list[tuple[int, int]] = []
     original = Parquet._read
@@ -144,9 +144,8 @@ def test_an_epoch_reads_every_row_group_once(threads: int, tmp_path: Path, monke
     reader = Reader(source, tiny_processor(), 8, threads=threads)
     keys = [key for batch in islice(reader, 15) for key in batch.keys]
     assert sorted(keys) == sorted(f"{part}/{row}" for part in range(3) for row in range(40))
-    epoch = read[:24]
-    assert sorted(epoch) == [(part, group) for part in range(3) for group in range(8)]
-    assert len(read) <= 24 + 4 * 2  # what the reader prepared of the next epoch
+    assert set(read) == {(part, group) for part in range(3) for group in range(4)}
+    assert len(read) <= 12 + 4  # the reader prepares the first batches of the next epoch, in its first window
 
 
 def test_row_groups_of_a_store_are_read_by_range_and_not_stored(tmp_path: Path) -> None:

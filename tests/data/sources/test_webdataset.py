@@ -225,6 +225,25 @@ def test_a_shard_cut_anywhere_loses_no_sample_in_silence(tmp_path: Path) -> None
     assert len(WebDataset(str(path))) == 3
 
 
+def test_a_cut_shard_tells_what_is_kept_and_what_is_lost(tmp_path: Path) -> None:
+    """It counts as one skipped sample, so that one must say that it stands for many."""
+    whole = shard(tmp_path / "whole.tar", pairs(40)).read_bytes()
+    path = tmp_path / "cut.tar"
+    path.write_bytes(whole[: len(whole) // 2])
+    source = WebDataset(str(path))
+    kept = len(source) - 1
+    assert 15 < kept < 25
+    assert [source[i].captions for i in range(kept)] == [(f"number {i}",) for i in range(kept)]
+    told = rf"^{path}, sample '.*': the shard is cut short or broken at byte \d+; {kept} whole samples before that are kept"
+    fails(source, kept, told + ", and all that followed is lost; copy it again$")
+
+
+def test_a_shard_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    path = shard(tmp_path / "0.tar", pairs(2))
+    with pytest.raises(DataError, match=r"0\.tar is named 2 times"):
+        WebDataset((str(path), str(tmp_path / "{0..0}.tar")))
+
+
 def test_a_broken_header_is_named(tmp_path: Path) -> None:
     path = shard(tmp_path / "s.tar", pairs(3))
     content = bytearray(path.read_bytes())

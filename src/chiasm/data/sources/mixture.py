@@ -64,7 +64,9 @@ class Mixture(Source):
             raise RecipeError(f"mixture.weights: there is no source '{unknown[0]}'{suggest(unknown[0], self._names)}")
         for name, weight in zip(self._names, self._given, strict=True):
             if not (math.isfinite(weight) and weight > 0):
-                raise RecipeError(f"mixture.weights: the weight of '{name}' must be above 0, not {weight}; leave it out")
+                raise RecipeError(
+                    f"mixture.weights: the weight of '{name}' must be above 0, not {weight}; leave it out"
+                )
 
     @cached_property
     def _names(self) -> list[str]:
@@ -155,5 +157,7 @@ def _whole(wanted: list[Fraction], names: list[str]) -> list[int]:
         quotas[i] += 1
     if 0 in quotas:
         name = names[quotas.index(0)]
-        raise RecipeError(f"mixture: the share of '{name}' is below a millionth, so it would hardly be seen; leave it out")
+        raise RecipeError(
+            f"mixture: the share of '{name}' is below a millionth, so it would hardly be seen; leave it out"
+        )
     return quotas
