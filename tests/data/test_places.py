@@ -138,7 +138,7 @@ def test_annotation_files_are_fetched_once_and_anew_when_they_change(memory: Any
     memory.pipe("/b/rows.csv", b"image,caption\n1.jpg,caf\xe9\n")
     with pytest.raises(DataError, match=r"^memory://b/rows\.csv, line 2 is not UTF-8"):
         separated(Url("memory://b/rows.csv"), ",")[0]
-    with pytest.raises(DataError, match="there is nothing at memory://b/absent.json"):
+    with pytest.raises(DataError, match=r"there is nothing at memory://b/absent\.json"):
         read_json(Url("memory://b/absent.json"))
 
 
@@ -161,7 +161,7 @@ def test_a_shelf_keeps_what_was_used_last(memory: Any, tmp_path: Path, caplog: p
             assert file.read() == bytes([i]) * 1000
         for path in (tmp_path / "shelf").iterdir():  # file systems tell times by the millisecond; one after the other
             os.utime(path, ns=(path.stat().st_mtime_ns - 10**9,) * 2)
-    fetched = [record.args[0].address[11] for record in caplog.records if isinstance(record.args, tuple)]  # type: ignore[union-attr]  # a Url
+    fetched = [record.getMessage().partition("memory://b/")[2][0] for record in caplog.records]
     assert fetched == ["0", "1", "2", "3", "1"]
     assert sum(path.stat().st_size for path in (tmp_path / "shelf").iterdir()) <= 3500
     small = copies.Shelf(tmp_path / "small", room=0, least=2)

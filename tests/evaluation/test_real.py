@@ -66,4 +66,6 @@ def test_cifar_by_zero_shot(tmp_path: Path) -> None:
     (result,) = evaluate(HashEmbedder(), [task], tmp_path, progress=False).results
     assert result.headline.chance == pytest.approx(0.1)
     assert result.facts == {"classes": 10, "phrasings a class": 80}
-    assert {one.group for one in result.scores} - {""} == {path.name for path in data.path.iterdir()}
+    assert {one.group for one in result.scores} - {""} == {
+        path.name for path in (shared_data("cifar10") / "test").iterdir()
+    }

@@ -1,7 +1,7 @@
 """Copies of files from stores, kept on this machine: CHIASM_CACHE, or chiasm in the user's cache folder.
 
-A copy is found again by its URL and the version that the store tells (size, tag, time), so a changed file is fetched anew.
-It is written aside and renamed when it is whole. The folder may be removed at any time when nothing runs."""
+A copy is found again by its URL and the version that the store tells (size, tag, time), so a changed file is fetched
+anew. It is written aside and renamed when it is whole. The folder may be removed at any time when nothing runs."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Shelf:
     """Copies of large files, such as shards: those used last, up to a number of bytes.
 
     room: bytes that the folder may take; the copies used longest ago make place. least: as many of those used last stay
-    whatever their size, so that files that are read by turns are not fetched by turns, too. Several threads and processes
-    may use one folder; within a process a file is fetched by one thread while the others wait.
+    whatever their size, so that files that are read by turns are not fetched by turns, too. Several threads and
+    processes may use one folder; within a process a file is fetched by one thread while the others wait.
     """
 
     def __init__(self, folder: Path, room: int, least: int) -> None:
@@ -110,11 +110,11 @@ def _used(path: Path) -> BinaryIO:
 def _fetch(url: Url, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _aside(path)
-    log.info("fetching %s (%s bytes)", url, "unknown" if url.bytes is None else f"{url.bytes:,}")
+    log.info("fetching %s (%s bytes)", url, "unknown" if url.length is None else f"{url.length:,}")
     try:
         url.fetch(part)
-        if url.bytes is not None and part.stat().st_size != url.bytes:
-            raise DataError(f"of {url} only {part.stat().st_size:,} of {url.bytes:,} bytes came; try again")
+        if url.length is not None and part.stat().st_size != url.length:
+            raise DataError(f"of {url} only {part.stat().st_size:,} of {url.length:,} bytes came; try again")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,10 @@ _BOM = b"\xef\xbb\xbf"  # what some editors and spreadsheets put before UTF-8
 _BLANKS = re.compile(r"[ \t\r\n]*")
 
 
+@overload
+def inside(folder: Path, name: str) -> Path: ...
+@overload
+def inside(folder: Url, name: str) -> Url: ...
 def inside(folder: Place, name: str) -> Place:
     """`folder / name`, refused with DataError if that leads out of the folder (`..`, absolute names, URLs, links)."""
     if not name.strip():
@@ -76,7 +80,8 @@ def read_json(place: Place) -> Any:
 class Rows:
     """The rows of one file. Only their offsets are held, 24 bytes a row, so that files of millions of rows are cheap.
 
-    place: the file; of one in a store the copy on this machine is read, and errors name the URL. A row is read when it is asked for; a broken one raises DataError then, naming file and place, and no sooner.
+    A row is read when it is asked for; a broken one raises DataError then, naming file and place, and no sooner.
+    place: the file; of one in a store the copy on this machine is read, and errors name the URL.
     spans: (rows, 3): first byte, byte behind the last, and the number by which errors call the row.
     parse: the row from its text and its place in words. unit: what the numbers count, "line" or "row".
     """

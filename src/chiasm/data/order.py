@@ -76,16 +76,16 @@ class Stretches:
 class StretchedShuffle:
     """A permutation with random access that opens each stretch about once: for shards and row groups.
 
-    The stretches are shuffled; then `together` of them at a time, a window, have their samples shuffled among each other.
-    Every sample stands once, as in Shuffle, and a reader has the stretches of one window open, of two where it passes
-    from one to the next. With no more stretches than `together` it is a uniform shuffle of everything.
+    The stretches are shuffled; then `together` of them at a time, a window, have their samples shuffled among each
+    other. Every sample stands once, as in Shuffle, and a reader has the stretches of one window open, of two where it
+    passes from one to the next. With no more stretches than `together` it is a uniform shuffle of everything.
 
-    How far samples mix: within a window as in a uniform shuffle, beyond it not at all, so two samples of one stretch are
-    never further apart than a window is long. A batch of B samples sees about W (1 - (1 - 1/W)^B) of the W stretches of
-    its window rather than of all. Where samples of a stretch are alike, with correlation r between two of them, the
-    mean of a batch varies by (1 - r) / B + r / W times the variance of a sample instead of 1 / B (cluster sampling): with
-    data written in random order r is 0 and nothing is lost; with sorted data (a class a shard) raise `together`, or
-    write the shards in random order once.
+    How far samples mix: within a window as in a uniform shuffle, beyond it not at all, so two samples of one stretch
+    are never further apart than a window is long. A batch of B samples sees about W (1 - (1 - 1/W)^B) of the W
+    stretches of its window rather than of all. Where samples of a stretch are alike, with correlation r between two of
+    them, the mean of a batch varies by (1 - r) / B + r / W times the variance of a sample instead of 1 / B (cluster
+    sampling): with data written in random order r is 0 and nothing is lost; with sorted data (a class a shard) raise
+    `together`, or write the shards in random order once.
     """
 
     def __init__(self, stretches: Stretches, seed: int, epoch: int) -> None:

@@ -1,8 +1,8 @@
 """Where data lies: a path of this machine, or a URL of any store that fsspec knows, asked with the same words.
 
 A source says `path: Place`; its recipe entry may then be `data/train.csv`, `s3://bucket/train.csv`,
-`gs://`, `https://`, `hf://datasets/owner/name/...`, `memory://`, ... Retries, credentials and other options of a store are
-fsspec's own: its configuration files and its FSSPEC_... environment variables set them."""
+`gs://`, `https://`, `hf://datasets/owner/name/...`, `memory://`, ... Retries, credentials and other options of a store
+are fsspec's own: its configuration files and its FSSPEC_... environment variables set them."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Url(Word):
         normal = posixpath.normpath(name)
         if not name.isprintable() or "://" in name or "::" in name or normal == ".":
             raise DataError(f"{name!r} names no file in {self}")
-        if normal.startswith("/") or normal == ".." or normal.startswith("../"):
+        if normal == ".." or normal.startswith(("/", "../")):
             raise DataError(f"'{name}' leads out of the folder {self}; data may only name files inside of it")
         return self / normal
 
@@ -152,8 +152,8 @@ class Url(Word):
         return " ".join(f"{mark}={self.facts[mark]}" for mark in (*marks, "created") if mark in self.facts)
 
     @property
-    def bytes(self) -> int | None:
-        """The size, None where the store does not tell."""
+    def length(self) -> int | None:
+        """How many bytes it has, None where the store does not tell."""
         size = self.facts.get("size")
         return size if isinstance(size, int) else None
 
@@ -219,6 +219,12 @@ def place(text: str | Path | Url) -> Place:
     if isinstance(text, (Path, Url)):
         return text
     return Url(text) if _SCHEME.fullmatch(text) else Path(text)
+
+
+def matching(folder: Place, pattern: str) -> list[Place]:
+    """The files right in a folder whose names fit a pattern, sorted."""
+    found: list[Place] = [*folder.glob(pattern)]
+    return sorted(found, key=str)
 
 
 def short_names(places: Sequence[Place]) -> list[str]:

@@ -48,15 +48,16 @@ class Skips:
 class Reader:
     """Batches of `batch_size` samples, without end.
 
-    The rule: the sample at position p of the data follows from (seed, p) alone. `Source.at` says which it is (epoch after
-    epoch, each shuffled anew; see there for mixtures and shards), and its caption and augmentation are drawn from a
-    generator seeded with (seed, p). So `position`, the number of samples handed out so far by all ranks together, is all
-    the state there is, and
+    The rule: the sample at position p of the data follows from (seed, p) alone. `Source.at` says which it is (epoch
+    after epoch, each shuffled anew; see there for mixtures and shards), and its caption and augmentation are drawn from
+    a generator seeded with (seed, p). So `position`, the number of samples handed out so far by all ranks together, is
+    all the state there is, and
     - a reader that starts where another stopped goes on with exactly the samples that were left, each as it would
       have been, whatever the number of threads and of ranks was before and is now, at the same global batch;
     - ranks read slices of every global batch, in order: laid side by side they are the batch of one process;
     - threads prepare batches ahead of time and decide nothing: another number of them gives the same batches;
-    - shards are not dealt out to readers, so it does not matter whether there are fewer of them: none waits, none repeats.
+    - shards are not dealt out to readers, so it does not matter whether there are fewer of them: none waits,
+      none repeats.
     A sample that cannot be read leaves its place empty; nothing moves up.
 
     captions: "random" makes a pair of a sample's picture and one of its captions, drawn anew each epoch; "first"

@@ -109,8 +109,8 @@ def _tell_the_cut(entries: list[Entry], end: int, size: int) -> None:
         entries.append(Entry(f"after {entries[-1].key}"))
     kept = sum(not entry.problem for entry in entries[:-1])
     entries[-1].problem = (
-        f"the shard is cut short or broken at byte {min(end, size)}; {kept} whole samples before that are kept, and all "
-        "that followed is lost; copy it again"
+        f"the shard is cut short or broken at byte {min(end, size)}; {kept} whole samples before that are kept, "
+        "and all that followed is lost; copy it again"
     )
 
 

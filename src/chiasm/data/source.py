@@ -39,7 +39,8 @@ class Source(Component, ABC, room="chiasm.data.sources", key="source"):
     def at(self, position: int, seed: int) -> int:
         """The index of the sample at a position of the endless training order.
 
-        Epoch after epoch, each in an order of its own, every sample once in each. It follows from (seed, position) alone.
+        Epoch after epoch, each in an order of its own, every sample once in each. It follows from (seed, position)
+        alone.
         """
         epoch, place = divmod(position, len(self))
         return self._order(seed, epoch)[place]

@@ -102,18 +102,19 @@ def test_shards_of_this_machine_are_shuffled_whole_unless_told(tmp_path: Path) -
 
 
 def test_shards_that_cannot_be_fetched_are_named(tmp_path: Path, memory: Any) -> None:
-    with pytest.raises(DataError, match="no shard at memory://b/0.tar"):
+    with pytest.raises(DataError, match=r"no shard at memory://b/0\.tar"):
         WebDataset("memory://b/{0..1}.tar")
     path = shards(tmp_path / "shards", 1)[0]
     memory.pipe("/b/0.tar", path.read_bytes())
-    with pytest.raises(DataError, match="there is nothing at memory://b/1.tar"):
+    with pytest.raises(DataError, match=r"there is nothing at memory://b/1\.tar"):
         len(WebDataset("memory://b/{0..1}.tar"))
     memory.pipe("/b/1.tar", b"")
-    with pytest.raises(DataError, match="the shard memory://b/1.tar is not a tar file"):
+    with pytest.raises(DataError, match=r"the shard memory://b/1\.tar is not a tar file"):
         len(WebDataset("memory://b/{0..1}.tar"))
     memory.pipe("/b/1.tar", path.read_bytes()[:9000])
     cut = WebDataset("memory://b/{0..1}.tar")
-    assert "memory://b/1.tar" in str(pytest.raises(DataError, cut.__getitem__, -1).value)
+    with pytest.raises(DataError, match=r"^memory://b/1\.tar, sample '.*: the shard is cut short"):
+        cut[-1]
     with pytest.raises(DataError, match="named 2 times"):
         WebDataset(("memory://b/{0..1}.tar", "memory://b/1.tar"))
 

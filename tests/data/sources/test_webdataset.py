@@ -14,9 +14,9 @@ import pytest
 from chiasm.config import dump, parse
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample
+from chiasm.data.shards import expand
 from chiasm.data.source import Source
 from chiasm.data.sources.captions import Captions
-from chiasm.data.shards import expand
 from chiasm.data.sources.webdataset import WebDataset, write_shards
 from chiasm.errors import DataError
 from tests.data.sources.made import fails, jpeg
@@ -234,8 +234,8 @@ def test_a_cut_shard_tells_what_is_kept_and_what_is_lost(tmp_path: Path) -> None
     kept = len(source) - 1
     assert 15 < kept < 25
     assert [source[i].captions for i in range(kept)] == [(f"number {i}",) for i in range(kept)]
-    told = rf"^{path}, sample '.*': the shard is cut short or broken at byte \d+; {kept} whole samples before that are kept"
-    fails(source, kept, told + ", and all that followed is lost; copy it again$")
+    told = rf"^{path}, sample '.*': the shard is cut short or broken at byte \d+; {kept} whole samples before that are"
+    fails(source, kept, told + " kept, and all that followed is lost; copy it again$")
 
 
 def test_a_shard_that_is_named_twice_is_refused(tmp_path: Path) -> None:

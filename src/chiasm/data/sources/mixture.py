@@ -28,21 +28,22 @@ class Mixture(Source):
     """All samples of some sources; in training source i has the share p_i of the places.
 
     p_i is proportional to w_i n_i^(1/T), with the weight w_i, the number of its samples n_i and the temperature T.
-    sources: by name, `{coco: {source: coco, ...}, web: {...}}`, or a list, where they are called 0, 1, ...; others may be
-        mixtures, too.
+    sources: by name, `{coco: {source: coco, ...}, web: {...}}`, or a list, where they are called 0, 1, ...; they may
+        be mixtures, too.
     weights: w_i, in the form of `sources`. Alone they are the shares, whatever the sizes: p_i is proportional to w_i.
     temperature: T. 1 mixes by size, as if the sources were one; above 1 small sources are seen more often, as in
-        multilingual training (mT5, arXiv:2010.11934, has 1/T = 0.3); infinity gives all the same share. By default 1, or
-        infinity where weights are given.
+        multilingual training (mT5, arXiv:2010.11934, has 1/T = 0.3); infinity gives all the same share. By default 1,
+        or infinity where weights are given.
 
-    Turns follow the shares as closely as whole numbers can (see data.order.interleaved), so nearly every batch holds the
-    same mixture. A source's k-th turn takes place k of its own endless order: every sample of it once before any
+    Turns follow the shares as closely as whole numbers can (see data.order.interleaved), so nearly every batch holds
+    the same mixture. A source's k-th turn takes place k of its own endless order: every sample of it once before any
     again, each time in a new order, and a source with twice its natural share is passed through twice as often. All of
     that follows from (seed, position), as the Reader's rule wants. Shares that are no simple fractions are rounded to
     multiples of 2^-20.
 
-    By index, as in evaluation, the samples stand source after source, each once. Keys begin with the name of the source,
-    which is meta["source"], too. Raises RecipeError for weights that do not fit, and DataError where a source is empty.
+    By index, as in evaluation, the samples stand source after source, each once. Keys begin with the name of the
+    source, which is meta["source"], too. Raises RecipeError for weights that do not fit, and DataError where a source
+    is empty.
     """
 
     sources: Mapping[str, Source] | tuple[Source, ...]

@@ -48,9 +48,9 @@ class Parquet(Source):
     caption: the column of captions, one text or a list of texts a row; null reads no captions.
     groups: row groups whose rows are shuffled together (see data.order.StretchedShuffle). A row is read with its whole
         group, so these stay in memory, and up to as many again where a reader passes on to the next.
-    Of a file in a store the footer and the row groups are read by range when they are needed, and nothing is stored: a Hub
-    data set is streamed so. Empty captions are dropped; `meta` is what else a row holds, other pictures and bytes left out.
-    Where the `datasets` library declares a column a ClassLabel, `meta` has the name instead of the number.
+    Of a file in a store the footer and the row groups are read by range when they are needed, and nothing is stored: a
+    Hub data set is streamed so. Empty captions are dropped; `meta` is what else a row holds, other pictures and bytes
+    left out. Where the `datasets` library declares a column a ClassLabel, `meta` has the name instead of the number.
     Needs pyarrow, and huggingface_hub for hf://.
     Raises DataError for files that are absent or broken, and for a row that cannot be read when it is read.
     """
@@ -76,7 +76,7 @@ class Parquet(Source):
         if self.path.is_file():
             return [self.path]
         folder, pattern = (self.path, "*.parquet") if self.path.is_dir() else _split(self.path)
-        return sorted(path for path in folder.glob(pattern) if path.is_file())
+        return [path for path in sorted(folder.glob(pattern)) if path.is_file()]
 
     @cached_property
     def _names(self) -> list[str]:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from chiasm.data.files import picture, read_json
-from chiasm.data.places import Place
+from chiasm.data.places import Place, matching
 from chiasm.data.sample import Negative, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -36,7 +36,7 @@ class SugarCrepe(Source):
     def _rows(self) -> list[tuple[str, str, Any]]:
         """(kind, number, row) of all pairs."""
         rows = []
-        for file in sorted(self.path.glob("*.json")):
+        for file in matching(self.path, "*.json"):
             content = read_json(file)
             if not isinstance(content, dict):
                 raise DataError(f"{file} is not one of SugarCrepe's files: it holds no object of numbered rows")

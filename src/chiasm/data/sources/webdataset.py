@@ -47,12 +47,12 @@ class WebDataset(Source):
     Captions are a .txt member (one) and "caption" or "captions" of a .json member, each text once; what else the .json
     holds is `meta`. A .cls member is meta["label"], a number where it is one. Other members are passed over.
     A shard is indexed once, by the headers of its members, and read at random afterwards; nothing is ever unpacked.
-    Of a store's shards whole copies are fetched, each in one request at the full speed of the line, and read here: ranges
-    would cost a round trip for every sample of some 100 KB. An epoch fetches each shard once, none where all fit into
-    `gigabytes`. To be indexed, every shard is fetched once before the first step; the index is kept.
-    Raises DataError for a shard that is absent, empty, no tar file or named twice; and when a sample is read that has no
-    picture, neither caption nor label, a key that another has, or a member that is cut short, a link, or named out of the
-    archive. The other samples of such a shard stay readable.
+    Of a store's shards whole copies are fetched, each in one request at the full speed of the line, and read here:
+    ranges would cost a round trip for every sample of some 100 KB. An epoch fetches each shard once, none where all fit
+    into `gigabytes`. To be indexed, every shard is fetched once before the first step; the index is kept.
+    Raises DataError for a shard that is absent, empty, no tar file or named twice; and when a sample is read that has
+    no picture, neither caption nor label, a key that another has, or a member that is cut short, a link, or named out
+    of the archive. The other samples of such a shard stay readable.
     """
 
     shards: str | tuple[str, ...]
