@@ -89,8 +89,11 @@ def test_errors_of_a_store_are_one_sentence_with_the_url(tmp_path: Path, memory:
                 picture(Url(address), name).decode()
             assert f"{address}/{name}" in str(caught.value)
             assert "\n" not in str(caught.value)
+        assert not Url(f"{address}/absent.jpg").is_file()
     with pytest.raises(DataError, match=f"cannot read {address}/forbidden.jpg"):  # the server is gone
         picture(Url(address), "forbidden.jpg").decode()
+    with pytest.raises(DataError, match=f"cannot read {address}/rows.csv"):  # which is not to say that it is absent
+        Url(f"{address}/rows.csv").is_file()
     with pytest.raises(DataError, match="cannot read nostore://a/b: ValueError: Protocol not known"):
         Url("nostore://a/b").read_bytes()
     assert not Url("memory://nothing").is_file()

@@ -22,6 +22,7 @@ from chiasm.errors import DataError, MissingExtra
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://[^\x00-\x1f]+")  # two letters at least: one is a drive of Windows
 _WEB = ("http", "https")
+_NOT_FOUND = 404  # HTTP's status
 _SHOWN = 200  # characters of a store's own words in an error
 
 # What stores raise besides OSError, by the module that defines it; only modules that a store has loaded can raise.
@@ -268,6 +269,10 @@ def _told(url: Url) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
+        # Of a web server fsspec says so whatever went wrong, and what did is the cause.
+        cause = error.__cause__
+        if isinstance(cause, _failures()) and getattr(cause, "status", None) != _NOT_FOUND:
+            raise DataError(f"cannot read {url}: {_sentence(cause)}") from error
         raise AbsentError(f"there is nothing at {url}") from error
     except _failures() as error:
         raise DataError(f"cannot read {url}: {_sentence(error)}") from error

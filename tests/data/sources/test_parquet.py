@@ -47,6 +47,7 @@ def test_real_photos_in_several_files(tmp_path: Path) -> None:
     source = Parquet(data / "train-*.parquet", groups=2)
     assert len(source) == 30
     assert len(Parquet(data)) == 31
+    assert len(Parquet(tmp_path / "**" / "t*-00000-*.parquet")) == 18
     order = [29, 0, 16, 17, 4, 3, *range(30), -1]
     for index in order:
         sample, row = source[index], rows[index]
