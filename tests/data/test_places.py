@@ -154,22 +154,25 @@ def test_a_copy_that_comes_short_is_not_kept(memory: Any, tmp_path: Path, monkey
 
 
 def test_a_shelf_keeps_what_was_used_last(memory: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    urls = [Url(f"memory://b/{i}.tar") for i in range(6)]
     for i in range(6):
         memory.pipe(f"/b/{i}.tar", bytes([i]) * 1000)
-    shelf = copies.Shelf(tmp_path / "shelf", room=3500, least=1)
     caplog.set_level(logging.INFO, "chiasm.data.copies")
-    for i in (0, 1, 2, 0, 3, 0, 1):  # 1 makes place for 3
-        with shelf.open(urls[i]) as file:
-            assert file.read() == bytes([i]) * 1000
-        for path in (tmp_path / "shelf").iterdir():  # file systems tell times by the millisecond; one after the other
+
+    def use(shelf: copies.Shelf, number: int) -> None:
+        with shelf.open(Url(f"memory://b/{number}.tar")) as file:
+            assert file.read() == bytes([number]) * 1000
+        for path in shelf.folder.iterdir():  # a second passes: file systems tell times too coarsely for a test
             os.utime(path, ns=(path.stat().st_mtime_ns - 10**9,) * 2)
+
+    shelf = copies.Shelf(tmp_path / "shelf", room=3500, least=1)
+    for i in (0, 1, 2, 0, 3, 0, 1):  # 1 makes place for 3
+        use(shelf, i)
     fetched = [record.getMessage().partition("memory://b/")[2][0] for record in caplog.records]
     assert fetched == ["0", "1", "2", "3", "1"]
     assert sum(path.stat().st_size for path in (tmp_path / "shelf").iterdir()) <= 3500
     small = copies.Shelf(tmp_path / "small", room=0, least=2)
     for i in (0, 1, 0, 1, 2):
-        small.open(urls[i]).close()
+        use(small, i)
     assert sorted(path.name[-5] for path in (tmp_path / "small").iterdir()) == ["1", "2"]
 
 
