@@ -34,7 +34,7 @@ def _small(family: str) -> Model:
     entries: dict[str, Any] = {"tokenizer": {"learn": 300}}
     if issubclass(kind, DualEncoder):
         entries |= {"image": {"size": 64}}
-        entries |= {"text": {"context": _context(config), "padding": "context" if family == "siglip" else "longest"}}
+        entries |= {"text": {"context": _context(config), "padding": "longest" if _causal(config) else "context"}}
     captions = (caption for sample in Patches() for caption in sample.captions)
     torch.manual_seed(0)
     model = kind(config, kind.processor_type.from_recipe(laid_over(config.processor_entries(), entries), captions))
@@ -53,8 +53,12 @@ def _context(config: ModelConfig) -> int:
     return int(dump(config)["text"]["context"])
 
 
+def _causal(config: ModelConfig) -> bool:
+    return bool(dump(config)["text"]["causal"])
+
+
 def test_the_walk_finds_the_families() -> None:
-    assert {"clip", "siglip"} <= set(FAMILIES)
+    assert {"clip", "siglip", "siglip2"} <= set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

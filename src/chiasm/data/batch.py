@@ -30,18 +30,21 @@ class _Tensors:
 class Images(_Tensors):
     """Preprocessed pictures.
 
-    pixels: (N, C, H, W) float, normalised as the checkpoint wants it.
+    pixels: (N, C, H, W) float, normalised as the checkpoint wants it; or, where a model sees pictures at their own
+        aspect ratio, their patches row by row, (N, P, patch * patch * C), padded with zeros behind each picture.
     row_N: which sample of the batch each picture belongs to.
     Where a picture is cut into tiles, M in all, pixels and row are theirs, and tiles_N says how many belong to each
     picture, in order. sizes_N2: (height, width) of each picture in the units of its layout; extent_M2: how much of
     each tile's pixels, (height, width) from the corner on, is picture and not padding.
     features: where a frozen tower's outputs were computed beforehand, what it made of these pictures, (N, D); pixels is
         then empty.
+    grid_N2: rows and columns of each picture's patches, where `pixels` holds patches.
     """
 
     pixels: Tensor
     row_N: Tensor
     features: Tensor | None = None
+    grid_N2: Tensor | None = None
     tiles_N: Tensor | None = None
     sizes_N2: Tensor | None = None
     extent_M2: Tensor | None = None
@@ -59,6 +62,7 @@ class Images(_Tensors):
             self.pixels[chosen] if len(self.pixels) == len(self) else self.pixels,
             self.row_N[chosen] - first,
             self.features[chosen] if self.features is not None else None,
+            self.grid_N2[chosen] if self.grid_N2 is not None else None,
             self.tiles_N[whole] if self.tiles_N is not None else None,
             self.sizes_N2[whole] if self.sizes_N2 is not None else None,
             self.extent_M2[chosen] if self.extent_M2 is not None else None,

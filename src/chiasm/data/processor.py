@@ -15,6 +15,7 @@ import torch
 from chiasm.config import dump, parse
 from chiasm.data.batch import Batch, Images, Tokens
 from chiasm.data.image import Image
+from chiasm.data.patches import PatchTransform
 from chiasm.data.sample import Sample
 from chiasm.data.tokenizer import TextTransform, Tokenizer, learn_tokenizer
 from chiasm.data.transforms import ImageTransform
@@ -60,17 +61,21 @@ class TokenizerEntry:
 
 @dataclass(frozen=True)
 class PairSettings:
-    """The `processor` entries of a dual encoder's recipe."""
+    """The `processor` entries of a dual encoder's recipe.
+
+    patches: in place of `image`, for a tower that sees pictures at their own aspect ratio.
+    """
 
     tokenizer: TokenizerEntry
     image: ImageTransform = field(default_factory=ImageTransform)
+    patches: PatchTransform | None = None
     text: TextTransform = field(default_factory=TextTransform)
 
 
 class PairProcessor(Processor):
     """One picture and one text a sample, encoded apart from each other: what dual encoders are given."""
 
-    def __init__(self, image: ImageTransform, tokenizer: Tokenizer) -> None:
+    def __init__(self, image: ImageTransform | PatchTransform, tokenizer: Tokenizer) -> None:
         self.image, self.tokenizer = image, tokenizer
 
     def __call__(self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None = None) -> Batch:
@@ -87,6 +92,8 @@ class PairProcessor(Processor):
 
     def images(self, images: Sequence[Image], generators: Sequence[np.random.Generator] | None = None) -> Images:
         """Pictures alone, in order."""
+        if isinstance(self.image, PatchTransform):
+            return self.image.batch(images)
         drawn = generators if generators is not None else [None] * len(images)
         pixels = torch.stack([self.image(image, one) for image, one in zip(images, drawn, strict=True)])
         return Images(pixels, row_N=torch.arange(len(images)))
@@ -98,13 +105,17 @@ class PairProcessor(Processor):
     @classmethod
     def from_recipe(cls, entries: Mapping[str, Any], texts: Iterable[str]) -> Self:
         settings = parse(PairSettings, entries, "processor")
+        if settings.patches is not None and "image" in entries:
+            raise RecipeError("processor: give either image or patches")
+        image = settings.patches or settings.image
         if settings.tokenizer.file is not None:
-            return cls(settings.image, Tokenizer.load(settings.tokenizer.file, settings.text))
+            return cls(image, Tokenizer.load(settings.tokenizer.file, settings.text))
         assert settings.tokenizer.learn is not None
-        return cls(settings.image, Tokenizer(learn_tokenizer(texts, settings.tokenizer.learn), settings.text))
+        return cls(image, Tokenizer(learn_tokenizer(texts, settings.tokenizer.learn), settings.text))
 
     def save(self, folder: Path) -> None:
-        settings = {"image": dump(self.image), "text": dump(self.tokenizer.rules)}
+        kind = "patches" if isinstance(self.image, PatchTransform) else "image"
+        settings = {kind: dump(self.image), "text": dump(self.tokenizer.rules)}
         (folder / "processor.json").write_text(json.dumps(settings, indent=2) + "\n")
         self.tokenizer.save(folder)
 
@@ -115,8 +126,12 @@ class PairProcessor(Processor):
             raise CheckpointError(f"{folder} has no processor.json: it is not a whole checkpoint")
         try:
             settings = json.loads(file.read_text())
-            image, text = settings["image"], settings["text"]
-        except (ValueError, KeyError, TypeError) as error:
+            patches = settings.get("patches")
+            image, text = patches if patches is not None else settings["image"], settings["text"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{file} is damaged: it does not hold 'image' and 'text' settings") from error
         rules = parse(TextTransform, text, f"{file}: text")
-        return cls(parse(ImageTransform, image, f"{file}: image"), Tokenizer.load(folder, rules))
+        tokenizer = Tokenizer.load(folder, rules)
+        if patches is not None:
+            return cls(parse(PatchTransform, patches, f"{file}: patches"), tokenizer)
+        return cls(parse(ImageTransform, image, f"{file}: image"), tokenizer)

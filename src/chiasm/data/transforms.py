@@ -44,22 +44,29 @@ class ImageTransform:
 
     size: height and width in pixels.
     resize: "crop" scales the shorter side to the size and takes the middle (CLIP); "squash" scales both sides and
-        changes the aspect (SigLIP); "pad" scales the longer side and pads with the mean colour.
+        changes the aspect (SigLIP); "pad" scales the longer side and pads; "none" takes the middle as it is.
     fast: decode JPEGs at a reduced size where that suffices; a few grey levels off, much faster.
+    resize_to: what "crop" and "squash" scale to before they take the middle of `size` out; None: to `size`.
+    centre: where the middle begins if half of the rest is no whole pixel: "down", as in transformers, or to the next
+        "even" one, as in torchvision and so in open_clip.
+    fill: the levels around a padded picture; None: the mean colour. What "crop" and "none" lack is black.
     """
 
     size: int = 224
-    resize: Literal["crop", "squash", "pad"] = "crop"
+    resize: Literal["crop", "squash", "pad", "none"] = "crop"
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
     augment: Augment | None = None
     fast: bool = False
+    resize_to: int | None = None
+    centre: Literal["down", "even"] = "down"
+    fill: tuple[int, int, int] | None = None
 
     def __call__(self, image: Image, generator: np.random.Generator | None = None) -> Tensor:
         """The picture's pixels. generator: draws the augmentation; None, as in evaluation, means none."""
         # Twice the size needed leaves the resize enough to average over; below that the picture would blur.
-        picture = image.decode(at_least=2 * self.size if self.fast else None)
+        picture = image.decode(at_least=2 * self._scaled_side if self.fast and self.resize != "none" else None)
         if generator is not None and self.augment is not None:
             picture = self._augmented(picture, self.augment, generator)
         else:
@@ -81,28 +88,44 @@ class ImageTransform:
     def _resized(self, picture: PIL.Image.Image) -> PIL.Image.Image:
         filter_ = _FILTERS[self.interpolation]
         width, height = picture.size
-        if picture.size == (self.size, self.size):
+        side = self._scaled_side
+        if picture.size == (self.size, self.size) and side == self.size:
             return picture
-        if self.resize == "squash":
-            return picture.resize((self.size, self.size), filter_)
-        if self.resize == "crop":
-            # The longer side is cut down, not rounded, and the crop starts at the floor: as transformers does, so that
-            # pixels agree. torchvision rounds where the crop starts: one pixel on for a rest of 3, 7, 11, ...
-            scaled = (
-                (self.size, int(self.size * height / width))
-                if width <= height
-                else (int(self.size * width / height), self.size)
-            )
-            left, top = (scaled[0] - self.size) // 2, (scaled[1] - self.size) // 2
-            return picture.resize(scaled, filter_).crop((left, top, left + self.size, top + self.size))
-        scale = self.size / max(width, height)
-        scaled = max(1, round(width * scale)), max(1, round(height * scale))
-        page = PIL.Image.new("RGB", (self.size, self.size), self._mean_colour())
+        match self.resize:
+            case "none":
+                return self._middle(picture)
+            case "squash":
+                return self._middle(picture.resize((side, side), filter_))
+            case "crop":
+                # The longer side is cut down, not rounded, as transformers and torchvision do.
+                short = width <= height
+                scaled = (side, int(side * height / width)) if short else (int(side * width / height), side)
+                return self._middle(picture.resize(scaled, filter_))
+        ratio = max(width, height) / self.size
+        scaled = max(1, round(width / ratio)), max(1, round(height / ratio))
+        page = PIL.Image.new("RGB", (self.size, self.size), self.around)
         page.paste(picture.resize(scaled, filter_), ((self.size - scaled[0]) // 2, (self.size - scaled[1]) // 2))
         return page
 
-    def _mean_colour(self) -> tuple[int, int, int]:
-        red, green, blue = (round(255 * one) for one in self.mean)
+    @property
+    def _scaled_side(self) -> int:
+        return self.size if self.resize_to is None else self.resize_to
+
+    def _middle(self, picture: PIL.Image.Image) -> PIL.Image.Image:
+        """The middle square; what lies outside of the picture is black."""
+        left, top = (self._start(whole - self.size) for whole in picture.size)
+        return picture.crop((left, top, left + self.size, top + self.size))
+
+    def _start(self, rest: int) -> int:
+        """Where the middle begins on a side that is `rest` pixels too long, or too short."""
+        if self.centre == "down":
+            return rest // 2
+        return round(rest / 2) if rest > 0 else -(-rest // 2)
+
+    @property
+    def around(self) -> tuple[int, int, int]:
+        """The levels around a padded picture."""
+        red, green, blue = self.fill or (round(255 * one) for one in self.mean)
         return red, green, blue
 
     def _augmented(self, picture: PIL.Image.Image, augment: Augment, generator: np.random.Generator) -> PIL.Image.Image:

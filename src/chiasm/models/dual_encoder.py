@@ -11,9 +11,12 @@ from torch import Tensor
 
 from chiasm.data.batch import Batch, Images, Tokens
 from chiasm.data.image import Image
+from chiasm.data.patches import PatchTransform
 from chiasm.data.processor import PairProcessor
+from chiasm.data.transforms import ImageTransform
 from chiasm.errors import RecipeError
 from chiasm.models.model import Comparing
+from chiasm.models.tokens import ImageTokens, TextTokens, grids
 from chiasm.nn.tower import ImageTower, TextTower
 
 _CHUNK = 128  # pictures or texts embedded at once; bounds memory, does not change results
@@ -30,7 +33,7 @@ class DualEncoder(Comparing):
 
     def check(self) -> None:
         """The tokenizer must not make ids, the transforms not sizes, that the towers do not know."""
-        tokenizer, size = self.processor.tokenizer, self.processor.image.size
+        tokenizer, image = self.processor.tokenizer, self.processor.image
         if tokenizer.vocabulary > self.text.vocabulary:
             raise RecipeError(
                 f"the tokenizer has {tokenizer.vocabulary} tokens, the text tower only {self.text.vocabulary}; "
@@ -41,8 +44,14 @@ class DualEncoder(Comparing):
                 f"processor.text.context is {tokenizer.rules.context}, but the text tower reads at most "
                 f"{self.text.context} tokens"
             )
-        if self.vision.image_size is not None and size != self.vision.image_size:
-            raise RecipeError(f"processor.image.size is {size}, but the image tower sees {self.vision.image_size}")
+        cut = image.patch if isinstance(image, PatchTransform) else None
+        if cut != self.vision.patch:
+            seen, given = (f"patches of {one} pixels" if one else "whole pictures" for one in (self.vision.patch, cut))
+            raise RecipeError(f"the image tower sees {seen}, but the processor makes {given}; set processor.patches")
+        if isinstance(image, ImageTransform) and self.vision.image_size not in (None, image.size):
+            raise RecipeError(
+                f"processor.image.size is {image.size}, but the image tower sees {self.vision.image_size}"
+            )
 
     @property
     @abstractmethod
@@ -62,6 +71,15 @@ class DualEncoder(Comparing):
         assert batch.images is not None
         assert batch.texts is not None
         return {"image": self.encode_images(batch.images), "text": self.encode_texts(batch.texts)}
+
+    def encode_image_tokens(self, images: Images) -> ImageTokens:
+        """What the image tower makes of each place of the pictures, before it pools them, with gradients."""
+        tokens_NPD = self.vision.tokens(images)
+        return ImageTokens(tokens_NPD, grids(images, tokens_NPD.shape[1] - self.vision.prefix), self.vision.prefix)
+
+    def encode_text_tokens(self, texts: Tokens) -> TextTokens:
+        """What the text tower makes of each token, before it pools them, with gradients."""
+        return TextTokens(self.text.tokens(texts), texts.lengths_B)
 
     def image_features(self, images: Images) -> Tensor:
         """What the image tower makes of pictures, (N, D); taken from the batch where it was computed beforehand."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from chiasm.data.batch import Images, Tokens
 from chiasm.data.processor import PairProcessor
+from chiasm.errors import RecipeError
 from chiasm.models.dual_encoder import DualEncoder, unit
 from chiasm.models.model import ModelConfig
 from chiasm.nn.image_towers import vit
@@ -24,12 +25,19 @@ class Config(ModelConfig):
     """vision, text: the towers; the vision tower's width is the shared space.
 
     scale, bias: first values of the learned scale (1 / temperature) and bias of the logits (section 3.2).
+    text_head: whether the text's features are mapped into the space; without it they are in it as they are.
     """
 
     vision: ImageTowerConfig
     text: TextTowerConfig
     scale: float = 10.0
     bias: float = -10.0
+    text_head: bool = True
+
+    def __post_init__(self) -> None:
+        text, vision = getattr(self.text, "width", None), getattr(self.vision, "width", None)
+        if not self.text_head and text != vision:
+            raise RecipeError(f"a text tower of width {text} needs model.text_head to reach a space of {vision}")
 
     @classmethod
     def model(cls) -> type[SigLIP]:
@@ -44,11 +52,12 @@ class SigLIP(DualEncoder):
     def __init__(self, config: Config, processor: PairProcessor) -> None:
         super().__init__(config, processor)
         self.vision, self.text = config.vision.build(), config.text.build()
-        self.text_head = nn.Linear(self.text.width, self.vision.width)
+        self.text_head = nn.Linear(self.text.width, self.vision.width) if config.text_head else nn.Identity()
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
         self.bias = nn.Parameter(torch.tensor(config.bias))
-        nn.init.normal_(self.text_head.weight, std=self.text.width**-0.5)
-        nn.init.zeros_(self.text_head.bias)
+        if isinstance(self.text_head, nn.Linear):
+            nn.init.normal_(self.text_head.weight, std=self.text.width**-0.5)
+            nn.init.zeros_(self.text_head.bias)
 
     @property
     def space(self) -> int:

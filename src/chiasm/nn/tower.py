@@ -14,11 +14,15 @@ class ImageTower(nn.Module, ABC):
     """Pictures to features.
 
     width: D of the pooled features. image_size: the one size in pixels that it sees; None where it takes any.
+    patch: the side of the patches that it is given, where it is given patches in place of whole pictures.
+    prefix: how many tokens stand before those of the grid (a class token).
     frozen: never trained; stays in eval mode, its features may be computed once.
     """
 
     width: int
     image_size: int | None = None
+    patch: int | None = None
+    prefix: int = 0
     frozen: bool = False
 
     @abstractmethod

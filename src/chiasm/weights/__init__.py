@@ -5,28 +5,66 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from chiasm.errors import CheckpointError
+from chiasm.errors import CapabilityError, CheckpointError
 from chiasm.models import folder as model_folder
 from chiasm.models.model import Model
 from chiasm.nn.device import choose_device
+from chiasm.weights.files import TORCHSCRIPT, is_open_clip, is_torchscript
 
 
-def load(folder: str | Path, device: str = "cpu") -> Model:
-    """Opens a run's folder, or that of a checkpoint: chiasm's own, or one in the layout of transformers or open_clip.
+def load(name: str | Path, device: str = "cpu", *, image_size: int | None = None, context: int | None = None) -> Model:
+    """Opens a checkpoint: a run's folder, chiasm's own, or one in the layout of transformers or open_clip.
 
-    open_clip's layout is taken where only its files are there. Raises CheckpointError if the folder is none of these,
-    or incomplete.
+    name: a folder, or the name of a repository on the Hub, `owner/name` or `owner/name@revision`; `hf-hub:owner/name`
+        asks for open_clip's files there. A folder of that name always comes first. In a folder, open_clip's layout is
+        taken where only its files are there.
+    image_size, context: of a dual encoder, to see pictures of that many pixels, or read that many tokens, with its
+        learned positions resized as open_clip resizes them; see `models/resolution.py` for other ways.
+    Raises CheckpointError if there is no such checkpoint, or it is incomplete.
     """
-    path, where = Path(folder), choose_device(device)
+    where = choose_device(device)
+    model = _from_folder(Path(name), device) if Path(name).exists() else _from_hub(str(name))
+    if image_size is not None or context is not None:
+        _resize(model, image_size, context)
+    return model.to(where)
+
+
+def _from_hub(text: str) -> Model:
+    from chiasm.weights import hub, open_clip
+
+    name = hub.name_of(text)
+    if name is None:
+        raise CheckpointError(f"there is no folder {text}; give the folder of a checkpoint, or OWNER/NAME on the Hub")
+    folder, tokenizer = hub.fetch(name)
+    if name.means_open_clip(folder):
+        return open_clip.load(folder, tokenizer)
+    return _from_folder(folder, "cpu")
+
+
+def _resize(model: Model, image_size: int | None, context: int | None) -> None:
+    from chiasm.models.dual_encoder import DualEncoder
+    from chiasm.models.resolution import set_context, set_resolution
+
+    if not isinstance(model, DualEncoder):
+        raise CapabilityError(f"image_size and context are changed of dual encoders, not of a {type(model).__name__}")
+    if image_size is not None:
+        set_resolution(model, image_size)
+    if context is not None:
+        set_context(model, context)
+
+
+def _from_folder(path: Path, device: str) -> Model:
     if (path / "checkpoint").is_dir():  # the folder of a run
         path = path / "checkpoint"
     file = path / model_folder.CONFIG
     if not path.is_dir():
-        raise CheckpointError(f"there is no folder {path}; give the folder of a checkpoint")
-    if not file.exists() and (path / "open_clip_config.json").exists():
+        if is_torchscript(path):
+            raise CheckpointError(TORCHSCRIPT.format(file=path))
+        raise CheckpointError(f"{path} is a file; give the folder of a checkpoint, settings and all")
+    if is_open_clip(path):
         from chiasm.weights import open_clip
 
-        return open_clip.load(path).to(where)
+        return open_clip.load(path)
     if not file.exists() and (path / "recipe.yaml").exists():
         raise CheckpointError(
             f"the run in {path} is not finished; go on with it: chiasm train RECIPE --out {path} --resume"
@@ -44,5 +82,5 @@ def load(folder: str | Path, device: str = "cpu") -> Model:
     if "model_type" in entries:
         from chiasm.weights import transformers
 
-        return transformers.load(path).to(where)
+        return transformers.load(path)
     raise CheckpointError(f"{file} names neither a 'family' (chiasm) nor a 'model_type' (transformers)")

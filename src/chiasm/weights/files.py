@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,11 @@ from chiasm.config import dump, parse
 from chiasm.errors import CheckpointError, RecipeError
 
 T = TypeVar("T")
+
+TORCHSCRIPT = (
+    "{file} is an archive of TorchScript, as OpenAI's own .pt files are: it holds a program, which is never run here; "
+    "take the same weights as safetensors, for instance chiasm.load('openai/clip-vit-base-patch32')"
+)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -72,6 +78,21 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     safetensors.torch.save_file(dict(tensors), file, metadata={"format": "pt"})
 
 
+def is_open_clip(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint in open_clip's layout and in no other."""
+    if not (folder / "open_clip_config.json").exists():
+        return False
+    return not read_json_if_present(folder / "config.json").keys() & {"family", "model_type"}
+
+
+def is_torchscript(file: Path) -> bool:
+    """Whether a file is an archive of TorchScript, which holds a program."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any("/code/" in f"/{name}" for name in archive.namelist())
+
+
 def _read_index(index: Path) -> dict[str, Tensor]:
     """Shards named in an index. One that names a tensor which its shard lacks is an error, as is a missing shard."""
     owners: Mapping[str, str] = read_json(index).get("weight_map", {})
@@ -100,6 +121,8 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 def _read_torch(file: Path) -> dict[str, Tensor]:
     """What `torch.save` wrote: tensors by name, or a training checkpoint that holds them as `state_dict`."""
+    if is_torchscript(file):
+        raise CheckpointError(TORCHSCRIPT.format(file=file))
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:

@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
-import json
-import string
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import processors
 
 from chiasm.data.tokenizer import TextTransform, Tokenizer
 from chiasm.errors import CheckpointError
-from chiasm.weights import sentencepiece
+from chiasm.weights import byte_pairs, cleaning, sentencepiece
 from chiasm.weights.files import read_json_if_present, write_json
 
-_CLIP_START, _CLIP_END = "<|startoftext|>", "<|endoftext|>"
-# The marks, contractions, runs of letters, single digits, runs of anything else (CLIP's code, simple_tokenizer.py).
-_CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+TOKENIZERS = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model", byte_pairs.ARCHIVE)
+_GEMMA = ("GemmaTokenizer", "Siglip2Tokenizer")
 
 
-def read_tokenizer(folder: Path, context: int, vocabulary: int) -> Tokenizer:
-    """The tokenizer of a folder: `tokenizer.json`, CLIP's `vocab.json` and `merges.txt`, or SigLIP's `spiece.model`.
+def read_tokenizer(folder: Path, context: int, vocabulary: int, lower: bool = False) -> Tokenizer:
+    """The tokenizer of a folder: `tokenizer.json`, CLIP's `vocab.json` and `merges.txt`, or sentencepiece's
+    `spiece.model` (SigLIP) or `tokenizer.model` (Gemma, of SigLIP 2).
 
     context, vocabulary: the model's. Texts are cut where the checkpoint says, and at the model's context at the latest.
     Padding is as in `TextTransform`'s defaults, with the checkpoint's pad token.
+    lower: whether this family of models reads lower case alone, whatever the files say; `do_lower_case` says it too.
     Raises CheckpointError where there is none, or its ids or its padding do not fit the model.
     """
     settings = read_json_if_present(folder / "tokenizer_config.json")
-    for side in ("padding_side", "truncation_side"):
-        if settings.get(side, "right") != "right":
-            raise CheckpointError(
-                f"{folder}/tokenizer_config.json: {side} is {settings[side]!r}; only 'right' is known"
-            )
     backend = _backend(folder, settings)
+    _check_sides(folder, settings, backend)
     if backend.get_vocab_size() > vocabulary:
         raise CheckpointError(
             f"the tokenizer in {folder} has {backend.get_vocab_size()} tokens, but its model only {vocabulary}"
         )
-    if _is_siglip(settings):
-        backend.normalizer = _canonical(backend.normalizer, bool(settings.get("do_lower_case", True)))
+    if _class(settings) == "SiglipTokenizer":
+        lowered = cleaning.LOWER if settings.get("do_lower_case", True) else ()
+        cleaning.clean_first(backend, (*lowered, *cleaning.SIGLIP))
+    elif _class(settings) in _GEMMA:
+        _mark_ends(backend, settings)
+        if lower or settings.get("do_lower_case") or _class(settings) == "Siglip2Tokenizer":
+            cleaning.clean_first(backend, cleaning.LOWER)
     longest = settings.get("model_max_length") or context
     rules = TextTransform(context=int(min(longest, context)), pad_id=_pad_id(folder, settings, backend))
     return Tokenizer(backend, rules)
@@ -101,63 +101,46 @@ def _backend(folder: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     if (folder / "tokenizer.json").exists():
         return Tokenizer.load(folder, TextTransform()).backend
     if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        return _clip_bpe(folder)
+        return byte_pairs.read_files(folder / "vocab.json", folder / "merges.txt")
     if (folder / "spiece.model").exists():
         return sentencepiece.read(folder / "spiece.model", end=_content(settings.get("eos_token")) or "</s>")
+    if (folder / "tokenizer.model").exists():
+        return sentencepiece.read(folder / "tokenizer.model", end=_content(settings.get("eos_token")) or "<eos>")
+    if (folder / byte_pairs.ARCHIVE).exists():
+        return byte_pairs.read_archive(folder / byte_pairs.ARCHIVE)
     raise CheckpointError(
-        f"{folder} has no tokenizer; expected tokenizer.json, vocab.json with merges.txt, or spiece.model"
+        f"{folder} has no tokenizer; expected tokenizer.json, vocab.json with merges.txt, spiece.model, "
+        f"tokenizer.model, or {byte_pairs.ARCHIVE} as in open_clip's package"
     )
 
 
-def _clip_bpe(folder: Path) -> tokenizers.Tokenizer:
-    """CLIP's byte pairs: lower case, white space only parts words, words end in "</w>"."""
-    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-    lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-    pairs = [tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version")]
-    if lost := [mark for mark in (_CLIP_START, _CLIP_END) if mark not in vocabulary]:
-        raise CheckpointError(f"{folder / 'vocab.json'} lacks {' and '.join(lost)}: it is not CLIP's vocabulary")
-    try:
-        bpe = models.BPE(
-            vocabulary, [(left, right) for left, right in pairs], end_of_word_suffix="</w>", unk_token=_CLIP_END
-        )
-    except ValueError as error:
-        raise CheckpointError(f"{folder / 'merges.txt'} does not fit vocab.json: {error}") from error
-    backend = tokenizers.Tokenizer(bpe)
-    backend.add_special_tokens([_CLIP_START, _CLIP_END])
-    backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_CLIP_WORDS), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    backend.decoder = decoders.Sequence(
-        [decoders.ByteLevel(), decoders.Replace("</w>", " "), decoders.Strip(" ", 0, 1)]
-    )
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{_CLIP_START} $A {_CLIP_END}",
-        special_tokens=[(mark, vocabulary[mark]) for mark in (_CLIP_START, _CLIP_END)],
-    )
-    return backend
+def _class(settings: Mapping[str, Any]) -> str:
+    return str(settings.get("tokenizer_class", "")).removesuffix("Fast")
 
 
-def _is_siglip(settings: Mapping[str, Any]) -> bool:
-    return str(settings.get("tokenizer_class", "")).removesuffix("Fast") == "SiglipTokenizer"
+def _check_sides(folder: Path, settings: Mapping[str, Any], backend: tokenizers.Tokenizer) -> None:
+    """Raises CheckpointError unless texts are padded and cut on the right."""
+    padding = str(backend.padding["direction"]) if backend.padding is not None else ""
+    silent = "left" if _class(settings) in _GEMMA else "right"  # what transformers takes where nothing is said
+    sides = {
+        "padding_side": settings.get("padding_side") or padding or silent,
+        "truncation_side": settings.get("truncation_side", "right"),
+    }
+    for name, side in sides.items():
+        if side != "right":
+            raise CheckpointError(f"{folder}/tokenizer_config.json: {name} is {side!r}; only 'right' is known")
 
 
-def _canonical(then: normalizers.Normalizer | None, lower: bool) -> normalizers.Normalizer:
-    """SigLIP's texts (big_vision's prompt_engineering.py): lower case, no ASCII punctuation, single spaces.
-
-    Files that say so themselves lose nothing: to do it twice is to do it once.
-    """
-    punctuation = "[" + "".join(f"\\{one}" for one in string.punctuation) + "]"
-    steps: list[normalizers.Normalizer] = [normalizers.Lowercase()] if lower else []
-    steps += [
-        normalizers.Replace(Regex(punctuation), ""),
-        normalizers.Replace(Regex(r"\s+"), " "),
-        normalizers.Strip(),
-    ]
-    return normalizers.Sequence(steps if then is None else [*steps, then])
+def _mark_ends(backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
+    """Gemma's settings say which marks stand around a text, whatever tokenizer.json does."""
+    if "add_bos_token" not in settings and "add_eos_token" not in settings:
+        return
+    start = [_content(settings.get("bos_token")) or "<bos>"] if settings.get("add_bos_token", True) else []
+    end = [_content(settings.get("eos_token")) or "<eos>"] if settings.get("add_eos_token", False) else []
+    marks = [(mark, backend.token_to_id(mark)) for mark in (*start, *end)]
+    if unknown := [mark for mark, at in marks if at is None]:
+        raise CheckpointError(f"the tokenizer is to mark texts with {unknown[0]!r}, which it does not know")
+    backend.post_processor = processors.TemplateProcessing(single=" ".join([*start, "$A", *end]), special_tokens=marks)
 
 
 def _pad_id(folder: Path, settings: Mapping[str, Any], backend: tokenizers.Tokenizer) -> int:
@@ -165,7 +148,7 @@ def _pad_id(folder: Path, settings: Mapping[str, Any], backend: tokenizers.Token
     token = _content(settings.get("pad_token")) or _content(special.get("pad_token"))
     if token is None and backend.padding is not None:
         token = backend.padding["pad_token"]
-    if token is None and _is_siglip(settings):
+    if token is None and _class(settings) == "SiglipTokenizer":
         token = "</s>"  # noqa: S105  # not a password: what that tokenizer pads with where nothing is said
     if token is None:
         ids = backend.encode("").ids

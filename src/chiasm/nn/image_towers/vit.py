@@ -59,6 +59,7 @@ class ViT(ImageTower):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config, self.width, self.image_size = config, config.width, config.image_size
+        self.prefix = int(config.pool == "class")
         # A rest that does not fill a patch is not seen, as in the published 384-pixel model with patches of 14.
         width, patches = config.width, (config.image_size // config.patch) ** 2
         self.embed = (
@@ -154,6 +155,7 @@ class MapPool(nn.Module):
         self.mlp = MLP(config.width, config.hidden, config.act)
         nn.init.xavier_uniform_(self.query)
 
-    def forward(self, x_NPD: Tensor) -> Tensor:
-        pooled_N1D = self.attention(self.query.expand(len(x_NPD), -1, -1), x_NPD)
+    def forward(self, x_NPD: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(N, D). mask: as that of Attention."""
+        pooled_N1D = self.attention(self.query.expand(len(x_NPD), -1, -1), x_NPD, mask=mask)
         return (pooled_N1D + self.mlp(self.norm(pooled_N1D)))[:, 0]

@@ -1,13 +1,12 @@
-"""CLIP as open_clip stores it: the folders that it puts on the Hub, with a ViT or a ResNet as the vision tower.
+"""CLIP and SigLIP as open_clip stores them: the folders that it puts on the Hub. CLIP has a ViT or a ResNet as its
+vision tower, SigLIP one of timm's ViTs.
 
-open_clip reads a text at the highest id, or (`pool_type: eos`) at the first `eos_id`. We read it at its last token. For
-what a tokenizer makes of a text, cut or not, these are one place.
-
-It crops pictures by torchvision, which rounds the half of an odd rest to the even side where we and transformers cut it
-off: for rests of 3, 7, 11, ... pixels its crop lies one pixel further on. Its texts are mended by ftfy first."""
+open_clip reads a CLIP's text at the highest id, or (`pool_type: eos`) at the first `eos_id`. We read it at its last
+token. For what a tokenizer makes of a text, cut or not, these are one place. Its texts are mended by ftfy first."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,16 +17,19 @@ from chiasm.data.tokenizer import Tokenizer
 from chiasm.errors import CheckpointError
 from chiasm.models.clip import CLIP
 from chiasm.models.model import Model
+from chiasm.models.siglip import SigLIP
+from chiasm.weights import cleaning
 from chiasm.weights.files import read_json, read_tensors, write_json, write_tensors
-from chiasm.weights.mapping import give_tensors, take_tensors
+from chiasm.weights.mapping import Rule, give_tensors, take_tensors
+from chiasm.weights.open_clip import _siglip
 from chiasm.weights.open_clip._settings import Text, read_model, read_pixels, write_model, write_pixels
 from chiasm.weights.open_clip._table import TABLES
-from chiasm.weights.texts import end_id, read_tokenizer, write_tokenizer
+from chiasm.weights.texts import end_id, padded_to_context, read_tokenizer, write_tokenizer
 
-_SETTINGS, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+SETTINGS, _SAVED = "open_clip_config.json", "open_clip_model.safetensors"
 # In open_clip's own order of preference; the last is how OpenAI and training runs name theirs.
-_FILES = (
-    _WEIGHTS,
+WEIGHTS = (
+    _SAVED,
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.pth",
@@ -37,28 +39,34 @@ _FILES = (
 _CONSTANTS = ("attn_mask", "input_resolution", "context_length", "vocab_size")
 
 
-def load(folder: Path) -> CLIP:
+def load(folder: Path, tokenizer_folder: Path | None = None) -> CLIP | SigLIP:
     """The model of an open_clip folder, with its processor read from the same folder, in evaluation mode.
 
-    The tokenizer is the one that lies in the folder, as on the Hub; open_clip itself takes a built-in one, OpenAI's,
-    where the config names none. Raises CheckpointError for settings that we cannot follow to the letter, and for
-    weights of which a single tensor is missing, unexpected or misshapen.
+    tokenizer_folder: where the tokenizer's files lie, if not in the folder as on the Hub. open_clip itself takes one
+    that is built in, OpenAI's, where the config names none.
+    Raises CheckpointError for settings that we cannot follow to the letter, and for weights of which a single tensor is
+    missing, unexpected or misshapen.
     """
-    file = folder / _SETTINGS
+    file = folder / SETTINGS
     settings = read_json(file)
-    config, image_size, text = read_model(settings.get("model_cfg") or {}, f"{file}: model_cfg")
-    tokenizer = read_tokenizer(folder, text.context_length, text.vocab_size)
-    _check_end(tokenizer, text, str(file))
+    entries = settings.get("model_cfg") or {}
+    siglip = _siglip.is_siglip(entries)
+    read = _siglip.read_model if siglip else read_model
+    config, image_size, text = read(entries, f"{file}: model_cfg")
+    tokenizer = _read_tokenizer(tokenizer_folder or folder, text)
+    if siglip:
+        tokenizer = padded_to_context(tokenizer, text.context_length, str(file))
+    else:
+        _check_end(tokenizer, text, str(file))
     image = read_pixels(settings.get("preprocess_cfg") or {}, image_size, f"{file}: preprocess_cfg")
     with torch.device("meta"):
-        model = CLIP(config, PairProcessor(image, tokenizer))
-    state, weights = read_tensors(folder, _FILES)
+        model = config.model()(config, PairProcessor(image, tokenizer))  # type: ignore[arg-type]  # its own class
+    state, weights = read_tensors(folder, WEIGHTS)
     state = {name.removeprefix("module."): value for name, value in state.items()}  # which parallel training adds
-    if "logit_scale" in state and state["logit_scale"].shape == (1,):
-        state["logit_scale"] = state["logit_scale"][
-            0
-        ]  # either is found, whatever the config says; open_clip takes both
-    return take_tensors(model, TABLES[type(config.vision)], state, str(weights), _CONSTANTS).eval()
+    for name in ("logit_scale", "logit_bias"):  # either form is found, whatever the config says; open_clip takes both
+        if name in state and state[name].shape == (1,):
+            state[name] = state[name][0]
+    return take_tensors(model, _table(model), state, str(weights), _CONSTANTS).eval()
 
 
 def save(model: Model, folder: Path) -> None:
@@ -66,21 +74,33 @@ def save(model: Model, folder: Path) -> None:
 
     Raises CheckpointError if open_clip has no such model, or would compute something else from the same folder.
     """
-    if not isinstance(model, CLIP):
-        raise CheckpointError(f"we cannot write a {type(model).__name__} for open_clip; known: CLIP")
+    if not isinstance(model, (CLIP, SigLIP)):
+        raise CheckpointError(f"we cannot write a {type(model).__name__} for open_clip; known: CLIP, SigLIP")
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; name a folder to save the checkpoint in")
     tokenizer = model.processor.tokenizer
-    end = end_id(tokenizer)
-    pool: Literal["argmax", "eos"] = "argmax" if end == tokenizer.vocabulary - 1 else "eos"
-    settings = {
-        "model_cfg": write_model(model.config, pool, end),
-        "preprocess_cfg": write_pixels(model.processor.image),
-    }
+    if isinstance(model, SigLIP):
+        entries = _siglip.write_model(model.config)
+    else:
+        end = end_id(tokenizer)
+        pool: Literal["argmax", "eos"] = "argmax" if end == tokenizer.vocabulary - 1 else "eos"
+        entries = write_model(model.config, pool, end)
+    settings = {"model_cfg": entries, "preprocess_cfg": write_pixels(model.processor.image)}
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(tokenizer, folder)
-    write_json(folder / _SETTINGS, settings)
-    write_tensors(folder / _WEIGHTS, give_tensors(model, TABLES[type(model.config.vision)]))
+    write_json(folder / SETTINGS, settings)
+    write_tensors(folder / _SAVED, give_tensors(model, _table(model)))
+
+
+def _table(model: CLIP | SigLIP) -> tuple[Rule, ...]:
+    return _siglip.table(model.config) if isinstance(model, SigLIP) else TABLES[type(model.config.vision)]
+
+
+def _read_tokenizer(folder: Path, text: Text) -> Tokenizer:
+    """The folder's tokenizer, as open_clip uses it: it cleans texts first, and cuts them at the model's context."""
+    tokenizer = read_tokenizer(folder, text.context_length, text.vocab_size)
+    cleaning.clean_first(tokenizer.backend, cleaning.OPEN_CLIP[text.clean])
+    return Tokenizer(tokenizer.backend, replace(tokenizer.rules, context=text.context_length))
 
 
 def _check_end(tokenizer: Tokenizer, text: Text, where: str) -> None:

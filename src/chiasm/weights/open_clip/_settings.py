@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
+from chiasm.data.patches import PatchTransform
 from chiasm.data.transforms import OPENAI_MEAN, OPENAI_STD, ImageTransform
 from chiasm.errors import CheckpointError
 from chiasm.models.clip import Config
@@ -14,6 +15,7 @@ from chiasm.nn.attention import Activation
 from chiasm.nn.image_towers import resnet, vit
 from chiasm.nn.text_towers import transformer
 from chiasm.nn.tower import ImageTowerConfig
+from chiasm.weights.cleaning import Clean
 from chiasm.weights.files import read_section
 
 T = TypeVar("T")
@@ -27,6 +29,11 @@ class _Norm:
 @dataclass(frozen=True)
 class _Act:
     approximate: Literal["none", "tanh"] = "none"
+
+
+@dataclass(frozen=True)
+class _TokenizerKwargs:
+    clean: Clean | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,13 @@ class Text:
     hf_tokenizer_name: str | None = None
     norm_kwargs: _Norm | None = None
     act_kwargs: _Act | None = None
+    tokenizer_kwargs: _TokenizerKwargs | None = None
+
+    @property
+    def clean(self) -> Clean:
+        """What is done to texts first: as it is said, or as the tokenizer that open_clip takes does unasked."""
+        said = self.tokenizer_kwargs.clean if self.tokenizer_kwargs is not None else None
+        return said or ("whitespace" if self.hf_tokenizer_name else "lower")
 
     def tower(self, quick: bool) -> transformer.Config:
         hidden, epsilon = int(self.width * self.mlp_ratio), (self.norm_kwargs or _Norm()).eps
@@ -92,12 +106,13 @@ class _Pixels:
     size: int | tuple[int, int] | None = None
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    resize_mode: Literal["shortest", "squash"] = "shortest"
+    interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"  # random: in training alone
+    resize_mode: Literal["shortest", "squash", "longest"] = "shortest"
+    fill_color: int = 0
 
 
 # Settings that we know at one value only. Whatever else a file says is refused, not ignored.
-_BLOCKS: Mapping[str, Any] = {
+BLOCKS: Mapping[str, Any] = {
     "ls_init_value": None,
     "block_type": None,
     "final_ln_after_pool": False,
@@ -107,7 +122,7 @@ _BLOCKS: Mapping[str, Any] = {
     ),
 }
 _VISION: Mapping[str, Any] = {
-    **_BLOCKS,
+    **BLOCKS,
     "patch_dropout": 0.0,
     "attentional_pool": False,
     "no_ln_pre": False,
@@ -116,17 +131,17 @@ _VISION: Mapping[str, Any] = {
     "timm_model_name": None,
 }
 _TEXT: Mapping[str, Any] = {
-    **_BLOCKS,
+    **BLOCKS,
     "embed_cls": False,
     "no_causal_mask": False,
     "proj_bias": False,
     "proj_type": "linear",
     "tokenizer_mode": None,
-    "tokenizer_kwargs": None,
     "hf_model_name": None,
 }
 _WHOLE: Mapping[str, Any] = {"custom_text": False, "init_logit_bias": None, "nonscalar_logit_scale": False}
-_PIXELS: Mapping[str, Any] = {"mode": "RGB", "fill_color": 0}
+_PIXELS: Mapping[str, Any] = {"mode": "RGB"}
+_RESIZES: Mapping[str, Literal["crop", "squash", "pad"]] = {"shortest": "crop", "squash": "squash", "longest": "pad"}
 
 
 def read_model(entries: Mapping[str, Any], where: str) -> tuple[Config, int, Text]:
@@ -134,10 +149,10 @@ def read_model(entries: Mapping[str, Any], where: str) -> tuple[Config, int, Tex
 
     Raises CheckpointError for settings that we cannot follow.
     """
-    whole = _read(_Whole(), entries, _WHOLE, where, elsewhere=("vision_cfg", "text_cfg"))
-    vision = _read(_Vision(), entries.get("vision_cfg") or {}, _VISION, f"{where}.vision_cfg")
+    whole = read_known(_Whole(), entries, _WHOLE, where, elsewhere=("vision_cfg", "text_cfg"))
+    vision = read_known(_Vision(), entries.get("vision_cfg") or {}, _VISION, f"{where}.vision_cfg")
     # The padding's id matters to nobody who reads causally.
-    text = _read(Text(), entries.get("text_cfg") or {}, _TEXT, f"{where}.text_cfg", elsewhere=("pad_id",))
+    text = read_known(Text(), entries.get("text_cfg") or {}, _TEXT, f"{where}.text_cfg", elsewhere=("pad_id",))
     towers = vision.tower(whole.quick_gelu), text.tower(whole.quick_gelu)
     return Config(*towers, whole.embed_dim, math.exp(-whole.init_logit_scale)), vision.image_size, text
 
@@ -159,41 +174,62 @@ def write_model(config: Config, pool: Literal["argmax", "eos"], end: int) -> dic
         text.width,
         text.heads,
         text.layers,
-        _ratio(text.hidden, text.width),
+        mlp_ratio(text.hidden, text.width),
         pool,
         end,
         "here",  # any name has open_clip read the tokenizer that lies beside the config
         _Norm(text.epsilon),
-        _act_kwargs(text.act),
+        act_kwargs(text.act),
     )
     return {
         "embed_dim": config.width,
         "quick_gelu": "quick_gelu" in acts,
         "init_logit_scale": -math.log(config.temperature),
         "vision_cfg": asdict(_vision_cfg(vision)),
-        "text_cfg": asdict(text_cfg),
+        "text_cfg": {key: value for key, value in asdict(text_cfg).items() if value is not None},
     }
 
 
 def read_pixels(entries: Mapping[str, Any], image_size: int, where: str) -> ImageTransform:
     """A `preprocess_cfg`. Raises CheckpointError if it makes pictures that the model does not see."""
-    settings = _read(_Pixels(), entries, _PIXELS, where)
+    settings = read_known(_Pixels(), entries, _PIXELS, where)
     if settings.size not in (None, image_size, (image_size, image_size)):
         raise CheckpointError(f"{where} makes pictures of {settings.size} pixels, but the model sees {image_size}")
-    resize: Literal["crop", "squash"] = "crop" if settings.resize_mode == "shortest" else "squash"
-    return ImageTransform(image_size, resize, settings.interpolation, settings.mean, settings.std)
+    resize = _RESIZES[settings.resize_mode]
+    return ImageTransform(
+        image_size,
+        resize,
+        "bilinear" if settings.interpolation == "bilinear" else "bicubic",
+        settings.mean,
+        settings.std,
+        centre="even" if resize == "crop" else "down",
+        fill=(settings.fill_color,) * 3 if resize == "pad" else None,
+    )
 
 
-def write_pixels(transform: ImageTransform) -> dict[str, Any]:
-    """The `preprocess_cfg` of a transform. Raises CheckpointError where open_clip has none like it."""
-    if transform.resize == "pad" or transform.interpolation == "lanczos":
+def write_pixels(transform: ImageTransform | PatchTransform) -> dict[str, Any]:
+    """The `preprocess_cfg` of a transform; the middle of a picture begins where open_clip has it begin.
+
+    Raises CheckpointError where open_clip has none like it.
+    """
+    if not isinstance(transform, ImageTransform):
+        raise CheckpointError("open_clip's towers see whole pictures, but this model's processor makes patches")
+    mode = next((theirs for theirs, ours in _RESIZES.items() if ours == transform.resize), None)
+    around = set(transform.around)
+    if (
+        mode is None
+        or transform.interpolation == "lanczos"
+        or transform.resize_to not in (None, transform.size)
+        or (transform.resize == "pad" and len(around) > 1)
+    ):
         raise CheckpointError(
-            f"open_clip cannot resize pictures by {transform.resize} and {transform.interpolation}; it knows crop and "
-            "squash, bicubic and bilinear"
+            f"open_clip cannot resize pictures by {transform.resize} to {transform.resize_to or transform.size} and "
+            f"{transform.interpolation}, with {transform.around} around them; it knows crop, squash, and pad with a "
+            "grey, all to the size that the model sees, bicubic and bilinear"
         )
-    settings = _Pixels(mean=transform.mean, std=transform.std, interpolation=transform.interpolation)
-    mode: Literal["shortest", "squash"] = "shortest" if transform.resize == "crop" else "squash"
-    return asdict(replace(settings, size=transform.size, resize_mode=mode))
+    settings = _Pixels(transform.size, transform.mean, transform.std, transform.interpolation)
+    fill = around.pop() if transform.resize == "pad" else 0
+    return asdict(settings) | {"resize_mode": mode, "fill_color": fill}
 
 
 def _vision_cfg(tower: ImageTowerConfig) -> _Vision:
@@ -201,15 +237,15 @@ def _vision_cfg(tower: ImageTowerConfig) -> _Vision:
         head = tower.channels * 32 // tower.heads
         return _Vision(tower.image_size, tower.layers, tower.channels, head, patch_size=None)
     if isinstance(tower, vit.Config) and tower.pool == "class" and tower.pre_norm and not tower.stem:
-        head, ratio = tower.width // tower.heads, _ratio(tower.hidden, tower.width)
+        head, ratio = tower.width // tower.heads, mlp_ratio(tower.hidden, tower.width)
         shape = (tower.image_size, tower.layers, tower.width, head, ratio, tower.patch)
-        return _Vision(*shape, _Norm(tower.epsilon), _act_kwargs(tower.act))
+        return _Vision(*shape, _Norm(tower.epsilon), act_kwargs(tower.act))
     raise CheckpointError(
         f"open_clip's CLIP has a ResNet or a ViT with pool: class and pre_norm: True, not {tower.chosen()}"
     )
 
 
-def _read(
+def read_known(
     defaults: T, entries: Mapping[str, Any], known: Mapping[str, Any], where: str, elsewhere: Collection[str] = ()
 ) -> T:
     """The settings that we use; the rest must be those that we know, at the value that we know."""
@@ -228,11 +264,17 @@ def _act(quick: bool, settings: _Act | None) -> Activation:
     return "gelu_tanh" if settings is not None and settings.approximate == "tanh" else "gelu"
 
 
-def _act_kwargs(act: Activation) -> _Act | None:
+def norm_kwargs(epsilon: float) -> _Norm:
+    """The `norm_kwargs` of layers that normalise with that epsilon."""
+    return _Norm(epsilon)
+
+
+def act_kwargs(act: Activation) -> _Act | None:
+    """The `act_kwargs` of an activation."""
     return _Act("tanh") if act == "gelu_tanh" else None
 
 
-def _ratio(hidden: int, width: int) -> float:
-    """A number by which open_clip, rounding down, comes to that hidden width."""
+def mlp_ratio(hidden: int, width: int) -> float:
+    """The `mlp_ratio`: a number by which open_clip, rounding down, comes to that hidden width."""
     exact = hidden / width
     return exact if int(width * exact) == hidden else (hidden + 0.5) / width

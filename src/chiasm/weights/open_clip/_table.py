@@ -9,7 +9,8 @@ from chiasm.nn.tower import ImageTowerConfig
 from chiasm.weights.mapping import STACKED, TRANSPOSED, Rule
 
 
-def _blocks(ours: str, theirs: str) -> tuple[Rule, ...]:
+def tower_blocks(ours: str, theirs: str) -> tuple[Rule, ...]:
+    """The blocks of one of open_clip's own transformers."""
     block, stored = f"{ours}.blocks.*", f"{theirs}.resblocks.*"
     return (
         Rule(f"{block}.norm1.*", f"{stored}.ln_1.*"),
@@ -27,7 +28,7 @@ def _blocks(ours: str, theirs: str) -> tuple[Rule, ...]:
 _TEXT = (
     Rule("text.embed.weight", "token_embedding.weight"),
     Rule("text.position", "positional_embedding"),
-    *_blocks("text", "transformer"),
+    *tower_blocks("text", "transformer"),
     Rule("text.norm.*", "ln_final.*"),
     Rule("text_head.weight", "text_projection", TRANSPOSED),
     Rule("log_scale", "logit_scale"),
@@ -38,7 +39,7 @@ _VIT = (
     Rule("vision.class_token", "visual.class_embedding"),
     Rule("vision.position", "visual.positional_embedding"),
     Rule("vision.pre_norm.*", "visual.ln_pre.*"),
-    *_blocks("vision", "visual.transformer"),
+    *tower_blocks("vision", "visual.transformer"),
     Rule("vision.norm.*", "visual.ln_post.*"),
     Rule("image_head.weight", "visual.proj", TRANSPOSED),
 )

@@ -13,6 +13,8 @@ from chiasm.config import module_names, suggest
 from chiasm.errors import CheckpointError
 from chiasm.models.model import Model
 from chiasm.weights.files import read_json
+from chiasm.weights.texts import TOKENIZERS as TOKENIZERS
+from chiasm.weights.transformers._towers import WEIGHTS as WEIGHTS
 
 
 class Family(Protocol):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from chiasm.errors import CheckpointError
 from chiasm.nn.attention import Activation
-from chiasm.nn.image_towers import vit
+from chiasm.nn.image_towers import naflex, vit
 from chiasm.nn.text_towers import transformer
 from chiasm.nn.tower import ImageTowerConfig, TextTowerConfig
 from chiasm.weights.mapping import Rule
@@ -57,6 +57,28 @@ class Vision(_Blocks):
 
 
 @dataclass(frozen=True)
+class PatchVision(_Blocks):
+    """The `vision_config` of a tower that is given patches (NaFlex). num_patches: its learned positions."""
+
+    patch_size: int
+    num_patches: int
+    num_channels: Literal[3] = 3
+    attention_dropout: Literal[0] = 0
+
+    def tower(self) -> naflex.Config:
+        return naflex.Config(
+            self.patch_size,
+            self.hidden_size,
+            self.num_hidden_layers,
+            self.num_attention_heads,
+            self.intermediate_size,
+            self.num_patches,
+            _ACTS[self.hidden_act],
+            self.layer_norm_eps,
+        )
+
+
+@dataclass(frozen=True)
 class Text(_Blocks):
     """A `text_config`."""
 
@@ -85,7 +107,7 @@ def vision_section(tower: ImageTowerConfig, pool: Literal["class", "map"], pre_n
             f"transformers has no such model: its vision tower is a ViT with pool: {pool} and pre_norm: {pre_norm}, "
             f"without a stem, not {tower}"
         )
-    return asdict(Vision(**_blocks(tower), image_size=tower.image_size, patch_size=tower.patch))
+    return asdict(Vision(**blocks(tower), image_size=tower.image_size, patch_size=tower.patch))
 
 
 def text_section(tower: TextTowerConfig, causal: bool) -> dict[str, Any]:
@@ -95,7 +117,7 @@ def text_section(tower: TextTowerConfig, causal: bool) -> dict[str, Any]:
             f"transformers has no such model: its text tower is a transformer with causal: {causal}, "
             f"not {tower.chosen()}"
         )
-    return asdict(Text(**_blocks(tower), vocab_size=tower.vocabulary, max_position_embeddings=tower.context))
+    return asdict(Text(**blocks(tower), vocab_size=tower.vocabulary, max_position_embeddings=tower.context))
 
 
 def tower_rules(ours: str, theirs: str) -> tuple[Rule, ...]:
@@ -127,7 +149,8 @@ TOWERS = (
 )
 
 
-def _blocks(tower: vit.Config | transformer.Config) -> dict[str, Any]:
+def blocks(tower: vit.Config | naflex.Config | transformer.Config) -> dict[str, Any]:
+    """The settings of a tower's transformer."""
     return {
         "hidden_size": tower.width,
         "intermediate_size": tower.hidden,

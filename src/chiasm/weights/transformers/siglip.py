@@ -52,17 +52,15 @@ TABLE = (
 
 # What transformers takes where a config says nothing: B/16 at 224 pixels.
 _VISION = Vision(768, 3072, 12, 12, "gelu_pytorch_tanh", 1e-6, image_size=224, patch_size=16)
-_TEXT = Text(768, 3072, 12, 12, "gelu_pytorch_tanh", 1e-6, vocab_size=32_000, max_position_embeddings=64)
+TEXT = Text(768, 3072, 12, 12, "gelu_pytorch_tanh", 1e-6, vocab_size=32_000, max_position_embeddings=64)
 
 
 def load(folder: Path, settings: dict[str, Any]) -> SigLIP:
     """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
     where = f"{folder / 'config.json'}"
-    vision_entries, text_entries = settings.get("vision_config") or {}, settings.get("text_config") or {}
-    if not vision_entries.get("vision_use_head", True):
-        raise CheckpointError(f"{where}: vision_use_head is false; a SigLIP without its pooling gives no embedding")
+    vision_entries, text_entries = sections(settings, where)
     vision = read_section(_VISION, vision_entries, f"{where}: vision_config")
-    text = read_section(_TEXT, text_entries, f"{where}: text_config")
+    text = read_section(TEXT, text_entries, f"{where}: text_config")
     tokenizer = read_tokenizer(folder, text.max_position_embeddings, text.vocab_size)
     tokenizer = padded_to_context(tokenizer, text.max_position_embeddings, where)
     processor = PairProcessor(read_pixels(folder, vision.image_size), tokenizer)
@@ -72,22 +70,40 @@ def load(folder: Path, settings: dict[str, Any]) -> SigLIP:
     return take_tensors(model, TABLE, state, str(file), POSITION_IDS).eval()
 
 
+def sections(settings: dict[str, Any], where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entries of either tower. Raises CheckpointError for a vision tower without its pooling."""
+    vision, text = settings.get("vision_config") or {}, settings.get("text_config") or {}
+    if not vision.get("vision_use_head", True):
+        raise CheckpointError(f"{where}: vision_use_head is false; a SigLIP without its pooling gives no embedding")
+    return vision, text
+
+
+def write_text(model: SigLIP) -> dict[str, Any]:
+    """The `text_config`, but for its model_type. Raises CheckpointError where transformers has no such text tower."""
+    if not model.config.text_head:
+        raise CheckpointError("transformers has no SigLIP without a text head; this model has none")
+    tokenizer = model.processor.tokenizer
+    marks = {"eos_token_id": end_id(tokenizer), "pad_token_id": tokenizer.rules.pad_id}
+    return {
+        **text_section(model.config.text, causal=False),
+        "projection_size": model.vision.width,
+        "bos_token_id": tokenizer.backend.encode("").ids[0],
+        **marks,
+    }
+
+
 def save(model: SigLIP, folder: Path) -> None:
     """Writes the model for transformers, into a folder that exists.
 
     Raises CheckpointError where transformers has no such SigLIP: its vision tower is a ViT that pools by attention.
     """
     config, tokenizer = model.config, model.processor.tokenizer
-    marks = {"eos_token_id": end_id(tokenizer), "pad_token_id": tokenizer.rules.pad_id}
     settings = {
         "architectures": ["SiglipModel"],
         "model_type": "siglip",
         "vision_config": vision_section(config.vision, "map", pre_norm=False)
         | {"model_type": "siglip_vision_model", "vision_use_head": True},
-        "text_config": text_section(config.text, causal=False)
-        | {"model_type": "siglip_text_model", "projection_size": model.vision.width}
-        | {"bos_token_id": tokenizer.backend.encode("").ids[0]}
-        | marks,
+        "text_config": write_text(model) | {"model_type": "siglip_text_model"},
     }
     write_pixels(model.processor.image, "Siglip", folder)
     write_tokenizer(tokenizer, folder)

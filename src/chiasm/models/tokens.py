@@ -1,0 +1,60 @@
+"""Features before pooling: one vector a place of a picture, one a token of a text.
+
+Shapes: N images, B texts, P places, T tokens, D width of the tower (not of the shared space)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chiasm.data.batch import Images
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """What an image tower makes of pictures, place by place.
+
+    They are normalised as the tower normalises them for pooling: transformers' `last_hidden_state` of SigLIP, and
+    `post_layernorm(last_hidden_state)` of CLIP, which in transformers is not normalised yet.
+
+    tokens_NPD: the features, (N, P, D): first `prefix` that belong to no place (a class token), then the places, row by
+        row. Where pictures have grids of different sizes, what stands behind a grid means nothing.
+    grid_N2: rows and columns of each picture's places.
+    """
+
+    tokens_NPD: Tensor
+    grid_N2: Tensor
+    prefix: int
+
+    def __len__(self) -> int:
+        return len(self.tokens_NPD)
+
+    def places(self, at: int) -> Tensor:
+        """The feature map of one picture, (rows, columns, D)."""
+        rows, columns = self.grid_N2[at].tolist()
+        return self.tokens_NPD[at, self.prefix : self.prefix + rows * columns].view(rows, columns, -1)
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """What a text tower makes of texts, token by token; transformers' `last_hidden_state`.
+
+    tokens_BTD: the features, (B, T, D). lengths_B: how many of each row are the text's; the rest is padding.
+    """
+
+    tokens_BTD: Tensor
+    lengths_B: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tokens_BTD)
+
+
+def grids(images: Images, places: int) -> Tensor:
+    """Rows and columns of the places of each picture, (N, 2): the pictures' own, or a square."""
+    if images.grid_N2 is not None:
+        return images.grid_N2
+    side = math.isqrt(places)
+    return torch.full((len(images), 2), side, device=images.pixels.device)

@@ -1,0 +1,116 @@
+"""NaFlex: a ViT for pictures of any aspect ratio and number of patches (SigLIP 2, arXiv:2502.14786, section 2.4), after
+NaViT (arXiv:2307.06304) and FlexiViT (arXiv:2212.08013).
+
+Differs from the published code: a batch is filled up to its largest picture, not to a fixed number of patches. What
+fills it up is never attended to, so that nothing but the time changes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chiasm.data.batch import Images
+from chiasm.errors import DataError, RecipeError
+from chiasm.nn.attention import Activation, Block, init_transformer
+from chiasm.nn.image_towers import vit
+from chiasm.nn.image_towers.vit import MapPool
+from chiasm.nn.tower import ImageTower, ImageTowerConfig
+
+
+@dataclass(frozen=True)
+class Config(ImageTowerConfig):
+    """patch in pixels; hidden is the MLP's width. Pictures are pooled by attention with one learned query.
+
+    positions: how many position embeddings are learned, a square; they are resized to each picture's own grid.
+    """
+
+    patch: int
+    width: int
+    layers: int
+    heads: int
+    hidden: int
+    positions: int = 256
+    act: Activation = "gelu_tanh"
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if math.isqrt(self.positions) ** 2 != self.positions:
+            raise RecipeError(f"positions must be a square number, not {self.positions}")
+
+    @property
+    def side(self) -> int:
+        """Rows, and columns, of the learned positions."""
+        return math.isqrt(self.positions)
+
+    def build(self) -> NaFlex:
+        return NaFlex(self)
+
+    def square(self) -> vit.Config:
+        """The ViT that does the same with square pictures of `positions` patches."""
+        shape = (self.side * self.patch, self.patch, self.width, self.layers, self.heads, self.hidden)
+        return vit.Config(*shape, pool="map", act=self.act, pre_norm=False, epsilon=self.epsilon)
+
+
+class NaFlex(ImageTower):
+    """Patches of pictures of different shapes, a transformer over each picture's own, and one vector for it."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config, self.width, self.patch = config, config.width, config.patch
+        width = config.width
+        self.embed = nn.Linear(3 * config.patch**2, width)
+        self.position = nn.Parameter(torch.empty(config.positions, width))
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, config.hidden, config.act, config.epsilon) for _ in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(width, config.epsilon)
+        self.pool = MapPool(config.square())
+        init_transformer(self.blocks, width)
+        nn.init.normal_(self.position, std=width**-0.5)
+
+    def forward(self, images: Images) -> Tensor:
+        x_NPD, mask = self._blocks(images)
+        return self.pool(self.norm(x_NPD), mask)
+
+    def tokens(self, images: Images) -> Tensor:
+        """Normalised tokens, (N, P, D); what stands behind a picture's own patches means nothing."""
+        return self.norm(self._blocks(images)[0])
+
+    def _blocks(self, images: Images) -> tuple[Tensor, Tensor | None]:
+        """The tokens, and where they may be attended to: (N, 1, 1, P), or None where all are of pictures."""
+        if images.grid_N2 is None:
+            raise DataError("a NaFlex tower is given patches, not whole pictures; set processor.patches")
+        if images.pixels.shape[-1] != self.embed.in_features:
+            raise DataError(
+                f"this tower sees patches of {self.config.patch}x{self.config.patch} pixels ({self.embed.in_features} "
+                f"values), but was given {images.pixels.shape[-1]} values a patch; set processor.patches.patch"
+            )
+        longest, grids = images.pixels.shape[1], [(rows, columns) for rows, columns in images.grid_N2.tolist()]
+        x_NPD = self.embed(images.pixels) + self._positions(grids, longest)
+        counts = [rows * columns for rows, columns in grids]
+        mask = None
+        if any(count < longest for count in counts):
+            count_N = torch.tensor(counts, device=x_NPD.device)
+            mask = (torch.arange(longest, device=x_NPD.device) < count_N[:, None])[:, None, None]
+        for block in self.blocks:
+            x_NPD = block(x_NPD, mask=mask)
+        return x_NPD, mask
+
+    def _positions(self, grids: list[tuple[int, int]], longest: int) -> Tensor:
+        """The positions at each grid, (N, P, D), zeros behind them. Pictures of one shape share the work."""
+        side = self.config.side
+        learned_1DHW = self.position.float().view(1, side, side, -1).permute(0, 3, 1, 2)
+        resized: dict[tuple[int, int], Tensor] = {}
+        for rows, columns in set(grids):
+            grid_1DHW = F.interpolate(
+                learned_1DHW, (rows, columns), mode="bilinear", align_corners=False, antialias=True
+            )
+            rest = longest - rows * columns
+            resized[rows, columns] = F.pad(grid_1DHW.flatten(2)[0].T, (0, 0, 0, rest)).to(self.position.dtype)
+        if not grids:
+            return self.position.new_empty(0, longest, self.width)
+        return torch.stack([resized[grid] for grid in grids])
