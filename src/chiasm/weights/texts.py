@@ -39,7 +39,6 @@ def read_tokenizer(folder: Path, context: int, vocabulary: int, lower: bool = Fa
         lowered = cleaning.LOWER if settings.get("do_lower_case", True) else ()
         cleaning.clean_first(backend, (*lowered, *cleaning.SIGLIP))
     elif _class(settings) in _GEMMA:
-        _mark_ends(backend, settings)
         if lower or settings.get("do_lower_case") or _class(settings) == "Siglip2Tokenizer":
             cleaning.clean_first(backend, cleaning.LOWER)
     longest = settings.get("model_max_length") or context
@@ -129,18 +128,6 @@ def _check_sides(folder: Path, settings: Mapping[str, Any], backend: tokenizers.
     for name, side in sides.items():
         if side != "right":
             raise CheckpointError(f"{folder}/tokenizer_config.json: {name} is {side!r}; only 'right' is known")
-
-
-def _mark_ends(backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
-    """Gemma's settings say which marks stand around a text, whatever tokenizer.json does."""
-    if "add_bos_token" not in settings and "add_eos_token" not in settings:
-        return
-    start = [_content(settings.get("bos_token")) or "<bos>"] if settings.get("add_bos_token", True) else []
-    end = [_content(settings.get("eos_token")) or "<eos>"] if settings.get("add_eos_token", False) else []
-    marks = [(mark, backend.token_to_id(mark)) for mark in (*start, *end)]
-    if unknown := [mark for mark, at in marks if at is None]:
-        raise CheckpointError(f"the tokenizer is to mark texts with {unknown[0]!r}, which it does not know")
-    backend.post_processor = processors.TemplateProcessing(single=" ".join([*start, "$A", *end]), special_tokens=marks)
 
 
 def _pad_id(folder: Path, settings: Mapping[str, Any], backend: tokenizers.Tokenizer) -> int:

@@ -149,10 +149,13 @@ def read_model(entries: Mapping[str, Any], where: str) -> tuple[Config, int, Tex
 
     Raises CheckpointError for settings that we cannot follow.
     """
-    whole = read_known(_Whole(), entries, _WHOLE, where, elsewhere=("vision_cfg", "text_cfg"))
+    if "multimodal_cfg" in entries:
+        raise CheckpointError(f"{where}: it is a CoCa, whose decoder of texts (multimodal_cfg) we cannot follow")
+    # The towers first: what they are is the reason for whatever else the file says.
     vision = read_known(_Vision(), entries.get("vision_cfg") or {}, _VISION, f"{where}.vision_cfg")
     # The padding's id matters to nobody who reads causally.
     text = read_known(Text(), entries.get("text_cfg") or {}, _TEXT, f"{where}.text_cfg", elsewhere=("pad_id",))
+    whole = read_known(_Whole(), entries, _WHOLE, where, elsewhere=("vision_cfg", "text_cfg"))
     towers = vision.tower(whole.quick_gelu), text.tower(whole.quick_gelu)
     return Config(*towers, whole.embed_dim, math.exp(-whole.init_logit_scale)), vision.image_size, text
 
