@@ -80,9 +80,11 @@ def test_augmented_pictures_are_refused(tmp_path: Path) -> None:
     from dataclasses import replace
 
     from chiasm.data.processor import PairProcessor
-    from chiasm.data.transforms import Augment
+    from chiasm.data.transforms import Augment, ImageTransform
 
     model = tiny_clip()
-    model.processor = PairProcessor(replace(model.processor.image, augment=Augment()), model.processor.tokenizer)
+    image = model.processor.image
+    assert isinstance(image, ImageTransform)
+    model.processor = PairProcessor(replace(image, augment=Augment()), model.processor.tokenizer)
     with pytest.raises(DataError, match="augmented pictures cannot be kept"):
         CachedProcessor(model, tmp_path)

@@ -18,6 +18,7 @@ from chiasm.data.tokenizer import TextTransform, Tokenizer, learn_tokenizer
 from chiasm.data.transforms import ImageTransform
 from chiasm.errors import CheckpointError
 from chiasm.models import clip, siglip
+from chiasm.models.model import Model
 from chiasm.nn.attention import Activation
 from chiasm.nn.image_towers import resnet, vit
 from chiasm.nn.text_towers import transformer
@@ -62,8 +63,9 @@ def written(open_clip: ModuleType, folder: Path, model: Any, settings: dict[str,
 
 
 @torch.no_grad()
-def assert_same_model(open_clip: ModuleType, ours: clip.CLIP, peer: Any) -> None:
+def assert_same_model(open_clip: ModuleType, ours: Model, peer: Any) -> None:
     """Embeddings, logits and loss, with each side's own tokens and pixels that open_clip made."""
+    assert isinstance(ours, clip.CLIP)
     photos = tiny.photos()[: len(tiny.CAPTIONS)]
     show = open_clip.transform.image_transform_v2(
         open_clip.transform.PreprocessCfg(**peer.visual.preprocess_cfg), False

@@ -1,6 +1,7 @@
 """Evaluate a trained model on the tasks of a recipe.
 
 chiasm eval runs/clip-scenes
+chiasm eval openai/clip-vit-base-patch32 --tasks clip/scenes --out runs/openai-on-scenes
 chiasm eval runs/clip-scenes --tasks clip/photos-pretrained-towers data.root=DATA --out runs/on-photos"""
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="a run's folder or a checkpoint's")
+    parser.add_argument("model", help="a run's folder, a checkpoint's, or the name of one on the Hub: OWNER/NAME")
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="entries of the tasks' recipe to change")
     parser.add_argument("--tasks", help="the recipe whose evaluation is run (default: the model's own)")
     parser.add_argument("--out", type=Path, help="where answers, scores and report go (default: the run's folder)")
@@ -29,8 +30,11 @@ def run(options: argparse.Namespace) -> int:
     from chiasm.weights import load
 
     console = Console()
+    place = Path(options.model)
+    own = place / RECIPE
+    if not place.exists() and (options.tasks is None or options.out is None):
+        raise RecipeError(f"there is no folder {place}; of a model on the Hub say with --tasks and --out what to do")
     model = load(options.model, options.device)
-    own = options.model / RECIPE
     if options.out is None and (options.tasks or options.overrides):
         raise RecipeError("other tasks than the run's own would overwrite its results; say with --out where these go")
     if options.tasks is None and not own.exists():
@@ -38,8 +42,8 @@ def run(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.tasks or own, options.overrides)
     if not recipe.evaluation:
         raise RecipeError(f"the recipe '{recipe.name}' has no evaluation entries")
-    folder = options.out or options.model
-    name = load_recipe(own).name if own.exists() else options.model.name
+    folder = options.out or place
+    name = load_recipe(own).name if own.exists() else place.name
     evaluation = evaluate(
         model, recipe.evaluation, folder / EVALUATION, about={"name": name, "checkpoint": str(options.model)}
     )

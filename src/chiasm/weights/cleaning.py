@@ -19,11 +19,13 @@ _SINGLE_SPACES = (normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip())
 SIGLIP: Sequence[normalizers.Normalizer] = (normalizers.Replace(_PUNCTUATION, ""), *_SINGLE_SPACES)
 LOWER: Sequence[normalizers.Normalizer] = (normalizers.Lowercase(),)
 
-# open_clip's `clean`, but for ftfy and HTML. Its canonical form parts words at "_", where SigLIP's joins them.
+# open_clip's `clean`. Of ftfy, which mends broken encodings first, only the composed letters are here, and HTML is left
+# as it is. Its canonical form parts words at "_", where SigLIP's joins them.
 OPEN_CLIP: Mapping[Clean, Sequence[normalizers.Normalizer]] = {
-    "whitespace": _SINGLE_SPACES,
-    "lower": (*_SINGLE_SPACES, normalizers.Lowercase()),
+    "whitespace": (normalizers.NFC(), *_SINGLE_SPACES),
+    "lower": (normalizers.NFC(), *_SINGLE_SPACES, normalizers.Lowercase()),
     "canonicalize": (
+        normalizers.NFC(),
         normalizers.Replace("_", " "),
         normalizers.Replace(_PUNCTUATION, ""),
         normalizers.Lowercase(),

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import processors
 
 from chiasm.data.tokenizer import TextTransform, Tokenizer
 from chiasm.errors import CheckpointError
@@ -35,12 +34,12 @@ def read_tokenizer(folder: Path, context: int, vocabulary: int, lower: bool = Fa
         raise CheckpointError(
             f"the tokenizer in {folder} has {backend.get_vocab_size()} tokens, but its model only {vocabulary}"
         )
+    said_lower = settings.get("do_lower_case")
     if _class(settings) == "SiglipTokenizer":
-        lowered = cleaning.LOWER if settings.get("do_lower_case", True) else ()
+        lowered = cleaning.LOWER if said_lower in (None, True) else ()
         cleaning.clean_first(backend, (*lowered, *cleaning.SIGLIP))
-    elif _class(settings) in _GEMMA:
-        if lower or settings.get("do_lower_case") or _class(settings) == "Siglip2Tokenizer":
-            cleaning.clean_first(backend, cleaning.LOWER)
+    elif lower or _class(settings) == "Siglip2Tokenizer" or (_class(settings) in _GEMMA and said_lower):
+        cleaning.clean_first(backend, cleaning.LOWER)
     longest = settings.get("model_max_length") or context
     rules = TextTransform(context=int(min(longest, context)), pad_id=_pad_id(folder, settings, backend))
     return Tokenizer(backend, rules)

@@ -2,7 +2,8 @@
 vision tower, SigLIP one of timm's ViTs.
 
 open_clip reads a CLIP's text at the highest id, or (`pool_type: eos`) at the first `eos_id`. We read it at its last
-token. For what a tokenizer makes of a text, cut or not, these are one place. Its texts are mended by ftfy first."""
+token. For what a tokenizer makes of a text, cut or not, these are one place. Its texts are mended by
+ftfy first, of which we do only what `cleaning` says."""
 
 from __future__ import annotations
 

@@ -91,14 +91,14 @@ def read_model(entries: Mapping[str, Any], where: str) -> tuple[Config, int, Tex
 
     Raises CheckpointError for settings that we cannot follow.
     """
-    whole = read_known(_Whole(0), entries, {}, where, elsewhere=("vision_cfg", "text_cfg", "nonscalar_logit_scale"))
-    if entries.get("init_logit_bias") is None:
-        raise CheckpointError(f"{where}: a SigLIP without init_logit_bias has no bias, which we cannot follow")
     vision = read_known(_Vision(""), entries["vision_cfg"], _VISION, f"{where}.vision_cfg")
     tower = TOWERS[vision.timm_model_name]
     if vision.image_size != tower.image_size:
         raise CheckpointError(f"{where}.vision_cfg: image_size {vision.image_size} is not {vision.timm_model_name}'s")
     text = read_known(_Text(), entries.get("text_cfg") or {}, _TEXT, f"{where}.text_cfg", elsewhere=("pad_id",))
+    if entries.get("init_logit_bias") is None:
+        raise CheckpointError(f"{where}: a SigLIP without init_logit_bias has no bias, which we cannot follow")
+    whole = read_known(_Whole(0), entries, {}, where, elsewhere=("vision_cfg", "text_cfg", "nonscalar_logit_scale"))
     if whole.embed_dim != tower.width or (text.proj_type == "none") == text.proj_bias:
         raise CheckpointError(
             f"{where}: embed_dim {whole.embed_dim}, proj_type {text.proj_type} and proj_bias {text.proj_bias} are not "
