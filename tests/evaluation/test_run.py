@@ -13,6 +13,7 @@ from torch import nn
 
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample
+from chiasm.data.transforms import ImageTransform
 from chiasm.errors import CapabilityError, DataError, RecipeError
 from chiasm.evaluation.examples import COMMON, RIGHT
 from chiasm.evaluation.outcomes import compare_runs
@@ -375,7 +376,9 @@ def test_a_real_model_is_described_and_left_in_training(tmp_path: Path) -> None:
     assert other.model["fingerprint"] != found.model["fingerprint"]
     assert [one.protocol for one in other.results] == [one.protocol for one in found.results]
     tiny_processor = tiny_clip()
-    tiny_processor.processor.image = replace(tiny_processor.processor.image, resize="squash")
+    image = tiny_processor.processor.image
+    assert isinstance(image, ImageTransform)
+    tiny_processor.processor.image = replace(image, resize="squash")
     assert run(tiny_processor, tasks, tmp_path).results[0].protocol != found.results[0].protocol
     assert sum(quick_scores(model, tasks).values()) == pytest.approx(
         sum(one.value for result in found.results for one in result.scores if not one.group)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from chiasm.data.processor import PairProcessor
-from chiasm.models import clip, siglip
-from chiasm.nn.image_towers import vit
+from chiasm.models import clip, siglip, siglip2
+from chiasm.nn.image_towers import naflex, vit
 from chiasm.nn.text_towers import transformer
 from tests import peers
 
@@ -104,6 +104,59 @@ def test_siglip_has_the_size_of_the_same_model_in_transformers(size: str) -> Non
 def test_siglip_has_the_published_size(size: str, millions: float) -> None:
     """In millions, as the released models are listed (open_clip's docs/model_profile.csv)."""
     assert round(count(built(siglip.SIZES[size])) / 1e6, 1) == millions
+
+
+def as_transformers_2(config: siglip2.Config) -> int:
+    """The parameters of the class of transformers that holds such a SigLIP 2, made of nothing but its settings."""
+    from transformers import Siglip2Config, Siglip2Model, SiglipConfig, SiglipModel
+
+    shapes = {768: (3072, 12, 12), 1024: (4096, 24, 16), 1152: (4304, 27, 16), 1536: (6144, 40, 16)}
+
+    def tower(width: int) -> dict[str, int]:
+        hidden, layers, heads = shapes[width]
+        names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        return dict(zip(names, (width, hidden, layers, heads), strict=True))
+
+    vision, text = config.vision, config.text
+    assert isinstance(vision, (vit.Config, naflex.Config))
+    assert isinstance(text, transformer.Config)
+    texts = tower(text.width) | {"vocab_size": 256_000, "projection_size": vision.width}
+    images = tower(vision.width) | {"patch_size": vision.patch}
+    with torch.device("meta"):
+        if isinstance(vision, naflex.Config):
+            return count(Siglip2Model(Siglip2Config(vision_config=images | {"num_patches": 256}, text_config=texts)))
+        return count(
+            SiglipModel(SiglipConfig(vision_config=images | {"image_size": vision.image_size}, text_config=texts))
+        )
+
+
+@pytest.mark.parametrize("size", [size for size in siglip2.SIZES if not size.startswith("small")])
+def test_siglip2_has_the_size_of_the_same_model_in_transformers(size: str) -> None:
+    assert count(built(siglip2.SIZES[size])) == as_transformers_2(siglip2.SIZES[size])
+
+
+@pytest.mark.parametrize(
+    ("size", "name"),
+    [
+        ("b-32-256", "ViT-B-32-SigLIP2-256"),
+        ("b-16-512", "ViT-B-16-SigLIP2-512"),
+        ("l-16-384", "ViT-L-16-SigLIP2-384"),
+        ("so400m-14-384", "ViT-SO400M-14-SigLIP2-378"),  # as many patches
+        ("so400m-16-256", "ViT-SO400M-16-SigLIP2-256"),
+        ("g-opt-16-384", "ViT-gopt-16-SigLIP2-384"),
+    ],
+)
+def test_siglip2_is_configured_as_open_clip_configures_it(size: str, name: str) -> None:
+    from chiasm.weights.open_clip import _siglip
+
+    config, _, _ = _siglip.read_model(peers.open_clip().get_model_config(name), name)
+    ours = siglip2.SIZES[size]
+    for mine, theirs in ((ours.vision, config.vision), (ours.text, config.text)):
+        assert isinstance(mine, (vit.Config, transformer.Config))
+        assert isinstance(theirs, type(mine))
+        for entry in ("width", "layers", "heads", "hidden", "epsilon"):
+            assert getattr(mine, entry) == getattr(theirs, entry)
+    assert count(built(ours)) == count(built(config))
 
 
 @pytest.mark.parametrize(

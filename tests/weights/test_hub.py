@@ -19,6 +19,7 @@ import chiasm
 from chiasm.cli import main
 from chiasm.data.image import Image
 from chiasm.errors import CheckpointError, MissingExtra
+from chiasm.models import folder as model_folder
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.weights import hub, open_clip, transformers
 from tests.weights import test_open_clip, test_transformers_clip, tiny
@@ -99,8 +100,10 @@ def test_names_are_fetched_cached_and_told(here: Hub, tmp_path: Path) -> None:
     here.add("some/empty", clip_folder(tmp_path / "empty"))
     (tmp_path / "empty" / "model.safetensors").unlink()
     here.gated.add("some/gated")
+    model_folder.save(other, tmp_path / "own")
+    here.add("some/own", tmp_path / "own")
     names = ["some/clip", "some/clip@v1", f"some/clip@{OLD}", "some/both", "hf-hub:some/both"]
-    wrong = ["some/clip@v9", "some/absent", "some/gated", "some/empty"]
+    wrong = ["some/clip@v9", "some/absent", "some/gated", "some/empty", "some/own"]
     sums = asked(names + wrong, home, HF_ENDPOINT=here.address)
     old = weight(chiasm.load(older))
     assert sums[:3] == pytest.approx([weight(chiasm.load(first)), old, old], abs=1e-9)
@@ -110,6 +113,7 @@ def test_names_are_fetched_cached_and_told(here: Hub, tmp_path: Path) -> None:
     assert "no repository of that name on the Hub that you may read" in sums[6]
     assert "is gated: accept its terms at" in sums[7]
     assert "holds no weights; expected one of model.safetensors" in sums[8]
+    assert sums[9] == pytest.approx(weight(other), abs=1e-9)  # a folder of our own
     fetched = set(here.fetched)
     assert "model.safetensors" in fetched
     assert {name for name in fetched if not name.endswith((".json", ".safetensors", ".txt", ".model"))} == set()

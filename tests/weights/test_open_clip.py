@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,8 +23,10 @@ from chiasm.models.model import Model
 from chiasm.nn.attention import Activation
 from chiasm.nn.image_towers import resnet, vit
 from chiasm.nn.text_towers import transformer
+from chiasm.weights import byte_pairs
 from chiasm.weights import open_clip as adapter
 from chiasm.weights.open_clip._settings import read_pixels, write_pixels
+from chiasm.weights.texts import read_tokenizer
 from tests import peers
 from tests.shared_data import shared_data
 from tests.weights import tiny
@@ -187,9 +190,11 @@ def test_tokens_with_the_real_vocabulary(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     merges = sorted(peer.bpe_ranks, key=lambda pair: peer.bpe_ranks[pair])
     (tmp_path / "merges.txt").write_text("\n".join(f"{left} {right}" for left, right in merges), encoding="utf-8")
-    from chiasm.weights.texts import read_tokenizer
-
     ours = read_tokenizer(tmp_path, 77, 49_408)
+    (tmp_path / "archive").mkdir()
+    shutil.copy(Path(str(open_clip.__file__)).parent / byte_pairs.ARCHIVE, tmp_path / "archive")
+    archived = read_tokenizer(tmp_path / "archive", 77, 49_408)
+    assert archived.backend.to_str() == ours.backend.to_str()  # the archive of the package holds as much
     rows = (shared_data("flickr8k") / "captions.jsonl").read_text().splitlines()[:200]
     captions = [caption for row in rows for caption in json.loads(row)["captions"]]
     captions += [*tiny.CAPTIONS, "a very long caption " * 30]

@@ -54,6 +54,41 @@ def test_photos(kind: type[Any], settings: dict[str, Any], tmp_path: Path) -> No
         assert (ours - theirs).abs().max() <= 1e-5 * max(1.0, float(theirs.abs().max()))
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        # timm's way: scale a little larger, take the middle.
+        (transformers.CLIPImageProcessorPil, {**CROP, "size": {"shortest_edge": 65}}),
+        (transformers.CLIPImageProcessorPil, {**CROP, "size": {"height": 64, "width": 64}, "do_center_crop": True}),
+        # More is taken than there is: black around it.
+        (transformers.CLIPImageProcessorPil, {**CROP, "size": {"shortest_edge": 41}}),
+        (transformers.CLIPImageProcessorPil, {**CROP, "size": {"height": 33, "width": 33}, "do_center_crop": True}),
+        (transformers.CLIPImageProcessorPil, {**CROP, "do_resize": False}),
+        (transformers.CLIPImageProcessorPil, {**CROP, "do_convert_rgb": False, "do_rescale": False}),
+    ],
+)
+def test_other_sizes_before_the_middle_is_taken(kind: type[Any], settings: dict[str, Any], tmp_path: Path) -> None:
+    for photo in tiny.photos(6):
+        ours, theirs = both(kind, settings, tmp_path, photo, opened(photo))
+        assert (ours - theirs).abs().max() <= 1e-5 * max(1.0, float(theirs.abs().max()))
+    transform = read_pixels(tmp_path, SIDE)
+    again = tmp_path / "again"
+    again.mkdir()
+    if settings.get("do_rescale", True):
+        write_pixels(transform, "CLIP", again)
+        assert read_pixels(again, SIDE) == transform
+
+
+def test_a_small_picture_that_is_not_resized_is_framed(tmp_path: Path) -> None:
+    """Both odd and even rests, and one side too short while the other is too long."""
+    for at, size in enumerate(((40, 41), (41, 90), (90, 40), (55, 57))):
+        file = tmp_path / f"{at}.png"
+        opened(tiny.photos(1)[0]).resize(size).save(file)
+        settings = {**CROP, "do_resize": False}
+        ours, theirs = both(transformers.CLIPImageProcessorPil, settings, tmp_path, file, opened(file))
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
 def test_a_wrong_filter_would_be_seen(tmp_path: Path) -> None:
     photo = tiny.photos()[0]
     ours, _ = both(transformers.CLIPImageProcessorPil, CROP, tmp_path, photo, opened(photo))

@@ -23,6 +23,8 @@ from chiasm.models import siglip, siglip2
 from chiasm.nn.image_towers import naflex
 from chiasm.nn.text_towers import transformer
 from chiasm.weights import transformers as hub
+from chiasm.weights.texts import read_tokenizer
+from tests.shared_data import shared_data
 from tests.weights import tiny, tiny_siglip2
 from tests.weights.test_transformers_siglip import assert_same_model as assert_same_siglip
 
@@ -206,6 +208,46 @@ def test_tokens_are_those_of_transformers(kind: str, said: dict[str, Any], lower
     model = chiasm.load(folder)
     assert isinstance(model, siglip.SigLIP)
     assert model.processor.texts(texts).ids_BT.tolist() == expected
+
+
+@pytest.mark.parametrize("tidy", [False, True])
+def test_gemmas_sentencepiece_file_gives_the_tokens_of_sentencepiece(tidy: bool, tmp_path: Path) -> None:
+    """Byte pairs with bytes to fall back on; Gemma's leaves spaces as they are."""
+    sentencepiece = pytest.importorskip("sentencepiece", reason="needs it: `make test` installs it")
+    rows = (shared_data("flickr8k") / "captions.jsonl").read_text().splitlines()[:60]
+    captions = [caption.lower() for row in rows for caption in json.loads(row)["captions"]]
+    (tmp_path / "texts").write_text("\n".join(captions))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "texts"),
+        model_prefix=str(tmp_path / "tokenizer"),
+        model_type="bpe",
+        vocab_size=600,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        add_dummy_prefix=tidy,
+        remove_extra_whitespaces=tidy,
+        user_defined_symbols=[] if tidy else ["\n", "<b>"],
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        pad_piece="<pad>",
+        eos_piece="<eos>",
+        bos_piece="<bos>",
+        minloglevel=2,
+    )
+    settings = {"tokenizer_class": "GemmaTokenizer", "pad_token": "<pad>", "padding_side": "right"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    peer = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    ours = read_tokenizer(tmp_path, 64, 600)
+    captions += ["", "two  spaces", " at the start", "unseen 你好 letters", "THE END"]
+    captions += [] if tidy else ["a <b>tag\nand a line"]
+    assert len(set(captions)) > 200
+    for caption in captions:
+        tokens = ours([caption])
+        assert tokens.ids_BT[0, : int(tokens.lengths_B[0])].tolist() == [*peer.encode(caption)[:63], 1], caption
+    assert ours.rules.pad_id == 0
+    assert ours.decode(ours(["a dog"]).ids_BT[0]).strip() == "a dog"
 
 
 def test_padding_on_the_left_is_refused(tmp_path: Path) -> None:

@@ -1,71 +1,138 @@
-"""Reads a sentencepiece unigram model (Kudo and Richardson 2018, arXiv:1808.06226), such as SigLIP's `spiece.model`.
+"""Reads sentencepiece models: unigrams (Kudo and Richardson 2018, arXiv:1808.06226), such as SigLIP's `spiece.model`,
+and byte pairs (Sennrich et al. 2015, arXiv:1508.07909), such as Gemma's `tokenizer.model`.
 
-The file is a protocol buffer; of its fields we need five, so neither sentencepiece nor protobuf has to be installed."""
+The file is a protocol buffer; of its fields we need few, so neither sentencepiece nor protobuf has to be installed."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tokenizers
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from chiasm.errors import CheckpointError
 
 # Field numbers of sentencepiece_model.proto.
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
-_PIECE_TEXT, _PIECE_SCORE = 1, 2
-_TRAINER_MODEL_TYPE, _TRAINER_UNKNOWN_ID = 3, 40
-_NORMALIZER_CHARSMAP = 2
-_UNIGRAM = 1
+_PIECE_TEXT, _PIECE_SCORE, _PIECE_TYPE = 1, 2, 3
+_TRAINER_MODEL_TYPE, _TRAINER_BYTE_FALLBACK, _TRAINER_UNKNOWN_ID = 3, 35, 40
+_NORMALIZER_CHARSMAP, _NORMALIZER_PREFIX, _NORMALIZER_TIDY = 2, 3, 4
+_UNIGRAM, _BYTE_PAIRS = 1, 2
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # types of pieces; bytes and unused ones need no care
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _SPACE = "▁"
 
 
-def read(file: Path, end: str) -> tokenizers.Tokenizer:
-    """A tokenizer for texts whose words begin with a space, the first one too; `end` closes every text.
+@dataclass
+class _Model:
+    """What we read of a file; the values are what the format means where a field is absent.
 
-    Raises CheckpointError if the file is broken, is not a unigram model, or does not know `end`.
+    prefix: texts begin with a space. tidy: other spaces are single, and none stand at the ends.
+    """
+
+    pieces: list[tuple[str, float]] = field(default_factory=list)
+    types: list[int] = field(default_factory=list)
+    kind: int = _UNIGRAM
+    unknown: int = 0
+    byte_fallback: bool = False
+    charsmap: bytes = b""
+    prefix: bool = True
+    tidy: bool = True
+
+
+def read(file: Path, end: str) -> tokenizers.Tokenizer:
+    """The tokenizer in a file; `end` closes every text.
+
+    Raises CheckpointError if the file is broken, is of another type, or does not know `end`.
     """
     try:
-        pieces, unknown, kind, charsmap = _model(file.read_bytes())
+        model = _model(file.read_bytes())
     except (IndexError, struct.error, UnicodeDecodeError, ValueError) as error:
         raise CheckpointError(f"{file} is not a sentencepiece model that can be read: {error}") from error
-    if kind != _UNIGRAM:
-        raise CheckpointError(f"{file} is a sentencepiece model of type {kind}; only unigram models (1) are known")
-    ids = {text: at for at, (text, _) in enumerate(pieces)}
+    if model.kind not in (_UNIGRAM, _BYTE_PAIRS):
+        raise CheckpointError(
+            f"{file} is a sentencepiece model of type {model.kind}; only unigrams (1) and byte pairs (2) are known"
+        )
+    ids = {text: at for at, (text, _) in enumerate(model.pieces)}
     if end not in ids:
         raise CheckpointError(f"{file} has no piece {end!r} to end texts with")
-    backend = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=unknown, byte_fallback=False))
-    tidy = [normalizers.Replace(_SPACE, " "), normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
-    backend.normalizer = normalizers.Sequence([normalizers.Precompiled(charsmap), *tidy] if charsmap else tidy)
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always")
-    backend.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme="always")
+    if model.kind == _BYTE_PAIRS and (model.tidy or model.prefix) and _USER_DEFINED in model.types:
+        raise CheckpointError(f"{file} tidies spaces beside pieces that its user defined, which we cannot follow")
+    backend = _unigrams(model) if model.kind == _UNIGRAM else _byte_pairs(model)
     backend.add_special_tokens([end])
     backend.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, ids[end])])
     return backend
 
 
-def _model(content: bytes) -> tuple[list[tuple[str, float]], int, int, bytes]:
-    """Pieces with their log probabilities, the unknown piece's id, the type of model, the character map."""
-    pieces: list[tuple[str, float]] = []
-    unknown, kind, charsmap = 0, _UNIGRAM, b""  # what the format means where a field is absent
-    for field, value in _fields(content):
-        if field == _PIECES:
+def _unigrams(model: _Model) -> tokenizers.Tokenizer:
+    """Texts whose words begin with a space, the first one too."""
+    backend = tokenizers.Tokenizer(models.Unigram(model.pieces, unk_id=model.unknown, byte_fallback=False))
+    tidy = [normalizers.Replace(_SPACE, " "), normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Precompiled(model.charsmap), *tidy] if model.charsmap else tidy
+    )
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always")
+    backend.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme="always")
+    return backend
+
+
+def _byte_pairs(model: _Model) -> tokenizers.Tokenizer:
+    """Two pieces become one in the order of the scores of what they become."""
+    ids = {text: at for at, (text, _) in enumerate(model.pieces)}
+    made = [
+        (score, text)
+        for (text, score), kind in zip(model.pieces, model.types, strict=True)
+        if kind == _NORMAL and len(text) > 1
+    ]
+    merges = [
+        (text[:cut], text[cut:])
+        for _, text in sorted(made, key=lambda one: -one[0])
+        for cut in range(1, len(text))
+        if text[:cut] in ids and text[cut:] in ids
+    ]
+    backend = tokenizers.Tokenizer(
+        models.BPE(
+            ids, merges, unk_token=model.pieces[model.unknown][0], fuse_unk=True, byte_fallback=model.byte_fallback
+        )
+    )
+    steps: list[normalizers.Normalizer] = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
+    if model.tidy:
+        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
+    if model.prefix:
+        steps.append(normalizers.Prepend(" "))
+    backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
+    backend.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    named = [(text, kind) for (text, _), kind in zip(model.pieces, model.types, strict=True)]
+    backend.add_special_tokens([text for text, kind in named if kind in (_UNKNOWN, _CONTROL)])
+    backend.add_tokens([AddedToken(text, normalized=False) for text, kind in named if kind == _USER_DEFINED])
+    return backend
+
+
+def _model(content: bytes) -> _Model:
+    model = _Model()
+    for at, value in _fields(content):
+        if at == _PIECES:
             parts = dict(_fields(_expect_bytes(value)))
             text, score = _expect_bytes(parts[_PIECE_TEXT]), _expect_bytes(parts.get(_PIECE_SCORE, bytes(4)))
-            pieces.append((text.decode(), struct.unpack("<f", score)[0]))
-        elif field == _TRAINER:
+            model.pieces.append((text.decode(), struct.unpack("<f", score)[0]))
+            model.types.append(_expect_int(parts.get(_PIECE_TYPE, _NORMAL)))
+        elif at == _TRAINER:
             settings = dict(_fields(_expect_bytes(value)))
-            kind = _expect_int(settings.get(_TRAINER_MODEL_TYPE, kind))
-            unknown = _expect_int(settings.get(_TRAINER_UNKNOWN_ID, unknown))
-        elif field == _NORMALIZER:
-            charsmap = _expect_bytes(dict(_fields(_expect_bytes(value))).get(_NORMALIZER_CHARSMAP, charsmap))
-    if not pieces:
+            model.kind = _expect_int(settings.get(_TRAINER_MODEL_TYPE, model.kind))
+            model.unknown = _expect_int(settings.get(_TRAINER_UNKNOWN_ID, model.unknown))
+            model.byte_fallback = bool(_expect_int(settings.get(_TRAINER_BYTE_FALLBACK, model.byte_fallback)))
+        elif at == _NORMALIZER:
+            settings = dict(_fields(_expect_bytes(value)))
+            model.charsmap = _expect_bytes(settings.get(_NORMALIZER_CHARSMAP, model.charsmap))
+            model.prefix = bool(_expect_int(settings.get(_NORMALIZER_PREFIX, model.prefix)))
+            model.tidy = bool(_expect_int(settings.get(_NORMALIZER_TIDY, model.tidy)))
+    if not model.pieces:
         raise ValueError("it holds no pieces")
-    return pieces, unknown, kind, charsmap
+    return model
 
 
 def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
