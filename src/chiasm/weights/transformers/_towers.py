@@ -73,7 +73,7 @@ class PatchVision(_Blocks):
             self.num_attention_heads,
             self.intermediate_size,
             self.num_patches,
-            _ACTS[self.hidden_act],
+            ACTS[self.hidden_act],
             self.layer_norm_eps,
         )
 
