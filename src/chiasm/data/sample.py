@@ -80,6 +80,7 @@ class Question:
     choices: all answers offered, the right one among them, each once; () if the question is open.
     statements: the choices as sentences, in the same order, one true of the picture and the others false; what a
         model that scores captions is asked where a model that generates is asked the question.
+    answers: what each of several people answered, repetitions included; () where only `answer` is known.
     """
 
     text: str
@@ -87,6 +88,7 @@ class Question:
     kind: str
     choices: tuple[str, ...] = ()
     statements: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.choices and self.choices.count(self.answer) != 1:

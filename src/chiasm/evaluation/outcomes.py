@@ -32,7 +32,7 @@ def write(tallies: Sequence[Tally], file: Path) -> None:
             items = several[0].items
             tied, failed = items.tied_I.tolist(), items.failed_I.tolist()
             unparsed = [False] * len(items.keys) if items.unparsed_I is None else items.unparsed_I.tolist()
-            names, parts = [tally.name for tally in several], [_parts(tally) for tally in several]
+            names, parts = [_item_name(tally) for tally in several], [_parts(tally) for tally in several]
             credits_I = zip(*(credit_I.tolist() for credit_I, _ in parts), strict=True)
             weights = {
                 name: weight_I.tolist()
@@ -65,6 +65,10 @@ def _parts(tally: Tally) -> tuple[NDArray[np.float64], NDArray[np.float64] | Non
     for members in kinds.values():
         weight_I[members] = len(weight_I) / (len(kinds) * len(members))
     return tally.credit_I * weight_I, weight_I
+
+
+def _item_name(tally: Tally) -> str:
+    return tally.name if tally.corpus is None else tally.corpus.item
 
 
 @dataclass

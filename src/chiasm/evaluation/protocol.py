@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import tempfile
@@ -13,7 +12,6 @@ import torch
 from torch import nn
 
 from chiasm import __version__
-from chiasm.config import dump
 from chiasm.data.processor import Processor
 from chiasm.evaluation.task import Ask, Either, Match, Question, Task, picture_key
 
@@ -33,10 +31,8 @@ def asked_hash(task: Task, questions: Sequence[Question]) -> str:
     pictures; the versions of chiasm and torch. Where the data lie does not count, what they hold does.
     """
     digest = hashlib.blake2b(digest_size=_BYTES)
-    fields = [field.name for field in dataclasses.fields(task) if field.name not in ("data", "name")]
-    settings = {name: dump(getattr(task, name)) for name in fields}
     versions = {"chiasm": __version__, "torch": torch.__version__}
-    _feed(digest, [task.chosen(), settings, versions])
+    _feed(digest, [task.chosen(), task.settings(), versions])
     columns: dict[int, str] = {}  # questions that share their texts share the tuple
     for question in questions:
         if isinstance(question, Match):
@@ -56,7 +52,7 @@ def asked_hash(task: Task, questions: Sequence[Question]) -> str:
 def _words(question: Ask) -> list[object]:
     texts = [(text.role, text.text) for text in question.sample.texts]
     pictures = [picture_key(image) for image in question.images]
-    return [question.key, question.kind, pictures, texts, question.max_tokens]
+    return [question.key, question.kind, pictures, texts, question.max_tokens, question.true]
 
 
 def fingerprint(model: object) -> str:

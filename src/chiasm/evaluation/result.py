@@ -29,7 +29,8 @@ class Score:
     """One figure, with what it takes to judge it.
 
     name: the metric, such as "image to text R@1" or "accuracy". group: the kind of items it covers; "" means all.
-    value, chance, low, high and the baselines are shares, 0 to 1. low, high: 95% bootstrap interval over items.
+    value, chance, low, high and the baselines are shares, 0 to 1; of some figures more (CIDEr goes to 10, CLIPScore to
+        2.5). low, high: 95% bootstrap interval over items.
     chance: the expected value of a uniformly random scorer, exact.
     baselines: the same figure for "constant" (every candidate scores alike), "blind" (every picture replaced by a grey
         one) and "shuffled" (pictures exchanged among items); and for the constant answers that a task names.
@@ -75,6 +76,7 @@ class Example:
     """One item: what was asked, and the best candidates with the model's scores, highest first.
 
     reply: what the model said, where it answered in words; its score is then 1 for the choice found in that, 0 else.
+    references: what people said, and earned: what the reply is worth, in words, where it was held against theirs.
     """
 
     key: str
@@ -83,6 +85,8 @@ class Example:
     candidates: tuple[Candidate, ...]
     group: str = ""
     reply: str = ""
+    references: tuple[str, ...] = ()
+    earned: str = ""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from chiasm.evaluation.examples import Thumbnails
 from chiasm.evaluation.protocol import asked_hash, processor_hash, protocol
 from chiasm.evaluation.protocol import fingerprint as fingerprint_of
 from chiasm.evaluation.result import Evaluation, TaskResult
-from chiasm.evaluation.statistics import calibration_of, mean_of, reported_kinds, scores_of, value_of
+from chiasm.evaluation.statistics import calibration_of, figure_of, reported_kinds, scores_of
 from chiasm.evaluation.task import Question, Task
 from chiasm.models.model import Model
 
@@ -96,9 +96,9 @@ def quick_scores(model: Askable, tasks: Sequence[Task], *, by_kind: bool = False
         asker.prepare(question for task in tasks for question in task.asked)
         for task in tasks:
             for tally in task.measure(task.asked, asker.answers(task.asked, Journal())).tallies:
-                found[f"{task.title}: {tally.name}"] = value_of(tally, tally.credit_I)
+                found[f"{task.title}: {tally.name}"] = figure_of(tally)
                 for kind, members in reported_kinds(tally).items() if by_kind else ():
-                    found[f"{task.title}: {tally.name} ({kind})"] = mean_of(tally, members)
+                    found[f"{task.title}: {tally.name} ({kind})"] = figure_of(tally, members)
     return found
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from chiasm.errors import DataError
 from chiasm.evaluation.confidence import Calibration, calibration
 from chiasm.evaluation.result import Lenient, Score
-from chiasm.evaluation.task import Tally
+from chiasm.evaluation.task import Corpus, Tally
 
 RESAMPLES = 1000
 _CELLS = 4_000_000  # drawn indices held at once; bounds memory
@@ -31,17 +31,28 @@ def resampled_means(
     Items of one picture rise and fall together; drawn apart they would make the interval too narrow (the cluster
     bootstrap, Davison & Hinkley 1997, section 3.8). With one item a sample it is the ordinary bootstrap.
     """
+    weight_I = np.ones_like(values_I) if weight_I is None else weight_I
+    sums_R2 = resampled_sums(np.stack([values_I, weight_I], axis=1), samples, resamples, seed)
+    return _ratio(sums_R2[:, 0], sums_R2[:, 1])
+
+
+def resampled_sums(
+    values_IS: NDArray[np.float64], samples: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
+) -> NDArray[np.float64]:
+    """(R, S) sums over the items of bootstrap resamples; samples are drawn, each with all of its items."""
     place = {sample: at for at, sample in enumerate(dict.fromkeys(samples))}
     of_I = np.fromiter((place[sample] for sample in samples), np.int64, len(samples))
-    sums_S = np.bincount(of_I, weights=values_I, minlength=len(place))
-    sizes_S = np.bincount(of_I, weights=weight_I, minlength=len(place)).astype(np.float64)
+    columns = [np.bincount(of_I, weights=values_I, minlength=len(place)) for values_I in values_IS.T]
+    sums_NS = np.stack(columns, axis=1)  # of each sample
     generator = np.random.default_rng(seed)
     rows = max(1, _CELLS // len(place))
-    means = []
+    sums = []
     for at in range(0, resamples, rows):
         drawn = generator.integers(0, len(place), (min(rows, resamples - at), len(place)))
-        means.append(_ratio(sums_S[drawn].sum(axis=1), sizes_S[drawn].sum(axis=1)))
-    return np.concatenate(means)
+        cells = drawn + len(place) * np.arange(len(drawn))[:, None]
+        times_RN = np.bincount(cells.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        sums.append(times_RN @ sums_NS)
+    return np.concatenate(sums)
 
 
 def interval(means_R: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
@@ -61,6 +72,14 @@ def scores_of(tallies: Sequence[Tally], baselines: Mapping[str, Sequence[Tally]]
         found.append(_score(tally, others, np.arange(len(tally.credit_I)), "", seed))
         found += [_score(tally, others, members, kind, seed) for kind, members in reported_kinds(tally).items()]
     return tuple(found)
+
+
+def figure_of(tally: Tally, members: NDArray[np.int64] | None = None) -> float:
+    """The metric over all items, or over some of them."""
+    if tally.corpus is not None:
+        counts_IS = tally.corpus.counts_IS if members is None else tally.corpus.counts_IS[members]
+        return float(tally.corpus.of(counts_IS.sum(axis=0, keepdims=True))[0])
+    return value_of(tally, tally.credit_I) if members is None else mean_of(tally, members)
 
 
 def value_of(tally: Tally, values_I: NDArray[np.float64], weight_I: NDArray[np.float64] | None = None) -> float:
@@ -90,7 +109,7 @@ def _ratio(over: NDArray[np.float64], under: NDArray[np.float64]) -> NDArray[np.
 def calibration_of(tally: Tally) -> Calibration | None:
     """How far the confidence in a metric's items can be trusted; None where they have none, or are no mean."""
     confidence_I = tally.items.confidence_I
-    if confidence_I is None or tally.weight_I is not None:
+    if confidence_I is None or tally.weight_I is not None or tally.corpus is not None:
         return None
     known_I = ~np.isnan(confidence_I)
     return calibration(confidence_I[known_I], tally.credit_I[known_I]) if known_I.any() else None
@@ -109,6 +128,8 @@ def reported_kinds(tally: Tally) -> dict[str, NDArray[np.int64]]:
 
 
 def _score(tally: Tally, others: Mapping[str, Tally], members: NDArray[np.int64], kind: str, seed: int) -> Score:
+    if tally.corpus is not None:
+        return _corpus_score(tally, tally.corpus, others, members, kind, seed)
     # A mean of kinds' means keeps the weight of every kind: kinds are resampled apart from each other.
     parts = list(members_by_kind(tally).values()) if tally.mean == "kinds" else [members]
     low, high = _interval(tally, parts, seed)
@@ -154,6 +175,24 @@ def _interval(tally: Tally, parts: Sequence[NDArray[np.int64]], seed: int) -> tu
 
 def _share(flags_I: NDArray[np.bool_] | None, members: NDArray[np.int64]) -> float:
     return 0.0 if flags_I is None else float(flags_I[members].mean())
+
+
+def _corpus_score(
+    tally: Tally, corpus: Corpus, others: Mapping[str, Tally], members: NDArray[np.int64], kind: str, seed: int
+) -> Score:
+    samples = [tally.items.samples[item] for item in members.tolist()]
+    low, high = interval(corpus.of(resampled_sums(corpus.counts_IS[members], samples, seed=seed)))
+    return Score(
+        name=tally.name,
+        value=figure_of(tally, members),
+        low=low,
+        high=high,
+        items=len(members),
+        chance=0.0,
+        group=kind,
+        baselines={name: figure_of(other, members) for name, other in others.items()},
+        failed=int(tally.items.failed_I[members].sum()),
+    )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def table(evaluations: Sequence[Evaluation], *, by_kind: bool = True) -> Table:
     by_kind: also the scores of single kinds of items.
     """
     found = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    found.add_column("% correct")
+    found.add_column("score (%)")
     found.add_column("chance", justify="right")
     for evaluation in evaluations:
         found.add_column(evaluation.model.get("name", "model"), justify="right")

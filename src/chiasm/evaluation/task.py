@@ -7,14 +7,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chiasm.config import Component
+from chiasm.config import Component, dump
 from chiasm.data.image import Image
 from chiasm.data.sample import Part, Sample, Video
 from chiasm.data.source import Source
@@ -50,12 +50,16 @@ class Match:
 
 @dataclass(frozen=True)
 class Ask:
-    """How does this sample go on? Answered by the text that a model adds. sample: ends where the answer begins."""
+    """How does this sample go on? Answered by the text that a model adds.
+
+    sample: ends where the answer begins. true: right answers or references; for the measure, never shown to the model.
+    """
 
     key: str
     sample: Sample
     max_tokens: int = 32
     kind: str = ""
+    true: tuple[str, ...] = ()
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -139,14 +143,29 @@ class Items:
 
 
 @dataclass(frozen=True)
+class Corpus:
+    """A figure of all items together that is no mean over them, such as BLEU: a function of what items add up to.
+
+    counts_IS: what each item adds. of: (R, S) sums over items -> (R,) the figure. item: what a single item's figure is
+        called, as the mean of these is another one ("sentence BLEU-4").
+    """
+
+    counts_IS: NDArray[np.float64]
+    of: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    item: str
+
+
+@dataclass(frozen=True)
 class Tally:
     """One metric, item by item.
 
-    credit_I: what each item earned, 0 to 1; where scores tie, the share of tie-breakings that would have earned it.
+    credit_I: what each item earned, 0 to 1 (CIDEr: to 10); where scores tie, the share of tie-breakings that would have
+        earned it.
     chance_I: what a uniformly random scorer earns there, exact, from the number of candidates alone.
     mean: over all items, or the mean of the kinds' means. by_kind: whether each kind's score is reported too.
     weight_I: makes the metric a ratio, sum of credits by sum of weights, as precision is; 0 where all weights are 0.
     chance_weight_I: the same for chance. lenient: the metric where replies are read leniently; None without replies.
+    corpus: makes the metric another function of all items than the mean of credits; its chance is 0.
     """
 
     name: str
@@ -158,6 +177,7 @@ class Tally:
     weight_I: NDArray[np.float64] | None = None
     chance_weight_I: NDArray[np.float64] | None = None
     lenient: Tally | None = None
+    corpus: Corpus | None = None
 
 
 @dataclass(frozen=True)
@@ -229,6 +249,10 @@ class Task(Component, ABC, room="chiasm.evaluation.tasks", key="task"):
     @abstractmethod
     def examples(self, questions: Sequence[Question], answers: Sequence[Answer], show: Show) -> Sequence[Example]:
         """A few items to look at, wrong ones first, the most confident of them leading."""
+
+    def settings(self) -> Mapping[str, object]:
+        """What of the task's recipe entry a score depends on; the data count by their content."""
+        return {one.name: dump(getattr(self, one.name)) for one in fields(self) if one.name not in ("data", "name")}
 
     def constant(self, question: Question) -> Answer:
         """What a model that never looks would answer: the same score for all, no words."""

@@ -46,6 +46,8 @@ class Answer:
     right: bool
     options: tuple[Option, ...]
     reply: str = ""
+    references: tuple[str, ...] = ()
+    earned: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,10 @@ def _gallery(runs: Sequence[Run], task: str) -> Gallery:
 
 def _card(item: _Item, runs: Sequence[Run], ranges: dict[int, tuple[float, float]]) -> Card:
     first, example = item.examples[0]
-    answers = tuple(Answer(at, one.right, _options(one, ranges[at], runs[at]), one.reply) for at, one in item.examples)
+    answers = tuple(
+        Answer(at, one.right, _options(one, ranges[at], runs[at]), one.reply, one.references, one.earned)
+        for at, one in item.examples
+    )
     return Card(item.key, item.group, _thing(example.query, runs[first]), answers)
 
 

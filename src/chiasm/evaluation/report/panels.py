@@ -36,10 +36,10 @@ class DotPanel:
 
     @property
     def limit(self) -> float:
-        """The right end of the axis, a share: the whole scale, unless all scores crowd at its left end."""
+        """The right end of the axis: 1, unless all scores crowd at the left end or some go beyond."""
         seen = [value for row in self.rows for score in row.scores if score for value in (score.high, row.chance)]
         top = max((value for value in seen if np.isfinite(value)), default=1.0)
-        return next((limit for limit in (0.05, 0.1, 0.25, 0.5) if top <= limit), 1.0)
+        return next((limit for limit in (0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0) if top <= limit), 10.0)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,63 @@
+"""easy-VQA: questions about one coloured shape on a plain ground, as the package easy-vqa brings them.
+
+Small enough to learn on a laptop; what it has of data lies in the package's folder `data`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from chiasm.data.files import inside, read_json
+from chiasm.data.image import Image
+from chiasm.data.sample import Question, Sample
+from chiasm.data.source import Source
+from chiasm.errors import DataError
+
+_YES_NO = ("yes", "no")
+
+
+@dataclass(frozen=True)
+class EasyVQA(Source):
+    """One sample a picture with all its questions.
+
+    path: a folder with questions.json, a list of [question, answer, number of the picture], and images/NUMBER.png.
+    The kind of a question is "yes/no", whose choices are these two, or "other".
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        if not (self.path / "questions.json").is_file():
+            raise DataError(f"there is no questions.json in {self.path}; give easy-vqa's data/train or data/test")
+
+    @cached_property
+    def _asked(self) -> dict[int, list[tuple[str, str]]]:
+        file = self.path / "questions.json"
+        rows = read_json(file)
+        found: dict[int, list[tuple[str, str]]] = {}
+        for place, row in enumerate(rows if isinstance(rows, list) else [rows]):
+            match row:
+                case [str(question), str(answer), int(picture)]:
+                    found.setdefault(picture, []).append((question, answer))
+                case _:
+                    raise DataError(f"{file}, place {place}: expected [question, answer, number of the picture]")
+        return found
+
+    @cached_property
+    def _pictures(self) -> list[int]:
+        return sorted(self._asked)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> Sample:
+        number = self._pictures[index]
+        picture = inside(self.path / "images", f"{number}.png")
+        if not picture.is_file():
+            raise DataError(f"there is no picture {picture}, which {self.path / 'questions.json'} asks about")
+        questions = tuple(
+            Question(text, answer, "yes/no", _YES_NO) if answer in _YES_NO else Question(text, answer, "other")
+            for text, answer in self._asked[number]
+        )
+        return Sample(key=str(number), parts=(Image(picture),), questions=questions)

@@ -1,0 +1,94 @@
+"""VQA's JSON files: questions about COCO's photos, each answered by ten people (Antol et al. 2015, arXiv:1505.00468).
+
+The layout of VQA, VQAv2 and OK-VQA: a file of questions and one of annotations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from chiasm.data.files import inside, read_json
+from chiasm.data.image import Image
+from chiasm.data.sample import Question, Sample
+from chiasm.data.source import Source
+from chiasm.errors import DataError
+
+
+@dataclass(frozen=True)
+class VQA(Source):
+    """One sample a photo with all its questions, in the order in which the file first asks about it.
+
+    questions: such as v2_OpenEnded_mscoco_val2014_questions.json; annotations: v2_mscoco_val2014_annotations.json.
+    images: the folder of photos, under COCO's names: COCO_val2014_000000000042.jpg, or 000000000042.jpg.
+    kind: by what questions are told apart, "answer_type" (yes/no, number, other) or "question_type" ("what is the").
+    A question's `answers` are those of all people, its `answer` the one that the file calls the commonest.
+    A photo that is absent, and one with a question that has no annotation, raise DataError when they are read.
+    """
+
+    questions: Path
+    annotations: Path
+    images: Path
+    kind: Literal["answer_type", "question_type"] = "answer_type"
+
+    def __post_init__(self) -> None:
+        for path in (self.questions, self.annotations):
+            if not path.is_file():
+                raise DataError(f"there is no file of VQA at {path}")
+        if not self.images.is_dir():
+            raise DataError(f"there is no folder {self.images} with the photos")
+
+    @cached_property
+    def _file(self) -> tuple[str, dict[int, list[dict[str, Any]]]]:
+        """The photos' subset, which is part of their names ("val2014"), and the questions about each, by its id."""
+        content = read_json(self.questions)
+        found: dict[int, list[dict[str, Any]]] = {}
+        for place, one in enumerate(_rows(content, "questions", self.questions)):
+            if not isinstance(one.get("image_id"), int) or not isinstance(one.get("question_id"), int):
+                raise DataError(f"{self.questions}: the question at place {place} needs an image_id and a question_id")
+            found.setdefault(one["image_id"], []).append(one)
+        return str(content.get("data_subtype", "")), found
+
+    @cached_property
+    def _photos(self) -> list[int]:
+        return list(self._file[1])
+
+    @cached_property
+    def _annotated(self) -> dict[object, dict[str, Any]]:
+        rows = _rows(read_json(self.annotations), "annotations", self.annotations)
+        return {one.get("question_id"): one for one in rows}
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def __getitem__(self, index: int) -> Sample:
+        photo, (subset, asked) = self._photos[index], self._file
+        names = (f"COCO_{subset}_{photo:012}.jpg", f"{photo:012}.jpg")
+        picture = next((path for path in (inside(self.images, name) for name in names) if path.is_file()), None)
+        if picture is None:
+            raise DataError(f"{self.questions}, photo {photo}: neither {names[0]} nor {names[1]} is in {self.images}")
+        questions = tuple(self._question(one) for one in asked[photo])
+        return Sample(key=str(photo), parts=(Image(picture),), questions=questions, meta={"image_id": photo})
+
+    def _question(self, row: dict[str, Any]) -> Question:
+        number, text = row["question_id"], row.get("question")
+        where = f"{self.annotations}, question {number}"
+        found = self._annotated.get(number)
+        if found is None:
+            raise DataError(f"{where} has no annotation")
+        told = found.get("answers")
+        answers = [one.get("answer") for one in told if isinstance(one, dict)] if isinstance(told, list) else []
+        texts = tuple(answer for answer in answers if isinstance(answer, str))
+        if not isinstance(text, str) or not text.strip() or not texts or len(texts) < len(answers):
+            raise DataError(f"{where} needs a question and a list of answers, each with a text under 'answer'")
+        commonest = found.get("multiple_choice_answer", Counter(texts).most_common(1)[0][0])
+        return Question(text, str(commonest), str(found.get(self.kind, "")), answers=texts)
+
+
+def _rows(content: object, part: str, path: Path) -> list[dict[str, Any]]:
+    rows = content.get(part) if isinstance(content, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(one, dict) for one in rows):
+        raise DataError(f"{path} is not one of VQA's files: it has no list of objects called '{part}'")
+    return rows

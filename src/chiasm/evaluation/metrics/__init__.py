@@ -1,0 +1,1 @@
+"""What a text is worth beside reference texts: one file a metric; none knows a model or a task."""

@@ -1,0 +1,40 @@
+"""Questions whose answers are read off the picture: documents, receipts, scene text and charts.
+
+ANLS for DocVQA, InfographicVQA and ST-VQA (Biten et al. 2019, arXiv:1905.13648), relaxed accuracy for ChartQA (Masry
+et al. 2022, arXiv:2203.10244)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from chiasm.errors import RecipeError
+from chiasm.evaluation.answering import Answering
+from chiasm.evaluation.metrics.reading import anls, exact_match, relaxed_accuracy
+from chiasm.evaluation.open_ended import Figure
+from chiasm.evaluation.task import Ask
+
+_MEASURES = {"ANLS": anls, "relaxed accuracy": relaxed_accuracy, "exact match": exact_match}
+
+
+@dataclass(frozen=True)
+class Reading(Answering):
+    """The given metrics, over all questions and by kind, the first being the headline. The best answer counts.
+
+    metrics: for ChartQA put "relaxed accuracy" first.
+    """
+
+    max_tokens: int = 32
+    metrics: tuple[Literal["ANLS", "relaxed accuracy", "exact match"], ...] = ("ANLS", "exact match")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.metrics:
+            raise RecipeError(f"task '{self.title}' has no metrics; give at least one of {', '.join(_MEASURES)}")
+
+    def figures(self, asked: Sequence[Ask], replies: Sequence[str]) -> Sequence[Figure]:
+        pairs = list(zip(replies, (question.true for question in asked), strict=True))
+        return [Figure(name, np.array([_MEASURES[name](*pair) for pair in pairs])) for name in self.metrics]

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chiasm.config import dump, parse
+from chiasm.data.source import Source
+from chiasm.data.sources.easy_vqa import EasyVQA
+from chiasm.data.sources.vqa import VQA
+from chiasm.errors import DataError
+from tests.data.sources.made import fails, folder_of_pictures
+
+
+def answered(*answers: str) -> list[dict[str, object]]:
+    return [{"answer": one, "answer_confidence": "yes", "answer_id": at} for at, one in enumerate(answers, start=1)]
+
+
+def vqa(folder: Path, questions: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> VQA:
+    """VQAv2's two files with pictures for photos 1, 2 and 3, the second under the name without a subset."""
+    images = folder_of_pictures(folder / "images")
+    (images / "0.jpg").rename(images / "COCO_val2014_000000000001.jpg")
+    (images / "COCO_val2014_000000000003.jpg").write_bytes((images / "COCO_val2014_000000000001.jpg").read_bytes())
+    (images / "000000000002.jpg").write_bytes((images / "COCO_val2014_000000000001.jpg").read_bytes())
+    head = {"info": {}, "license": {}, "data_type": "mscoco", "data_subtype": "val2014"}
+    asked, told = folder / "questions.json", folder / "annotations.json"
+    asked.write_text(json.dumps({**head, "questions": questions}))
+    told.write_text(json.dumps({**head, "annotations": annotations}))
+    return VQA(asked, told, images)
+
+
+def test_vqa_holds_what_its_files_say(tmp_path: Path) -> None:
+    ten = ("yes",) * 7 + ("no", "maybe", "yes it is")
+    source = vqa(
+        tmp_path,
+        [
+            {"image_id": 3, "question": "Is it red?", "question_id": 30},
+            {"image_id": 2, "question": "How many dogs are there?", "question_id": 20},
+            {"image_id": 3, "question": "What is it?", "question_id": 31},
+        ],
+        [
+            {
+                "question_id": 20,
+                "question_type": "how many",
+                "answer_type": "number",
+                "answers": answered("2", "two", "2"),
+            },
+            {
+                "question_id": 30,
+                "question_type": "is it",
+                "answer_type": "yes/no",
+                "multiple_choice_answer": "yes",
+                "answers": answered(*ten),
+            },
+            {"question_id": 31, "question_type": "what is", "answer_type": "other", "answers": answered("a kite")},
+        ],
+    )
+    assert [sample.key for sample in source] == ["3", "2"]
+    first, second = source[0].questions
+    assert (first.text, first.answer, first.kind, first.answers) == ("Is it red?", "yes", "yes/no", ten)
+    assert (second.text, second.answer, second.answers) == ("What is it?", "a kite", ("a kite",))
+    assert source[1].questions[0].answer == "2"
+    assert str(source[1].image.source).endswith("000000000002.jpg")
+    assert VQA(source.questions, source.annotations, source.images, "question_type")[0].questions[1].kind == "what is"
+    assert parse(Source, dump(source)) == source  # type: ignore[type-abstract]  # a choice of the room is built
+
+
+def test_what_vqa_lacks_is_named(tmp_path: Path) -> None:
+    asked = [{"image_id": photo, "question": "what?", "question_id": photo} for photo in (1, 2, 3, 4)]
+    source = vqa(
+        tmp_path,
+        asked,
+        [{"question_id": 1, "answers": []}, {"question_id": 2, "answers": [{"answer": 3}]}, {"question_id": 4}],
+    )
+    fails(source, 0, r"annotations\.json, question 1 needs a question and a list of answers")
+    fails(source, 1, r"question 2 needs a question and a list of answers")
+    fails(source, 2, r"question 3 has no annotation")
+    fails(source, 3, r"photo 4: neither COCO_val2014_000000000004\.jpg nor 000000000004\.jpg is in")
+    source.questions.write_text('{"questions": [{"image_id": "1", "question_id": 1}]}')
+    with pytest.raises(DataError, match="the question at place 0 needs an image_id and a question_id"):
+        len(VQA(source.questions, source.annotations, source.images))
+    source.questions.write_text("[]")
+    with pytest.raises(DataError, match="no list of objects called 'questions'"):
+        len(VQA(source.questions, source.annotations, source.images))
+    with pytest.raises(DataError, match="there is no file of VQA at"):
+        VQA(tmp_path / "absent.json", source.annotations, source.images)
+
+
+def test_easy_vqa_is_what_its_package_says() -> None:
+    spec = find_spec("easy_vqa")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("needs easy-vqa")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "data" / "test"
+    source = EasyVQA(folder)
+    rows = json.loads((folder / "questions.json").read_text())
+    found = [(one.text, one.answer, int(sample.key)) for sample in source for one in sample.questions]
+    assert sorted(found) == sorted((text, answer, number) for text, answer, number in rows)
+    assert len(source) == len({number for _, _, number in rows}) == len(list((folder / "images").glob("*.png")))
+    assert {one.kind for sample in source for one in sample.questions} == {"yes/no", "other"}
+    assert source[7].image.decode().size == (64, 64)
+
+
+def test_what_easy_vqa_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no questions\.json in"):
+        EasyVQA(tmp_path)
+    (tmp_path / "questions.json").write_text('[["what?", "red", 0]]')
+    fails(EasyVQA(tmp_path), 0, r"there is no picture .*0\.png")
+    (tmp_path / "questions.json").write_text('[["what?", "red", 0], ["what?", "red"]]')
+    with pytest.raises(DataError, match=r"questions\.json, place 1: expected \[question, answer, number"):
+        len(EasyVQA(tmp_path))
