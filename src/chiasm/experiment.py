@@ -22,7 +22,8 @@ from chiasm.models import folder as model_folder
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.features import CachedProcessor
 from chiasm.models.model import Model
-from chiasm.recipe import Recipe, laid_over
+from chiasm.recipe import Recipe, laid_over, learned_by
+from chiasm.training.distributed import Ranks
 from chiasm.training.loop import Loop
 from chiasm.training.monitor import METRICS
 from chiasm.weights import packages
@@ -46,15 +47,21 @@ class Experiment:
         resume: bool = False,
         overwrite: bool = False,
         console: Console | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.recipe, self.folder, self.console = recipe, folder, console or Console()
-        self._check_folder(resume, overwrite)
+        self.recipe, self.folder, self.ranks = recipe, folder, ranks or Ranks()
+        self.console = (console or Console()) if self.ranks.first else Console(quiet=True)
+        self.ranks.on_first(lambda: self._check_folder(resume, overwrite))
         # Whatever is wrong is told before anything is removed or written.
-        self.model = build_model(recipe)
-        check(self.model, recipe.evaluation)
-        reader = self._reader()
-        self._claim_folder(overwrite)
-        self.finished = resume and self.checkpoint.is_dir()
+        self.model = self.ranks.together(lambda: build_model(recipe))
+        self.ranks.on_first(lambda: self._check_evaluation())
+        reader = self.ranks.in_turn(self._reader) if recipe.data.features else self.ranks.together(self._reader)
+        self.ranks.on_first(lambda: self._claim_folder(overwrite))
+        self.finished = self.ranks.any(self.ranks.first and resume and self.checkpoint.is_dir())
+        if self.finished:
+            model_folder.load_weights(self.model, self.checkpoint / model_folder.WEIGHTS)
+            self._say("the run is finished; only its evaluation is done again")
+            return
         self.loop = Loop(
             self.model,
             reader,
@@ -64,17 +71,10 @@ class Experiment:
             recipe=recipe.text(),
             evaluate=self._live_figures if recipe.evaluation else None,
             console=self.console,
+            ranks=self.ranks,
         )
-        if self.finished:
-            model_folder.load_weights(self.model, self.checkpoint / model_folder.WEIGHTS)
-            self.console.print(
-                "the run is finished; only its evaluation is done again", highlight=False, markup=False, soft_wrap=True
-            )
-        elif resume:
-            step = self.loop.resume()
-            self.console.print(
-                f"going on from step {step} of {recipe.training.steps}", highlight=False, markup=False, soft_wrap=True
-            )
+        if resume:
+            self._say(f"going on from step {self.loop.resume()} of {recipe.training.steps}")
 
     @property
     def checkpoint(self) -> Path:
@@ -82,20 +82,25 @@ class Experiment:
         return self.folder / CHECKPOINT
 
     def train(self) -> bool:
-        """Trains to the end and saves the model; False if a signal stopped the run first."""
+        """Trains to the end and saves the model; False if a signal stopped the run first. All ranks call this."""
         if self.finished:
             return True
         if not self.loop.run():
             return False
-        average = self.loop.finished_weights()
-        if average is not None:
-            self.model.load_state_dict(average)
-        model_folder.save(self.model, self.checkpoint, self.recipe.text(), model_card(self.recipe, self.model))
+        self.model = self.loop.finished() or self.model
+        self.ranks.on_first(
+            lambda: model_folder.save(
+                self.model, self.checkpoint, self.recipe.text(), model_card(self.recipe, self.model)
+            )
+        )
         return True
 
     def evaluate(self) -> Evaluation | None:
-        """Asks the trained model all tasks of the recipe, and writes the answers and scores; None without tasks."""
-        if not self.recipe.evaluation:
+        """Asks the trained model all tasks of the recipe, and writes the answers and scores; None without tasks.
+
+        The first rank does this, and None is what the others get; none of them has to wait for it.
+        """
+        if not self.recipe.evaluation or not self.ranks.first:
             return None
         about = {
             "name": self.recipe.name,
@@ -106,6 +111,18 @@ class Experiment:
         card = model_card(self.recipe, self.model, evaluation)
         (self.checkpoint / "README.md").write_text(card)
         return evaluation
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _check_evaluation(self) -> None:
+        check(self.model, self.recipe.evaluation)
+        best, titles = self.recipe.training.best, [f"{task.title}: " for task in self.recipe.evaluation]
+        if best is not None and not best.startswith(tuple(titles)):
+            raise RecipeError(
+                f"training.best: '{best}' is no figure of a task of this recipe; they begin with "
+                + " or ".join(f"'{title}'" for title in titles or ["(there is no task)"])
+            )
 
     def _live_figures(self, model: Model) -> Mapping[str, float]:
         return quick_scores(model, self.recipe.evaluation)
@@ -123,6 +140,8 @@ class Experiment:
             captions=data.captions,
             max_skipped=data.max_skipped,
             threads=data.threads,
+            rank=self.ranks.rank,
+            ranks=self.ranks.count,
         )
 
     def _with_features(self, folder: Path) -> Processor:
@@ -135,7 +154,8 @@ class Experiment:
                 "training.parts: {vision: {frozen: true}, text: {frozen: true}}"
             )
         cached = CachedProcessor(self.model, folder)
-        cached.fill(self.recipe.data.train, self.console)
+        if self.ranks.first:
+            cached.fill(self.recipe.data.train, self.console)
         return cached
 
     def _check_folder(self, resume: bool, overwrite: bool) -> None:
@@ -144,7 +164,7 @@ class Experiment:
         if resume:
             if not file.exists():
                 raise TrainingError(f"{self.folder} holds no run to go on with; leave --resume out to begin one")
-            if (old := file.read_text()) != text:
+            if learned_by(old := file.read_text()) != learned_by(text):
                 raise TrainingError(
                     f"{self.folder} holds a run of another recipe ({_changed_lines(old, text)}); go on with the recipe "
                     "that it began with, or give --out another folder"
@@ -160,10 +180,15 @@ class Experiment:
 
     def _claim_folder(self, overwrite: bool) -> None:
         try:
-            if overwrite and self.folder.exists():
-                shutil.rmtree(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / RECIPE).write_text(self.recipe.text())
+            for old in self.folder.iterdir() if overwrite else ():
+                if old.is_dir() and not old.is_symlink():
+                    shutil.rmtree(old)
+                elif old.name != RECIPE:  # the mark of a run stays until another takes its place, whatever ends us
+                    old.unlink()
+            aside = self.folder / f"{RECIPE}.new"
+            aside.write_text(self.recipe.text())
+            aside.replace(self.folder / RECIPE)
         except OSError as error:
             raise TrainingError(f"cannot write the run folder {self.folder}: {error.strerror or error}") from error
 

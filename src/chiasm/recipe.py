@@ -102,6 +102,27 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{file}: {error}") from error
 
 
+# How a run is carried out may change in its course: on other machines, watched and kept otherwise.
+_CARRIED_OUT = (
+    "parallel",
+    "timeout",
+    "device",
+    "log_every",
+    "checkpoint_every",
+    "keep",
+    "keep_every",
+    "keep_best",
+    "best",
+)
+
+
+def learned_by(text: str) -> dict[str, Any]:
+    """The entries of a recipe's text on which the bits of the trained model depend, for comparing two."""
+    entries = yaml.load(text, _UniqueKeys)  # noqa: S506  # a SafeLoader
+    training = {key: value for key, value in entries["training"].items() if key not in _CARRIED_OUT}
+    return {**entries, "training": training}
+
+
 def shipped_recipes() -> dict[str, Path]:
     """The recipes that come with chiasm, by name ("family/experiment")."""
     folder = Path(str(files("chiasm"))) / "recipes"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,6 +58,17 @@ def test_overwrite_removes_a_run_and_nothing_else(
     _refused([*train, str(run), "processor.text.context=50"], "processor.text.context is 50", capsys)
     assert (run / "checkpoint").exists(), "a recipe that is refused must not cost the older run"
     assert main([*train, str(run)]) == 0
+
+
+def test_how_a_run_is_carried_out_may_change_what_it_learns_may_not(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ["train", recipe, "training.checkpoint_every=2", "--out", str(tmp_path / "run")]
+    assert main(train) == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoint")
+    _refused([*train, "--resume", "training.learning_rate=2e-3"], "another recipe (learning_rate: 0.002)", capsys)
+    assert main([*train, "--resume", "training.parallel=fsdp", "training.keep=5", "training.timeout=9"]) == 0
+    assert "going on from step 2 of 3" in capsys.readouterr().out
 
 
 def test_a_start_that_fails_leaves_the_folder_free(

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from chiasm.data.batch import Batch
 from chiasm.data.reader import Reader
@@ -108,21 +109,22 @@ def test_dropout_too_goes_on_with_the_same_random_numbers(tmp_path: Path) -> Non
         assert torch.equal(_weights(again)[name], tensor), name
 
 
-def test_sigterm_saves_and_stops(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_saves_and_stops(number: signal.Signals, tmp_path: Path) -> None:
     loop = _loop(tmp_path, steps=1000)
     seen: list[int] = []
 
     def losses(batch: Batch) -> dict[str, Tensor]:
         seen.append(len(batch))
         if len(seen) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return loop.model.losses(batch)
 
     loop._losses = losses
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     assert loop.run() is False
     assert loop.checkpoints.steps() == [3]
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -142,6 +144,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_samples(tmp_path:
     facts = json.loads((tmp_path / "nonfinite-step-000001.json").read_text())
     assert len(facts["samples"]) == 16
     assert "log_scale" in facts["gradients"]
+    tensors = load_file(tmp_path / "nonfinite-step-000001.safetensors")
+    batch = next(iter(Reader(Patches(64), tiny_processor(), 16, seed=1)))
+    assert batch.images is not None
+    assert batch.texts is not None
+    assert torch.equal(tensors["images.pixels"], batch.images.pixels)
+    assert torch.equal(tensors["texts.ids_BT"], batch.texts.ids_BT)
     assert all(torch.equal(tensor, before[name]) for name, tensor in _weights(loop).items())
 
 
@@ -152,6 +160,66 @@ def test_or_its_step_is_skipped_and_counted(tmp_path: Path) -> None:
     loop.run()
     assert loop.progress.skipped_steps == 1
     assert all(tensor.isfinite().all() for tensor in _weights(loop).values())
+
+
+def test_bf16_learns_in_low_precision_and_keeps_full_weights(tmp_path: Path) -> None:
+    loop = _loop(tmp_path, steps=3, precision="bf16")
+    seen: list[torch.dtype] = []
+    head = loop.model.get_submodule("text_head")
+    head.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+    loop.run()
+    assert set(seen) == {torch.bfloat16}
+    assert all(tensor.dtype == torch.float32 for tensor in _weights(loop).values())
+    assert [line["loss"] for line in _lines(tmp_path)] == pytest.approx(_full_losses(tmp_path / "full"), rel=0.05)
+
+
+def _full_losses(folder: Path) -> list[float]:
+    _loop(folder, steps=3).run()
+    return [line["loss"] for line in _lines(folder)]
+
+
+def test_fp16_skips_steps_that_overflow_until_its_scale_fits(tmp_path: Path) -> None:
+    """Gradients times 2^16 and 2^15 are above what float16 holds; at 2^14 they fit."""
+    loop = _loop(tmp_path, steps=4, precision="fp16", checkpoint_every=3)
+    weight = _parameter(loop, "log_scale")
+
+    def losses(batch: Batch) -> dict[str, Tensor]:
+        held = weight.half() * 1  # the gradient of this product is float16: it overflows above 65504
+        return {"c": (held * 3).float() * 1.0}
+
+    loop._losses = losses
+    before = _weights(loop)["log_scale"]
+    batches = iter(loop.reader)
+    for step, scale in enumerate([2.0**15, 2.0**14, 2.0**14]):
+        loop._step(next(batches))
+        assert loop.scaler.get_scale() == scale
+        assert torch.equal(_weights(loop)["log_scale"], before) == (step < 2)
+    assert loop.progress.skipped_steps == 2
+    again = _loop(tmp_path, steps=4, precision="fp16")
+    assert again.resume() == 3
+    assert again.scaler.get_scale() == 2.0**14
+    assert again.progress.skipped_steps == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's compiler itself calls what is deprecated
+def test_compiled_losses_learn_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the heads alone: to compile the towers takes a minute, and shows no more of the loop."""
+
+    def heads(model: clip.CLIP, batch: Batch) -> dict[str, Tensor]:
+        assert batch.texts is not None
+        given = batch.texts.ids_BT[:, :1].float() / 320
+        difference = model.image_head(given.expand(-1, 32)) - model.text_head(given.expand(-1, 32))
+        return {"c": difference.square().mean() * model.log_scale}
+
+    monkeypatch.setattr(clip.CLIP, "losses", heads)
+    plain, compiled = _loop(tmp_path / "plain", steps=3), _loop(tmp_path / "compiled", steps=3, compile=True)
+    plain.run()
+    counters.clear()
+    compiled.run()
+    assert counters["stats"]["unique_graphs"] > 0
+    for name, tensor in _weights(plain).items():
+        torch.testing.assert_close(_weights(compiled)[name], tensor, atol=1e-5, rtol=1e-4)
 
 
 def test_tensors_that_no_loss_reaches_are_named(tmp_path: Path) -> None:
@@ -289,18 +357,18 @@ def test_a_part_that_does_not_exist_is_an_error() -> None:
 
 def test_a_full_disk_keeps_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from chiasm.errors import CheckpointError
-    from chiasm.training import checkpoint
+    from chiasm.training import slices
 
     loop = _loop(tmp_path, steps=6, checkpoint_every=2)
     real = save_file
 
-    def full(tensors: dict[str, Tensor], file: Path) -> None:
+    def full(tensors: dict[str, Tensor], file: Path, **rest: Any) -> None:
         if "step-000004" in str(file):
             file.write_bytes(b"half")
             raise OSError(28, "No space left on device")
-        real(tensors, file)
+        real(tensors, file, **rest)
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(slices, "save_file", full)
     with pytest.raises(CheckpointError, match=r"No space left on device; older checkpoints are kept"):
         loop.run()
     assert loop.checkpoints.steps() == [2]

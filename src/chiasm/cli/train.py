@@ -2,12 +2,18 @@
 
 chiasm train clip/scenes
 chiasm train recipes/clip/scenes.yaml training.steps=500 --out runs/short
-chiasm train clip/scenes --resume"""
+chiasm train clip/scenes --resume
+torchrun --nproc-per-node 8 -m chiasm train clip/scenes"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chiasm.recipe import Recipe
+    from chiasm.training.distributed import Ranks
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,19 +26,35 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from chiasm.recipe import load_recipe
+    from chiasm.training.distributed import StoppedElsewhere, joined
+
+    def read() -> Recipe:
+        return load_recipe(options.recipe, options.overrides)
+
+    try:
+        with joined(lambda: read().training) as ranks:
+            return _train(ranks.together(read), options, ranks)
+    except StoppedElsewhere:
+        return 2
+
+
+def _train(recipe: Recipe, options: argparse.Namespace, ranks: Ranks) -> int:
     from rich.console import Console
 
     from chiasm.cli._report import write_report_if_possible
     from chiasm.evaluation.table import table
     from chiasm.experiment import Experiment
-    from chiasm.recipe import load_recipe
 
     console = Console()
-    recipe = load_recipe(options.recipe, options.overrides)
     folder = options.out or Path("runs") / recipe.name
-    experiment = Experiment(recipe, folder, resume=options.resume, overwrite=options.overwrite, console=console)
+    experiment = Experiment(
+        recipe, folder, resume=options.resume, overwrite=options.overwrite, console=console, ranks=ranks
+    )
     if not experiment.train():
         return 130
+    if not ranks.first:
+        return 0
     console.print(f"model:  {experiment.checkpoint}", highlight=False, markup=False, soft_wrap=True)
     evaluation = experiment.evaluate()
     if evaluation is not None:

@@ -101,7 +101,16 @@ class Reader:
         self.skips = Skips()
 
     def __iter__(self) -> Iterator[Batch]:
-        start, empty = self.position, 0
+        empty = 0
+        for batch in self.shares():
+            empty = 0 if batch is not None else empty + self.batch_size
+            self.judge(self.skips.seen, self.skips.count, empty)
+            if batch is not None:
+                yield batch
+
+    def shares(self) -> Iterator[Batch | None]:
+        """This rank's share of each batch, None where none of its samples could be read; whoever asks is to `judge`."""
+        start = self.position
         with ThreadPoolExecutor(max_workers=self.threads, thread_name_prefix="reader") as pool:
             waiting: deque[tuple[int, Future[tuple[Batch | None, list[Skipped]]]]] = deque()
             try:
@@ -113,11 +122,7 @@ class Reader:
                     batch, skipped = future.result()
                     self.position = position + self.batch_size
                     self._count(skipped)
-                    empty = 0 if batch is not None else empty + self.batch_size
-                    if empty >= len(self.source):
-                        raise DataError(f"none of the last {empty} samples could be read; {self._last_skip()}")
-                    if batch is not None:
-                        yield batch
+                    yield batch
             finally:
                 for _, future in waiting:
                     future.cancel()
@@ -147,8 +152,19 @@ class Reader:
         """This rank's part of the batch that starts at a position, and the samples that had to be left out."""
         share = self.batch_size // self.ranks
         first = position + self.rank * share
+        return self._read(first, first + share)
+
+    def evened(self) -> Batch | None:
+        """This rank's even part of what is sound in the batch that `position` now stands behind.
+
+        For the rare batch of which a rank has nothing else: all of it is read again, so it takes `ranks` times as long.
+        """
+        batch, _ = self._read(self.position - self.batch_size, self.position)
+        return batch.split(self.ranks)[self.rank] if batch is not None and len(batch) >= self.ranks else None
+
+    def _read(self, first: int, last: int) -> tuple[Batch | None, list[Skipped]]:
         drawn, skipped = [], []
-        for place in range(first, first + share):
+        for place in range(first, last):
             try:
                 drawn.append(self.sample_at(place))
             except DataError as error:
@@ -178,13 +194,20 @@ class Reader:
                 log.warning("skipped %s: %s", one.key, one.reason)
         self.skips.samples += skipped
         self.skips.count += len(skipped)
-        share = self.skips.count / self.skips.seen
-        if skipped and self.skips.seen >= min(_JUDGED_FROM, len(self.source)) and share > self.max_skipped:
+
+    def judge(self, seen: int, skipped: int, empty: int) -> None:
+        """Raises DataError if too many samples could not be read: `skipped` of all that were seen (above max_skipped),
+        or each of the last `empty` (as many as the source has)."""
+        if empty >= len(self.source):
+            raise DataError(f"none of the last {empty} samples could be read{self._last_skip()}")
+        if seen >= min(_JUDGED_FROM, len(self.source)) and skipped > self.max_skipped * seen:
             raise DataError(
-                f"{share:.1%} of the first {self.skips.seen} samples could not be read, more than the "
-                f"{self.max_skipped:.1%} that data.max_skipped allows; {self._last_skip()}"
+                f"{skipped / seen:.1%} of the first {seen} samples could not be read, more than the "
+                f"{self.max_skipped:.1%} that data.max_skipped allows{self._last_skip()}"
             )
 
     def _last_skip(self) -> str:
+        if not self.skips.samples:
+            return ""
         last = self.skips.samples[-1]
-        return f"the last was {last.key}: {last.reason}"
+        return f"; the last was {last.key}: {last.reason}"

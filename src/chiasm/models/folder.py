@@ -5,6 +5,7 @@ model.safetensors   config.json   processor/   recipe.yaml   README.md"""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -29,9 +30,10 @@ def save(model: Model, folder: Path, recipe: str = "", card: str = "") -> None:
     Raises CheckpointError, leaving an older folder as it was, if it cannot be written.
     """
     aside = folder.with_name(folder.name + ".new")
+    recover(folder)
     try:
-        shutil.rmtree(aside, ignore_errors=True)
         write(model, aside, recipe, card)
+        sync(aside)
         replace(aside, folder)
     except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own words
         shutil.rmtree(aside, ignore_errors=True)
@@ -54,13 +56,32 @@ def write(model: Model, folder: Path, recipe: str, card: str) -> None:
 
 
 def replace(aside: Path, folder: Path) -> None:
-    """Puts `aside`, which is whole, in the place of `folder`. A kill between the renames leaves it as NAME.new."""
+    """Puts `aside`, which is whole, in the place of `folder`; `recover` mends what a kill in between leaves."""
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     aside.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Finishes a `replace` that was cut short, and removes what else a save that was killed left behind."""
+    aside, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    if old.exists() and not folder.exists():  # between the renames: NAME.new is whole, or it was not begun
+        (aside if aside.exists() else old).rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sync(folder: Path) -> None:
+    """Has the disk take the files of a folder before a rename makes them count."""
+    for path in (*folder.rglob("*"), folder):
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def load(folder: Path, device: str = "cpu") -> Model:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
@@ -33,13 +30,3 @@ class Average:
     def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
         """The model's state with the averaged tensors in place of the live ones."""
         return {name: self.weights.get(name, tensor) for name, tensor in model.state_dict().items()}
-
-    @contextmanager
-    def in_place(self, model: nn.Module) -> Iterator[None]:
-        """The model holds the average while this lasts."""
-        live = {name: tensor.clone() for name, tensor in model.state_dict().items() if name in self.weights}
-        model.load_state_dict(self.state_dict(model))
-        try:
-            yield
-        finally:
-            model.load_state_dict({**model.state_dict(), **live})

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ from chiasm.data.batch import Batch
 from chiasm.models.model import Comparing
 
 # Calls a function of the model whose backward pass shares gradients between processes, such as DDP's forward.
-Call = Callable[..., Tensor]
+Call = Callable[..., Any]
 Compute = Callable[[Batch], dict[str, Tensor]]
 
 
@@ -40,7 +42,7 @@ def cached_losses(
     which they are not yet, because another part follows.
     """
     compute = _in_context(features or model.features, model.device, autocast)
-    cached, random = _features(model, parts, compute)
+    cached, random = _features(model, parts, partial(call, compute))
     leaves = {name: torch.cat([one[name] for one in cached]).requires_grad_() for name in cached[0]}
     with autocast():
         losses = model.losses_of(leaves)

@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
-import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
+from chiasm.config import suggest
 from chiasm.data.batch import Batch
 from chiasm.data.reader import Reader
-from chiasm.errors import RecipeError, TrainingError
+from chiasm.errors import DataError, RecipeError, TrainingError
 from chiasm.models.model import Comparing, Model
 from chiasm.nn.device import choose_device
 from chiasm.nn.recompute import recompute_layers
 from chiasm.training.average import Average
 from chiasm.training.cached import cached_losses
-from chiasm.training.checkpoint import Checkpoints, Progress
+from chiasm.training.checkpoint import Checkpoints, Progress, State
+from chiasm.training.distributed import Ranks
+from chiasm.training.findings import dead_tensors, write_nonfinite
 from chiasm.training.monitor import Monitor
 from chiasm.training.optimiser import build_optimiser, freeze, set_learning_rate
+from chiasm.training.parallel import share_model
 from chiasm.training.settings import Training
+from chiasm.training.signals import stopping
 
 Evaluate = Callable[[Model], Mapping[str, float]]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_SIGNAL_GRACE = 2.0  # seconds; with torchrun a Ctrl-C comes twice
 
 
 class Loop:
     """One run: a model, its data, and a folder that holds all that the run leaves behind.
 
     recipe: the text that is saved with every checkpoint. evaluate: figures of the live model, asked every
-    `settings.evaluate_every` steps and at the end.
+    `settings.evaluate_every` steps and at the end, on the first rank alone. ranks: the processes that share the work;
+    the reader hands out this one's share.
     """
 
     def __init__(
@@ -51,67 +54,95 @@ class Loop:
         recipe: str = "",
         evaluate: Evaluate | None = None,
         console: Console | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.settings, self.reader, self.folder, self.recipe, self.evaluate = settings, reader, folder, recipe, evaluate
+        self.model, self.ranks = model, ranks or Ranks()
         folder.mkdir(parents=True, exist_ok=True)
         self.device = choose_device(settings.device)
-        self.model = model.to(self.device)
         freeze(model, settings)
         if settings.recompute and not recompute_layers(model):
             raise RecipeError("training.recompute: this model has no layers that can be computed again")
+        self.parallel = share_model(model, settings, self.ranks, self.device)
         self.optimiser = build_optimiser(model, settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self.average = Average(model, settings.ema) if settings.ema is not None else None
-        self.checkpoints = Checkpoints(folder / "checkpoints", settings.keep)
         self.progress = Progress()
-        self.monitor = Monitor(folder, settings.steps, name, console or Console())
+        self.monitor = Monitor(folder, settings.steps, name, console or Console(), silent=not self.ranks.first)
+        self.checkpoints = Checkpoints(folder / "checkpoints", settings, self.ranks, self._warn)
         self._losses: Callable[[Batch], dict[str, Tensor]] = (
             torch.compile(model.losses) if settings.compile else model.losses
         )
+        if not self.ranks.first:  # dropout differs between ranks
+            torch.manual_seed(torch.initial_seed() + self.ranks.rank)
         self._stop = False
         self._since = time.perf_counter()
 
     def resume(self) -> int:
-        """Goes back to the newest checkpoint, if there is one; returns its step."""
-        steps = self.checkpoints.steps()
-        if steps:
-            weights = self.average.weights if self.average is not None else None
-            self.progress = self.checkpoints.restore(
-                steps[-1], self.model, self.optimiser, average=weights, scaler=self.scaler
-            )
-            self.reader.position = self.progress.position
-            self.reader.skips.seen, self.reader.skips.count = self.progress.samples_seen, self.progress.samples_skipped
+        """Goes back to the newest sound checkpoint, if there is one; returns its step."""
+        progress = self.checkpoints.restore(self.model, self._state())
+        if progress is not None:
+            self.progress = progress
+            self.reader.position = progress.position
+            if self.ranks.first:  # the counts are of all ranks, which are summed at each step
+                self.reader.skips.seen, self.reader.skips.count = progress.samples_seen, progress.samples_skipped
         self.monitor.forget_after(self.progress.step)
         return self.progress.step
 
     def run(self) -> bool:
-        """Trains to the last step. Returns False if a signal stopped it first; then a checkpoint was saved.
+        """Trains to the last step. Returns False if a signal to any rank stopped it first, after saving a checkpoint.
 
-        Raises TrainingError if a loss or gradient is not finite and the recipe does not skip such steps.
+        Raises TrainingError if a loss or gradient is not finite and the recipe does not skip such steps, or if another
+        rank is gone.
         """
         self.model.train()
         self._since = time.perf_counter()
-        with self.monitor, _signals(self._on_signal):
-            batches = iter(self.reader) if self.progress.step < self.settings.steps else iter(())
-            for batch in batches:
-                self._step(batch)
-                if self._stop:
-                    path = self._save()
-                    self.monitor.say(f"stopped at step {self.progress.step}; saved {path}; go on with --resume")
-                    return False
-                if self.progress.step == self.settings.steps:
-                    break
+        grace = _SIGNAL_GRACE if self.ranks.count > 1 else 0.0
+        with self.monitor, stopping(self._on_signal, grace=grace), self.ranks.watching(self.checkpoints.newest):
+            for batch, sizes in self._batches():
+                self._step(batch, sizes)
+            if self.ranks.any(self._stop):
+                path = self._save()
+                self.monitor.say(f"stopped at step {self.progress.step}; saved {path}; go on with --resume")
+                return False
             self._tell_skips()
         return True
 
-    def finished_weights(self) -> dict[str, Tensor] | None:
-        """The averaged weights, where the recipe keeps an average; they stand for the run."""
-        return self.average.state_dict(self.model) if self.average is not None else None
+    def finished(self) -> Model | None:
+        """The model that stands for the run, on the first rank; with the averaged weights where the recipe has them."""
+        return self.parallel.whole(self.average.state_dict(self.model) if self.average is not None else None)
 
-    def _step(self, batch: Batch) -> None:
+    def _batches(self) -> Iterator[tuple[Batch, list[int]]]:
+        """This rank's share of each batch with the sizes of all shares, until the last step or a signal to any rank."""
+        shares, empty = self.reader.shares(), 0
+        while self.progress.step < self.settings.steps:
+            batch = next(shares)
+            sizes, stop, seen, skipped = self._agree(batch)
+            if min(sizes) == 0 < sum(sizes):
+                batch = self.reader.evened()
+                sizes, stop, seen, skipped = self._agree(batch)
+            if stop:
+                return
+            empty = 0 if min(sizes) else empty + self.reader.batch_size
+            try:
+                self.reader.judge(seen, skipped, empty)
+            except DataError as error:
+                self.ranks.refuse(error)
+            self.progress.samples_seen, self.progress.samples_skipped = seen, skipped
+            if batch is not None and min(sizes):
+                yield batch, sizes
+
+    def _agree(self, batch: Batch | None) -> tuple[list[int], bool, int, int]:
+        """How many samples each rank has, whether one of them is to stop, and all samples seen and skipped so far."""
+        skips = self.reader.skips
+        told = self.ranks.gather([len(batch or ()), self._stop, skips.seen, skips.count]).long()
+        _, stop, seen, skipped = told.sum(0).tolist()
+        return told[:, 0].tolist(), bool(stop), seen, skipped
+
+    def _step(self, batch: Batch, sizes: Sequence[int] = ()) -> None:
         step = self.progress.step
         rate = set_learning_rate(self.optimiser, self.settings, step)
-        losses = self._backward(batch)
+        losses = self._backward(batch, sizes)
         self.scaler.unscale_(self.optimiser)
         if step == 0:
             self._report_dead_tensors()
@@ -125,37 +156,52 @@ class Loop:
         if self.average is not None:
             self.average.update(self.model)
         self.progress.step, self.progress.position = step + 1, self.reader.position
-        self.progress.samples_seen, self.progress.samples_skipped = self.reader.skips.seen, self.reader.skips.count
         seconds = time.perf_counter() - self._since  # waiting for data counts: it is what a user waits for
         self.progress.seconds += seconds
-        self._after_step(batch, losses, norm, rate, seconds)
+        self._after_step(sum(sizes) or len(batch), losses, norm, rate, seconds)
         self._since = time.perf_counter()
 
-    def _backward(self, batch: Batch) -> dict[str, float]:
-        """Gradients of the weighed sum of the losses; returns each loss and the sum, "loss"."""
+    def _backward(self, batch: Batch, sizes: Sequence[int] = ()) -> dict[str, float]:
+        """Gradients of the weighed sum of the losses; returns each loss and the sum, "loss", as means over all ranks.
+
+        sizes: samples of every rank. A rank's loss counts by its share of what losses are means over (`Model.weight`),
+        so that the mean over the ranks, which their gradients become, is that over the whole batch.
+        """
+        sizes = sizes or [len(batch)]
         totals: dict[str, float] = {"loss": 0.0}
-        parts = batch.split(self.settings.accumulate)
+        parts = batch.split(min(self.settings.accumulate, *sizes))
         if isinstance(self.model, Comparing) and len(parts) > 1:
-            named = cached_losses(
-                self.model,
-                parts,
-                self._weighed,
-                features=torch.compile(self.model.features) if self.settings.compile else None,
-                autocast=self._autocast,
-                scale=self.scaler.scale,
+            named = self._cached(self.model, parts)
+            self.parallel.reduce()
+            return self.ranks.mean(
+                {"loss": float(self._weighed(named)), **{name: float(one) for name, one in named.items()}}
             )
-            return {"loss": float(self._weighed(named))} | {name: float(one) for name, one in named.items()}
-        weights = [self.model.weight(part) for part in parts]
-        for part, weight in zip(parts, weights, strict=True):
-            share = weight / sum(weights)
-            with self._autocast():
-                named = self._losses(part.to(self.device))
-            loss = self._weighed(named) * share
-            torch.autograd.backward(self.scaler.scale(loss))
+        whole = float(self.ranks.gather([self.model.weight(batch)]).sum())
+        for part in parts:
+            share = self.ranks.count * self.model.weight(part) / whole
+            with nullcontext() if part is parts[-1] else self.parallel.local():
+                with self._autocast():
+                    named = self.parallel.call(self._losses, part.to(self.device))
+                loss = self._weighed(named) * share
+                torch.autograd.backward(self.scaler.scale(loss))
             totals["loss"] += float(loss.detach())
             for name, value in named.items():
                 totals[name] = totals.get(name, 0.0) + float(value.detach()) * share
-        return totals
+        self.parallel.reduce()
+        return self.ranks.mean(totals)
+
+    def _cached(self, model: Comparing, parts: Sequence[Batch]) -> dict[str, Tensor]:
+        """The losses of all parts as one batch, whose samples are compared with each other."""
+        return cached_losses(
+            model,
+            parts,
+            self._weighed,
+            features=torch.compile(model.features) if self.settings.compile else None,
+            autocast=self._autocast,
+            scale=self.scaler.scale,
+            call=self.parallel.call,
+            local=self.parallel.local,
+        )
 
     def _autocast(self) -> torch.autocast:
         precision = self.settings.precision
@@ -170,12 +216,12 @@ class Loop:
     def _gradient_norm(self) -> float:
         trainable = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         limit = self.settings.clip_norm if self.settings.clip_norm is not None else math.inf
-        return float(nn.utils.clip_grad_norm_(trainable, limit))
+        return self.parallel.clip(trainable, limit)
 
-    def _after_step(self, batch: Batch, losses: dict[str, float], norm: float, rate: float, seconds: float) -> None:
+    def _after_step(self, samples: int, losses: dict[str, float], norm: float, rate: float, seconds: float) -> None:
         settings, step = self.settings, self.progress.step
         last = step == settings.steps
-        pace = len(batch) / seconds
+        pace = samples / seconds
         self.monitor.show(step, f"loss {losses['loss']:.3f}  {pace:,.0f} samples/s")
         if step % settings.log_every == 0 or step == 1 or last:
             self.monitor.write(
@@ -188,54 +234,65 @@ class Loop:
                     "learning_rate": rate,
                     "gradient_norm": norm,
                     "samples_per_second": round(pace, 1),
-                    "skipped_samples": self.reader.skips.count,
+                    "skipped_samples": self.progress.samples_skipped,
                 }
             )
-        if settings.evaluate_every and (last or step % settings.evaluate_every == 0):
-            self._evaluate()
-        if settings.checkpoint_every and step % settings.checkpoint_every == 0 and not last:
-            self._save()
+        evaluated = settings.evaluate_every and (last or step % settings.evaluate_every == 0)
+        figures = self._evaluate() if evaluated else {}
+        due = settings.checkpoint_every and step % settings.checkpoint_every == 0 and not last
+        if due or (evaluated and self._is_best(figures)):
+            self._save(figures)
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> dict[str, float]:
+        """Figures of the model as it stands, on the first rank; the others wait, however long it takes."""
         if self.evaluate is None:
-            return
-        # Asking a model must not change what it learns next: its mode and the random numbers are put back.
-        random = torch.get_rng_state()
-        swapped = self.average.in_place(self.model) if self.average is not None else nullcontext()
-        with swapped:
-            figures = dict(self.evaluate(self.model))
+            return {}
+        averaged = self.average.state_dict(self.model) if self.average is not None else None
+        with self.parallel.standing(averaged) as model:
+            figures = self.ranks.on_first(lambda: self._figures_of(model)) or {}
         self.model.train()
-        torch.set_rng_state(random)
-        self.monitor.write({"step": self.progress.step, "evaluation": figures})
+        return figures
 
-    def _save(self) -> Path:
-        return self.checkpoints.save(
-            self.model,
-            self.optimiser,
-            self.progress,
-            recipe=self.recipe,
-            average=self.average.weights if self.average is not None else None,
-            scaler=self.scaler,
-        )
+    def _figures_of(self, model: Model | None) -> dict[str, float]:
+        assert self.evaluate is not None
+        assert model is not None
+        # Asking a model must not change what it learns next: its mode and the random numbers are put back.
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            figures = dict(self.evaluate(model))
+        self.monitor.write({"step": self.progress.step, "evaluation": figures})
+        if self.settings.best is not None and self.settings.best not in figures:
+            raise TrainingError(
+                f"training.best: the evaluation has no figure '{self.settings.best}'"
+                + suggest(self.settings.best, figures)
+            )
+        return figures
+
+    def _is_best(self, figures: Mapping[str, float]) -> bool:
+        best = self.settings.best
+        return self.ranks.any(best is not None and best in figures and self.checkpoints.is_best(figures[best]))
+
+    def _state(self) -> State:
+        weights = self.average.weights if self.average is not None else {}
+        return State(self.parallel, self.optimiser, self.scaler, weights)
+
+    def _save(self, figures: Mapping[str, float] | None = None) -> Path:
+        return self.checkpoints.save(self._state(), self.progress, self.recipe, figures)
 
     def _tell_skips(self) -> None:
-        skips = self.reader.skips
-        if skips.count:
-            common = ", ".join(f"{count} x {reason}" for reason, count in skips.reasons().most_common(3))
-            self.monitor.say(f"{skips.count} of {skips.seen} samples could not be read: {common}", warning=True)
+        seen, count = self.progress.samples_seen, self.progress.samples_skipped
+        if count:
+            common = ", ".join(f"{times} x {reason}" for reason, times in self.reader.skips.reasons().most_common(3))
+            self._warn(f"{count} of {seen} samples could not be read" + (f": {common}" if common else ""))
+
+    def _warn(self, text: str) -> None:
+        self.monitor.say(text, warning=True)
 
     def _report_dead_tensors(self) -> None:
         """After the first step: trainable tensors that the losses do not reach are nearly always a mistake."""
-        dead = [
-            name
-            for name, parameter in self.model.named_parameters()
-            if parameter.requires_grad and (parameter.grad is None or not parameter.grad.any())
-        ]
+        dead = dead_tensors(self.model, self.ranks)
         if dead:
             more = f" and {len(dead) - 8} more" if len(dead) > 8 else ""
-            self.monitor.say(
-                f"no gradient reaches {len(dead)} trainable tensors: {', '.join(dead[:8])}{more}", warning=True
-            )
+            self._warn(f"no gradient reaches {len(dead)} trainable tensors: {', '.join(dead[:8])}{more}")
             self.monitor.write({"step": 1, "without_gradient": dead})
 
     def _nonfinite(self, batch: Batch, losses: dict[str, float], norm: float) -> None:
@@ -247,40 +304,13 @@ class Loop:
             self.progress.skipped_steps += 1
             self.monitor.write({"step": step, "skipped_step": str(losses), "gradient_norm": str(norm)})
             return
-        file = self.folder / f"nonfinite-step-{step:06d}.json"
-        bad = [
-            name
-            for name, parameter in self.model.named_parameters()
-            if parameter.grad is not None and not parameter.grad.isfinite().all()
-        ]
-        shown = {name: str(value) for name, value in losses.items()}  # JSON has no word for what is not finite
-        facts = {"step": step, "losses": shown, "gradient_norm": str(norm), "gradients": bad, "samples": batch.keys}
-        file.write_text(json.dumps(facts, indent=1) + "\n")
-        raise TrainingError(
-            f"the loss or gradient is not finite at step {step} (loss {losses['loss']}, gradient norm {norm}); its "
-            f"samples and tensors are in {file}; lower training.learning_rate, or set training.on_nonfinite: skip"
+        file = write_nonfinite(self.folder, step, self.model, batch, losses, norm, self.ranks)
+        self.ranks.refuse(
+            TrainingError(
+                f"the loss or gradient is not finite at step {step} (loss {losses['loss']}, gradient norm {norm}); its "
+                f"samples and tensors are in {file}; lower training.learning_rate, or set training.on_nonfinite: skip"
+            )
         )
 
     def _on_signal(self) -> None:
         self._stop = True
-
-
-@contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run after the step that is under way; a second signal ends it at once."""
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
-        yield
-        return
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

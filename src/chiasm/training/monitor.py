@@ -17,10 +17,14 @@ METRICS = "metrics.jsonl"
 class Monitor:
     """Shows a run's progress and appends its figures to `folder/metrics.jsonl`, one JSON object a line.
 
+    silent: does neither, as on all ranks but the first.
     Where the output is no terminal, a line is printed about every tenth of the run instead of a bar.
     """
 
-    def __init__(self, folder: Path, steps: int, name: str, console: Console) -> None:
+    def __init__(self, folder: Path, steps: int, name: str, console: Console, *, silent: bool = False) -> None:
+        if silent:
+            console = Console(quiet=True)
+        self.silent = silent
         self.file, self.steps, self.name, self.console = folder / METRICS, steps, name, console
         self.bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -46,14 +50,18 @@ class Monitor:
 
     def forget_after(self, step: int) -> None:
         """Drops the figures of steps that a resumed run will do again."""
-        if not self.file.exists():
+        if self.silent or not self.file.exists():
             return
         lines = self.file.read_text().splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last line short
-        self.file.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
+        aside = self.file.with_name(self.file.name + ".new")
+        aside.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
+        aside.replace(self.file)  # in one go: a kill here must not cost the figures
 
     def write(self, figures: Mapping[str, Any]) -> None:
         """Appends a line to metrics.jsonl."""
+        if self.silent:
+            return
         with self.file.open("a") as file:
             file.write(json.dumps(figures) + "\n")
 

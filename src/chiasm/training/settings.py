@@ -45,7 +45,13 @@ class Training:
     parts: exceptions by part of the model, such as `vision: {frozen: true}`.
     precision: of the forward pass. ema: decay of an average of the weights, saved beside them and evaluated in their
         place; None keeps none.
-    evaluate_every, checkpoint_every, log_every: in steps; 0 means never. keep: checkpoints kept.
+    evaluate_every, checkpoint_every, log_every: in steps; 0 means never.
+    keep: newest checkpoints kept. keep_every: those at multiples of it are kept for good. best: a figure of the
+        evaluation in training, such as "retrieval: image to text R@1"; checkpoints are saved at evaluations too, and
+        the `keep_best` with its highest values are kept.
+    parallel: how several processes share the work: "ddp" copies the model, "fsdp" slices it; "auto" is ddp where
+        torchrun started several. One process is the same in all of them. timeout: seconds until a process that does not
+        answer is given up.
     on_nonfinite: a loss or gradient that is not finite stops the run, or its step is skipped and counted.
     """
 
@@ -72,14 +78,19 @@ class Training:
     evaluate_every: int = 0
     checkpoint_every: int = 0
     keep: int = 2
+    keep_every: int = 0
+    keep_best: int = 1
+    best: str | None = None
     log_every: int = 10
     on_nonfinite: Literal["stop", "skip"] = "stop"
+    parallel: Literal["auto", "none", "ddp", "fsdp"] = "auto"
+    timeout: float = 600.0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "keep", "log_every"):
+        for name in ("steps", "accumulate", "keep", "keep_best", "log_every", "timeout"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"training.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "weight_decay", "epsilon", "evaluate_every", "checkpoint_every"):
+        for name in ("learning_rate", "weight_decay", "epsilon", "evaluate_every", "checkpoint_every", "keep_every"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise RecipeError(f"training.{name} must not be negative, but is {getattr(self, name)}")
         for where, decay in {
@@ -94,3 +105,5 @@ class Training:
             raise RecipeError(f"training.ema is a decay between 0 and 1, not {self.ema}")
         if not 0 <= self.warmup <= 1:
             raise RecipeError(f"training.warmup is a share of the steps, 0 to 1, not {self.warmup:g}")
+        if self.best is not None and not self.evaluate_every:
+            raise RecipeError("training.best names a figure of the evaluation in training; set training.evaluate_every")

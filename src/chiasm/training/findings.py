@@ -1,0 +1,59 @@
+"""What a run finds wrong with itself: tensors that nothing is learned by, and steps that are not finite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from chiasm.data.batch import Batch
+from chiasm.training.distributed import Ranks
+from chiasm.training.parallel import local
+
+
+def dead_tensors(model: nn.Module, ranks: Ranks) -> list[str]:
+    """Names of the trainable tensors whose gradient is missing or zero on every rank."""
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    alive = [one.grad is not None and bool(local(one.grad).any()) for one in trainable.values()]
+    reached = ranks.gather(alive).any(0).tolist()
+    return [name for name, is_reached in zip(trainable, reached, strict=True) if not is_reached]
+
+
+def write_nonfinite(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    batch: Batch,
+    losses: Mapping[str, float],
+    norm: float,
+    ranks: Ranks,
+) -> Path:
+    """Writes what the step was made of: facts as JSON, the batch's tensors beside it as safetensors; each rank its own.
+
+    Returns the JSON file; with several ranks a pattern that fits those of all.
+    """
+    stem = f"nonfinite-step-{step:06d}"
+    name = stem if ranks.count == 1 else f"{stem}-rank-{ranks.rank:05d}"
+    bad = [
+        of
+        for of, parameter in model.named_parameters()
+        if parameter.grad is not None and not local(parameter.grad).isfinite().all()
+    ]
+    shown = {of: str(value) for of, value in losses.items()}  # JSON has no word for what is not finite
+    facts = {"step": step, "losses": shown, "gradient_norm": str(norm), "gradients": bad, "samples": batch.keys}
+    save_file(dict(_tensors(batch, "")), folder / f"{name}.safetensors")
+    (folder / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
+    return folder / (f"{name}.json" if ranks.count == 1 else f"{stem}-rank-*.json")
+
+
+def _tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a batch, named by their place in it, such as images.pixels."""
+    if isinstance(value, Tensor):
+        yield name, value.detach().cpu().contiguous()
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _tensors(getattr(value, field.name), f"{name}.{field.name}" if name else field.name)

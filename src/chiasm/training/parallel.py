@@ -1,0 +1,206 @@
+"""How ranks share the work on one model: each alone, each with a copy (DDP), each with a slice of it (FSDP2).
+
+Every rank's loss counts by its share of the samples, and gradients are means over the ranks: the same gradient as one
+process with the whole batch has."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import ParamSpec, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from chiasm.errors import RecipeError
+from chiasm.models.model import Model
+from chiasm.training.distributed import Ranks
+from chiasm.training.settings import Training
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Alone:
+    """One process, and what the other ways have in common with it."""
+
+    def __init__(self, model: Model, ranks: Ranks, device: torch.device) -> None:
+        self.ranks, self.model = ranks, model.to(device)
+
+    def call(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Runs a part of the model whose gradients are shared; everything that backward goes through passes here."""
+        return function(*arguments, **named)
+
+    @contextmanager
+    def standing(self, state: Mapping[str, Tensor] | None) -> Iterator[Model | None]:
+        """The model as `whole` gives it, while this lasts; then the live weights are back."""
+        live = {name: tensor.clone() for name, tensor in self.model.state_dict().items()} if state is not None else None
+        try:
+            yield self.whole(state)
+        finally:
+            if live is not None:
+                self.model.load_state_dict(live)
+
+    @contextmanager
+    def local(self) -> Iterator[None]:
+        """Gradients of a backward within this stay on their rank, to be shared by a later one."""
+        yield
+
+    def reduce(self) -> None:
+        """After the last backward of a step: shares the gradients that it did not share itself."""
+
+    def clip(self, parameters: Iterable[nn.Parameter], limit: float) -> float:
+        """Scales the gradients so that their norm over the whole model is at most `limit`; returns what it was."""
+        return float(nn.utils.clip_grad_norm_(parameters, limit))
+
+    def whole(self, state: Mapping[str, Tensor] | None = None) -> Model | None:
+        """On the first rank a model that can be asked and saved, with this state; None on the others.
+
+        state: of the same names as the model's; None leaves the live weights. All ranks must call this.
+        """
+        if state is not None:
+            self.model.load_state_dict(state)
+        return self.model if self.ranks.first else None
+
+
+class Replicated(Alone):
+    """DDP: every rank holds the whole model (Li et al. 2020, arXiv:2006.15704)."""
+
+    @cached_property
+    def module(self) -> DistributedDataParallel:
+        # Which tensors the losses reach is the model's own business; DDP must look for those that they leave out.
+        return DistributedDataParallel(_Call(self.model), find_unused_parameters=True, gradient_as_bucket_view=True)
+
+    def call(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        return self.module(function, *arguments, **named)
+
+    @contextmanager
+    def local(self) -> Iterator[None]:
+        with self.module.no_sync():
+            yield
+
+
+class Sharded(Alone):
+    """FSDP2: every rank holds a slice of each tensor and of its optimiser state (Zhao et al. 2023, arXiv:2304.11277).
+
+    The units that are put together at a time are the blocks of the towers; the rest is one more. Scalars, such as a
+    temperature, cannot be sliced: every rank holds them.
+    """
+
+    def __init__(self, model: Model, ranks: Ranks, device: torch.device) -> None:
+        for tensor in model.state_dict().values():
+            dist.broadcast(tensor, src=0)
+        # Where a plain model is needed, on the first rank: to save it, and to ask it. It waits on the CPU.
+        shared = {id(model.processor): model.processor}
+        self.plain = copy.deepcopy(model, shared) if ranks.first else None
+        self.device = device
+        mesh = init_device_mesh(device.type, (ranks.count,))
+        self.scalars = [parameter for parameter in model.parameters() if parameter.ndim == 0]
+        for block in blocks(model):
+            fully_shard(block, mesh=mesh, ignored_params=set(self.scalars))
+        self.module = _Call(model)
+        fully_shard(self.module, mesh=mesh, ignored_params=set(self.scalars))
+        super().__init__(model, ranks, device)
+
+    def call(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        return self.module(function, *arguments, **named)
+
+    @contextmanager
+    def local(self) -> Iterator[None]:
+        assert isinstance(self.module, FSDPModule)
+        self.module.set_requires_gradient_sync(False)
+        yield
+        self.module.set_requires_gradient_sync(True)
+
+    def reduce(self) -> None:
+        for scalar in self.scalars:
+            if scalar.grad is not None:
+                dist.all_reduce(scalar.grad)
+                scalar.grad /= self.ranks.count
+
+    def clip(self, parameters: Iterable[nn.Parameter], limit: float) -> float:
+        known = [parameter for parameter in parameters if parameter.grad is not None]
+        slices = [parameter for parameter in known if isinstance(parameter, DTensor)]
+        copies = [parameter for parameter in known if not isinstance(parameter, DTensor)]
+        of_slices = nn.utils.get_total_norm([local(one.grad) for one in slices if one.grad is not None])
+        of_copies = nn.utils.get_total_norm([one.grad for one in copies if one.grad is not None])
+        squares = of_slices.double() ** 2
+        dist.all_reduce(squares)
+        norm = (squares + of_copies.double() ** 2).sqrt().float()
+        for some in (slices, copies):
+            nn.utils.clip_grads_with_norm_(some, limit, norm)
+        return float(norm)
+
+    @contextmanager
+    def standing(self, state: Mapping[str, Tensor] | None) -> Iterator[Model | None]:
+        yield self.whole(state)
+
+    def whole(self, state: Mapping[str, Tensor] | None = None) -> Model | None:
+        places = self.plain.state_dict() if self.plain is not None else {}
+        for name, tensor in (state if state is not None else self.model.state_dict()).items():
+            full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if name in places:
+                places[name].copy_(full)
+        return self.plain
+
+
+def share_model(model: Model, settings: Training, ranks: Ranks, device: torch.device) -> Alone:
+    """The recipe's way to share the work. Raises RecipeError for what cannot be had in it."""
+    if ranks.count == 1:
+        return Alone(model, ranks, device)
+    if settings.parallel == "none":
+        raise RecipeError(
+            f"training.parallel is none, but there are {ranks.count} processes; use ddp or fsdp, or start one process"
+        )
+    if settings.parallel in ("auto", "ddp"):
+        return Replicated(model, ranks, device)
+    if settings.optimiser == "muon":
+        raise RecipeError(
+            "training.optimiser: muon needs whole matrices, of which fsdp holds slices; use adamw, or ddp"
+        )
+    if settings.precision == "fp16":
+        raise RecipeError("training.precision: fp16 does not go with training.parallel: fsdp; use bf16")
+    return Sharded(model, ranks, device)
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The repeated parts of a model, outermost first: the elements of its lists that have parts of their own."""
+    found: list[nn.Module] = []
+    for part in model.children():
+        if isinstance(part, (nn.ModuleList, nn.Sequential)):
+            found += [one for one in part if any(True for _ in one.children()) and any(True for _ in one.parameters())]
+        else:
+            found += blocks(part)
+    return found
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor: its rows, or all of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def first_row(tensor: Tensor) -> int:
+    """Where the rows that this rank holds stand in the whole tensor; FSDP deals them out as torch.chunk does."""
+    if not isinstance(tensor, DTensor):
+        return 0
+    mesh = tensor.device_mesh
+    return min(len(tensor), mesh.get_local_rank() * math.ceil(len(tensor) / mesh.size()))
+
+
+class _Call(nn.Module):
+    """A module whose forward is any function of the model: DDP and FSDP hook into forward alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        return function(*arguments, **named)
