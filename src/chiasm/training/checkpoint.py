@@ -156,6 +156,7 @@ class Checkpoints:
         while (step := self._agreed_newest()) is not None:
             path = self.path(step)
             if (wrong := self._damage(path)) is None:
+                self.ranks.on_first(self._prune)  # after a save that was killed there may be some too many
                 if damaged:
                     self.say(f"{'; '.join(damaged)}; going on from {path}")
                 return self.ranks.together(_told(path, partial(_restored, path, model, state), "read"))
