@@ -27,6 +27,7 @@ ROAD = (
     "serving",
     "recipe",
     "experiment",
+    "diagnosis",
     "cli",
 )
 

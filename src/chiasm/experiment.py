@@ -196,14 +196,19 @@ class Experiment:
 def build_model(recipe: Recipe) -> Model:
     """The recipe's model before training: its processor, its first weights, its pretrained parts."""
     kind = recipe.model.model()
-    entries = laid_over(recipe.model.processor_entries(), _with_packaged_tokenizer(recipe.processor))
-    processor = kind.processor_type.from_recipe(entries, training_texts(recipe.data.train))
+    processor = build_processor(recipe)
     torch.manual_seed(recipe.seed)
     model = kind(recipe.model, processor)
     model.check()
     for part, weights in recipe.pretrained.items():
         packages.load_packaged(model, part, weights)
     return model
+
+
+def build_processor(recipe: Recipe) -> Processor:
+    """The recipe's processor; its tokenizer is learned from the training texts where the recipe says so."""
+    entries = laid_over(recipe.model.processor_entries(), _with_packaged_tokenizer(recipe.processor))
+    return recipe.model.model().processor_type.from_recipe(entries, training_texts(recipe.data.train))
 
 
 def _with_packaged_tokenizer(entries: Mapping[str, Any]) -> Mapping[str, Any]:

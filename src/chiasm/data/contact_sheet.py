@@ -77,11 +77,21 @@ def contact_sheet(
     return page
 
 
+def drawn(sample: Sample, width: int, boxes: bool = False) -> PIL.Image.Image | None:
+    """The first picture of a sample, `width` pixels wide and at most as high, with its boxes; None without pictures."""
+    return _drawn(sample, width, max(11, min(17, width // 17)), boxes)
+
+
+def _drawn(sample: Sample, width: int, size: int, boxes: bool) -> PIL.Image.Image | None:
+    picture = _picture(sample, width)
+    if picture is not None and boxes:
+        _draw_boxes(picture, [box for box in sample.boxes if box.image == 0], size)
+    return picture
+
+
 def _card(sample: Sample, width: int, size: int, captions: bool, boxes: bool) -> _Card:
     shown = [box for box in sample.boxes if box.image == 0] if boxes else []
-    picture = _picture(sample, width)
-    if picture is not None:
-        _draw_boxes(picture, shown, size)
+    picture = _drawn(sample, width, size, boxes)
     lines = _lines(_words(_caption(sample), shown), width, size) if captions else ()
     return _Card(picture, lines)
 

@@ -1,0 +1,228 @@
+"""What a checkpoint holds: family and sizes, parameters by part, processor, special tokens, scores, training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from chiasm.config import dump
+from chiasm.data.chat_processor import ChatProcessor
+from chiasm.data.processor import PairProcessor
+from chiasm.errors import CheckpointError
+from chiasm.evaluation.report.display import duration, percent
+from chiasm.evaluation.result import Evaluation, Score
+from chiasm.experiment import CHECKPOINT, EVALUATION, RECIPE
+from chiasm.models.folder import CONFIG
+from chiasm.models.model import Model, verbs
+from chiasm.training.monitor import METRICS
+from chiasm.weights import load
+
+_RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A line of the tree of parameters. depth: from 0, the whole model. shape: of a tensor, () for what holds several.
+
+    alike: how many parts in a row this one stands for.
+    """
+
+    name: str
+    depth: int
+    parameters: int
+    dtype: str
+    shape: tuple[int, ...] = ()
+    alike: int = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """facts: by the name of a section, then by name. parts: the tree of parameters. template: of chats, "" if none."""
+
+    name: str
+    facts: Mapping[str, Mapping[str, str]]
+    parts: tuple[Part, ...]
+    template: str = ""
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is a run's or a checkpoint's, of whatever format."""
+    names = (CONFIG, "open_clip_config.json", f"{CHECKPOINT}/{CONFIG}", RECIPE)
+    return any((folder / name).is_file() for name in names)
+
+
+def describe(folder: Path) -> Checkpoint:
+    """Reads a checkpoint, a foreign one too. Raises CheckpointError as `chiasm.load` does."""
+    model = load(folder)
+    inner = folder / CHECKPOINT if (folder / CHECKPOINT).is_dir() else folder
+    facts = {"model": _model(model, inner), "config": _flat(dump(model.config)), **_processor(model)}
+    scores, training = _scores(folder, inner), _training(folder, inner)
+    facts |= {"scores": scores} if scores else {}
+    facts |= {"training": training} if training else {}
+    template = model.processor.template.source if isinstance(model.processor, ChatProcessor) else ""
+    return Checkpoint(str(folder), facts, tuple(parts_of(model)), template)
+
+
+def _model(model: Model, folder: Path) -> dict[str, str]:
+    parameters = list(model.parameters())
+    dtypes = sorted({str(one.dtype).removeprefix("torch.") for one in parameters})
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return {
+        "family": model.config.chosen(),
+        "format": _format(folder),
+        "verbs": ", ".join(verbs(type(model))),
+        "parameters": f"{sum(one.numel() for one in parameters):,} in {len(parameters):,} tensors, {', '.join(dtypes)}",
+        "weights on disk": f"{size / 1e6:,.1f} MB",
+    }
+
+
+def _format(folder: Path) -> str:
+    if not (folder / CONFIG).exists():
+        return "open_clip"
+    try:
+        entries = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{folder / CONFIG} is not JSON: {error}") from error
+    if "family" in entries:
+        return f"chiasm {entries.get('chiasm', '')}".strip()
+    return f"transformers ({entries.get('model_type', 'unknown')})"
+
+
+def _flat(value: Any, name: str = "") -> dict[str, str]:
+    """Nested entries by their dotted names."""
+    if isinstance(value, Mapping) and value:
+        found: dict[str, str] = {}
+        for key, one in value.items():
+            found |= _flat(one, f"{name}.{key}" if name else str(key))
+        return found
+    return {name: _plain(value)}
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _processor(model: Model) -> dict[str, dict[str, str]]:
+    processor = model.processor
+    if isinstance(processor, PairProcessor):
+        backend = processor.tokenizer.backend
+        settings = {"image": dump(processor.image), "text": dump(processor.tokenizer.rules)}
+    elif isinstance(processor, ChatProcessor):
+        backend, settings = processor.backend, dump(processor.settings)
+    else:
+        return {}
+    added = {str(number): one.content for number, one in sorted(backend.get_added_tokens_decoder().items())}
+    vocabulary = {"vocabulary": f"{backend.get_vocab_size():,} tokens"}
+    return {"processor": vocabulary | _flat(settings), **({"special tokens": added} if added else {})}
+
+
+def _scores(folder: Path, inner: Path) -> dict[str, str]:
+    """Of the run's results where they are there, else of the checkpoint's card."""
+    if (folder / EVALUATION / _RESULTS).exists():
+        results = Evaluation.load(folder / EVALUATION).results
+        return dict(_score(result.name, score) for result in results for score in result.scores)
+    return dict(_of_card(inner / "README.md"))
+
+
+def _score(task: str, score: Score) -> tuple[str, str]:
+    span = f"{percent(score.low)} to {percent(score.high)}"
+    figure = f"{score.name}, {score.group}" if score.group else score.name
+    return f"{task}: {figure}", f"{percent(score.value)}% ({span}), chance {percent(score.chance)}%"
+
+
+def _of_card(file: Path) -> Iterator[tuple[str, str]]:
+    """The rows of the card's table of scores: | task | figure | items | score | interval | chance |."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    if "| task | figure | items | score | 95% interval | chance |" not in lines:
+        return
+    for line in lines[lines.index("| task | figure | items | score | 95% interval | chance |") + 2 :]:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) != 6:
+            return
+        task, figure, _, score, interval, chance = cells
+        yield f"{task}: {figure}", f"{score} ({interval}), chance {chance}"
+
+
+def _training(folder: Path, inner: Path) -> dict[str, str]:
+    file = next((one / RECIPE for one in (folder, inner) if (one / RECIPE).is_file()), None)
+    if file is None:
+        return {}
+    entries = yaml.safe_load(file.read_text(encoding="utf-8"))
+    facts = {"recipe": str(entries.get("name", ""))}
+    for room, keys in _TOLD.items():
+        found = entries.get(room, {})
+        facts |= {f"{room}.{key}": _plain(found[key]) for key in keys if key in found}
+    metrics = folder / METRICS
+    steps = [one for one in map(json.loads, _lines(metrics)) if "loss" in one]
+    if steps:
+        last = steps[-1]
+        facts["last step"] = f"{last['step']:,}, loss {last['loss']:.4f}, after {duration(last['seconds'])}"
+    return facts
+
+
+_TOLD: dict[str, Sequence[str]] = {
+    "data": ("batch_size", "captions", "train"),
+    "training": ("steps", "optimiser", "learning_rate", "schedule", "warmup", "precision", "ema", "parts"),
+}
+
+
+def _lines(file: Path) -> list[str]:
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
+    return [line for line in lines if line.endswith("\n")]  # a kill may have cut the last one short
+
+
+def parts_of(model: nn.Module) -> Iterator[Part]:
+    """The tree of a model's parameters, depth first; numbered parts that are alike stand in one line."""
+    tree: dict[str, Any] = {}
+    for name, tensor in model.named_parameters():
+        *parents, last = name.split(".")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = tensor
+    yield from _parts(type(model).__name__, tree, 0, 1)
+
+
+def _parts(name: str, tree: dict[str, Any], depth: int, alike: int) -> Iterator[Part]:
+    leaves = _leaves(tree)
+    dtypes = sorted({dtype for _, _, dtype in leaves})
+    yield Part(name, depth, sum(_count(shape) for _, shape, _ in leaves), ", ".join(dtypes), alike=alike)
+    for _, run in groupby(tree.items(), key=_likeness):
+        group = list(run)
+        first, one = group[0]
+        title = first if len(group) == 1 else f"{first} to {group[-1][0]}"
+        if isinstance(one, dict):
+            yield from _parts(title, one, depth + 1, len(group))
+        else:
+            shape = tuple(one.shape)
+            yield Part(first, depth + 1, _count(shape), str(one.dtype).removeprefix("torch."), shape)
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, tuple[int, ...], str]]:
+    found = []
+    for name, one in tree.items():
+        if isinstance(one, dict):
+            found += _leaves(one, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, tuple(one.shape), str(one.dtype).removeprefix("torch.")))
+    return found
+
+
+def _likeness(item: tuple[str, Any]) -> tuple[Any, ...]:
+    """What numbered parts must share to stand in one line; others stand alone."""
+    name, one = item
+    return ("", *_leaves(one)) if name.isdigit() and isinstance(one, dict) else (name,)
+
+
+def _count(shape: Sequence[int]) -> int:
+    count = 1
+    for extent in shape:
+        count *= extent
+    return count

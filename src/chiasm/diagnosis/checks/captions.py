@@ -1,0 +1,82 @@
+"""Captions that are empty, and captions that several samples share."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chiasm.diagnosis.check import Check
+from chiasm.diagnosis.finding import KEPT, Finding, Row, Rows
+from chiasm.diagnosis.seen import Seen
+from chiasm.diagnosis.setting import Setting
+
+_MANY = 0.1  # share of samples whose caption another has, above which a contrastive loss is spoiled
+
+
+class Captions(Check):
+    """Holds 16 bytes a caption."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self._hashes, self._places = array("q"), array("q")
+        self._empty, self._samples = Rows(), 0
+
+    def see(self, seen: Seen) -> None:
+        if seen.sample is None:
+            return
+        captions = seen.sample.captions
+        self._samples += bool(captions)
+        for caption in dict.fromkeys(captions):  # a caption that a sample has twice is no harm
+            if caption.strip():
+                self._hashes.append(text_hash(caption))
+                self._places.append(seen.index)
+            else:
+                self._empty.add(seen.name, "an empty caption", seen.images)
+
+    def findings(self) -> Iterator[Finding]:
+        if self._empty.count:
+            yield self.found(
+                "error",
+                "empty captions",
+                "They teach that a picture is nothing, and are all equal, so they deny each other.",
+                "Take the captions out.",
+                rows=self._empty,
+                of=self._samples,
+            )
+        hashes, places = np.asarray(self._hashes), np.asarray(self._places)
+        _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+        shared = counts[inverse] > 1
+        samples = len(np.unique(places[shared]))
+        if not samples:
+            return
+        rows = Rows(count=samples)
+        for group in np.argsort(-counts, kind="stable")[:KEPT]:
+            if counts[group] > 1:
+                members = places[inverse == group]
+                rows.kept.append(self._row(int(hashes[inverse == group][0]), members))
+        contrastive = self.setting.pairs is not None and samples > _MANY * self._samples
+        yield self.found(
+            "warning" if contrastive else "note",
+            "samples that share a caption with another",
+            "Where two of them meet in a batch, a contrastive loss calls the right caption of one wrong.",
+            "Take boilerplate out; give captions that tell pictures apart.",
+            rows=rows,
+            of=self._samples,
+        )
+
+    def _row(self, hash_: int, members: NDArray[np.int64]) -> Row:
+        sample = self.setting.recipe.data.train[int(members[0])]
+        text = next((one for one in sample.captions if text_hash(one) == hash_), "")
+        named = ", ".join(str(one) for one in members[:5].tolist())
+        more = f" and {len(members) - 5:,} more" if len(members) > 5 else ""
+        return Row(f"training {named}{more}", f"{len(members):,} times “{text}”", sample.images)
+
+
+def text_hash(text: str) -> int:
+    """64 bits by which equal texts are found, whatever their case and blanks."""
+    same = " ".join(text.lower().split())
+    return int.from_bytes(hashlib.blake2b(same.encode(), digest_size=8).digest(), signed=True)

@@ -1,0 +1,78 @@
+"""Captions that are cut by the context, and the lengths of all texts."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+
+import numpy as np
+import tokenizers
+
+from chiasm.diagnosis.check import Check
+from chiasm.diagnosis.finding import Finding, Rows
+from chiasm.diagnosis.histogram import histogram
+from chiasm.diagnosis.seen import Seen
+from chiasm.diagnosis.setting import Setting
+
+_AROUND = 60  # characters shown on each side of the cut
+
+
+class Cut(Check):
+    """Tokenises every caption that a pair may be made of."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self._lengths, self._cut = array("l"), Rows()
+        self._whole: tokenizers.Tokenizer | None = None
+        if setting.pairs is not None:
+            self._whole = tokenizers.Tokenizer.from_str(setting.pairs.tokenizer.backend.to_str())
+            self._whole.no_truncation()
+
+    def see(self, seen: Seen) -> None:
+        if self._whole is None or self.setting.pairs is None:
+            return
+        context = self.setting.pairs.tokenizer.rules.context
+        texts = seen.texts[:1] if self.setting.recipe.data.captions == "first" else seen.texts
+        for text, encoding in zip(texts, self._whole.encode_batch(list(texts)), strict=True):
+            self._lengths.append(len(encoding.ids))
+            if len(encoding.ids) > context:
+                told = f"{len(encoding.ids)} tokens: {self._shown(text)}"
+                self._cut.add(seen.name, told, seen.images)
+
+    def _shown(self, text: str) -> str:
+        """The text around the cut."""
+        assert self.setting.pairs is not None
+        kept = self.setting.pairs.tokenizer.backend.encode(text)
+        behind = max((end for _, end in kept.offsets), default=0)
+        before, after = text[:behind], text[behind:]
+        start = "…" if len(before) > _AROUND else ""
+        end = "…" if len(after) > _AROUND else ""
+        return f"{start}{before[-_AROUND:]} ✂ {after[:_AROUND].lstrip()}{end}"
+
+    def findings(self) -> Iterator[Finding]:
+        if not self._lengths or self.setting.pairs is None:
+            return
+        rules = self.setting.pairs.tokenizer.rules
+        lengths = np.asarray(self._lengths)
+        if self._cut.count:
+            longest = int(lengths.max())
+            yield self.found(
+                "warning",
+                f"captions longer than the context of {rules.context} tokens",
+                "What stands behind the cut is never learned, though the picture shows it.",
+                f"Raise processor.text.context and the tower's context (the longest has {longest} tokens), "
+                "or shorten the captions.",
+                rows=self._cut,
+                of=len(lengths),
+            )
+        ends = np.percentile(lengths, (50, 95, 100))
+        title = f"lengths of captions: {ends[0]:.0f} tokens in the middle, {ends[1]:.0f} at 95%, {ends[2]:.0f} at most"
+        figures = {"median": float(ends[0]), "p95": float(ends[1]), "longest": float(ends[2])}
+        why = ""
+        if rules.padding == "context":
+            padding = 1 - np.minimum(lengths, rules.context).mean() / rules.context
+            why = f"This model pads to its context: {padding:.0%} of its text tokens are padding."
+        elif ends[2] < rules.context:
+            why = f"None fills the context of {rules.context}."
+        lines = histogram(lengths, mark=rules.context)
+        yield self.found("note", title, why, figures=figures, lines=lines, count=len(lengths), of=len(lengths))

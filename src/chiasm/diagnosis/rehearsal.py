@@ -1,0 +1,178 @@
+"""What a training step needs and does, tried on a few samples: activations, the names of losses, dead tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from chiasm.data.batch import Batch
+from chiasm.data.processor import Processor
+from chiasm.data.reader import Reader
+from chiasm.diagnosis.setting import Setting
+from chiasm.errors import DataError
+from chiasm.models.dual_encoder import DualEncoder
+from chiasm.models.model import Model
+from chiasm.models.speaker import Speaker
+from chiasm.nn.decoder import Packed, positions_of
+from chiasm.training.optimiser import freeze
+
+MOST_PARAMETERS = 200_000_000  # of a model that is built to be tried; of a larger one only the shapes are walked
+_SAMPLES = (2, 6)  # batch sizes that are tried; a line through both gives any other
+_LOW = 0.6  # of what is kept in float32 is kept in 16 bits: norms and softmaxes stay as they are
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """fixed, each: bytes kept for the backward pass, for a batch of any size and for each sample of it.
+
+    tried: whether a step was really made; losses, finite and dead are known only then.
+    losses: their names, without those that are only logged. dead: trainable tensors that no gradient reaches.
+    """
+
+    fixed: float
+    each: float
+    tried: bool
+    losses: tuple[str, ...] = ()
+    finite: bool = True
+    dead: tuple[str, ...] = ()
+
+    def activations(self, batch_size: int) -> float:
+        """Bytes kept for the backward pass of a batch."""
+        return self.fixed + self.each * batch_size
+
+
+def rehearse(setting: Setting) -> Rehearsal | None:
+    """Tries a step; None where there is no model, or no samples to try it on."""
+    if setting.model is None or setting.processor is None or not setting.trainable:
+        return None
+    batches = _batches(setting, setting.processor)
+    if batches is None:
+        return None
+    count = sum(one.numel() for one in setting.model.parameters())
+    if count <= MOST_PARAMETERS:
+        return _tried(setting, setting.processor, batches)
+    low = setting.recipe.training.precision in _DTYPES
+    return _walked(setting.model, batches, _LOW if low else 1.0)
+
+
+def _batches(setting: Setting, processor: Processor) -> list[Batch] | None:
+    """Batches of the sizes to try, made of training samples as the loop would get them."""
+    data = setting.recipe.data
+    most = max(_SAMPLES)
+    try:
+        reader = Reader(data.train, processor, 1, seed=setting.recipe.seed, captions=data.captions)
+    except DataError:  # an empty source; its own check tells
+        return None
+    drawn = []
+    for position in range(min(len(data.train), 8 * most)):
+        try:
+            sample, _ = reader.sample_at(position)
+            processor([sample])
+        except DataError:  # counted and named by the checks that read the data
+            continue
+        drawn.append((sample, np.random.default_rng((setting.recipe.seed, position))))
+        if len(drawn) == most:
+            break
+    if len(drawn) < 2:
+        return None
+    sizes = sorted({min(size, len(drawn)) for size in _SAMPLES})
+    return [processor([one for one, _ in drawn[:size]], [two for _, two in drawn[:size]]) for size in sizes]
+
+
+def _tried(setting: Setting, processor: Processor, batches: list[Batch]) -> Rehearsal:
+    """A real forward and backward pass on the CPU, without a step of the optimiser."""
+    settings = setting.recipe.training
+    with torch.random.fork_rng():
+        torch.manual_seed(setting.recipe.seed)
+        model = setting.recipe.model.model()(setting.recipe.model, processor)
+    freeze(model, settings)
+    model.train()
+    autocast = torch.autocast("cpu", _DTYPES[settings.precision]) if settings.precision in _DTYPES else nullcontext()
+    kept: list[int] = []
+    named: dict[str, Tensor] = {}
+    for batch in batches:
+        model.zero_grad()
+        with autocast, _Kept(model) as counter:
+            named = model.losses(batch)
+        kept.append(counter.bytes)
+        weighed = [settings.loss_weights.get(name, 1.0) * one for name, one in named.items() if name[0] != "_"]
+        torch.autograd.backward(torch.stack(weighed).sum())
+    dead = [
+        name for name, one in model.named_parameters() if one.requires_grad and (one.grad is None or not one.grad.any())
+    ]
+    finite = all(math.isfinite(float(one.detach())) for one in named.values())
+    fixed, each = _line([len(batch) for batch in batches], kept)
+    return Rehearsal(fixed, each, True, tuple(name for name in named if name[0] != "_"), finite, tuple(dead))
+
+
+def _walked(model: Model, batches: list[Batch], share: float) -> Rehearsal | None:
+    """The parts of the model on the meta device: sizes without numbers. None for models of unknown parts."""
+    if not isinstance(model, (DualEncoder, Speaker)):
+        return None
+    model.train()
+    kept = []
+    for batch in batches:
+        with _Kept(model) as counter:
+            outputs = list(_walk(model, batch))  # held until counted: storages are told apart by where they are
+        kept.append(round(counter.bytes * share))
+        del outputs
+    fixed, each = _line([len(batch) for batch in batches], kept)
+    return Rehearsal(fixed, each, tried=False)
+
+
+def _walk(model: DualEncoder | Speaker, batch: Batch) -> Iterable[Tensor]:
+    """What the large parts of a model make of a batch. The glue between them looks at numbers, so it is left out."""
+    if isinstance(model, DualEncoder):
+        assert batch.images is not None
+        assert batch.texts is not None
+        yield model.vision(batch.images.to("meta"))
+        yield model.text(batch.texts.to("meta"))  # padded, as on a GPU; a CPU packs causal texts and keeps less
+    else:
+        assert batch.stream is not None
+        if batch.images is not None:
+            yield model.picture_features(batch.images.to("meta"))
+        lengths = batch.stream.lengths_B.tolist()
+        x_TD = model.language.embed(batch.stream.ids_T.to("meta"))
+        yield model.language(x_TD, positions_of(lengths, "meta"), Packed(tuple(lengths)))
+
+
+class _Kept:
+    """Counts the bytes that are kept for the backward pass, weights left out, each storage once."""
+
+    def __init__(self, model: nn.Module) -> None:
+        tensors = [*model.parameters(), *model.buffers()]
+        self._met = {_storage(one) for one in tensors}
+        self.bytes = 0
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._note, lambda tensor: tensor)
+
+    def _note(self, tensor: Tensor) -> Tensor:
+        if (mark := _storage(tensor)) not in self._met:
+            self._met.add(mark)
+            self.bytes += tensor.untyped_storage().nbytes()
+        return tensor
+
+    def __enter__(self) -> _Kept:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.__exit__(*error)
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _line(sizes: list[int], kept: list[int]) -> tuple[float, float]:
+    """(fixed, each) of a line through two points; of one point, all of it by sample."""
+    if len(sizes) == 1:
+        return 0.0, kept[0] / sizes[0]
+    each = (kept[1] - kept[0]) / (sizes[1] - sizes[0])
+    return max(0.0, kept[0] - each * sizes[0]), max(0.0, each)

@@ -1,0 +1,165 @@
+"""One sample as all checks see it: what is read of it, and decoded, once."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import PIL.Image
+
+from chiasm.data.chat_processor import ChatProcessor
+from chiasm.data.image import MAX_PIXELS, Image
+from chiasm.data.processor import Processor
+from chiasm.data.sample import Sample
+from chiasm.data.source import Source
+from chiasm.diagnosis.prints import SIDE, Print, print_of
+from chiasm.errors import DataError
+
+TRAINING = "training"
+Kind = Literal["row", "missing", "empty", "no picture", "broken", "too large"]
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a sample cannot be used. kind: of the same kind are counted together."""
+
+    kind: Kind
+    told: str
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """A picture that was decoded. format: what its content is, "" for an array. bytes: its size as a file."""
+
+    image: Image
+    key: str
+    format: str
+    size: tuple[int, int]
+    bytes: int
+    print_: Print
+
+
+@dataclass(frozen=True)
+class Chatted:
+    """A sample as the stream of a decoder. text, spans: rendered, and what of it is learned; slots are tokens."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    tokens: int
+    slots: int
+    targets: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A sample of a set. sample: None where its row cannot be read. trouble: why it cannot be used, if so.
+
+    chat: for processors of chats; refused: why the processor cannot take it, in its words.
+    """
+
+    set: str
+    index: int
+    sample: Sample | None = None
+    pictures: tuple[Pictured, ...] = ()
+    trouble: Trouble | None = None
+    chat: Chatted | None = None
+    refused: str = ""
+
+    @property
+    def name(self) -> str:
+        """How findings call it."""
+        return f"{self.set} {self.index}" + (f" ({self.sample.key})" if self.sample is not None else "")
+
+    @property
+    def trains(self) -> bool:
+        return self.set == TRAINING
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All that is said in the sample: its captions, or else its texts."""
+        if self.sample is None:
+            return ()
+        return self.sample.captions or tuple(text.text for text in self.sample.texts)
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """Its pictures that can be shown."""
+        return tuple(one.image for one in self.pictures)
+
+
+def look(name: str, source: Source, index: int, chat: ChatProcessor | None) -> Seen:
+    """Reads one sample with all its pictures. Whatever is wrong with it is told, not raised."""
+    try:
+        sample = source[index]
+    except DataError as error:
+        return Seen(name, index, trouble=Trouble("row", str(error)))
+    seen = Seen(name, index, sample)
+    for image in sample.images:
+        found = _pictured(image)
+        if isinstance(found, Trouble):
+            return replace(seen, trouble=found)
+        seen = replace(seen, pictures=(*seen.pictures, found))
+    if chat is None or name != TRAINING:
+        return seen
+    try:
+        return replace(seen, chat=chatted(chat, sample))
+    except DataError as error:
+        return replace(seen, refused=str(error))
+
+
+def _pictured(image: Image) -> Pictured | Trouble:
+    if isinstance(image.source, np.ndarray):
+        height, width = image.source.shape[:2]
+        small = PIL.Image.fromarray(image.source)
+        return Pictured(image, image.key, "", (width, height), 0, print_of(small))
+    try:
+        content = image.encoded()
+    except DataError as error:
+        absent = isinstance(image.source, Path) and not image.source.exists()
+        return Trouble("missing" if absent else "row", str(error))
+    if not content:
+        return Trouble("empty", f"{image.name} is an empty file")
+    inside = Image(content)
+    kind: Kind = "no picture"
+    try:
+        size = inside.size
+        kind = "broken"
+        small = inside.decode(at_least=SIDE)
+    except DataError as error:
+        told = str(error).replace(inside.name, image.name)
+        return Trouble("too large" if _claims_too_much(content) else kind, told)
+    with PIL.Image.open(io.BytesIO(content)) as header:
+        return Pictured(image, inside.key, header.format or "", size, len(content), print_of(small))
+
+
+def _claims_too_much(content: bytes) -> bool:
+    """Whether the header says more pixels than are allowed: Pillow itself raises at twice its limit."""
+    try:
+        with PIL.Image.open(io.BytesIO(content)) as picture:
+            return picture.width * picture.height > MAX_PIXELS
+    except PIL.Image.DecompressionBombError:
+        return True
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+def chatted(processor: ChatProcessor, sample: Sample) -> Chatted:
+    """The sample as tokens, however many; nothing is decoded: slots follow from the pictures' sizes.
+
+    Raises DataError where the chat template cannot take it.
+    """
+    rendered = processor.render(sample)
+    encoding = processor.backend.encode(rendered.text, add_special_tokens=False)
+    targets = sum(
+        any(start < behind and end > first for first, behind in rendered.spans) for start, end in encoding.offsets
+    )
+    slots = encoding.ids.count(processor.slot_id) if processor.slot_id is not None else 0
+    return Chatted(rendered.text, rendered.spans, len(processor.start_ids) + len(encoding.ids), slots, targets)
+
+
+def processor_of_chats(processor: Processor | None) -> ChatProcessor | None:
+    """The processor, where it makes streams."""
+    return processor if isinstance(processor, ChatProcessor) else None

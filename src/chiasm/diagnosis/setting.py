@@ -1,0 +1,117 @@
+"""What the checks look at: the recipe, the sets that it names, and its processor and model, built without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from chiasm.config import dump
+from chiasm.data.chat_processor import ChatProcessor
+from chiasm.data.layouts.fixed import Fixed
+from chiasm.data.processor import PairProcessor, Processor
+from chiasm.data.source import Source
+from chiasm.data.transforms import ImageTransform
+from chiasm.diagnosis.finding import Finding
+from chiasm.diagnosis.seen import TRAINING, Seen, look, processor_of_chats
+from chiasm.errors import ChiasmError
+from chiasm.evaluation.run import check
+from chiasm.experiment import build_processor
+from chiasm.models.model import Model
+from chiasm.recipe import Recipe
+from chiasm.training.optimiser import freeze
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Set:
+    """Data that is read. name: "training", or the titles of the tasks that ask about it. limit: as of the tasks."""
+
+    name: str
+    source: Source
+    limit: int | None = None
+
+    def spread(self, sample: int | None) -> Sequence[int]:
+        """The indexes of `sample` samples, evenly spread; None means all. Tasks ask about the same spread."""
+        count = len(self.source)
+        asked = count if self.limit is None else min(count, self.limit)
+        wanted = asked if sample is None else min(asked, sample)
+        places = (at * asked // max(1, wanted) for at in range(wanted))
+        return [place * count // asked for place in places]
+
+
+class Setting:
+    """A recipe and what follows from it. What cannot be built is a finding; checks that need it find nothing.
+
+    evaluation: whether its tasks are asked for their questions, which reads their data.
+    """
+
+    def __init__(self, recipe: Recipe, *, evaluation: bool = True) -> None:
+        self.recipe = recipe
+        self.findings: list[Finding] = []
+        self.processor: Processor | None = self._built("the processor cannot be built", lambda: build_processor(recipe))
+        self.model: Model | None = self._built("the model cannot be built", self._hollow)
+        if self.model is not None:
+            model = self.model
+            if evaluation:
+                self._built("the evaluation cannot be asked", lambda: check(model, recipe.evaluation))
+            self._built("a part cannot be frozen", lambda: freeze(model, recipe.training))
+
+    def _hollow(self) -> Model | None:
+        """The model on the meta device: shapes without weights."""
+        if self.processor is None:
+            return None
+        with torch.device("meta"):
+            model = self.recipe.model.model()(self.recipe.model, self.processor)
+        model.check()
+        return model
+
+    def _built(self, title: str, build: Callable[[], T]) -> T | None:
+        try:
+            return build()
+        except ChiasmError as error:
+            self.findings.append(
+                Finding("build", "error", f"{title}: {error}", "`chiasm train` stops here.", "Change the recipe.")
+            )
+            return None
+
+    @property
+    def pairs(self) -> PairProcessor | None:
+        """The processor, where it makes pairs of a picture and a text."""
+        return self.processor if isinstance(self.processor, PairProcessor) else None
+
+    @property
+    def chats(self) -> ChatProcessor | None:
+        """The processor, where it makes streams."""
+        return processor_of_chats(self.processor)
+
+    @property
+    def transform(self) -> ImageTransform | None:
+        """How pictures become pixels, where every picture does in one way."""
+        if self.pairs is not None:
+            return self.pairs.image if isinstance(self.pairs.image, ImageTransform) else None
+        layout = self.chats.layout if self.chats is not None else None
+        return layout.transform if isinstance(layout, Fixed) else None
+
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        return [one for one in self.model.parameters() if one.requires_grad] if self.model is not None else []
+
+    @cached_property
+    def sets(self) -> tuple[Set, ...]:
+        """The evaluation's data, each once, then the training data."""
+        found: dict[str, Set] = {}
+        for task in self.recipe.evaluation:
+            key = f"{dump(task.data)} {task.limit}"
+            name = f"{found[key].name} + {task.title}" if key in found else task.title
+            found[key] = Set(name, task.data, task.limit)
+        return (*found.values(), Set(TRAINING, self.recipe.data.train))
+
+    def seen(self, set_: Set, index: int) -> Seen:
+        """Reads a sample of a set."""
+        return look(set_.name, set_.source, index, self.chats)

@@ -1,0 +1,198 @@
+"""Samples as one looks at them: as a source gives them, as a processor reads them, as a batch holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from chiasm.data.batch import Batch, Stream, Tokens
+from chiasm.data.chat_processor import ChatProcessor
+from chiasm.data.contact_sheet import drawn
+from chiasm.data.image import Image
+from chiasm.data.processor import PairProcessor, Processor
+from chiasm.data.reader import Reader
+from chiasm.data.sample import Sample
+from chiasm.data.source import Source
+from chiasm.diagnosis.seen import chatted
+from chiasm.diagnosis.setting import Setting
+from chiasm.diagnosis.spans import Kind, Piece, collapsed
+from chiasm.errors import DataError
+
+Pixels = NDArray[np.uint8]
+_WIDTH = 320  # pixels, of a picture as a source gives it
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One sample. facts: what else is to be said of it, in a few words. pictures: (H, W, 3) each."""
+
+    key: str
+    pieces: tuple[Piece, ...]
+    pictures: tuple[Pixels, ...] = ()
+    facts: str = ""
+
+    @property
+    def text(self) -> str:
+        return "".join(piece.text for piece in self.pieces)
+
+
+def of_samples(samples: Sequence[Sample], boxes: bool = False) -> list[Shown]:
+    """Samples as they are: the first picture, all captions, or else all texts. Raises DataError for a broken one."""
+    found = []
+    for sample in samples:
+        picture = drawn(sample, _WIDTH, boxes)
+        texts = sample.captions or tuple(text.text for text in sample.texts)
+        facts = f"{len(sample.images)} pictures, {len(sample.captions)} captions, {len(sample.boxes)} boxes"
+        shown = (np.asarray(picture),) if picture is not None else ()
+        found.append(Shown(sample.key, (Piece("\n".join(texts), "read"),), shown, facts))
+    return found
+
+
+def of_source(processor: Processor, source: Source, count: int) -> list[Shown]:
+    """The first samples of a source as a processor reads them, whole, with what is learned of them."""
+    samples = [source[index] for index in range(min(count, len(source)))]
+    if isinstance(processor, ChatProcessor):
+        return [_chat(processor, sample) for sample in samples]
+    if isinstance(processor, PairProcessor):
+        return [_pair(processor, sample) for sample in samples]
+    raise DataError(f"what a {type(processor).__name__} reads cannot be shown")
+
+
+def _chat(processor: ChatProcessor, sample: Sample) -> Shown:
+    chat = chatted(processor, sample)
+    slot = processor.layout.slot if processor.layout is not None else ""
+    start = [Piece(processor.settings.start, "read")] if processor.settings.start else []
+    limit = processor.settings.context
+    beyond = f", beyond the context of {limit:,}" if chat.tokens > limit else ""
+    facts = f"{chat.tokens:,} tokens{beyond}: {chat.slots:,} for pictures, {chat.targets:,} learned"
+    return Shown(sample.key, (*start, *collapsed(chat.text, chat.spans, slot)), _thumbs(sample), facts)
+
+
+def _pair(processor: PairProcessor, sample: Sample) -> Shown:
+    texts = sample.captions or tuple(text.text for text in sample.texts)
+    cut = sum(processor.tokenizer.is_cut(text) for text in texts)
+    facts = f"{len(texts)} captions" + (f", {cut} of them cut by the context" if cut else "")
+    return Shown(sample.key, (Piece("\n".join(texts), "read"),), _thumbs(sample), facts)
+
+
+def _thumbs(sample: Sample) -> tuple[Pixels, ...]:
+    pictures = (drawn(Sample(sample.key, (image,)), _WIDTH) for image in sample.images)
+    return tuple(np.asarray(picture) for picture in pictures if picture is not None)
+
+
+@dataclass(frozen=True)
+class ShownBatch:
+    """A batch as the model gets it. facts: of the whole, by name."""
+
+    rows: tuple[Shown, ...]
+    facts: dict[str, str]
+
+
+def of_batch(setting: Setting, count: int) -> ShownBatch:
+    """The first training batch of a recipe, `count` samples of it at most, augmented as in training.
+
+    Raises DataError where none of its samples can be read, or what is wrong with the recipe's processor.
+    """
+    data = setting.recipe.data
+    if setting.processor is None:
+        raise DataError(setting.findings[0].title)
+    size = min(count, data.batch_size, len(data.train))
+    reader = Reader(data.train, setting.processor, size, seed=setting.recipe.seed, captions=data.captions)
+    batch, skipped = reader.batch_at(0)
+    if batch is None:
+        raise DataError(f"none of the first {size} samples can be read: {skipped[0].reason}")
+    decode = _decoder(setting.processor)
+    pieces = list(_of_tokens(batch.texts, decode) if batch.texts is not None else _of_stream(batch.stream, decode))
+    rows = tuple(
+        Shown(key, tuple(parts), tuple(_pictures(setting, batch, row)), told)
+        for row, (key, (parts, told)) in enumerate(zip(batch.keys, pieces, strict=True))
+    )
+    return ShownBatch(rows, _facts(setting, batch, len(skipped)))
+
+
+def _decoder(processor: Processor) -> Callable[[list[int]], str]:
+    if isinstance(processor, (ChatProcessor, PairProcessor)):
+        backend = processor.backend if isinstance(processor, ChatProcessor) else processor.tokenizer.backend
+        return lambda ids: str(backend.decode(ids, skip_special_tokens=False))
+    raise DataError(f"what a {type(processor).__name__} makes cannot be shown")
+
+
+def _of_tokens(texts: Tokens, decode: Callable[[list[int]], str]) -> Iterator[tuple[list[Piece], str]]:
+    width = texts.ids_BT.shape[1]
+    for ids_T, length in zip(texts.ids_BT.tolist(), texts.lengths_B.tolist(), strict=True):
+        pieces = [Piece(decode(ids_T[:length]), "read")]
+        if padding := width - length:
+            pieces.append(Piece(f" + padding x {padding}", "padding"))
+        yield pieces, f"{length} tokens, {width - length} padding"
+
+
+def _of_stream(stream: Stream | None, decode: Callable[[list[int]], str]) -> Iterator[tuple[list[Piece], str]]:
+    assert stream is not None
+    lengths = stream.lengths_B.tolist()
+    columns = (stream.ids_T, stream.target_T, stream.slot_T)
+    rows = zip(*(torch.split(column, lengths) for column in columns), strict=True)
+    for ids, targets, slots in rows:
+        kinds = list(map(_kind, targets.tolist(), slots.tolist()))
+        pieces: list[Piece] = []
+        for kind, run in groupby(zip(kinds, ids.tolist(), strict=True), key=lambda pair: pair[0]):
+            tokens = [token for _, token in run]
+            text = f"{decode(tokens[:1])} x {len(tokens)}" if kind == "picture" else decode(tokens)
+            pieces.append(Piece(text, kind))
+        yield pieces, f"{len(ids)} tokens: {int(slots.sum())} for pictures, {int(targets.sum())} learned"
+
+
+def _kind(target: bool, slot: bool) -> Kind:
+    return "picture" if slot else "learned" if target else "read"
+
+
+def _pictures(setting: Setting, batch: Batch, row: int) -> Iterator[Pixels]:
+    """The pixels of a sample's pictures (or of their tiles), with the normalisation undone."""
+    if batch.images is None:
+        return
+    for pixels in batch.images.pixels[batch.images.row_N == row]:
+        yield setting.transform.shown(pixels) if setting.transform is not None else _stretched(pixels)
+
+
+def _stretched(pixels_CHW: Tensor) -> Pixels:
+    """Pixels whose normalisation is not known, from the darkest to the brightest."""
+    low, high = pixels_CHW.min(), pixels_CHW.max()
+    levels = (pixels_CHW - low) / (high - low).clamp(min=1e-6) * 255
+    return levels.byte().permute(1, 2, 0).numpy()
+
+
+def _facts(setting: Setting, batch: Batch, skipped: int) -> dict[str, str]:
+    facts = {"samples": f"{len(batch)} of batches of {setting.recipe.data.batch_size}"}
+    facts["captions"] = setting.recipe.data.captions
+    if skipped:
+        facts["left out"] = f"{skipped} that cannot be read"
+    if batch.images is not None:
+        pixels = batch.images.pixels
+        facts["pixels"] = (
+            f"{tuple(pixels.shape)} {_word(pixels)}, {float(pixels.min()):.2f} to {float(pixels.max()):.2f}"
+        )
+    if batch.texts is not None:
+        tokens, places = int(batch.texts.lengths_B.sum()), batch.texts.ids_BT.numel()
+        facts["tokens"] = f"{tuple(batch.texts.ids_BT.shape)}; {1 - tokens / places:.0%} padding"
+    if batch.stream is not None:
+        length, targets = len(batch.stream.ids_T), int(batch.stream.target_T.sum())
+        facts["tokens"] = f"{length:,} in one stream; {targets / length:.1%} learned"
+        facts["slots"] = f"{int(batch.stream.slot_T.sum()):,} for {len(batch.images or ())} pictures"
+    if setting.transform is not None:
+        augment = setting.transform.augment
+        facts["augmentation"] = "none" if augment is None else f"area {augment.area}, flip {augment.flip:g}"
+    return facts
+
+
+def _word(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def picture_of(shown: Shown) -> Sample:
+    """A shown sample as one for a contact sheet."""
+    return Sample(shown.key, tuple(Image(one) for one in shown.pictures[:1]), captions=(shown.text,))
