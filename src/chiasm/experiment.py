@@ -7,11 +7,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 
+from chiasm.data.cache import DecodedSource, PictureCache
 from chiasm.data.processor import Processor
 from chiasm.data.reader import Reader
 from chiasm.data.source import Source
@@ -133,7 +134,7 @@ class Experiment:
         if data.features is not None:
             processor = self._with_features(data.features)
         return Reader(
-            data.train,
+            data.train if data.cache is None else self._decoded(data.cache),
             processor,
             data.batch_size,
             seed=self.recipe.seed,
@@ -143,6 +144,15 @@ class Experiment:
             rank=self.ranks.rank,
             ranks=self.ranks.count,
         )
+
+    def _decoded(self, cache: PictureCache | Literal["decoded"]) -> Source:
+        transform = self.model.processor.transform
+        if transform is None:
+            raise RecipeError("data.cache keeps pictures that are all made alike; this model's processor makes others")
+        data = self.recipe.data
+        source = DecodedSource(data.train, transform, PictureCache() if cache == "decoded" else cache, data.threads)
+        source.fill(self.console)
+        return source
 
     def _with_features(self, folder: Path) -> Processor:
         parts = self.recipe.training.parts

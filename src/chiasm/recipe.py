@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from chiasm.config import dump, parse, suggest
+from chiasm.data.cache import PictureCache
 from chiasm.data.places import Place
 from chiasm.data.reader import CaptionChoice
 from chiasm.data.source import Source
@@ -36,7 +37,8 @@ class Data:
     """root: what "${data.root}" stands for, a folder or a URL. captions, max_skipped, threads: see data.reader.Reader.
 
     features: a folder where the outputs of frozen towers are kept, so that they are computed once; None computes them
-        at every step.
+        at every step. cache: where training pictures are kept decoded, so that they are decoded once; "decoded" keeps
+        them in the user's cache folder.
     """
 
     train: Source
@@ -46,8 +48,11 @@ class Data:
     max_skipped: float = 0.01
     threads: int = 1
     features: Path | None = None
+    cache: PictureCache | Literal["decoded"] | None = None
 
     def __post_init__(self) -> None:
+        if self.cache is not None and self.features is not None:
+            raise RecipeError("data.features keeps what comes after the pictures; leave data.cache out")
         for name in ("batch_size", "threads"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"data.{name} must be at least 1, not {getattr(self, name)}")

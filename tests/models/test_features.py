@@ -9,9 +9,9 @@ from rich.console import Console
 from torch import Tensor
 
 from chiasm.data.batch import Images
+from chiasm.data.vectors import VectorFile
 from chiasm.errors import CheckpointError, DataError
 from chiasm.models.features import CachedProcessor
-from chiasm.models.vectors import VectorFile
 from tests.worlds import Patches, tiny_clip
 
 QUIET = Console(file=io.StringIO())

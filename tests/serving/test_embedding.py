@@ -98,7 +98,7 @@ def test_an_interruption_at_any_place_goes_on_to_the_same_bytes(
     after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped at the n-th time that anything is written."""
-    from chiasm.models.vectors import GrowingArray
+    from chiasm.data.vectors import GrowingArray
     from chiasm.serving import embedding
 
     source = Patches(200, broken=(5, 77))

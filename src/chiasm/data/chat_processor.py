@@ -19,6 +19,7 @@ from chiasm.data.layout import Layout
 from chiasm.data.processor import Processor, TokenizerEntry
 from chiasm.data.sample import Sample
 from chiasm.data.tokenizer import learn_tokenizer, load_backend
+from chiasm.data.transforms import ImageTransform
 from chiasm.errors import CheckpointError, DataError, RecipeError
 
 _TEMPLATE, _SETTINGS, _TOKENIZER = "chat_template.jinja", "processor.json", "tokenizer.json"
@@ -61,6 +62,10 @@ class ChatProcessor(Processor):
         self.end_ids = tuple(self._id(end) for end in settings.ends)
         self.slot_id = self._id(slot) if self.layout is not None else None
         self.start_ids = (self._id(settings.start),) if settings.start else ()
+
+    @property
+    def transform(self) -> ImageTransform | None:
+        return self.layout.alike if self.layout is not None else None
 
     @property
     def vocabulary(self) -> int:
@@ -156,6 +161,8 @@ class ChatProcessor(Processor):
             assert given.tokenizer.learn is not None
             backend = learn_tokenizer(texts, given.tokenizer.learn)
         if given.layout is not None:
+            if given.layout.alike is not None:
+                given.layout.alike.require_decoders()  # now, not in the middle of a run
             backend.add_special_tokens([given.layout.slot])
         return cls(backend, settings, template)
 

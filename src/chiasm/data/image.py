@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 from numpy.typing import NDArray
 
+from chiasm.data import decoding
+from chiasm.data.decoding import MAX_PIXELS
 from chiasm.errors import DataError
 
-MAX_PIXELS = 89_478_485  # as Pillow: a quarter of a GiB of RGB; a stranger's header may claim more than memory holds
-_ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-_ORIENTATION = 0x0112
+__all__ = ["MAX_PIXELS", "Image"]
 
 
 class Image:
@@ -79,10 +78,7 @@ class Image:
         """(width, height) as seen, after EXIF rotation; reads only the header."""
         if isinstance(self.source, np.ndarray):
             return self.source.shape[1], self.source.shape[0]
-        with self._open() as picture:
-            width, height = picture.size
-            rotated = picture.getexif().get(_ORIENTATION) in _ROTATED
-        return (height, width) if rotated else (width, height)
+        return decoding.size(self._file(), self.name)
 
     def decode(self, at_least: int | None = None) -> PIL.Image.Image:
         """The picture as RGB.
@@ -93,49 +89,21 @@ class Image:
         """
         if isinstance(self.source, np.ndarray):
             return PIL.Image.fromarray(self.source)
-        with self._open() as picture:
-            if at_least is not None and picture.format == "JPEG":
-                scale = at_least / min(picture.size)
-                if scale < 1:  # draft picks the smallest DCT scale that is not below the size asked for
-                    width, height = picture.size
-                    picture.draft("RGB", (int(width * scale) + 1, int(height * scale) + 1))
-            try:
-                picture.load()
-                return _to_rgb(PIL.ImageOps.exif_transpose(picture))
-            except (OSError, ValueError, SyntaxError, MemoryError) as error:  # what Pillow raises on broken files
-                raise DataError(f"the picture {self.name} is broken: {error}") from error
+        return decoding.decode(self._file(), self.name, at_least)
 
-    def _open(self) -> PIL.Image.Image:
-        try:
-            picture = PIL.Image.open(self.source if isinstance(self.source, Path) else io.BytesIO(self.encoded()))
-        except FileNotFoundError as error:
-            raise DataError(f"there is no picture at {self.name}") from error
-        except (PIL.UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"{self.name} is not a picture that can be read: {error}") from error
-        except PIL.Image.DecompressionBombError as error:
-            raise DataError(f"the picture {self.name} is too large: {error}") from error
-        if picture.width * picture.height > MAX_PIXELS:
-            width, height = picture.size
-            picture.close()
-            raise DataError(
-                f"the picture {self.name} claims {width}x{height} pixels, more than the {MAX_PIXELS:,} allowed; "
-                "scale it down first"
-            )
-        return picture
+    @property
+    def is_decoded(self) -> bool:
+        """Whether the picture was given as an array."""
+        return isinstance(self.source, np.ndarray)
 
+    def levels(self) -> NDArray[np.uint8]:
+        """The picture's grey levels, (H, W, 3): the array that it is, or its exact decoding."""
+        return self.source if isinstance(self.source, np.ndarray) else np.asarray(self.decode())
 
-def _to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
-    if picture.mode == "RGB":
-        return picture if "transparency" not in picture.info else _on_white(picture.convert("RGBA"))
-    if picture.mode.startswith("I"):  # 16-bit greys open as I;16 or I
-        levels = np.asarray(picture, dtype=np.int64)
-        return PIL.Image.fromarray((levels.clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        return _on_white(picture.convert("RGBA"))
-    return picture.convert("RGB")
+    def jpeg(self) -> decoding.Jpeg | None:
+        """The picture if it is a JPEG that can be decoded at a reduced size, with its header read; else None."""
+        return None if isinstance(self.source, np.ndarray) else decoding.jpeg(self.encoded(), self.name)
 
-
-def _on_white(picture: PIL.Image.Image) -> PIL.Image.Image:
-    white = PIL.Image.new("RGBA", picture.size, (255, 255, 255, 255))
-    white.alpha_composite(picture)
-    return white.convert("RGB")
+    def _file(self) -> Path | bytes:
+        """Where Pillow reads: a path itself, so that a header costs no more than a header; or the bytes."""
+        return self.source if isinstance(self.source, Path) else self.encoded()

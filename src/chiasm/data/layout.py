@@ -10,6 +10,7 @@ import numpy as np
 from chiasm.config import Component
 from chiasm.data.batch import Images
 from chiasm.data.image import Image
+from chiasm.data.transforms import ImageTransform
 
 
 class Layout(Component, ABC, room="chiasm.data.layouts", key="layout"):
@@ -22,6 +23,11 @@ class Layout(Component, ABC, room="chiasm.data.layouts", key="layout"):
     @abstractmethod
     def slot(self) -> str:
         """The token that keeps the place of one feature; it must be one token of the tokenizer."""
+
+    @property
+    def alike(self) -> ImageTransform | None:
+        """What makes every picture's pixels and slots, where all are made alike, whatever their sizes; else None."""
+        return None
 
     @abstractmethod
     def written(self, width: int, height: int) -> str:

@@ -14,6 +14,7 @@ import torch
 
 from chiasm.config import dump, parse
 from chiasm.data.batch import Batch, Images, Tokens
+from chiasm.data.buffers import Buffers
 from chiasm.data.image import Image
 from chiasm.data.patches import PatchTransform
 from chiasm.data.sample import Sample
@@ -31,6 +32,11 @@ class Processor(ABC):
 
         Raises DataError, naming the sample, if one of them does not have the parts that the family needs.
         """
+
+    @property
+    def transform(self) -> ImageTransform | None:
+        """What makes every picture's pixels, where all are made alike, whatever their sizes; else None."""
+        return None
 
     @classmethod
     @abstractmethod
@@ -77,6 +83,11 @@ class PairProcessor(Processor):
 
     def __init__(self, image: ImageTransform | PatchTransform, tokenizer: Tokenizer) -> None:
         self.image, self.tokenizer = image, tokenizer
+        self._buffers = Buffers()
+
+    @property
+    def transform(self) -> ImageTransform | None:
+        return self.image if isinstance(self.image, ImageTransform) else None
 
     def __call__(self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None = None) -> Batch:
         texts = []
@@ -95,7 +106,10 @@ class PairProcessor(Processor):
         if isinstance(self.image, PatchTransform):
             return self.image.batch(images)
         drawn = generators if generators is not None else [None] * len(images)
-        pixels = torch.stack([self.image(image, one) for image, one in zip(images, drawn, strict=True)])
+        shape = (len(images), 3, self.image.size, self.image.size)
+        pixels = torch.empty(shape) if generators is None else self._buffers.empty(*shape)
+        for image, generator, out in zip(images, drawn, pixels, strict=True):
+            self.image.normalised(self.image.levels(image, generator), out)
         return Images(pixels, row_N=torch.arange(len(images)))
 
     def texts(self, texts: Sequence[str]) -> Tokens:
@@ -107,6 +121,7 @@ class PairProcessor(Processor):
         settings = parse(PairSettings, entries, "processor")
         if settings.patches is not None and "image" in entries:
             raise RecipeError("processor: give either image or patches")
+        settings.image.require_decoders()  # now, not in the middle of a run
         image = settings.patches or settings.image
         if settings.tokenizer.file is not None:
             return cls(image, Tokenizer.load(settings.tokenizer.file, settings.text))

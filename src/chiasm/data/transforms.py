@@ -12,16 +12,41 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chiasm.data.decoding import MAX_PIXELS, decoder
 from chiasm.data.image import Image
+from chiasm.data.resizing import Decoding, Interpolation, resized, resized_fast, resized_window
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training pictures
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
-_FILTERS = {
-    "bicubic": PIL.Image.Resampling.BICUBIC,
-    "bilinear": PIL.Image.Resampling.BILINEAR,
-    "lanczos": PIL.Image.Resampling.LANCZOS,
-}
+_SPARE = 2.0  # how many times larger than needed a picture is decoded at least; nearer to 1 it differs by more
+
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
+
+
+@dataclass(frozen=True)
+class View:
+    """What is seen of a picture: `box` of it, scaled to `scaled`, (width, height), the window at `corner` taken out.
+
+    corner: (left, top); below zero where the window is larger than what was scaled, and is filled up around it.
+    """
+
+    box: Box
+    scaled: tuple[int, int]
+    corner: tuple[int, int] = (0, 0)
+    mirrored: bool = False
+
+    def inside(self, side: int) -> Box:
+        """What of the window, a square of that side, lies in what was scaled."""
+        (left, top), (width, height) = self.corner, self.scaled
+        return max(0, left), max(0, top), min(width, left + side), min(height, top + side)
+
+
+class Seen(Image):
+    """A picture as a transform sees it, (size, size, 3): it is not scaled and cut again."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -37,6 +62,28 @@ class Augment:
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.0
 
+    def drawn(self, size: tuple[int, int], generator: np.random.Generator) -> tuple[Box, bool]:
+        """What is cut out of a picture of (width, height), and whether it is mirrored.
+
+        A random resized crop (Szegedy et al. 2015): area uniform, aspect uniform in its logarithm.
+
+        Whole pixels, ten tries, then the largest middle crop of an allowed aspect: as torchvision does.
+        """
+        width, height = size
+        for _ in range(10):
+            at_area, at_aspect, across, down = generator.random(4)
+            area = width * height * (self.area[0] + at_area * (self.area[1] - self.area[0]))
+            aspect = self.aspect[0] * (self.aspect[1] / self.aspect[0]) ** at_aspect
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                left, top = int(across * (width - w + 1)), int(down * (height - h + 1))
+                break
+        else:
+            w = max(1, min(width, round(height * self.aspect[1])))
+            h = max(1, min(height, round(width / self.aspect[0])))
+            left, top = (width - w) // 2, (height - h) // 2
+        return (left, top, left + w, top + h), bool(generator.random() < self.flip)
+
 
 @dataclass(frozen=True)
 class ImageTransform:
@@ -45,7 +92,9 @@ class ImageTransform:
     size: height and width in pixels.
     resize: "crop" scales the shorter side to the size and takes the middle (CLIP); "squash" scales both sides and
         changes the aspect (SigLIP); "pad" scales the longer side and pads; "none" takes the middle as it is.
-    fast: decode JPEGs at a reduced size where that suffices; a few grey levels off, much faster.
+    decoding: how pictures of training batches are made: "exact" as transformers makes them, by Pillow; "fast" with
+        simplejpeg and torch, JPEGs at a reduced size where that suffices; a grey level or less off, on average.
+    asked_decoding: the same for pictures that a model is asked about, in evaluation too.
     resize_to: what "crop" and "squash" scale to before they take the middle of `size` out; None: to `size`.
     centre: where the middle begins if half of the rest is no whole pixel: "down", as in transformers, or to the next
         "even" one, as in torchvision and so in open_clip.
@@ -54,30 +103,41 @@ class ImageTransform:
 
     size: int = 224
     resize: Literal["crop", "squash", "pad", "none"] = "crop"
-    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
     augment: Augment | None = None
-    fast: bool = False
+    decoding: Decoding = "exact"
+    asked_decoding: Decoding = "exact"
     resize_to: int | None = None
     centre: Literal["down", "even"] = "down"
     fill: tuple[int, int, int] | None = None
 
     def __call__(self, image: Image, generator: np.random.Generator | None = None) -> Tensor:
-        """The picture's pixels. generator: draws the augmentation; None, as in evaluation, means none."""
-        # Twice the size needed leaves the resize enough to average over; below that the picture would blur.
-        picture = image.decode(at_least=2 * self._scaled_side if self.fast and self.resize != "none" else None)
-        if generator is not None and self.augment is not None:
-            picture = self._augmented(picture, self.augment, generator)
-        else:
-            picture = self._resized(picture)
-        return self.normalised(np.asarray(picture))
+        """The picture's pixels. generator: draws the augmentation in training; None where a model is asked."""
+        return self.normalised(self.levels(image, generator))
 
-    def normalised(self, levels_HWC: NDArray[np.uint8]) -> Tensor:
-        """uint8 grey levels, (H, W, 3), to normalised (3, H, W) floats."""
-        pixels = torch.from_numpy(np.ascontiguousarray(levels_HWC.transpose(2, 0, 1))).float() / 255
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
-        return (pixels - mean[:, None, None]) / std[:, None, None]
+    def levels(self, image: Image, generator: np.random.Generator | None = None) -> NDArray[np.uint8]:
+        """The picture's grey levels, (size, size, 3), before they are normalised."""
+        if isinstance(image, Seen) and (generator is None or self.augment is None):
+            return image.levels()
+        fast = (self.asked_decoding if generator is None else self.decoding) == "fast"
+        return self._fast(image, generator) if fast else self._exact(image, generator)
+
+    def require_decoders(self) -> None:
+        """Raises MissingExtra where a package is missing that `decoding` or `asked_decoding` needs."""
+        if "fast" in (self.decoding, self.asked_decoding):
+            decoder()
+
+    def normalised(self, levels_HWC: NDArray[np.uint8], out_CHW: Tensor | None = None) -> Tensor:
+        """uint8 grey levels, (H, W, 3), to normalised (3, H, W) floats. out_CHW: where to, instead of a new tensor."""
+        out = torch.empty(3, *levels_HWC.shape[:2]) if out_CHW is None else out_CHW
+        pixels, std = out.numpy(), np.array(self.std)
+        scale, shift = (1 / 255 / std).astype(np.float32), (-np.array(self.mean) / std).astype(np.float32)
+        pixels[...] = levels_HWC.transpose(2, 0, 1)  # in steps, for numpy is slow where types are mixed
+        pixels *= scale[:, None, None]
+        pixels += shift[:, None, None]
+        return out
 
     def shown(self, pixels_CHW: Tensor) -> NDArray[np.uint8]:
         """The inverse of `normalised`: pixels as a picture that one can look at, (H, W, 3) uint8."""
@@ -85,36 +145,65 @@ class ImageTransform:
         levels = (pixels_CHW * std[:, None, None] + mean[:, None, None]) * 255
         return levels.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
-    def _resized(self, picture: PIL.Image.Image) -> PIL.Image.Image:
-        filter_ = _FILTERS[self.interpolation]
-        width, height = picture.size
-        side = self._scaled_side
-        if picture.size == (self.size, self.size) and side == self.size:
-            return picture
+    def _exact(self, image: Image, generator: np.random.Generator | None) -> NDArray[np.uint8]:
+        """As transformers' own processors do it, and torchvision's random crop."""
+        picture = image.decode()
+        view = self._view(picture.size, generator)
+        return self._by_pillow(picture, view.box, view)
+
+    def _fast(self, image: Image, generator: np.random.Generator | None) -> NDArray[np.uint8]:
+        """The same view, of a JPEG decoded at no more than the size that it takes."""
+        jpeg = image.jpeg()
+        if jpeg is None:
+            levels = image.levels()
+            view = self._view((levels.shape[1], levels.shape[0]), generator)
+            box = view.box
+        else:
+            view = self._view(jpeg.size, generator)
+            levels = jpeg.levels(_eighths(view))
+            across, down = levels.shape[1] / jpeg.size[0], levels.shape[0] / jpeg.size[1]
+            left, top, right, bottom = view.box
+            box = int(left * across), int(top * down), math.ceil(right * across), math.ceil(bottom * down)
+        if self._is_long(view):
+            return self._by_pillow(PIL.Image.fromarray(np.ascontiguousarray(levels)), box, view)
+        left, top, right, bottom = box
+        scaled = resized_fast(levels[top:bottom, left:right], view.scaled, self.interpolation)
+        return self._window(scaled, view)
+
+    def _by_pillow(self, picture: PIL.Image.Image, box: Box, view: View) -> NDArray[np.uint8]:
+        if self._is_long(view):
+            inside = resized_window(picture, view.scaled, view.inside(self.size), self.interpolation)
+            return self._framed(inside, view)
+        if box != (0, 0, *picture.size):
+            picture = picture.crop(box)
+        return self._window(resized(picture, view.scaled, self.interpolation), view)
+
+    def _view(self, size: tuple[int, int], generator: np.random.Generator | None) -> View:
+        """What is seen of a picture of (width, height)."""
+        side = self.size
+        if generator is not None and self.augment is not None:
+            box, mirrored = self.augment.drawn(size, generator)
+            return View(box, (side, side), mirrored=mirrored)
+        width, height = size
         match self.resize:
             case "none":
-                return self._middle(picture)
+                scaled = size
             case "squash":
-                return self._middle(picture.resize((side, side), filter_))
+                scaled = (self._scaled_side, self._scaled_side)
             case "crop":
                 # The longer side is cut down, not rounded, as transformers and torchvision do.
-                short = width <= height
-                scaled = (side, int(side * height / width)) if short else (int(side * width / height), side)
-                return self._middle(picture.resize(scaled, filter_))
-        ratio = max(width, height) / self.size
-        scaled = max(1, round(width / ratio)), max(1, round(height / ratio))
-        page = PIL.Image.new("RGB", (self.size, self.size), self.around)
-        page.paste(picture.resize(scaled, filter_), ((self.size - scaled[0]) // 2, (self.size - scaled[1]) // 2))
-        return page
+                to = self._scaled_side
+                scaled = (to, int(to * height / width)) if width <= height else (int(to * width / height), to)
+            case "pad":
+                ratio = max(width, height) / side
+                scaled = max(1, round(width / ratio)), max(1, round(height / ratio))
+                corner = -((side - scaled[0]) // 2), -((side - scaled[1]) // 2)
+                return View((0, 0, width, height), scaled, corner)
+        return View((0, 0, width, height), scaled, (self._start(scaled[0] - side), self._start(scaled[1] - side)))
 
     @property
     def _scaled_side(self) -> int:
         return self.size if self.resize_to is None else self.resize_to
-
-    def _middle(self, picture: PIL.Image.Image) -> PIL.Image.Image:
-        """The middle square; what lies outside of the picture is black."""
-        left, top = (self._start(whole - self.size) for whole in picture.size)
-        return picture.crop((left, top, left + self.size, top + self.size))
 
     def _start(self, rest: int) -> int:
         """Where the middle begins on a side that is `rest` pixels too long, or too short."""
@@ -128,19 +217,33 @@ class ImageTransform:
         red, green, blue = self.fill or (round(255 * one) for one in self.mean)
         return red, green, blue
 
-    def _augmented(self, picture: PIL.Image.Image, augment: Augment, generator: np.random.Generator) -> PIL.Image.Image:
-        """A random resized crop (Szegedy et al. 2015): area uniform, aspect uniform in its logarithm."""
-        width, height = picture.size
-        box = (0.0, 0.0, float(width), float(height))  # what stands if no crop of that shape fits
-        for _ in range(10):
-            area = width * height * generator.uniform(*augment.area)
-            aspect = math.exp(generator.uniform(math.log(augment.aspect[0]), math.log(augment.aspect[1])))
-            w, h = math.sqrt(area * aspect), math.sqrt(area / aspect)
-            if w <= width and h <= height:
-                x, y = generator.uniform(0, width - w), generator.uniform(0, height - h)
-                box = (x, y, x + w, y + h)
-                break
-        view = picture.resize((self.size, self.size), _FILTERS[self.interpolation], box=box)
-        if generator.random() < augment.flip:
-            view = view.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
-        return view
+    @staticmethod
+    def _is_long(view: View) -> bool:
+        """Whether the picture is so long that it would not fit into memory once its shorter side is scaled up."""
+        return view.scaled[0] * view.scaled[1] > MAX_PIXELS
+
+    def _window(self, scaled_HWC: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
+        left, top, right, bottom = view.inside(self.size)
+        return self._framed(scaled_HWC[top:bottom, left:right], view)
+
+    def _framed(self, inside_HWC: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
+        """What lies in the window, with what was missing around it."""
+        height, width, _ = inside_HWC.shape
+        if (width, height) == (self.size, self.size):
+            return inside_HWC[:, ::-1] if view.mirrored else inside_HWC
+        page = np.zeros((self.size, self.size, 3), np.uint8)
+        if self.resize == "pad":
+            page[:] = self.around
+        left, top = max(0, -view.corner[0]), max(0, -view.corner[1])
+        page[top : top + height, left : left + width] = inside_HWC
+        return page
+
+
+def _eighths(view: View) -> int:
+    """The smallest of 1/8, 2/8, 4/8 of a JPEG's size that leaves the resize enough to average over, or 8/8.
+
+    libjpeg-turbo has fast transforms for these sizes alone.
+    """
+    left, top, right, bottom = view.box
+    needed = _SPARE * max(view.scaled[0] / (right - left), view.scaled[1] / (bottom - top))
+    return next((eighths for eighths in (1, 2, 4) if eighths / 8 >= needed), 8)

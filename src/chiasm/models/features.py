@@ -17,9 +17,9 @@ from chiasm.data.batch import Batch, Images, Tokens
 from chiasm.data.image import Image
 from chiasm.data.processor import PairProcessor
 from chiasm.data.sample import Sample
+from chiasm.data.vectors import VectorFile
 from chiasm.errors import DataError
 from chiasm.models.dual_encoder import DualEncoder
-from chiasm.models.vectors import VectorFile
 
 _CHUNK = 32
 _ROWS = "features.npy"

@@ -23,11 +23,11 @@ from chiasm.config import dump
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
+from chiasm.data.vectors import GrowingArray
 from chiasm.errors import CapabilityError, ChiasmError, DataError
 from chiasm.evaluation.protocol import fingerprint, processor_hash
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.model import Embedder, Model
-from chiasm.models.vectors import GrowingArray
 from chiasm.serving.pictures import bars, vectors_of
 
 FACTS, SKIPPED = "facts.json", "skipped.jsonl"

@@ -19,10 +19,10 @@ from rich.console import Console
 
 from chiasm.data.files import inside
 from chiasm.data.image import Image
+from chiasm.data.vectors import GrowingArray
 from chiasm.errors import CapabilityError, ChiasmError, DataError
 from chiasm.evaluation.protocol import fingerprint, processor_hash
 from chiasm.models.model import Embedder, Model
-from chiasm.models.vectors import GrowingArray
 from chiasm.serving.pictures import Unreadable, bars, vectors_of, walk
 
 ABOUT = "about.json"

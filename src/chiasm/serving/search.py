@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from chiasm.data.image import Image
+from chiasm.data.vectors import GrowingArray
 from chiasm.errors import CapabilityError, ChiasmError, DataError, MissingExtra
 from chiasm.evaluation.templates import OPENAI
 from chiasm.models.clip import CLIP
-from chiasm.models.vectors import GrowingArray
 from chiasm.serving.index import Entry, Index
 
 if TYPE_CHECKING:

@@ -33,6 +33,10 @@ class Fixed(Layout):
     def slot(self) -> str:
         return self.token
 
+    @property
+    def alike(self) -> ImageTransform:
+        return self.transform
+
     def written(self, width: int, height: int) -> str:  # noqa: ARG002  # one size fits all
         return self.before + self.token * self.slots + self.behind
 

@@ -24,7 +24,7 @@ from chiasm.data.image import Image
 from chiasm.data.order import Stretches
 from chiasm.data.places import Place, Url, place, short_names
 from chiasm.data.sample import Sample
-from chiasm.data.shards import Entry, expand, index_of
+from chiasm.data.shards import Entries, Entry, expand, index_of
 from chiasm.data.source import Source
 from chiasm.errors import DataError
 
@@ -83,7 +83,7 @@ class WebDataset(Source):
         return Shelf(cache_folder() / "shards", int(self.gigabytes * _GIGABYTE), 2 * (self.together or _TOGETHER))
 
     @cached_property
-    def _shards(self) -> list[list[Entry]]:
+    def _shards(self) -> list[Entries]:
         """The samples of each shard."""
         with ThreadPoolExecutor(_AT_ONCE if self._remote else 1) as pool:
             return list(pool.map(lambda one: index_of(one, self._shelf), self._places))

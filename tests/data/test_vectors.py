@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chiasm.data.vectors import GrowingArray
 from chiasm.errors import CheckpointError
-from chiasm.models.vectors import GrowingArray
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [((5,), "float32"), ((2, 3), "float16")])

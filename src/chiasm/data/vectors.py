@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ class GrowingArray:
     """(N, *shape) in a .npy file; `numpy.load(file, mmap_mode="r")` reads it whenever it likes.
 
     Rows are on the disk before the header counts them: a reader never meets a row that is not whole, and what a kill
-    leaves behind the counted rows is overwritten. `count` is N. dtype: "float32" or "float16".
+    leaves behind the counted rows is overwritten. `count` is N. dtype: of the numbers, as numpy calls it.
     Raises CheckpointError where the file holds something else.
     """
 
@@ -34,7 +35,7 @@ class GrowingArray:
             self._count_rows(0)
         self.count = self._counted()
 
-    def append(self, rows: NDArray[np.floating]) -> None:
+    def append(self, rows: NDArray[Any]) -> None:
         """Adds rows, (n, *shape). Raises CheckpointError if the disk does not take them; the file stays as it was."""
         if rows.shape[1:] != self.shape:
             raise ValueError(f"{self.file} holds rows of {self.shape}, not of {rows.shape[1:]}")
@@ -55,11 +56,11 @@ class GrowingArray:
         self._count_rows(count)
         os.truncate(self.file, self._end(count))
 
-    def rows(self) -> NDArray[np.floating]:
-        """(N, *shape), mapped, not read."""
+    def rows(self, own: bool = False) -> NDArray[np.number]:
+        """(N, *shape), mapped, not read. own: rows may be written to, and what is written stays out of the file."""
         if not self.count:
             return np.empty((0, *self.shape), self.dtype)  # an empty file cannot be mapped
-        return np.memmap(self.file, self.dtype, "r", _HEADER, (self.count, *self.shape))
+        return np.memmap(self.file, self.dtype, "c" if own else "r", _HEADER, (self.count, *self.shape))
 
     def _end(self, count: int) -> int:
         return _HEADER + count * self.row_bytes
@@ -88,35 +89,53 @@ class GrowingArray:
         return int(shape[0])
 
 
-class VectorFile:
-    """Vectors by key: `file` holds the rows (float32), `file`.keys a key a line.
+class KeyFile:
+    """The keys of rows in another file, a line each, in their order; what `places` tells is which row a key has.
 
-    Rows are written before their keys, so that a kill at any moment leaves nothing half there: what has no key is
-    overwritten. Reading maps the file into memory.
+    Rows are written before their keys, so that a kill at any moment leaves nothing half there: rows without a key are
+    cut off, and so is a line without an end. Raises CheckpointError where a key has no row, or two.
     """
 
+    def __init__(self, file: Path, rows: GrowingArray) -> None:
+        self.file = file
+        file.touch()
+        content = file.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            os.truncate(file, len(whole))
+        keys = whole.decode().splitlines()
+        self.places = {key: place for place, key in enumerate(keys)}
+        if rows.count < len(keys) or len(self.places) != len(keys):
+            raise CheckpointError(f"the cache {file.parent} is damaged; remove it, and it will be made anew")
+        rows.truncate(len(keys))
+
+    def append(self, keys: Iterable[str]) -> None:
+        """Adds keys that are new, whose rows are written."""
+        keys = list(keys)
+        try:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.writelines(f"{key}\n" for key in keys)
+        except OSError as error:
+            raise CheckpointError(f"cannot write {self.file}: {error.strerror}") from error
+        for key in keys:
+            self.places[key] = len(self.places)
+
+
+class VectorFile:
+    """Vectors by key: `file` holds the rows (float32), `file`.keys a key a line. Reading maps the file into memory."""
+
     def __init__(self, file: Path, width: int) -> None:
-        self.rows, self.keys_file = GrowingArray(file, (width,)), file.with_suffix(".keys")
-        self.keys_file.touch()
-        lines = self.keys_file.read_text().splitlines(keepends=True)
-        whole = [line.strip() for line in lines if line.endswith("\n")]
-        self.places = {key: place for place, key in enumerate(whole)}
-        if self.rows.count < len(whole) or len(self.places) != len(whole):
-            raise CheckpointError(f"the feature cache {file.parent} is damaged; remove it, and it will be made anew")
-        self.rows.truncate(len(whole))
-        self.keys_file.write_text("".join(f"{key}\n" for key in whole))
+        self.rows = GrowingArray(file, (width,))
+        self.keys = KeyFile(file.with_suffix(".keys"), self.rows)
 
     def __contains__(self, key: str) -> bool:
-        return key in self.places
+        return key in self.keys.places
 
     def __getitem__(self, keys: Sequence[str]) -> Tensor:
         """(N, D), copied from the file."""
-        return torch.from_numpy(self.rows.rows()[[self.places[key] for key in keys]])
+        return torch.from_numpy(self.rows.rows()[[self.keys.places[key] for key in keys]])
 
     def append(self, keys: Sequence[str], rows_ND: Tensor) -> None:
         """Adds rows under keys that are new."""
         self.rows.append(rows_ND.float().cpu().numpy())
-        with self.keys_file.open("a") as file:
-            file.writelines(f"{key}\n" for key in keys)
-        for key in keys:
-            self.places[key] = len(self.places)
+        self.keys.append(keys)

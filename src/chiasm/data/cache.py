@@ -1,0 +1,310 @@
+"""Training pictures, decoded once and kept on disk as they come out of the decoder, mapped into memory to be read."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from chiasm.config import dump
+from chiasm.data.copies import cache_folder
+from chiasm.data.image import Image
+from chiasm.data.order import Stretches
+from chiasm.data.resizing import resized
+from chiasm.data.sample import Sample
+from chiasm.data.source import Source
+from chiasm.data.transforms import ImageTransform, Seen
+from chiasm.data.vectors import GrowingArray, KeyFile
+from chiasm.errors import CheckpointError, DataError
+
+_VERSION = 2  # of what is stored; another one begins a new folder
+_CHUNK = 64  # samples that are decoded before any of them is written
+_MEASURED = 100  # headers from which the space on disk is estimated
+_SPARE = 8 / 7  # how much larger than the transform's size a stored picture is, so that crops keep their detail
+
+
+@dataclass(frozen=True)
+class PictureCache:
+    """Where decoded pictures are kept, and how large.
+
+    folder: `pictures` in chiasm's cache folder (CHIASM_CACHE, or chiasm in the user's) if it is not given.
+    side: pixels of the shorter side of stored pictures, where the transform crops at random; 8/7 of the transform's
+        size if it is not given. Without augmentation the transform's own pixels are stored.
+    """
+
+    folder: Path | None = None
+    side: int | None = None
+
+    def place(self) -> Path:
+        """The folder of all decoded pictures."""
+        return cache_folder() / "pictures" if self.folder is None else self.folder
+
+
+class DecodedPictures:
+    """(H, W, 3) grey levels by the content of the picture; of one that cannot be decoded, the reason.
+
+    `levels.npy` has the levels of all pictures end to end, and `sizes.npy` a row a picture: width, height and the byte
+    where its levels begin. Where the width is 0, what begins there is a text of `height` bytes: the reason.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._levels = GrowingArray(folder / "levels.npy", (), "uint8")
+        self._sizes = GrowingArray(folder / "sizes.npy", (3,), "int64")
+        self.keys = KeyFile(folder / "pictures.keys", self._sizes)
+        if self._levels.count < self._end():
+            raise CheckpointError(f"the cache {folder} is damaged; remove it, and it will be made anew")
+        self._levels.truncate(self._end())
+
+    def __len__(self) -> int:
+        return self._sizes.count
+
+    @property
+    def bytes(self) -> int:
+        """What all pictures take on disk."""
+        return self._levels.count
+
+    def add(self, pictures: Iterable[tuple[str, NDArray[np.uint8] | str]]) -> None:
+        """Adds pictures, or reasons, under keys that are new."""
+        keys, sizes, contents, end = [], [], [], self._levels.count
+        for key, made in pictures:
+            content = np.frombuffer(made.encode(), np.uint8) if isinstance(made, str) else made.reshape(-1)
+            sizes.append((0, len(content), end) if isinstance(made, str) else (made.shape[1], made.shape[0], end))
+            keys.append(key)
+            contents.append(content)
+            end += len(content)
+        if keys:
+            self._levels.append(np.concatenate(contents))
+            self._sizes.append(np.array(sizes, np.int64))
+            self.keys.append(keys)
+
+    def map(self) -> None:
+        """Makes ready for `at`, after all pictures were added; keys are forgotten."""
+        self.keys.places.clear()
+        self._mapped_sizes = np.asarray(self._sizes.rows())
+        self._mapped = np.asarray(self._levels.rows(own=True))  # torch does not take what cannot be written to
+
+    def at(self, place: int) -> NDArray[np.uint8]:
+        """The picture that was added as the place-th. Raises DataError with the reason for one that was none."""
+        width, height, start = self._mapped_sizes[place].tolist()
+        if width == 0:
+            raise DataError(self._mapped[start : start + height].tobytes().decode())
+        return self._mapped[start : start + width * height * 3].reshape(height, width, 3)
+
+    def _end(self) -> int:
+        """Bytes of the pictures that have keys."""
+        if not self._sizes.count:
+            return 0
+        width, height, start = self._sizes.rows()[-1].tolist()
+        return int(start + height * (3 * width or 1))
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A sample on its way into the cache. keys: of its pictures, None for one that cannot be read at all."""
+
+    sample: Sample | None
+    keys: tuple[str | None, ...] = ()
+
+
+class DecodedSource(Source):
+    """Another source, its pictures taken from the cache; `fill` must have run.
+
+    Samples of pictures and captions come from the cache whole, so that the source is not touched again; of others
+    (chats, boxes, videos) the pictures come from the cache and the rest from the source. What the source cannot read,
+    and pictures that cannot be decoded, raise the same DataError as without a cache.
+    """
+
+    def __init__(self, source: Source, transform: ImageTransform, cache: PictureCache, threads: int = 1) -> None:
+        self.source, self.threads = source, threads
+        self.transform = replace(transform, asked_decoding="exact")
+        # Only random crops need more than the pixels that they end in.
+        self.side = None if transform.augment is None else cache.side or round(transform.size * _SPARE)
+        self.folder = cache.place() / self._mark()
+
+    def fill(self, console: Console) -> None:
+        """Reads every sample, and decodes the pictures that are not there yet; can be stopped and repeated.
+
+        Pictures are known by their content, so changed data never meet old pixels. Raises DataError if the disk has no
+        room.
+        """
+        # Sample i has the pictures _places[_firsts[i] : _firsts[i + 1]] and the line _text[_lines[i] : _lines[i + 1]],
+        # an empty one if it is the source's to tell.
+        self._lines, self._firsts, self._places = array("q", [0]), array("q", [0]), array("q")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with _locked(self.folder / "lock"), ThreadPoolExecutor(self.threads) as pool:
+                self.pictures = DecodedPictures(self.folder)
+                with tempfile.TemporaryFile(dir=self.folder) as text:  # of this run alone, gone with it
+                    self._fill(pool, text, console)
+                    text.flush()
+                    self._text = _mapped(text, self._lines[-1])
+                self.pictures.map()
+        except OSError as error:
+            raise DataError(f"cannot write decoded pictures to {self.folder}: {error.strerror or error}") from error
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def at(self, position: int, seed: int) -> int:
+        return self.source.at(position, seed)
+
+    def stretches(self) -> Stretches | None:
+        return self.source.stretches()
+
+    def called(self, index: int) -> str:
+        return self.source.called(index)
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
+        places = self._places[self._firsts[index] : self._firsts[index + 1]]
+        first, last = self._lines[index], self._lines[index + 1]
+        if first == last:
+            sample = self.source[index]
+            kept = iter(places)
+            parts = tuple(
+                self._picture(next(kept, -1), part) if isinstance(part, Image) else part for part in sample.parts
+            )
+            return replace(sample, parts=parts)
+        told = json.loads(self._text[first:last].tobytes())
+        parts = tuple(self._picture(place) for place in places)
+        return Sample(told["key"], parts, captions=tuple(told["captions"]), meta=told["meta"])
+
+    def _picture(self, place: int, without: Image | None = None) -> Image:
+        if place < 0:
+            assert without is not None  # a picture that was not read sends its sample to the source
+            return without
+        levels = self.pictures.at(place)
+        return Seen(levels) if self.side is None else Image(levels)
+
+    def _fill(self, pool: ThreadPoolExecutor, text: BinaryIO, console: Console) -> None:
+        checked = False
+        starts = range(0, len(self.source), _CHUNK)
+        for start in track(starts, description="decoding pictures", console=console, transient=True):
+            chunk = list(pool.map(self._read, range(start, min(start + _CHUNK, len(self.source)))))
+            new = {
+                key: image
+                for one in chunk
+                if one.sample is not None
+                for key, image in zip(one.keys, one.sample.images, strict=True)
+                if key is not None and key not in self.pictures.keys.places
+            }
+            if new and not checked:
+                self._check_room(len(self.source) - start)
+                checked = True
+            self.pictures.add(pool.map(self._made, new, new.values()))
+            for one in chunk:
+                self._note(one, text)
+
+    def _read(self, index: int) -> _Read:
+        try:
+            sample = self.source[index]
+        except DataError:  # raised again when the sample is asked for
+            return _Read(None)
+        return _Read(sample, tuple(_key(image) for image in sample.images))
+
+    def _made(self, key: str, image: Image) -> tuple[str, NDArray[np.uint8] | str]:
+        try:
+            return key, self._decoded(image)
+        except DataError as error:
+            return key, str(error)
+
+    def _decoded(self, image: Image) -> NDArray[np.uint8]:
+        if self.side is None:
+            return self.transform.levels(image)
+        picture = image.decode()
+        size = _shrunk(picture.size, self.side)
+        return np.asarray(picture) if size == picture.size else resized(picture, size, self.transform.interpolation)
+
+    def _note(self, read: _Read, text: BinaryIO) -> None:
+        line = _line(read.sample) if read.sample is not None and None not in read.keys else b""
+        text.write(line)
+        self._lines.append(self._lines[-1] + len(line))
+        self._places.extend(self.pictures.keys.places[key] if key is not None else -1 for key in read.keys)
+        self._firsts.append(len(self._places))
+
+    def _check_room(self, samples: int) -> None:
+        """Raises DataError unless the disk can hold the pictures of that many samples."""
+        step = max(1, samples // _MEASURED)
+        sizes = [size for at in range(len(self) - samples, len(self), step) if (size := self._stored_size(at))]
+        needed = int(samples * float(np.mean(sizes))) if sizes else 0
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise DataError(
+                f"decoded, the pictures of {samples:,} samples need about {needed / 1e9:.1f} GB, but {self.folder} has "
+                f"{free / 1e9:.1f} GB free; set data.cache.folder to a place with more room"
+            )
+
+    def _stored_size(self, index: int) -> int:
+        """Bytes of a sample's decoded pictures, from their headers; 0 if they cannot be read."""
+        try:
+            sizes = [image.size for image in self.source[index].images]
+        except DataError:
+            return 0
+        if self.side is None:
+            return len(sizes) * self.transform.size**2 * 3
+        return sum(3 * width * height for width, height in (_shrunk(size, self.side) for size in sizes))
+
+    def _mark(self) -> str:
+        """A hash of all that decides what is stored of a picture, besides its content."""
+        settings = dump(replace(self.transform, std=(1.0, 1.0, 1.0), decoding="exact"))  # these do not matter
+        chosen = {"interpolation": settings["interpolation"]} if self.side is not None else settings
+        return _hash([_VERSION, PIL.__version__, self.side, chosen])
+
+
+def _key(image: Image) -> str | None:
+    try:
+        return image.key
+    except DataError:  # raised again when the sample is asked for
+        return None
+
+
+def _shrunk(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """The size with its shorter side scaled down to `side`; never enlarged."""
+    scale = min(1.0, side / min(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _line(sample: Sample) -> bytes:
+    """A sample of pictures and captions as a line of JSON; nothing for one that JSON does not hold whole."""
+    if sample.boxes or sample.questions or sample.negatives or len(sample.images) != len(sample.parts):
+        return b""
+    told = {"key": sample.key, "captions": list(sample.captions), "meta": dict(sample.meta)}
+    try:
+        line = json.dumps(told)
+    except (TypeError, ValueError):
+        return b""
+    return line.encode() + b"\n" if json.loads(line) == told else b""
+
+
+def _hash(value: object) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _mapped(file: BinaryIO, size: int) -> NDArray[np.uint8]:
+    """A file's bytes, read when they are touched. Writable, for torch wants that, but what is written stays here."""
+    if size == 0:
+        return np.empty(0, np.uint8)
+    return np.memmap(file, np.uint8, "c", shape=(size,)).view(np.ndarray)
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Waits for other processes that fill the same folder."""
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
