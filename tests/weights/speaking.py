@@ -2,13 +2,24 @@
 
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import PIL.Image
+import pytest
 import tokenizers
+import torch
 import transformers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
+from chiasm.data.batch import Batch
+from chiasm.data.image import Image
+from chiasm.data.sample import Sample, Text
+from chiasm.models.speaker import VisualSpeaker
+from chiasm.nn.decoder import Packed
 from tests import peers  # noqa: F401  # before any class of transformers is touched
+from tests.shared_data import shared_data
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
@@ -55,3 +66,91 @@ def write_tokenizer(folder: Path, template: str = CHATML, extra: tuple[str, ...]
 def set_ends(folder: Path, *ids: int) -> None:
     """Says in `generation_config.json` which tokens end an answer."""
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": list(ids)}))
+
+
+def odd_photos(folder: Path) -> list[Path]:
+    """Real photos as they are, and cut to be tall, wide, tiny and square."""
+    whole = sorted(shared_data("coco").rglob("*.jpg"))[:2]
+    folder.mkdir(exist_ok=True)
+    made = [*whole]
+    with PIL.Image.open(whole[0]) as picture:
+        for size in ((90, 331), (401, 77), (9, 13), (120, 120)):
+            file = folder / f"{size[0]}x{size[1]}.png"
+            picture.convert("RGB").crop((40, 30, 40 + size[0], 30 + size[1])).save(file)
+            made.append(file)
+    return made
+
+
+def asking(paths: Sequence[Path], question: str, key: str = "a") -> Sample:
+    """Pictures and a question, as ours takes them."""
+    return Sample(key, (*map(Image, paths), Text(question, role="user")))
+
+
+def asked(processor: Any, rows: Sequence[Sequence[Path]], question: str, answer: str | None = None) -> Any:
+    """What transformers makes of rows of pictures and a question, with an answer or ready for one."""
+    texts = []
+    for paths in rows:
+        content = [*({"type": "image"} for _ in paths), {"type": "text", "text": question}]
+        chat: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if answer is not None:
+            chat.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        texts.append(processor.apply_chat_template(chat, add_generation_prompt=answer is None, tokenize=False))
+    pictures = [[PIL.Image.open(path).convert("RGB") for path in paths] for paths in rows]
+    nested = pictures if "Idefics" in type(processor).__name__ else [one for row in pictures for one in row]
+    return processor(images=nested, text=texts, padding=len(rows) > 1, return_tensors="pt")
+
+
+def assert_same_reading(ours: VisualSpeaker, theirs: Any, batch: Batch, inputs: Any) -> None:
+    """One row: equal tokens, and equal logits at every place."""
+    assert batch.stream is not None
+    assert batch.stream.ids_T.tolist() == inputs.input_ids[0].tolist()
+    with torch.no_grad():
+        expected = theirs(**inputs).logits[0]
+        prompt = ours.embedded(batch)
+        found = ours.language.logits(ours.language(prompt.x_TD, prompt.positions, Packed(prompt.lengths)))
+    # Of what the logits span: random weights of this size make float32's last bits larger layer by layer.
+    assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
+
+
+def assert_same_losses(ours: VisualSpeaker, theirs: Any, processor: Any, paths: Sequence[Path]) -> None:
+    """The loss of a batch equals theirs, with labels on the answer and the mark that ends its turn."""
+    answer = "a red ball"
+    samples = [
+        Sample(str(at), (Image(path), Text("What is it?", role="user"), Text(answer, role="assistant", target=True)))
+        for at, path in enumerate(paths)
+    ]
+    batch = ours.processor(samples)
+    assert batch.stream is not None
+    sums, counts = 0.0, 0
+    rows = batch.stream.lengths_B.tolist()
+    targets = torch.split(batch.stream.target_T, rows)
+    for path, target in zip(paths, targets, strict=True):
+        inputs = asked(processor, [[path]], "What is it?", answer)
+        labels = torch.full_like(inputs.input_ids, -100)
+        chosen = target.nonzero()[:, 0]
+        said = inputs.input_ids[0, chosen]
+        assert ours.processor.decode(said.tolist()).strip() == answer
+        assert int(said[-1]) in ours.processor.end_ids
+        labels[0, chosen] = said
+        with torch.no_grad():
+            sums += float(theirs(**inputs, labels=labels).loss) * len(chosen)
+        counts += len(chosen)
+    with torch.no_grad():
+        assert float(ours.losses(batch)["next_token"]) == pytest.approx(sums / counts, rel=1e-4)
+
+
+def assert_same_answers(
+    ours: VisualSpeaker, theirs: Any, processor: Any, rows: Sequence[Sequence[Path]], question: str
+) -> None:
+    """Greedy answers agree, of each row alone and of all together."""
+    samples = [asking(paths, question, str(at)) for at, paths in enumerate(rows)]
+    known = []
+    for row in (*([one] for one in rows), rows):
+        inputs = asked(processor, row, question)
+        with torch.no_grad():
+            said = theirs.generate(**inputs, max_new_tokens=8, do_sample=False)[:, inputs.input_ids.shape[1] :]
+        known.append([ours.processor.decode(one.tolist()) for one in said])
+    alone = [ours.generate([sample], max_tokens=8)[0].texts[-1].text for sample in samples]
+    assert alone == [one[0] for one in known[:-1]]
+    assert [one.texts[-1].text for one in ours.generate(samples, max_tokens=8)] == known[-1]
+    assert len(set(alone)) > 1 or len(rows) == 1

@@ -85,7 +85,7 @@ class ChatProcessor(Processor):
     def render(self, sample: Sample, answer: bool = False) -> Rendered:
         """The sample as the tokenizer reads it, slots of pictures written out, with the spans that are learned."""
         rendered = self.template.render(sample, answer)
-        return _expanded(rendered, [self._written(sample, at) for at in range(len(sample.images))], sample)
+        return _expanded(rendered, self._written(sample, rendered.text), sample)
 
     def ids(self, text: str) -> list[int]:
         """The tokens of a text as it stands, without marks of its own."""
@@ -137,10 +137,16 @@ class ChatProcessor(Processor):
         images = self.layout.images(pictures, drawn)
         return replace(images, row_N=rows[images.row_N])
 
-    def _written(self, sample: Sample, at: int) -> str:
+    def _written(self, sample: Sample, text: str) -> list[str]:
+        """What stands for each picture of a rendered text."""
+        if not sample.images:
+            return []
         if self.layout is None:
             raise DataError(f"sample '{sample.key}' has pictures, but this model reads text alone")
-        return self.layout.written(*sample.images[at].size)
+        *pieces, last = text.split(IMAGE)[1:]
+        behind = [*(piece or IMAGE for piece in pieces), last]
+        pairs = zip(sample.images, behind, strict=True)
+        return [self.layout.beside(self.layout.written(*image.size), rest) for image, rest in pairs]
 
     def _id(self, token: str) -> int:
         found = self.backend.token_to_id(token)
@@ -163,7 +169,7 @@ class ChatProcessor(Processor):
         if given.layout is not None:
             if given.layout.alike is not None:
                 given.layout.alike.require_decoders()  # now, not in the middle of a run
-            backend.add_special_tokens([given.layout.slot])
+            backend.add_special_tokens([given.layout.slot, *given.layout.marks])
         return cls(backend, settings, template)
 
     def save(self, folder: Path) -> None:

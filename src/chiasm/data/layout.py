@@ -29,9 +29,18 @@ class Layout(Component, ABC, room="chiasm.data.layouts", key="layout"):
         """What makes every picture's pixels and slots, where all are made alike, whatever their sizes; else None."""
         return None
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Tokens around and between slots, which a tokenizer that is learned must have too."""
+        return ()
+
     @abstractmethod
     def written(self, width: int, height: int) -> str:
         """What stands in the text for a picture of that size in pixels: slots, and marks around and between them."""
+
+    def beside(self, written: str, behind: str) -> str:  # noqa: ARG002  # most stand alike anywhere
+        """What stands for a picture, given the text behind it; where another picture follows, that is IMAGE."""
+        return written
 
     @abstractmethod
     def images(self, images: Sequence[Image], generators: Sequence[np.random.Generator] | None = None) -> Images:

@@ -51,18 +51,12 @@ class PatchTransform:
         if picture.size != size:
             picture = picture.resize(size, PIL.Image.Resampling[self.interpolation.upper()])
         pixels_CHW = ImageTransform(mean=self.mean, std=self.std).normalised(np.asarray(picture))
-        pieces = pixels_CHW.view(3, rows, self.patch, columns, self.patch).permute(1, 3, 2, 4, 0)
-        return pieces.reshape(rows * columns, -1), (rows, columns)
+        return patches_of(pixels_CHW, self.patch)
 
     def batch(self, images: Sequence[Image]) -> Images:
         """Patches of N pictures, filled up to those of the largest, with their grids."""
-        made = [self(image) for image in images]
-        longest = max([1, *(len(patches) for patches, _ in made)])
-        pixels = torch.zeros(len(made), longest, self.patch**2 * 3)
-        for at, (patches, _) in enumerate(made):
-            pixels[at, : len(patches)] = patches
-        grid = torch.tensor([grid for _, grid in made], dtype=torch.long).view(-1, 2)
-        return Images(pixels, row_N=torch.arange(len(made)), grid_N2=grid)
+        pixels, grid_N2 = filled_up([self(image) for image in images], self.patch)
+        return Images(pixels, row_N=torch.arange(len(images)), grid_N2=grid_N2)
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
         """Rows and columns of the largest grid for a picture of that size.
@@ -78,3 +72,21 @@ class PatchTransform:
 
     def _scaled(self, width: int, height: int, scale: float) -> tuple[int, int]:
         return max(1, math.ceil(height * scale / self.patch)), max(1, math.ceil(width * scale / self.patch))
+
+
+def patches_of(pixels_CHW: Tensor, patch: int) -> tuple[Tensor, tuple[int, int]]:
+    """The whole patches of pixels, row by row, (P, p * p * 3), and their grid: rows, columns. A rest is left out."""
+    _, height, width = pixels_CHW.shape
+    rows, columns = height // patch, width // patch
+    whole_CHW = pixels_CHW[:, : rows * patch, : columns * patch]
+    pieces = whole_CHW.reshape(3, rows, patch, columns, patch).permute(1, 3, 2, 4, 0)
+    return pieces.reshape(rows * columns, -1), (rows, columns)
+
+
+def filled_up(made: Sequence[tuple[Tensor, tuple[int, int]]], patch: int) -> tuple[Tensor, Tensor]:
+    """Patches of N pictures, (N, P, p * p * 3), filled up with zeros to those of the largest, and grids, (N, 2)."""
+    longest = max([1, *(len(patches) for patches, _ in made)])
+    pixels = torch.zeros(len(made), longest, patch**2 * 3)
+    for at, (patches, _) in enumerate(made):
+        pixels[at, : len(patches)] = patches
+    return pixels, torch.tensor([grid for _, grid in made], dtype=torch.long).view(-1, 2)

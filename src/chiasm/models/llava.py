@@ -61,10 +61,14 @@ class LLaVA(VisualSpeaker):
             unread.requires_grad_(False)
 
     def picture_features(self, images: Images) -> Tensor:
+        return self.patch_features(images).flatten(0, 1)
+
+    def patch_features(self, images: Images) -> Tensor:
+        """(N, P, D): each patch of each picture, or of each tile, as a vector of the language model."""
         x_NPD = self.vision.hidden(images, self.config.layer)
         if self.vision.class_token is not None and not self.config.class_token:
             x_NPD = x_NPD[:, 1:]
-        return self.connector(x_NPD).flatten(0, 1)
+        return self.connector(x_NPD)
 
 
 _CLIP_L = vit.Config(224, 14, 1024, 24, 16, 4096)

@@ -111,12 +111,12 @@ class GroupedAttention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """down(silu(gate x) * up x) (Shazeer 2020, arXiv:2002.05202)."""
+    """down(silu(gate x) * up x) (Shazeer 2020, arXiv:2002.05202). out: the last width; the first where None."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, out: int | None = None) -> None:
         super().__init__()
         self.gate, self.up = nn.Linear(width, hidden, bias=False), nn.Linear(width, hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.down = nn.Linear(hidden, width if out is None else out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))

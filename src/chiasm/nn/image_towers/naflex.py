@@ -7,6 +7,7 @@ fills it up is never attended to, so that nothing but the time changes."""
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +47,7 @@ class Config(ImageTowerConfig):
         """Rows, and columns, of the learned positions."""
         return math.isqrt(self.positions)
 
-    def build(self) -> NaFlex:
+    def build(self) -> PatchTower:
         return NaFlex(self)
 
     def square(self) -> vit.Config:
@@ -55,8 +56,11 @@ class Config(ImageTowerConfig):
         return vit.Config(*shape, pool="map", act=self.act, pre_norm=False, epsilon=self.epsilon)
 
 
-class NaFlex(ImageTower):
-    """Patches of pictures of different shapes, a transformer over each picture's own, and one vector for it."""
+class PatchTower(ImageTower):
+    """Patches of pictures of different shapes, and a transformer over each picture's own.
+
+    How learned positions are spread over a picture, and how its tokens become one vector, is up to the subclass.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -68,49 +72,70 @@ class NaFlex(ImageTower):
             Block(width, config.heads, config.hidden, config.act, config.epsilon) for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(width, config.epsilon)
-        self.pool = MapPool(config.square())
         init_transformer(self.blocks, width)
         nn.init.normal_(self.position, std=width**-0.5)
-
-    def forward(self, images: Images) -> Tensor:
-        x_NPD, mask = self._blocks(images)
-        return self.pool(self.norm(x_NPD), mask)
 
     def tokens(self, images: Images) -> Tensor:
         """Normalised tokens, (N, P, D); what stands behind a picture's own patches means nothing."""
         return self.norm(self._blocks(images)[0])
 
+    @abstractmethod
+    def _spread(self, rows: int, columns: int) -> Tensor:
+        """The positions of a picture of so many patches, (rows * columns, D)."""
+
     def _blocks(self, images: Images) -> tuple[Tensor, Tensor | None]:
-        """The tokens, and where they may be attended to: (N, 1, 1, P), or None where all are of pictures."""
+        """The tokens, and which are of pictures; see `patch_mask`."""
         if images.grid_N2 is None:
-            raise DataError("a NaFlex tower is given patches, not whole pictures; set processor.patches")
+            raise DataError(
+                "this tower is given patches, not whole pictures; set processor.patches, or processor.layout"
+            )
         if images.pixels.shape[-1] != self.embed.in_features:
             raise DataError(
                 f"this tower sees patches of {self.config.patch}x{self.config.patch} pixels ({self.embed.in_features} "
-                f"values), but was given {images.pixels.shape[-1]} values a patch; set processor.patches.patch"
+                f"values), but was given {images.pixels.shape[-1]} values a patch; set the patch of "
+                "processor.patches or processor.layout"
             )
-        longest, grids = images.pixels.shape[1], [(rows, columns) for rows, columns in images.grid_N2.tolist()]
-        x_NPD = self.embed(images.pixels) + self._positions(grids, longest)
-        counts = [rows * columns for rows, columns in grids]
-        mask = None
-        if any(count < longest for count in counts):
-            count_N = torch.tensor(counts, device=x_NPD.device)
-            mask = (torch.arange(longest, device=x_NPD.device) < count_N[:, None])[:, None, None]
+        grids = [(rows, columns) for rows, columns in images.grid_N2.tolist()]
+        x_NPD = self.embed(images.pixels) + self._positions(grids, images.pixels.shape[1])
+        mask_NP = patch_mask(images)
+        mask = mask_NP[:, None, None] if mask_NP is not None else None
         for block in self.blocks:
             x_NPD = block(x_NPD, mask=mask)
-        return x_NPD, mask
+        return x_NPD, mask_NP
 
     def _positions(self, grids: list[tuple[int, int]], longest: int) -> Tensor:
         """The positions at each grid, (N, P, D), zeros behind them. Pictures of one shape share the work."""
-        side = self.config.side
-        learned_1DHW = self.position.float().view(1, side, side, -1).permute(0, 3, 1, 2)
-        resized: dict[tuple[int, int], Tensor] = {}
-        for rows, columns in set(grids):
-            grid_1DHW = F.interpolate(
-                learned_1DHW, (rows, columns), mode="bilinear", align_corners=False, antialias=True
-            )
-            rest = longest - rows * columns
-            resized[rows, columns] = F.pad(grid_1DHW.flatten(2)[0].T, (0, 0, 0, rest)).to(self.position.dtype)
         if not grids:
             return self.position.new_empty(0, longest, self.width)
-        return torch.stack([resized[grid] for grid in grids])
+        spread = {grid: self._spread(*grid) for grid in set(grids)}
+        padded = {grid: F.pad(one, (0, 0, 0, longest - len(one))) for grid, one in spread.items()}
+        return torch.stack([padded[grid] for grid in grids])
+
+
+class NaFlex(PatchTower):
+    """One vector a picture by attention; positions are resized to its grid."""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.pool = MapPool(config.square())
+
+    def forward(self, images: Images) -> Tensor:
+        x_NPD, mask_NP = self._blocks(images)
+        return self.pool(self.norm(x_NPD), mask_NP[:, None, None] if mask_NP is not None else None)
+
+    def _spread(self, rows: int, columns: int) -> Tensor:
+        side = self.config.side
+        learned_1DHW = self.position.float().view(1, side, side, -1).permute(0, 3, 1, 2)
+        grid_1DHW = F.interpolate(learned_1DHW, (rows, columns), mode="bilinear", align_corners=False, antialias=True)
+        return grid_1DHW.flatten(2)[0].T.to(self.position.dtype)
+
+
+def patch_mask(images: Images) -> Tensor | None:
+    """(N, P): True where a patch is of a picture, False where it fills a row up; None where all are of pictures."""
+    assert images.grid_N2 is not None
+    counts_N, longest = images.grid_N2.prod(dim=1), images.pixels.shape[1]
+    if bool((counts_N == longest).all()):
+        return None
+    return torch.arange(longest, device=counts_N.device) < counts_N[:, None]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -12,6 +13,7 @@ from chiasm.errors import CheckpointError
 from chiasm.models.llava import Config, LLaVA
 from chiasm.nn.connectors import mlp
 from chiasm.nn.decoder import DecoderConfig
+from chiasm.nn.decoders import llama
 from chiasm.weights.chats import read_chat, slot_id, token_of, write_chat, write_ends
 from chiasm.weights.files import read_section, read_tensors, write_json, write_tensors
 from chiasm.weights.mapping import Rule, give_tensors, renamed, take_tensors
@@ -20,6 +22,7 @@ from chiasm.weights.transformers._pixels import read_pixels, write_pixels
 from chiasm.weights.transformers._towers import ACTS, WEIGHTS, Vision, tower_rules, vision_section
 
 MODEL = LLaVA
+M = TypeVar("M", bound=LLaVA)
 
 # What transformers takes where a vision_config says nothing: CLIP ViT-L/14 at 336 pixels.
 _VISION = Vision(1024, 4096, 24, 16, "quick_gelu", 1e-5, image_size=336, patch_size=14)
@@ -28,28 +31,13 @@ _VISION = Vision(1024, 4096, 24, 16, "quick_gelu", 1e-5, image_size=336, patch_s
 def load(folder: Path, settings: dict[str, Any]) -> LLaVA:
     """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
     where = str(folder / "config.json")
-    entries = settings.get("vision_config") or {}
-    if (kind := entries.get("model_type", "clip_vision_model")) != "clip_vision_model":
-        raise CheckpointError(f"{where}: the vision tower is a '{kind}'; LLaVA is read with CLIP's")
-    vision = read_section(_VISION, entries, f"{where}: vision_config").tower("class", pre_norm=True)
-    text = settings.get("text_config") or {}
-    tied = bool(settings.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
-    decoder = read_decoder(text.get("model_type", "llama"), {**text, "tie_word_embeddings": tied}, where)
-    config = Config(
-        vision,
-        decoder,
-        mlp.Config(ACTS[settings.get("projector_hidden_act", "gelu")], settings.get("multimodal_projector_bias", True)),
-        _layer(settings.get("vision_feature_layer", -2), vision.layers, where),
-        settings.get("vision_feature_select_strategy", "default") == "full",
-    )
-    layout = Fixed(
-        config.patches, read_pixels(folder, vision.image_size), token_of(folder, slot_id(settings, default=32_000))
-    )
+    decoder = read_text(settings, where)
+    config = read_config(settings, decoder, where)
+    slot = token_of(folder, slot_id(settings, default=32_000))
+    layout = Fixed(config.patches, read_pixels(folder, config.vision.image_size), slot)
     with torch.device("meta"):
         model = LLaVA(config, read_chat(folder, decoder.context, decoder.vocabulary, layout))
-    state, file = read_tensors(folder, WEIGHTS)
-    left_out = (*CONSTANTS, "vision_tower.embeddings.position_ids", *(_HEAD if decoder.tied else ()))
-    return take_tensors(model, _table(decoder), renamed(state, _VARIANTS), str(file), left_out).eval()
+    return take(model, folder, table(decoder))
 
 
 def save(model: LLaVA, folder: Path) -> None:
@@ -57,16 +45,55 @@ def save(model: LLaVA, folder: Path) -> None:
 
     Raises CheckpointError where transformers has no such LLaVA: its connector is an MLP, its pictures all of one size.
     """
-    config, layout = model.config, model.processor.layout
-    if not isinstance(config.connector, mlp.Config) or not isinstance(layout, Fixed) or layout.before or layout.behind:
+    layout = model.processor.layout
+    if not isinstance(layout, Fixed) or layout.before or layout.behind:
         raise CheckpointError(
-            "transformers' LLaVA has an MLP between its parts and writes pictures as slots alone; this model has "
-            f"{config.connector} and {layout}"
+            f"transformers' LLaVA writes pictures of one size as slots alone; this model has {layout}"
         )
-    slot = model.processor.backend.token_to_id(layout.slot)
     settings = {
         "architectures": ["LlavaForConditionalGeneration"],
         "model_type": "llava",
+        "image_seq_length": model.config.patches,
+        **config_section(model),
+    }
+    write_pixels(layout.transform, "CLIP", folder)
+    write(model, folder, settings, table(model.config.language), "LlavaProcessor")
+
+
+def read_text(settings: Mapping[str, Any], where: str) -> llama.Config:
+    """The decoder that a `config.json` describes."""
+    text = settings.get("text_config") or {}
+    tied = bool(settings.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
+    return read_decoder(text.get("model_type", "llama"), {**text, "tie_word_embeddings": tied}, where)
+
+
+def read_config(settings: Mapping[str, Any], decoder: llama.Config, where: str) -> Config:
+    """The parts that LLaVA and LLaVA-NeXT share, as a `config.json` describes them."""
+    entries = settings.get("vision_config") or {}
+    if (kind := entries.get("model_type", "clip_vision_model")) != "clip_vision_model":
+        raise CheckpointError(f"{where}: the vision tower is a '{kind}'; LLaVA is read with CLIP's")
+    vision = read_section(_VISION, entries, f"{where}: vision_config").tower("class", pre_norm=True)
+    return Config(
+        vision,
+        decoder,
+        mlp.Config(ACTS[settings.get("projector_hidden_act", "gelu")], settings.get("multimodal_projector_bias", True)),
+        _layer(settings.get("vision_feature_layer", -2), vision.layers, where),
+        settings.get("vision_feature_select_strategy", "default") == "full",
+    )
+
+
+def config_section(model: LLaVA) -> dict[str, Any]:
+    """The entries of `config.json` that LLaVA and LLaVA-NeXT share.
+
+    Raises CheckpointError where the connector is not an MLP, the only one that they have there.
+    """
+    config, layout = model.config, model.processor.layout
+    assert layout is not None
+    if not isinstance(config.connector, mlp.Config):
+        raise CheckpointError(
+            f"transformers' LLaVA has an MLP between its parts; this model has {config.connector.chosen()}"
+        )
+    return {
         "dtype": "float32",
         "vision_config": vision_section(config.vision, "class", pre_norm=True) | {"model_type": "clip_vision_model"},
         "text_config": decoder_section(config.language),
@@ -74,25 +101,37 @@ def save(model: LLaVA, folder: Path) -> None:
         "multimodal_projector_bias": config.connector.bias,
         "vision_feature_layer": config.layer,
         "vision_feature_select_strategy": "full" if config.class_token else "default",
-        "image_token_index": slot,
-        "image_seq_length": config.patches,
+        "image_token_index": model.processor.backend.token_to_id(layout.slot),
         "tie_word_embeddings": model.language.head is None,
     }
+
+
+def take(model: M, folder: Path, rules: tuple[Rule, ...]) -> M:
+    """The model with the weights of a folder, in evaluation mode."""
+    state, file = read_tensors(folder, WEIGHTS)
+    tied = model.language.head is None
+    left_out = (*CONSTANTS, "vision_tower.embeddings.position_ids", *(_HEAD if tied else ()))
+    return take_tensors(model, rules, renamed(state, _VARIANTS), str(file), left_out).eval()
+
+
+def write(model: LLaVA, folder: Path, settings: dict[str, Any], rules: tuple[Rule, ...], processor: str) -> None:
+    """Writes tokenizer, settings and weights. processor: transformers' class for the former."""
+    layout = model.processor.layout
+    assert layout is not None
     write_chat(model.processor, folder)
-    write_pixels(layout.transform, "CLIP", folder)
     write_json(
         folder / "processor_config.json",
         {
-            "processor_class": "LlavaProcessor",
+            "processor_class": processor,
             "image_token": layout.slot,
-            "patch_size": config.vision.patch,
+            "patch_size": model.config.vision.patch,
             "vision_feature_select_strategy": settings["vision_feature_select_strategy"],
             "num_additional_image_tokens": 1,
         },
     )
     write_json(folder / "config.json", settings)
     write_ends(model.processor, folder)
-    write_tensors(folder / "model.safetensors", give_tensors(model, _table(config.language)))
+    write_tensors(folder / "model.safetensors", give_tensors(model, rules))
 
 
 _HEAD = ("language_model.lm_head.weight",)
@@ -103,12 +142,14 @@ _VARIANTS = {
     "model.vision_tower.vision_model.": "vision_tower.",
     "model.vision_tower.": "vision_tower.",
     "model.multi_modal_projector.": "multi_modal_projector.",
+    "model.image_newline": "image_newline",
     "model.language_model.": "language_model.model.",
     "lm_head.": "language_model.lm_head.",
 }
 
 
-def _table(decoder: DecoderConfig) -> tuple[Rule, ...]:
+def table(decoder: DecoderConfig) -> tuple[Rule, ...]:
+    """Where each tensor is stored."""
     return (
         Rule("vision.embed.*", "vision_tower.embeddings.patch_embedding.*"),
         Rule("vision.class_token", "vision_tower.embeddings.class_embedding"),

@@ -1,0 +1,97 @@
+"""A picture at its own aspect ratio, in four quarters and as a whole: Idefics2 (arXiv:2405.02246, section 3).
+
+Each part takes the same few slots, whatever its size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import PIL.Image
+
+from chiasm.data.batch import Images
+from chiasm.data.chat import IMAGE
+from chiasm.data.image import Image
+from chiasm.data.layout import Layout
+from chiasm.data.patches import filled_up, patches_of
+from chiasm.data.tiles import TileTransform, owners
+from chiasm.errors import DataError, RecipeError
+
+_HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Native(Layout):
+    """shortest, longest: bounds of a part's sides in pixels; the upper one keeps the aspect ratio, the lower one need
+    not. patch: side of a patch in pixels. slots: features of a part.
+
+    split: False shows the whole picture alone. token: keeps the place of a feature; around: stands around each part.
+    """
+
+    shortest: int = 378
+    longest: int = 980
+    patch: int = 14
+    slots: int = 64
+    split: bool = True
+    transform: TileTransform = field(default_factory=lambda: TileTransform("bilinear", _HALF, _HALF))
+    token: str = "<image>"  # noqa: S105  # a token of text, no secret
+    around: str = "<fake_token_around_image>"
+
+    def __post_init__(self) -> None:
+        if self.slots < 1 or not 1 <= self.patch <= self.shortest <= self.longest:
+            raise RecipeError(
+                f"{self.slots} slots, patches of {self.patch} and sides of {self.shortest} to {self.longest} pixels "
+                "do not make a layout"
+            )
+
+    @property
+    def slot(self) -> str:
+        return self.token
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        return (self.around,)
+
+    def written(self, width: int, height: int) -> str:
+        self._check(width, height)
+        return (self.around + self.token * self.slots) * (5 if self.split else 1) + self.around
+
+    def beside(self, written: str, behind: str) -> str:
+        """One mark stands between pictures, and a blank before words that follow at once."""
+        if behind == IMAGE or behind.startswith(self.around):
+            return written.removesuffix(self.around)
+        return written + " " if behind[:1] not in ("", "<") and not behind[0].isspace() else written
+
+    def images(
+        self,
+        images: Sequence[Image],
+        generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # nothing is drawn
+    ) -> Images:
+        parts = [self._parts(image.decode()) for image in images]
+        row, tiles_N = owners([len(one) for one in parts])
+        made = self.transform.pixels([part for one in parts for part in one])
+        pixels, grid = filled_up([patches_of(one, self.patch) for one in made], self.patch)
+        return Images(pixels, row_N=row, grid_N2=grid, tiles_N=tiles_N)
+
+    def _parts(self, picture: PIL.Image.Image) -> list[PIL.Image.Image]:
+        width, height = picture.size
+        self._check(width, height)
+        x, y = width // 2, height // 2
+        corners = [(0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height)]
+        parts = [*(picture.crop(one) for one in (corners if self.split else ())), picture]
+        return [self.transform.resized(part, *bounded(*part.size, self.shortest, self.longest)) for part in parts]
+
+    def _check(self, width: int, height: int) -> None:
+        if self.split and min(width, height) < 2:
+            raise DataError(f"a picture of {width}x{height} pixels cannot be cut into quarters; it needs 2 a side")
+
+
+def bounded(width: int, height: int, shortest: int, longest: int) -> tuple[int, int]:
+    """Width and height of a picture whose longer side is at most `longest`, and its sides at least `shortest`."""
+    aspect = width / height
+    if width >= height and width > longest:
+        width, height = longest, int(longest / aspect)
+    elif height > width and height > longest:
+        width, height = int(longest * aspect), longest
+    return max(width, shortest), max(height, shortest)

@@ -1,0 +1,52 @@
+"""What layouts that cut pictures into tiles have in common: how a part of a picture is resized, and becomes numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from chiasm.data.image import Image
+from chiasm.data.transforms import OPENAI_MEAN, OPENAI_STD, ImageTransform
+
+
+@dataclass(frozen=True)
+class TileTransform:
+    """Resizing and normalisation. There is no augmentation: slots follow from the size of a picture as it is."""
+
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+
+    def resized(self, picture: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
+        """The picture at that size; the aspect ratio may change."""
+        if picture.size == (width, height):
+            return picture
+        return picture.resize((width, height), PIL.Image.Resampling[self.interpolation.upper()])
+
+    def pixels(self, pictures: Sequence[PIL.Image.Image]) -> list[Tensor]:
+        """Each picture as normalised pixels, (3, H, W)."""
+        levels = ImageTransform(mean=self.mean, std=self.std)
+        return [levels.normalised(np.asarray(picture)) for picture in pictures]
+
+
+def cut(picture: PIL.Image.Image, tile: int) -> list[PIL.Image.Image]:
+    """A picture of whole tiles, row by row."""
+    width, height = picture.size
+    return [picture.crop((x, y, x + tile, y + tile)) for y in range(0, height, tile) for x in range(0, width, tile)]
+
+
+def sizes_of(images: Sequence[Image]) -> Tensor:
+    """(N, 2): height and width in pixels."""
+    return torch.tensor([image.size[::-1] for image in images], dtype=torch.long).view(-1, 2)
+
+
+def owners(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Which picture each tile belongs to, (M,), and how many each picture has, (N,)."""
+    tiles_N = torch.tensor(counts, dtype=torch.long)
+    return torch.arange(len(counts)).repeat_interleave(tiles_N), tiles_N

@@ -1,0 +1,103 @@
+"""A Perceiver resampler: a few learned latents attend to all features of a picture and to each other, in several layers
+(Flamingo, Alayrac et al. 2022, arXiv:2204.14198), as Idefics2 has it (arXiv:2405.02246, section 3): features are
+first mapped by a gated MLP, heads share keys and values, norms are RMS norms.
+
+Shapes: N pictures, P features, K latents, D width of the language model, H heads, G groups of keys, E of a head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chiasm.errors import RecipeError
+from chiasm.nn.connector import ConnectorConfig
+from chiasm.nn.decoder import GatedMLP
+
+
+@dataclass(frozen=True)
+class Config(ConnectorConfig):
+    """hidden: width of the MLP that maps features. latents: slots of a picture. head_width: of each of the `heads`.
+
+    groups: heads of keys and values.
+    """
+
+    hidden: int
+    latents: int = 64
+    layers: int = 3
+    heads: int = 16
+    head_width: int = 96
+    groups: int = 4
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.latents < 1 or self.groups < 1 or self.heads % self.groups:
+            raise RecipeError(
+                f"{self.heads} heads cannot share {self.groups} groups of keys and values for {self.latents} latents"
+            )
+
+    def build(self, features: int, width: int) -> nn.Module:
+        return Connector(features, width, self)
+
+    def slots(self, patches: int) -> int:  # noqa: ARG002  # as many for any picture
+        return self.latents
+
+
+class Connector(nn.Module):
+    """(N, P, features) to (N, K, D)."""
+
+    def __init__(self, features: int, width: int, config: Config) -> None:
+        super().__init__()
+        self.map = GatedMLP(features, config.hidden, width)
+        self.latents = nn.Parameter(torch.empty(config.latents, width))
+        self.layers = nn.ModuleList(Layer(width, config) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(width, config.epsilon)
+        # Alike, as the published ones begin, latents would stay alike for ever: nothing else tells them apart.
+        nn.init.normal_(self.latents, std=width**-0.5)
+
+    def forward(self, x_NPD: Tensor, mask_NP: Tensor | None = None) -> Tensor:
+        """mask_NP: which features are of a picture; all where None."""
+        context_NPD = self.map(x_NPD)
+        latents_NKD = self.latents.expand(len(x_NPD), -1, -1)
+        mask = None
+        if mask_NP is not None:  # latents always see each other
+            mask = F.pad(mask_NP, (0, len(self.latents)), value=True)[:, None, None]
+        for layer in self.layers:
+            latents_NKD = layer(latents_NKD, context_NPD, mask)
+        return self.norm(latents_NKD)
+
+
+class Layer(nn.Module):
+    """latents + attention(norm(latents), norm(context)), then latents + mlp(norm(latents))."""
+
+    def __init__(self, width: int, config: Config) -> None:
+        super().__init__()
+        self.norm1, self.context_norm, self.norm2 = (nn.RMSNorm(width, config.epsilon) for _ in range(3))
+        self.attention, self.mlp = SharedAttention(width, config), GatedMLP(width, 4 * width)
+
+    def forward(self, latents_NKD: Tensor, context_NPD: Tensor, mask: Tensor | None) -> Tensor:
+        latents_NKD = latents_NKD + self.attention(self.norm1(latents_NKD), self.context_norm(context_NPD), mask)
+        return latents_NKD + self.mlp(self.norm2(latents_NKD))
+
+
+class SharedAttention(nn.Module):
+    """Latents attend to the context and to themselves; H heads share G heads of keys and values."""
+
+    def __init__(self, width: int, config: Config) -> None:
+        super().__init__()
+        self.head_width = config.head_width
+        self.q = nn.Linear(width, config.heads * config.head_width, bias=False)
+        self.k = nn.Linear(width, config.groups * config.head_width, bias=False)
+        self.v = nn.Linear(width, config.groups * config.head_width, bias=False)
+        self.out = nn.Linear(config.heads * config.head_width, width, bias=False)
+
+    def forward(self, latents_NKD: Tensor, context_NPD: Tensor, mask: Tensor | None) -> Tensor:
+        seen_NSD = torch.cat([context_NPD, latents_NKD], dim=1)
+        q, k, v = (
+            one(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+            for one, x in ((self.q, latents_NKD), (self.k, seen_NSD), (self.v, seen_NSD))
+        )
+        mixed_NHKE = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+        return self.out(mixed_NHKE.transpose(1, 2).flatten(2))
