@@ -34,8 +34,9 @@ class Images(_Tensors):
         aspect ratio, their patches row by row, (N, P, patch * patch * C), padded with zeros behind each picture.
     row_N: which sample of the batch each picture belongs to.
     Where a picture is cut into tiles, M in all, pixels and row are theirs, and tiles_N says how many belong to each
-    picture, in order. sizes_N2: (height, width) of each picture in the units of its layout; extent_M2: how much of
-    each tile's pixels, (height, width) from the corner on, is picture and not padding.
+    picture, in order; a tile may be a single patch, (M, C * patch * patch). sizes_N2: (height, width) of each picture
+    in the units of its layout; extent_M2: how much of each tile's pixels, (height, width) from the corner on, is
+    picture and not padding.
     features: where a frozen tower's outputs were computed beforehand, what it made of these pictures, (N, D); pixels is
         then empty.
     grid_N2: rows and columns of each picture's patches, where `pixels` holds patches.

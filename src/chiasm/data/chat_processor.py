@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,9 +16,9 @@ import torch
 from chiasm.config import dump, parse
 from chiasm.data.batch import Batch, Images, Stream
 from chiasm.data.chat import IMAGE, VIDEO, ChatTemplate, Rendered
-from chiasm.data.layout import Layout
+from chiasm.data.layout import Layout, VideoLayout
 from chiasm.data.processor import Processor, TokenizerEntry
-from chiasm.data.sample import Sample
+from chiasm.data.sample import Image, Sample, Video
 from chiasm.data.tokenizer import learn_tokenizer, load_backend
 from chiasm.data.transforms import ImageTransform
 from chiasm.errors import CheckpointError, DataError, RecipeError
@@ -57,10 +58,12 @@ class ChatProcessor(Processor):
         self.backend.no_padding()
         self.backend.no_truncation()
         self.settings, self.layout = settings, settings.layout
-        slot = self.layout.slot if self.layout is not None else "<image>"
-        self.template = ChatTemplate(template, image=slot, marks=settings.marks, ends=settings.ends)
+        image = self.layout.placeholder if self.layout is not None else "<image>"
+        video = self.layout.video_placeholder if isinstance(self.layout, VideoLayout) else "<video>"
+        self.template = ChatTemplate(template, image, video, settings.marks, settings.ends)
         self.end_ids = tuple(self._id(end) for end in settings.ends)
-        self.slot_id = self._id(slot) if self.layout is not None else None
+        self.slots = _slots(self.layout)
+        self.slot_ids = tuple(self._id(slot) for slot in self.slots)
         self.start_ids = (self._id(settings.start),) if settings.start else ()
 
     @property
@@ -85,7 +88,8 @@ class ChatProcessor(Processor):
     def render(self, sample: Sample, answer: bool = False) -> Rendered:
         """The sample as the tokenizer reads it, slots of pictures written out, with the spans that are learned."""
         rendered = self.template.render(sample, answer)
-        return _expanded(rendered, self._written(sample, rendered.text), sample)
+        self._check_slots(rendered, sample)
+        return _expanded(rendered, self._all_written(sample, rendered.text))
 
     def ids(self, text: str) -> list[int]:
         """The tokens of a text as it stands, without marks of its own."""
@@ -101,12 +105,12 @@ class ChatProcessor(Processor):
         rows = [self._tokens(sample, answer) for sample in samples]
         ids, targets = (torch.tensor([one for row in rows for one in row[part]]) for part in (0, 1))
         ids, targets = ids.long(), targets.bool()
-        slots = ids == self.slot_id if self.slot_id is not None else torch.zeros_like(targets)
+        slots = torch.isin(ids, torch.tensor(self.slot_ids, dtype=torch.long))
         lengths = torch.tensor([len(row[0]) for row in rows])
         return Batch(
             keys=tuple(sample.key for sample in samples),
             images=self._images(samples, generators),
-            stream=Stream(ids, lengths, targets, slots),
+            stream=Stream(ids, lengths, targets, slots, self._positions(samples, torch.split(slots, lengths.tolist()))),
         )
 
     def _tokens(self, sample: Sample, answer: bool) -> tuple[list[int], list[bool]]:
@@ -115,7 +119,7 @@ class ChatProcessor(Processor):
         ids = [*self.start_ids, *encoding.ids]
         targets = [False] * len(self.start_ids) + _covered(encoding.offsets, rendered.spans)
         if len(ids) > self.settings.context:
-            slots = ids.count(self.slot_id) if self.slot_id is not None else 0
+            slots = sum(ids.count(slot) for slot in self.slot_ids)
             raise DataError(
                 f"sample '{sample.key}' has {len(ids)} tokens, {slots} of them for its pictures, but the context is "
                 f"{self.settings.context}; shorten it, give smaller pictures, or raise processor.context"
@@ -129,24 +133,50 @@ class ChatProcessor(Processor):
         return ids, targets
 
     def _images(self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None) -> Images | None:
-        pictures = [image for sample in samples for image in sample.images]
-        if not pictures or self.layout is None:
+        shown = [(row, one) for row, sample in enumerate(samples) for one in sample.shown]
+        if not shown or self.layout is None:
             return None
-        rows = torch.tensor([row for row, sample in enumerate(samples) for _ in sample.images])
-        drawn = [generators[int(row)] for row in rows] if generators is not None else None
-        images = self.layout.images(pictures, drawn)
-        return replace(images, row_N=rows[images.row_N])
+        drawn = [generators[row] for row, _ in shown] if generators is not None else None
+        if isinstance(self.layout, VideoLayout):
+            images = self.layout.images([one for _, one in shown], drawn)
+        else:
+            images = self.layout.images([one for _, one in shown if isinstance(one, Image)], drawn)
+        return replace(images, row_N=torch.tensor([row for row, _ in shown])[images.row_N])
 
-    def _written(self, sample: Sample, text: str) -> list[str]:
-        """What stands for each picture of a rendered text."""
-        if not sample.images:
+    def _all_written(self, sample: Sample, text: str) -> list[str]:
+        """What stands for each picture and video of a rendered text."""
+        if not sample.shown:
             return []
+        *pieces, last = re.split(f"[{IMAGE}{VIDEO}]", text)[1:]
+        behind = [*(piece or IMAGE for piece in pieces), last]
+        written = [self._written(sample, one) for one in sample.shown]
+        if self.layout is None:
+            return written
+        return [self.layout.beside(one, rest) for one, rest in zip(written, behind, strict=True)]
+
+    def _positions(self, samples: Sequence[Sample], slots: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        if self.layout is None:
+            return None
+        each = [self.layout.positions(slot_T, sample.shown) for slot_T, sample in zip(slots, samples, strict=True)]
+        given = [positions for positions in each if positions is not None]
+        return torch.cat(given, dim=1) if given else None
+
+    def _written(self, sample: Sample, one: Image | Video) -> str:
+        if isinstance(one, Video):
+            if not isinstance(self.layout, VideoLayout):
+                raise DataError(f"sample '{sample.key}' has videos, which this model does not read")
+            width, height = one.frames[0].size if one.frames else (0, 0)
+            return self.layout.written_video(width, height, len(one.frames))
         if self.layout is None:
             raise DataError(f"sample '{sample.key}' has pictures, but this model reads text alone")
-        *pieces, last = text.split(IMAGE)[1:]
-        behind = [*(piece or IMAGE for piece in pieces), last]
-        pairs = zip(sample.images, behind, strict=True)
-        return [self.layout.beside(self.layout.written(*image.size), rest) for image, rest in pairs]
+        return self.layout.written(*one.size)
+
+    def _check_slots(self, rendered: Rendered, sample: Sample) -> None:
+        if found := [slot for slot in self.slots if slot in rendered.text]:
+            raise DataError(
+                f"sample '{sample.key}' has '{found[0]}' in its text, the token that keeps the place of a picture's "
+                "feature; remove it"
+            )
 
     def _id(self, token: str) -> int:
         found = self.backend.token_to_id(token)
@@ -186,11 +216,15 @@ class ChatProcessor(Processor):
         return cls(load_backend(folder), settings, (folder / _TEMPLATE).read_text(encoding="utf-8"))
 
 
-def _expanded(rendered: Rendered, written: Sequence[str], sample: Sample) -> Rendered:
-    """The text with every IMAGE replaced by what stands for that picture, and the spans moved along."""
-    if VIDEO in rendered.text:
-        raise DataError(f"sample '{sample.key}' has videos, which this model does not read")
-    pieces = rendered.text.split(IMAGE)
+def _slots(layout: Layout | None) -> tuple[str, ...]:
+    if layout is None:
+        return ()
+    return (layout.slot, layout.video_slot) if isinstance(layout, VideoLayout) else (layout.slot,)
+
+
+def _expanded(rendered: Rendered, written: Sequence[str]) -> Rendered:
+    """The text with every IMAGE and VIDEO replaced by what stands for it, and the spans moved along."""
+    pieces = re.split(f"[{IMAGE}{VIDEO}]", rendered.text)
     text, moved = pieces[0], []
     shifts = [(0, 0)]  # from this character on, everything stands so much later
     at = len(pieces[0])

@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
+from torch import Tensor
 
 from chiasm.config import Component
 from chiasm.data.batch import Images
 from chiasm.data.image import Image
+from chiasm.data.sample import Video
 from chiasm.data.transforms import ImageTransform
 
 
@@ -34,6 +36,11 @@ class Layout(Component, ABC, room="chiasm.data.layouts", key="layout"):
         """Tokens around and between slots, which a tokenizer that is learned must have too."""
         return ()
 
+    @property
+    def placeholder(self) -> str:
+        """How a chat template that goes with this layout writes a picture."""
+        return self.slot
+
     @abstractmethod
     def written(self, width: int, height: int) -> str:
         """What stands in the text for a picture of that size in pixels: slots, and marks around and between them."""
@@ -45,3 +52,33 @@ class Layout(Component, ABC, room="chiasm.data.layouts", key="layout"):
     @abstractmethod
     def images(self, images: Sequence[Image], generators: Sequence[np.random.Generator] | None = None) -> Images:
         """The pixels of pictures, with row_N counting them from 0."""
+
+    def positions(self, slot_T: Tensor, shown: Sequence[Image | Video]) -> Tensor | None:  # noqa: ARG002  # see below
+        """(A, T) positions of a sample's tokens, where they have several axes; None: the place in the sample.
+
+        slot_T: which tokens are slots. shown: what stands in them, in order.
+        """
+        return None
+
+
+class VideoLayout(Layout):
+    """A strategy that takes videos beside pictures."""
+
+    @property
+    @abstractmethod
+    def video_slot(self) -> str:
+        """As `slot`, of videos."""
+
+    @property
+    @abstractmethod
+    def video_placeholder(self) -> str:
+        """As `placeholder`, of videos."""
+
+    @abstractmethod
+    def written_video(self, width: int, height: int, frames: int) -> str:
+        """What stands in the text for a video of so many frames of that size."""
+
+    @abstractmethod
+    def images(
+        self, images: Sequence[Image | Video], generators: Sequence[np.random.Generator] | None = None
+    ) -> Images: ...

@@ -132,6 +132,11 @@ class Sample:
         return tuple(part for part in self.parts if isinstance(part, Image))
 
     @property
+    def shown(self) -> tuple[Image | Video, ...]:
+        """Pictures and videos in reading order."""
+        return tuple(part for part in self.parts if not isinstance(part, Text))
+
+    @property
     def texts(self) -> tuple[Text, ...]:
         return tuple(part for part in self.parts if isinstance(part, Text))
 

@@ -156,7 +156,7 @@ def chatted(processor: ChatProcessor, sample: Sample) -> Chatted:
     targets = sum(
         any(start < behind and end > first for first, behind in rendered.spans) for start, end in encoding.offsets
     )
-    slots = encoding.ids.count(processor.slot_id) if processor.slot_id is not None else 0
+    slots = sum(encoding.ids.count(slot) for slot in processor.slot_ids)
     return Chatted(rendered.text, rendered.spans, len(processor.start_ids) + len(encoding.ids), slots, targets)
 
 

@@ -1,0 +1,115 @@
+"""A picture as up to so many square tiles, and a small view of the whole: InternVL 1.5 (Chen et al. 2024,
+arXiv:2404.16821, section 3.2).
+
+Of all grids with that many tiles the one is taken whose shape is nearest to the picture's; the picture is squashed
+into it and cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from chiasm.data.batch import Images
+from chiasm.data.image import Image
+from chiasm.data.layout import Layout
+from chiasm.data.transforms import ImageTransform
+from chiasm.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class AspectTiles(Layout):
+    """size: side of a tile in pixels. slots: features a tile. min_tiles, max_tiles: how many make a picture; training
+    took up to 12, and 40 may be given later.
+
+    thumbnail: whether the whole picture follows as one more tile, where it has more than one.
+    token: keeps the places. before, behind: around a picture.
+    """
+
+    size: int = 448
+    slots: int = 256
+    min_tiles: int = 1
+    max_tiles: int = 12
+    thumbnail: bool = True
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    token: str = "<IMG_CONTEXT>"  # noqa: S105  # a token of text, no secret
+    before: str = "<img>"
+    behind: str = "</img>"
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.slots < 1:
+            raise RecipeError(f"a tile of {self.size} pixels with {self.slots} slots is none; both must be 1 or more")
+        if not 1 <= self.min_tiles <= self.max_tiles:
+            raise RecipeError(f"a picture cannot have between {self.min_tiles} and {self.max_tiles} tiles")
+
+    @property
+    def slot(self) -> str:
+        return self.token
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        return tuple(one for one in (self.before, self.behind) if one)
+
+    def written(self, width: int, height: int) -> str:
+        return self.before + self.token * (self.slots * self.count(width, height)) + self.behind
+
+    def count(self, width: int, height: int) -> int:
+        """AspectTiles of a picture of that size, the view of the whole among them."""
+        rows, columns = self._grid(width, height)
+        return rows * columns + (self.thumbnail and rows * columns > 1)
+
+    def images(
+        self,
+        images: Sequence[Image],
+        generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # there is no augmentation
+    ) -> Images:
+        """(M, 3, size, size): the tiles of each picture, row by row, then the whole. tiles_N counts them."""
+        each = [self._tiles(image) for image in images]
+        counts = torch.tensor([len(tiles) for tiles in each])
+        return Images(torch.cat(each), torch.arange(len(each)).repeat_interleave(counts), tiles_N=counts)
+
+    def _grid(self, width: int, height: int) -> tuple[int, int]:
+        return nearest_grid(width, height, self.size, self.min_tiles, self.max_tiles)
+
+    def _tiles(self, image: Image) -> Tensor:
+        picture, size = image.decode(), self.size
+        rows, columns = self._grid(*picture.size)
+        whole = self._pixels(picture, (columns * size, rows * size))
+        tiles = whole.view(3, rows, size, columns, size).permute(1, 3, 0, 2, 4).flatten(0, 1)
+        if self.thumbnail and len(tiles) > 1:
+            tiles = torch.cat([tiles, self._pixels(picture, (size, size))[None]])
+        return tiles
+
+    def _pixels(self, picture: PIL.Image.Image, size: tuple[int, int]) -> Tensor:
+        if picture.size != size:
+            picture = picture.resize(size, PIL.Image.Resampling[self.interpolation.upper()])
+        return ImageTransform(mean=self.mean, std=self.std).normalised(np.asarray(picture))
+
+
+def nearest_grid(width: int, height: int, size: int, fewest: int, most: int) -> tuple[int, int]:
+    """(rows, columns) of the grid of tiles whose shape is nearest to a picture's.
+
+    Of grids of one shape the larger is taken if the picture has more than half as many pixels as that would show.
+    """
+    best, distance = (1, 1), float("inf")
+    for rows, columns in _grids(fewest, most):
+        off = abs(width / height - columns / rows)
+        if off < distance or (off == distance and 2 * width * height > size**2 * rows * columns):
+            best, distance = (rows, columns), off
+    return best
+
+
+@lru_cache(maxsize=8)
+def _grids(fewest: int, most: int) -> tuple[tuple[int, int], ...]:
+    """All grids of so many tiles, (rows, columns), by their number; narrow ones first among equals, as published."""
+    sides = range(1, most + 1)
+    found = [(rows, columns) for columns in sides for rows in sides if fewest <= rows * columns <= most]
+    return tuple(sorted(found, key=lambda grid: grid[0] * grid[1]))

@@ -1,0 +1,177 @@
+"""Pictures and videos at their own resolution, as packed patches: Qwen2-VL (Wang et al. 2024, arXiv:2409.12191).
+
+A picture is resized so that its sides are whole slots and its pixels between two bounds; its aspect ratio stays as
+near as that allows. Nothing is cut off or padded. A video is a row of pictures, each of two frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from chiasm.data.batch import Images
+from chiasm.data.image import Image
+from chiasm.data.layout import VideoLayout
+from chiasm.data.positions import three_axes
+from chiasm.data.sample import Video
+from chiasm.data.transforms import OPENAI_MEAN, OPENAI_STD, ImageTransform
+from chiasm.errors import DataError, RecipeError
+
+_NARROWEST = 200  # as the published code: the longer side over the shorter one
+
+
+@dataclass(frozen=True)
+class PackedPatches(VideoLayout):
+    """patch: side of a patch in pixels. merge: so many patches, along each side, make one slot.
+
+    time: frames that a patch spans; a picture stands still for that long, a video's last frame is repeated to fill it.
+    min_pixels, max_pixels: bounds of a resized picture. video_min_pixels, video_max_pixels: of each frame of a video.
+    token, video_token: keep the places. before, behind: around a picture or video; templates write them too.
+    """
+
+    patch: int = 14
+    merge: int = 2
+    time: int = 2
+    min_pixels: int = 4 * 28**2
+    max_pixels: int = 16_384 * 28**2
+    video_min_pixels: int = 128 * 28**2
+    video_max_pixels: int = 768 * 28**2
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+    token: str = "<|image_pad|>"  # noqa: S105  # a token of text, no secret
+    video_token: str = "<|video_pad|>"  # noqa: S105  # likewise
+    before: str = "<|vision_start|>"
+    behind: str = "<|vision_end|>"
+
+    def __post_init__(self) -> None:
+        if min(self.patch, self.merge, self.time) < 1:
+            raise RecipeError(
+                f"patch {self.patch}, merge {self.merge} and time {self.time} of a layout must be 1 or more"
+            )
+        for low, high in ((self.min_pixels, self.max_pixels), (self.video_min_pixels, self.video_max_pixels)):
+            if not 0 < low <= high or high < self.side**2:
+                raise RecipeError(
+                    f"a picture cannot have between {low} and {high} pixels in whole slots of {self.side}x{self.side}"
+                )
+
+    @property
+    def side(self) -> int:
+        """Of a slot, in pixels."""
+        return self.patch * self.merge
+
+    @property
+    def slot(self) -> str:
+        return self.token
+
+    @property
+    def video_slot(self) -> str:
+        return self.video_token
+
+    @property
+    def placeholder(self) -> str:
+        return self.before + self.token + self.behind
+
+    @property
+    def video_placeholder(self) -> str:
+        return self.before + self.video_token + self.behind
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        return tuple(one for one in (self.video_token, self.before, self.behind) if one)
+
+    def written(self, width: int, height: int) -> str:
+        return self.before + self.token * math.prod(self._span(width, height)) + self.behind
+
+    def written_video(self, width: int, height: int, frames: int) -> str:
+        return self.before + self.video_token * math.prod(self._span(width, height, frames)) + self.behind
+
+    def positions(self, slot_T: Tensor, shown: Sequence[Image | Video]) -> Tensor:
+        return three_axes(slot_T, [self._span(*_size(one)) for one in shown])
+
+    def images(
+        self,
+        images: Sequence[Image | Video],
+        generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # there is no augmentation
+    ) -> Images:
+        """Patches of all pictures behind each other, (M, 3 * time * patch * patch), those of a slot together.
+
+        tiles_N counts the patches of each picture, or of each `time` frames of a video; sizes_N2: their rows and
+        columns.
+        """
+        patches, rows, grids = [], [], []
+        for row, one in enumerate(images):
+            levels = self._resized(one)
+            for first in range(0, len(levels), self.time):
+                patches.append(self._patches(torch.stack(levels[first : first + self.time])))
+                rows.append(row)
+                grids.append(tuple(side // self.patch for side in levels[0].shape[1:]))
+        sizes_N2 = torch.tensor(grids).view(-1, 2)
+        counts_N = sizes_N2.prod(1)
+        return Images(
+            torch.cat(patches), torch.tensor(rows).repeat_interleave(counts_N), tiles_N=counts_N, sizes_N2=sizes_N2
+        )
+
+    def _span(self, width: int, height: int, frames: int = 0) -> tuple[int, int, int]:
+        """(times, rows, columns) of the slots of a picture, or of a video of so many frames."""
+        fitted_height, fitted_width = self._fitted(width, height, moving=frames > 0)
+        return max(1, -(-frames // self.time)), fitted_height // self.side, fitted_width // self.side
+
+    def _fitted(self, width: int, height: int, moving: bool) -> tuple[int, int]:
+        bounds = (self.video_min_pixels, self.video_max_pixels) if moving else (self.min_pixels, self.max_pixels)
+        return fitted(height, width, self.side, *bounds)
+
+    def _resized(self, one: Image | Video) -> list[Tensor]:
+        """Its frames, (3, H, W) each, as many as fill whole patches."""
+        width, height, *_ = _size(one)
+        size = self._fitted(width, height, moving=isinstance(one, Video))[::-1]
+        made = [self._pixels(frame, size) for frame in (one.frames if isinstance(one, Video) else (one,))]
+        return made + made[-1:] * (-len(made) % self.time)
+
+    def _pixels(self, frame: Image, size: tuple[int, ...]) -> Tensor:
+        picture = frame.decode()
+        if picture.size != size:
+            picture = picture.resize((size[0], size[1]), PIL.Image.Resampling[self.interpolation.upper()])
+        return ImageTransform(mean=self.mean, std=self.std).normalised(np.asarray(picture))
+
+    def _patches(self, frames_TCHW: Tensor) -> Tensor:
+        """(P, C * T * p * p): the patches of a slot one after another, row by row, and so the slots."""
+        times, channels, height, width = frames_TCHW.shape
+        down, across = height // self.side, width // self.side
+        cut = frames_TCHW.view(times, channels, down, self.merge, self.patch, across, self.merge, self.patch)
+        return cut.permute(2, 5, 3, 6, 1, 0, 4, 7).reshape(down * across * self.merge**2, -1)
+
+
+def fitted(height: int, width: int, side: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """The (height, width) nearest to a picture's own that are multiples of `side`, with so many pixels.
+
+    Raises DataError for a picture that is more than 200 times as long as it is wide.
+    """
+    if max(height, width) > _NARROWEST * min(height, width):
+        raise DataError(f"a picture of {width}x{height} pixels is too narrow; crop it to at most {_NARROWEST} to 1")
+    near = round(height / side) * side, round(width / side) * side
+    if math.prod(near) > max_pixels:
+        ratio = math.sqrt(height * width / max_pixels)
+        return max(side, int(height / ratio / side) * side), max(side, int(width / ratio / side) * side)
+    if math.prod(near) < min_pixels:
+        ratio = math.sqrt(min_pixels / (height * width))
+        return math.ceil(height * ratio / side) * side, math.ceil(width * ratio / side) * side
+    return near
+
+
+def _size(one: Image | Video) -> tuple[int, ...]:
+    """Width and height; of a video the number of frames too."""
+    if isinstance(one, Image):
+        return one.size
+    if not one.frames:
+        raise DataError("a video has no frames")
+    sizes = {frame.size for frame in one.frames}
+    if len(sizes) > 1:
+        raise DataError(f"the frames of a video must have one size, not {sorted(sizes)}")
+    return (*one.frames[0].size, len(one.frames))

@@ -1,0 +1,155 @@
+"""A picture as a small view of the whole and up to nine slices, each near the size that the tower was trained with:
+MiniCPM-V (Yao et al. 2024, arXiv:2408.01800, section 3.2.1).
+
+Slices keep the picture's aspect ratio as nearly as their grid does, so they differ in shape from picture to picture; a
+resampler makes as many slots of each, whatever its shape. The numbering of pictures in version 2.6's prompts
+(`<image_id>`) is left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from chiasm.data.batch import Images
+from chiasm.data.image import Image
+from chiasm.data.layout import Layout
+from chiasm.data.transforms import ImageTransform
+from chiasm.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Slices(Layout):
+    """size: side in pixels of the squares that have as many pixels as a slice. patch: side of a patch. most: slices of
+    a picture, the whole not counted. slots: of a slice, and of the whole.
+
+    merge: both sides of a slice are whole multiples of so many patches (4 in version 4.6).
+    token: keeps the places. before, behind: around the whole; slice_before, slice_behind: around a slice.
+    written_as: how a chat template writes a picture.
+    """
+
+    size: int = 448
+    patch: int = 14
+    most: int = 9
+    slots: int = 64
+    merge: int = 1
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    token: str = "<unk>"  # noqa: S105  # a token of text, no secret
+    before: str = "<image>"
+    behind: str = "</image>"
+    slice_before: str = "<slice>"
+    slice_behind: str = "</slice>"
+    written_as: str = "(<image>./</image>)"
+
+    def __post_init__(self) -> None:
+        if min(self.slots, self.most, self.merge) < 1 or not 1 <= self.unit <= self.size:
+            raise RecipeError(
+                f"up to {self.most} slices of about {self.size} pixels with {self.slots} slots, in {self.merge} "
+                f"patches of {self.patch}, do not make a layout"
+            )
+
+    @property
+    def unit(self) -> int:
+        """Pixels of which every side is a multiple."""
+        return self.patch * self.merge
+
+    @property
+    def slot(self) -> str:
+        return self.token
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        return tuple(one for one in (self.before, self.behind, self.slice_before, self.slice_behind) if one)
+
+    @property
+    def placeholder(self) -> str:
+        return self.written_as
+
+    def written(self, width: int, height: int) -> str:
+        features = self.token * self.slots
+        rows, columns = slice_grid(width, height, self.size, self.most) or (0, 0)
+        line = f"{self.slice_before}{features}{self.slice_behind}" * columns
+        return self.before + features + self.behind + "\n".join([line] * rows)
+
+    def images(
+        self,
+        images: Sequence[Image],
+        generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # there is no augmentation
+    ) -> Images:
+        """Patches of the whole and then of the slices, row by row, of each picture; (M, P, patch * patch * 3), filled
+        up with zeros behind them. grid_N2: rows and columns of patches; tiles_N counts what a picture has."""
+        each = [self._pieces(image.decode()) for image in images]
+        pieces = [piece for pieces in each for piece in pieces]
+        grids = torch.tensor([[side // self.patch for side in piece.shape[1:]] for piece in pieces])
+        longest = int(grids.prod(1).max())
+        patches = [self._patches(piece) for piece in pieces]
+        pixels = torch.stack([F.pad(one, (0, 0, 0, longest - len(one))) for one in patches])
+        counts = torch.tensor([len(pieces) for pieces in each])
+        return Images(pixels, torch.arange(len(each)).repeat_interleave(counts), grid_N2=grids, tiles_N=counts)
+
+    def _pieces(self, picture: PIL.Image.Image) -> list[Tensor]:
+        grid = slice_grid(*picture.size, self.size, self.most)
+        whole = self._resized(picture, fitted(*picture.size, self.size, self.unit))
+        if grid is None:
+            return [whole]
+        rows, columns = grid
+        width, height = fitted_slices(*picture.size, grid, self.size, self.unit)
+        cut = self._resized(picture, (width * columns, height * rows)).view(3, rows, height, columns, width)
+        return [whole, *cut.permute(1, 3, 0, 2, 4).flatten(0, 1)]
+
+    def _resized(self, picture: PIL.Image.Image, size: tuple[int, int]) -> Tensor:
+        if picture.size != size:
+            picture = picture.resize(size, PIL.Image.Resampling[self.interpolation.upper()])
+        return ImageTransform(mean=self.mean, std=self.std).normalised(np.asarray(picture))
+
+    def _patches(self, pixels_CHW: Tensor) -> Tensor:
+        """Row by row, with the values of each row by row and channels last, as the towers over patches want them."""
+        channels, height, width = pixels_CHW.shape
+        cut = pixels_CHW.view(channels, height // self.patch, self.patch, width // self.patch, self.patch)
+        return cut.permute(1, 3, 2, 4, 0).flatten(0, 1).flatten(1)
+
+
+def slice_grid(width: int, height: int, size: int, most: int) -> tuple[int, int] | None:
+    """(rows, columns) of the slices of a picture; None for one that is no larger than a slice.
+
+    As many slices as hold the picture's pixels, or one fewer or more, but no more than `most`, in the grid whose shape
+    is nearest to the picture's, measured in logarithms: 1344x1344 pixels make 3x3 slices of 448x448.
+    """
+    ideal = min(math.ceil(width * height / size**2), most)
+    if ideal <= 1:
+        return None
+    grids = [
+        (count // columns, columns)
+        for count in (ideal - 1, ideal, ideal + 1)
+        if 1 < count <= most
+        for columns in range(1, count + 1)
+        if count % columns == 0
+    ]
+    shape = math.log(width / height)
+    return min(grids, key=lambda grid: abs(shape - math.log(grid[1] / grid[0])))
+
+
+def fitted(width: float, height: float, size: int, unit: int) -> tuple[int, int]:
+    """(width, height) in whole units, of about size² pixels, nearest to a picture's aspect ratio."""
+    aspect = width / height
+    height = int(size / math.sqrt(aspect))
+    return _whole(int(height * aspect), unit), _whole(height, unit)
+
+
+def fitted_slices(width: int, height: int, grid: tuple[int, int], size: int, unit: int) -> tuple[int, int]:
+    """(width, height) of each slice of a picture in a grid of (rows, columns)."""
+    rows, columns = grid
+    return fitted(_whole(width, columns) / columns, _whole(height, rows) / rows, size, unit)
+
+
+def _whole(length: float, unit: int) -> int:
+    return max(round(length / unit) * unit, unit)
