@@ -118,6 +118,8 @@ class Experiment:
 
     def _check_evaluation(self) -> None:
         check(self.model, self.recipe.evaluation)
+        for tracker in self.recipe.training.trackers:
+            tracker.check()
         best, titles = self.recipe.training.best, [f"{task.title}: " for task in self.recipe.evaluation]
         if best is not None and not best.startswith(tuple(titles)):
             raise RecipeError(

@@ -118,6 +118,7 @@ _CARRIED_OUT = (
     "keep_every",
     "keep_best",
     "best",
+    "trackers",
 )
 
 

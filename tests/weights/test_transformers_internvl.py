@@ -299,7 +299,7 @@ def test_squares_of_features_are_those_of_the_published_code() -> None:
     x_NPD = torch.randn(2, 36, 5)
     theirs = transformers.InternVLModel.pixel_shuffle(None, x_NPD.view(2, 6, 6, 5), 0.5)
     assert torch.equal(squares(x_NPD, 2), theirs.reshape(2, 9, 20))
-    with pytest.raises(DataError, match="25 features are no square grid"):
+    with pytest.raises(DataError, match="25 patches are no square grid"):
         squares(torch.zeros(1, 25, 4), 2)
 
 

@@ -1,4 +1,4 @@
-"""Write one HTML page that shows runs side by side.
+"""Write one HTML page that shows runs side by side: scores, curves, recipes; of unfinished runs too.
 
 chiasm report runs/clip-scenes runs/siglip-scenes --out report.html"""
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs that were evaluated")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs, finished or not")
     parser.add_argument("--out", type=Path, help="the page (default: report.html in the first run's folder)")
     parser.add_argument("--title", help="the page's title")
 

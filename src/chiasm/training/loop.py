@@ -24,8 +24,9 @@ from chiasm.training.cached import cached_losses
 from chiasm.training.checkpoint import Checkpoints, Progress, State
 from chiasm.training.distributed import Ranks
 from chiasm.training.findings import dead_tensors, write_nonfinite
-from chiasm.training.monitor import Monitor
+from chiasm.training.monitor import Monitor, in_words
 from chiasm.training.optimiser import build_optimiser, freeze, set_learning_rate
+from chiasm.training.pace import Pace
 from chiasm.training.parallel import share_model
 from chiasm.training.settings import Training
 from chiasm.training.signals import stopping
@@ -68,7 +69,16 @@ class Loop:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self.average = Average(model, settings.ema) if settings.ema is not None else None
         self.progress = Progress()
-        self.monitor = Monitor(folder, settings.steps, name, console or Console(), silent=not self.ranks.first)
+        self.monitor = Monitor(
+            folder,
+            settings.steps,
+            name,
+            console or Console(),
+            trackers=settings.trackers,
+            recipe=recipe,
+            silent=not self.ranks.first,
+        )
+        self.pace = Pace(self.device, _DTYPES.get(settings.precision, torch.float32), counts=not settings.compile)
         self.checkpoints = Checkpoints(folder / "checkpoints", settings, self.ranks, self._warn)
         self._losses: Callable[[Batch], dict[str, Tensor]] = (
             torch.compile(model.losses) if settings.compile else model.losses
@@ -142,7 +152,8 @@ class Loop:
     def _step(self, batch: Batch, sizes: Sequence[int] = ()) -> None:
         step = self.progress.step
         rate = set_learning_rate(self.optimiser, self.settings, step)
-        losses = self._backward(batch, sizes)
+        with self.pace.counting():
+            losses = self._backward(batch, sizes)
         self.scaler.unscale_(self.optimiser)
         if step == 0:
             self._report_dead_tensors()
@@ -158,7 +169,8 @@ class Loop:
         self.progress.step, self.progress.position = step + 1, self.reader.position
         seconds = time.perf_counter() - self._since  # waiting for data counts: it is what a user waits for
         self.progress.seconds += seconds
-        self._after_step(sum(sizes) or len(batch), losses, norm, rate, seconds)
+        self.pace.stepped(sum(sizes) or len(batch), seconds)
+        self._after_step(losses, norm, rate)
         self._since = time.perf_counter()
 
     def _backward(self, batch: Batch, sizes: Sequence[int] = ()) -> dict[str, float]:
@@ -168,14 +180,13 @@ class Loop:
         so that the mean over the ranks, which their gradients become, is that over the whole batch.
         """
         sizes = sizes or [len(batch)]
-        totals: dict[str, float] = {"loss": 0.0}
-        parts = batch.split(min(self.settings.accumulate, *sizes))
+        totals: dict[str, Tensor] = {}
+        count = min(self.settings.accumulate, *sizes)
+        parts = batch.split(count) if count > 1 else [batch]  # splitting copies
         if isinstance(self.model, Comparing) and len(parts) > 1:
             named = self._cached(self.model, parts)
             self.parallel.reduce()
-            return self.ranks.mean(
-                {"loss": float(self._weighed(named)), **{name: float(one) for name, one in named.items()}}
-            )
+            return self.ranks.mean(_numbers({"loss": self._weighed(named), **named}))
         whole = float(self.ranks.gather([self.model.weight(batch)]).sum())
         for part in parts:
             share = self.ranks.count * self.model.weight(part) / whole
@@ -184,11 +195,10 @@ class Loop:
                     named = self.parallel.call(self._losses, part.to(self.device))
                 loss = self._weighed(named) * share
                 torch.autograd.backward(self.scaler.scale(loss))
-            totals["loss"] += float(loss.detach())
-            for name, value in named.items():
-                totals[name] = totals.get(name, 0.0) + float(value.detach()) * share
+            for name, value in {"loss": loss, **{name: one * share for name, one in named.items()}}.items():
+                totals[name] = totals[name] + value.detach() if name in totals else value.detach()
         self.parallel.reduce()
-        return self.ranks.mean(totals)
+        return self.ranks.mean(_numbers(totals))
 
     def _cached(self, model: Comparing, parts: Sequence[Batch]) -> dict[str, Tensor]:
         """The losses of all parts as one batch, whose samples are compared with each other."""
@@ -218,12 +228,15 @@ class Loop:
         limit = self.settings.clip_norm if self.settings.clip_norm is not None else math.inf
         return self.parallel.clip(trainable, limit)
 
-    def _after_step(self, samples: int, losses: dict[str, float], norm: float, rate: float, seconds: float) -> None:
+    def _after_step(self, losses: dict[str, float], norm: float, rate: float) -> None:
         settings, step = self.settings, self.progress.step
         last = step == settings.steps
-        pace = samples / seconds
-        self.monitor.show(step, f"loss {losses['loss']:.3f}  {pace:,.0f} samples/s")
-        if step % settings.log_every == 0 or step == 1 or last:
+        logged = step % settings.log_every == 0 or step == 1 or last
+        if logged or self.monitor.waits(step):
+            pace = self.pace.figures(settings.steps - step)
+            self.monitor.show(step, in_words(losses["loss"], pace))
+        if logged:
+            self.pace.restart()
             self.monitor.write(
                 {
                     "step": step,
@@ -233,8 +246,8 @@ class Loop:
                     "losses": {name: value for name, value in losses.items() if name != "loss"},
                     "learning_rate": rate,
                     "gradient_norm": norm,
-                    "samples_per_second": round(pace, 1),
                     "skipped_samples": self.progress.samples_skipped,
+                    **pace,
                 }
             )
         evaluated = settings.evaluate_every and (last or step % settings.evaluate_every == 0)
@@ -314,3 +327,8 @@ class Loop:
 
     def _on_signal(self) -> None:
         self._stop = True
+
+
+def _numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:
+    """Scalars as numbers, fetched at once: a GPU is waited for each time."""
+    return dict(zip(losses, torch.stack([loss.detach().float() for loss in losses.values()]).tolist(), strict=True))

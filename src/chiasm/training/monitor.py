@@ -3,43 +3,63 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from chiasm.training.tracker import Start, Tracker, TrackerConfig, scalars
 
 METRICS = "metrics.jsonl"
+_READ = 0.2  # seconds between two sights of the bar
 
 
 class Monitor:
     """Shows a run's progress and appends its figures to `folder/metrics.jsonl`, one JSON object a line.
 
-    silent: does neither, as on all ranks but the first.
+    trackers: what is told these figures too. recipe: the text that they show beside them.
+    silent: does none of this, as on all ranks but the first.
     Where the output is no terminal, a line is printed about every tenth of the run instead of a bar.
     """
 
-    def __init__(self, folder: Path, steps: int, name: str, console: Console, *, silent: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        steps: int,
+        name: str,
+        console: Console,
+        *,
+        trackers: Sequence[TrackerConfig] = (),
+        recipe: str = "",
+        silent: bool = False,
+    ) -> None:
         if silent:
             console = Console(quiet=True)
         self.silent = silent
         self.file, self.steps, self.name, self.console = folder / METRICS, steps, name, console
+        self.configs, self.start = () if silent else tuple(trackers), Start(folder, name, recipe)
+        self.trackers: list[Tracker] = []
+        self.shown = 0.0
         self.bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
             console=console,
+            refresh_per_second=4,  # drawing takes time from a CPU that trains
             disable=not console.is_terminal,
         )
         self.task = self.bar.add_task(name, total=steps, figures="")
 
     def __enter__(self) -> Self:
+        self.trackers = [config.start(self.start) for config in self.configs]
         self.bar.start()
         return self
 
@@ -47,32 +67,63 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
+        for tracker in self.trackers:
+            tracker.close()
+        self.trackers = []
 
     def forget_after(self, step: int) -> None:
         """Drops the figures of steps that a resumed run will do again."""
+        self.start = replace(self.start, step=step, told=step)
         if self.silent or not self.file.exists():
             return
         lines = self.file.read_text().splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last line short
+        at = [json.loads(line)["step"] for line in whole]
+        self.start = replace(self.start, told=max([step, *at]))
         aside = self.file.with_name(self.file.name + ".new")
-        aside.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
+        aside.write_text("".join(line for line, its in zip(whole, at, strict=True) if its <= step))
         aside.replace(self.file)  # in one go: a kill here must not cost the figures
 
     def write(self, figures: Mapping[str, Any]) -> None:
-        """Appends a line to metrics.jsonl."""
+        """Appends a line to metrics.jsonl, and tells the trackers its numbers."""
         if self.silent:
             return
         with self.file.open("a") as file:
             file.write(json.dumps(figures) + "\n")
+        for tracker in self.trackers:
+            tracker.log(figures["step"], scalars(figures))
+
+    def waits(self, step: int) -> bool:
+        """Whether `show` has something to do at this step: figures cost time, and nobody reads a hundred a second."""
+        if self.silent or self.console.quiet:
+            return False
+        if not self.console.is_terminal:
+            return self._is_tenth(step)
+        return time.monotonic() - self.shown >= _READ
 
     def show(self, step: int, figures: str) -> None:
-        """Moves the bar."""
+        """Moves the bar; figures: what stands beside it."""
         self.bar.update(self.task, completed=step, figures=figures)
-        tenth = max(1, self.steps // 10)
-        if not self.console.is_terminal and (step % tenth == 0 or step == self.steps):
+        self.shown = time.monotonic()
+        if not self.console.is_terminal and self._is_tenth(step):
             self.console.print(f"{self.name}  step {step}/{self.steps}  {figures}", highlight=False, markup=False)
+
+    def _is_tenth(self, step: int) -> bool:
+        return step % max(1, self.steps // 10) == 0 or step == self.steps
 
     def say(self, text: str, *, warning: bool = False) -> None:
         """A line above the bar."""
         style = "yellow" if warning else None
         self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def in_words(loss: float, figures: Mapping[str, float]) -> str:
+    """What stands beside the bar, of what `Pace.figures` tells."""
+    words = [f"loss {loss:.3f}", f"{figures['samples_per_second']:,.0f} samples/s"]
+    if "matrix_share" in figures:
+        words.append(f"{figures['matrix_share']:.0%} of the matrix peak")
+    if "memory_bytes" in figures:
+        words.append(f"{figures['memory_bytes'] / 1e9:.1f} GB")
+    if "seconds_left" in figures:
+        words.append(f"{timedelta(seconds=round(figures['seconds_left']))} left")
+    return "  ".join(words)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from chiasm.errors import RecipeError
+from chiasm.training.tracker import TrackerConfig
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Training:
         torchrun started several. One process is the same in all of them. timeout: seconds until a process that does not
         answer is given up.
     on_nonfinite: a loss or gradient that is not finite stops the run, or its step is skipped and counted.
+    trackers: where the figures of metrics.jsonl are shown too, such as `[tensorboard]` or
+        `[{tracker: wandb, project: mine}]`.
     """
 
     steps: int
@@ -85,6 +88,7 @@ class Training:
     on_nonfinite: Literal["stop", "skip"] = "stop"
     parallel: Literal["auto", "none", "ddp", "fsdp"] = "auto"
     timeout: float = 600.0
+    trackers: tuple[TrackerConfig, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "keep", "keep_best", "log_every", "timeout"):

@@ -5,6 +5,7 @@ import builtins
 import hashlib
 import io
 import re
+import shutil
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
@@ -222,3 +223,19 @@ def test_missing_packages_are_named(package: str, two: list[Path], monkeypatch: 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtra, match=rf"'{package}': pip install 'chiasm\[eval\]'"):
         write_report(two, two[0] / "report.html")
+
+
+def test_runs_without_evaluation_and_unfinished_ones_are_compared(tmp_path: Path) -> None:
+    whole, cut = write_run(tmp_path / "a", "a"), write_run(tmp_path / "b", "b", seed=1)
+    shutil.rmtree(cut / "evaluation")
+    lines = (cut / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (cut / "metrics.jsonl").write_text("".join(lines[: len(lines) // 2]))
+    both = write_report([whole, cut], tmp_path / "both.html").read_text()
+    assert both.count("not evaluated") > 0
+    assert "is not finished" in both
+    assert all(word in both for word in ('id="by-steps"', 'id="by-time"', "training time, seconds"))
+    alone = write_report([cut], tmp_path / "alone.html").read_text()
+    assert "trained, not evaluated" in alone
+    assert "contrastive loss" in alone
+    assert 'id="scores"' not in alone
+    assert 'name="axis"' not in alone  # one run has one shape

@@ -111,7 +111,13 @@ def test_curves_run_over_samples_and_evaluations_are_placed_on_them(tmp_path: Pa
     recall, accuracy = progress_panels(runs)
     assert recall.lines[0].raw.x.tolist() == [100 * 128 * k for k in range(1, 7)]
     assert (recall.chance, accuracy.chance) == (1 / 256, 0.5)
-    assert [panel.title for panel in course_panels(runs)] == ["learning rate", "gradient norm", "temperature"]
+    course = ["learning rate", "gradient norm", "samples a second", "temperature"]
+    assert [panel.title for panel in course_panels(runs)] == course
+    by_step, _ = loss_panels(runs, "step")
+    assert by_step.lines[0].raw.x[[0, -1]].tolist() == [1, 600]
+    assert [line.raw.x.tolist() for line in progress_panels(runs, "step")[0].lines[:1]] == [
+        [100 * k for k in range(1, 7)]
+    ]
 
 
 def test_smoothing_keeps_lines_straight_and_evens_out_noise() -> None:

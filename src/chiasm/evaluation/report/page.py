@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import chiasm
 from chiasm.evaluation.report import environment, examples, panels, plots, summary, tables, trust
-from chiasm.evaluation.report.runs import Run, at_chance, load_runs, task_names
+from chiasm.evaluation.report.runs import Axis, Run, at_chance, load_runs, task_names
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -36,7 +36,7 @@ class Plot:
 def write_report(runs: Sequence[Path], file: Path, title: str | None = None) -> Path:
     """Writes one self-contained HTML page about one or several runs, side by side; returns where it is.
 
-    runs: run folders with evaluation/results.json; metrics.jsonl and recipe.yaml are shown where they are there.
+    runs: run folders with evaluation/results.json, with metrics.jsonl, or with both; a run need not be finished.
     title: the heading; the models' names if not given.
     Raises ChiasmError, naming the file, for what is missing or broken; MissingExtra without chiasm[eval].
     """
@@ -73,13 +73,7 @@ def render(runs: Sequence[Run], title: str | None = None) -> str:
             differences=tables.recipe_differences(runs),
             failures=summary.failures_by_task(runs),
             blind_tasks=summary.blind_tasks(runs),
-            losses=[_line_plot(panel, f"loss{at}") for at, panel in enumerate(panels.loss_panels(runs))],
-            progress=[
-                _line_plot(panel, f"progress{at}", small=True) for at, panel in enumerate(panels.progress_panels(runs))
-            ],
-            course=[
-                _line_plot(panel, f"course{at}", small=True) for at, panel in enumerate(panels.course_panels(runs))
-            ],
+            curves=_curves(runs),
             dots=dots,
             trusts=[_trust(panel, at) for at, panel in enumerate(trust.trust_panels(runs))],
             galleries=examples.galleries(runs),
@@ -102,6 +96,37 @@ class Trust:
 def _trust(panel: trust.TrustPanel, at: int) -> Trust:
     reliability = Plot("Reliability", trust.draw_reliability(panel, f"reliability{at}"))
     return Trust(panel, reliability, Plot("Risk and coverage", trust.draw_risk(panel, f"risk{at}")))
+
+
+@dataclass(frozen=True)
+class Curves:
+    """All that was logged in training, against one thing. by: its name on the page."""
+
+    by: str
+    losses: list[Plot]
+    progress: list[Plot]
+    course: list[Plot]
+
+    @property
+    def any(self) -> bool:
+        return bool(self.losses or self.progress or self.course)
+
+
+def _curves(runs: Sequence[Run]) -> list[Curves]:
+    """Against samples; where there is something to compare, against steps and time too."""
+    axes: dict[str, Axis] = {"samples": "samples"}
+    if len(runs) > 1:
+        axes |= {"steps": "step", "time": "seconds"}
+    found = [
+        Curves(
+            word,
+            [_line_plot(panel, f"loss-{word}{at}") for at, panel in enumerate(panels.loss_panels(runs, by))],
+            [_line_plot(panel, f"seen-{word}{at}", True) for at, panel in enumerate(panels.progress_panels(runs, by))],
+            [_line_plot(panel, f"course-{word}{at}", True) for at, panel in enumerate(panels.course_panels(runs, by))],
+        )
+        for word, by in axes.items()
+    ]
+    return [one for one in found if one.any]
 
 
 def _dot_plot(panel: panels.DotPanel, name: str) -> Plot:

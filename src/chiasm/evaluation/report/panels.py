@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from chiasm.evaluation.report.runs import Run, Series, metrics, task_names
+from chiasm.evaluation.report.runs import Axis, Run, Series, metrics, task_names
 from chiasm.evaluation.result import Score
 
 _ROWS = 24  # kinds in one plot
@@ -54,7 +54,7 @@ class Line:
 
 @dataclass(frozen=True)
 class LinePanel:
-    """Curves of several runs over the samples seen.
+    """Curves of several runs. by: what they are drawn against.
 
     share: y is a share of right answers, 0 to 1. log_scale: a straight y axis would flatten the end of training.
     """
@@ -64,6 +64,7 @@ class LinePanel:
     share: bool = False
     chance: float | None = None
     log_scale: bool = False
+    by: Axis = "samples"
 
 
 def dot_panels(runs: Sequence[Run]) -> tuple[DotPanel, ...]:
@@ -103,29 +104,31 @@ def ordered(rows: tuple[DotRow, ...]) -> tuple[DotRow, ...]:
     return tuple(sorted(rows, key=_margin, reverse=True))
 
 
-def loss_panels(runs: Sequence[Run]) -> tuple[LinePanel, ...]:
+def loss_panels(runs: Sequence[Run], by: Axis = "samples") -> tuple[LinePanel, ...]:
     """One panel for each named loss; the weighted sum too where a run has several."""
     names = list(dict.fromkeys(name for run in runs for name in run.log.loss_names))
-    panels = [_line_panel(runs, f"{name} loss", ("losses", name)) for name in names]
+    panels = [_line_panel(runs, f"{name} loss", ("losses", name), by) for name in names]
     if any(len(run.log.loss_names) != 1 for run in runs if run.log.steps):
-        panels.insert(0, _line_panel(runs, "training loss", ("loss",)))
+        panels.insert(0, _line_panel(runs, "training loss", ("loss",), by))
     panels = [panel for panel in panels if panel.lines]
     log_scale = any(_spans_much(panel) for panel in panels)  # one scale for all, so that shapes compare
     return tuple(replace(panel, log_scale=log_scale) for panel in panels)
 
 
-def course_panels(runs: Sequence[Run]) -> tuple[LinePanel, ...]:
+def course_panels(runs: Sequence[Run], by: Axis = "samples") -> tuple[LinePanel, ...]:
     """What else the loop logged, in small panels: how the optimiser was driven, and what the models watch."""
     watched = dict.fromkeys(name for run in runs for name in run.log.watched_names)
     panels = (
-        _line_panel(runs, "learning rate", ("learning_rate",), smooth=False),
-        _line_panel(runs, "gradient norm", ("gradient_norm",)),
-        *(_line_panel(runs, name.lstrip("_").replace("_", " "), ("losses", name)) for name in watched),
+        _line_panel(runs, "learning rate", ("learning_rate",), by, smooth=False),
+        _line_panel(runs, "gradient norm", ("gradient_norm",), by),
+        _line_panel(runs, "samples a second", ("samples_per_second",), by),
+        _line_panel(runs, "share of the matrix peak", ("matrix_share",), by, share=True),
+        *(_line_panel(runs, name.lstrip("_").replace("_", " "), ("losses", name), by) for name in watched),
     )
     return tuple(panel for panel in panels if panel.lines)
 
 
-def progress_panels(runs: Sequence[Run]) -> tuple[LinePanel, ...]:
+def progress_panels(runs: Sequence[Run], by: Axis = "samples") -> tuple[LinePanel, ...]:
     """What was evaluated during training: one small panel a figure."""
     chances = {
         f"{task}: {score.name}": score.chance
@@ -136,11 +139,11 @@ def progress_panels(runs: Sequence[Run]) -> tuple[LinePanel, ...]:
     }
     panels = []
     for name in dict.fromkeys(name for run in runs for name in run.log.evaluated_names):
-        found = ((run, run.log.evaluated(name)) for run in runs)
+        found = ((run, run.log.evaluated(name, by)) for run in runs)
         lines = tuple(Line(run.index, run.name, series, series.y) for run, series in found if len(series.x))
         if lines:
             share = all(0 <= value <= 1 for line in lines for value in line.raw.y)
-            panels.append(LinePanel(name, lines, share, chances.get(name)))
+            panels.append(LinePanel(name, lines, share, chances.get(name), by=by))
     return tuple(panels)
 
 
@@ -157,14 +160,16 @@ def smoothed(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     return (sums[at + right + 1] - sums[at - left]) / (left + right + 1)
 
 
-def _line_panel(runs: Sequence[Run], title: str, path: tuple[str, ...], smooth: bool = True) -> LinePanel:
+def _line_panel(
+    runs: Sequence[Run], title: str, path: tuple[str, ...], by: Axis, *, smooth: bool = True, share: bool = False
+) -> LinePanel:
     lines = []
     for run in runs:
-        series = run.log.series(*path)
+        series = run.log.series(*path, by=by)
         if len(series.x):
             window = 2 * (len(series.y) // 30) + 1 if smooth else 1  # about a fifteenth of the run
             lines.append(Line(run.index, run.name, series, smoothed(series.y, window)))
-    return LinePanel(title, tuple(lines))
+    return LinePanel(title, tuple(lines), share, by=by)
 
 
 def _spans_much(panel: LinePanel) -> bool:

@@ -79,7 +79,7 @@ def draw_dots(panel: DotPanel, name: str) -> Drawing:
 
 
 def draw_lines(panel: LinePanel, name: str, width: int = WIDTH, height: int = 250) -> Drawing:
-    """Curves over the samples seen, each labelled at its end with the model's name and its last value."""
+    """Curves, each labelled at its end with the model's name and its last value."""
     small = width < WIDTH
 
     def draw(axes: Any) -> None:
@@ -100,15 +100,29 @@ def draw_lines(panel: LinePanel, name: str, width: int = WIDTH, height: int = 25
                 axes.yaxis.set_major_locator(_ticker().MaxNLocator(4 if small else 6))
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(_ticker().MaxNLocator(3 if small else 5))
-        axes.xaxis.set_major_formatter(lambda value, _: compact(value) if value else "0")
+        label, unit = _axis(panel)
+        axes.xaxis.set_major_formatter(lambda value, _: compact(value / unit) if value else "0")
         axes.grid(axis="y")
         axes.tick_params(length=0)
         axes.spines[["left"]].set_visible(False)
         if not small:
-            axes.set_xlabel("samples seen", size=11, loc="right")
+            axes.set_xlabel(label, size=11, loc="right")
         _label_ends(axes, panel, with_names=not small)
 
     return drawn(draw, width, height, name)
+
+
+def _axis(panel: LinePanel) -> tuple[str, float]:
+    """What stands under a plot, and its unit: time is told in seconds, minutes or hours, as long as the runs took."""
+    if panel.by != "seconds":
+        return {"samples": "samples seen", "step": "steps"}[panel.by], 1.0
+    longest = max(float(line.raw.x[-1]) for line in panel.lines)
+    name, unit = next(
+        pair
+        for pair in (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
+        if longest > 2 * pair[1] or pair[1] == 1.0
+    )
+    return f"training time, {name}", unit
 
 
 def apart(wanted: Sequence[float], least: float) -> list[float]:

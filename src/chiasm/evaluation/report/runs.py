@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from chiasm.errors import ChiasmError, RecipeError
 from chiasm.evaluation.result import PICTURES, Evaluation, Score, TaskResult
+
+# What curves can be drawn against, by its key in metrics.jsonl.
+Axis = Literal["samples", "step", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -37,17 +40,17 @@ class Log:
     evaluations: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[Mapping[str, Any], ...] = ()
 
-    def series(self, *path: str) -> Series:
+    def series(self, *path: str, by: Axis = "samples") -> Series:
         """The values under a key, such as "learning_rate" or ("losses", "contrastive"), against samples seen."""
-        return _series((step.get("samples"), _lookup(step, path)) for step in self.steps)
+        return _series((step.get(by), _lookup(step, path)) for step in self.steps)
 
-    def evaluated(self, name: str) -> Series:
+    def evaluated(self, name: str, by: Axis = "samples") -> Series:
         """The values of one figure that was measured during training, against samples seen."""
-        logged = [step for step in self.steps if isinstance(step.get("samples"), (int, float))]
+        logged = [step for step in self.steps if isinstance(step.get(by), (int, float))]
         at = [0.0, *(float(step["step"]) for step in logged)]
-        samples = [0.0, *(float(step["samples"]) for step in logged)]
+        reached = [0.0, *(float(step[by]) for step in logged)]
         return _series(
-            (float(np.interp(entry["step"], at, samples)), entry["evaluation"].get(name)) for entry in self.evaluations
+            (float(np.interp(entry["step"], at, reached)), entry["evaluation"].get(name)) for entry in self.evaluations
         )
 
     @property
@@ -101,7 +104,10 @@ class Run:
 
 
 def load_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
-    """Reads run folders. Raises ChiasmError for a folder without results, or with a file that cannot be read."""
+    """Reads run folders, of runs that are not evaluated or not finished too.
+
+    Raises ChiasmError for a folder without results and without a training log, or with a file that cannot be read.
+    """
     if not folders:
         raise ChiasmError("a report needs at least one run folder; name one, such as runs/clip")
     read = [_read(Path(folder)) for folder in folders]
@@ -180,11 +186,18 @@ def _log_entry(line: str, where: str) -> Mapping[str, Any]:
 def _read(folder: Path) -> tuple[Path, Evaluation]:
     if not folder.is_dir():
         raise ChiasmError(f"there is no run folder {folder}; name the folder of a run, such as runs/clip")
+    if (folder / "metrics.jsonl").exists() and not (folder / "evaluation" / "results.json").exists():
+        return folder, Evaluation(_named_in_recipe(folder), ())
     evaluation = Evaluation.load(folder / "evaluation")
     if not any(result.scores for result in evaluation.results):
         raise ChiasmError(f"{folder / 'evaluation' / 'results.json'} holds no score; run `chiasm eval` again")
     scored = tuple(result for result in evaluation.results if result.scores)
     return folder, Evaluation(evaluation.model, scored)
+
+
+def _named_in_recipe(folder: Path) -> dict[str, str]:
+    name = read_recipe(folder / "recipe.yaml").get("name")
+    return {"name": name} if isinstance(name, str) else {}
 
 
 def _unique_names(read: Sequence[tuple[Path, Evaluation]]) -> list[str]:

@@ -92,6 +92,8 @@ def headline(runs: Sequence[Run], title: str | None = None) -> str:
 def lede(runs: Sequence[Run]) -> str:
     """One sentence: the models, what they are best at, how far above chance, and where they fail."""
     rows = headline_rows(runs)
+    if not rows:
+        return f"{_who(runs)}: trained, not evaluated."
     told = _one_model(rows) if len(runs) == 1 else _several_models(rows, runs)
     clauses = [f"{_who(runs)}: {told}", _where_it_fails(runs)]
     return "; ".join(clause for clause in clauses if clause) + "."

@@ -123,9 +123,14 @@ def other_figures(runs: Sequence[Run]) -> tuple[Fact, ...]:
 
 
 def notes(run: Run) -> list[str]:
-    """What the log says that a reader must know: steps that were skipped, tensors that learned nothing."""
+    """What the log says that a reader must know: a missing end, skipped steps, tensors that learned nothing."""
+    training = run.recipe.get("training", {})
+    steps, done = training.get("steps"), run.log.last.get("step")
+    found = []
+    if isinstance(steps, int) and done is not None and done < steps:
+        found.append(f"is not finished: {count(done)} of {count(steps)} steps are logged")
     skipped = sum("skipped_step" in note for note in run.log.notes)
-    found = [f"steps skipped because a loss or gradient was not finite: {count(skipped)}"] if skipped else []
+    found += [f"steps skipped because a loss or gradient was not finite: {count(skipped)}"] if skipped else []
     unread = run.log.last.get("skipped_samples", 0)
     found += [f"samples skipped because they could not be read: {count(unread)}"] if unread else []
     dead = list(dict.fromkeys(name for note in run.log.notes for name in note.get("without_gradient", [])))
@@ -170,7 +175,7 @@ def _median(run: Run, key: str) -> str:
 
 
 def _evaluation_time(run: Run) -> str:
-    return duration(sum(result.seconds for result in run.evaluation.results))
+    return duration(sum(result.seconds for result in run.evaluation.results)) if run.evaluation.results else ""
 
 
 def _other(run: Run, task: str, key: str) -> str:

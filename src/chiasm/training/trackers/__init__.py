@@ -1,0 +1,1 @@
+"""Trackers that a recipe can choose; one module each."""
