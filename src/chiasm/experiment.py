@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 
+from chiasm.config import dump, parse
 from chiasm.data.cache import DecodedSource, PictureCache
 from chiasm.data.processor import Processor
 from chiasm.data.reader import Reader
@@ -22,12 +23,12 @@ from chiasm.evaluation.run import check, evaluate, quick_scores
 from chiasm.models import folder as model_folder
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.features import CachedProcessor
-from chiasm.models.model import Model
-from chiasm.recipe import Recipe, laid_over, learned_by
+from chiasm.models.model import Model, ModelConfig
+from chiasm.recipe import Recipe, Start, laid_over, learned_by
 from chiasm.training.distributed import Ranks
 from chiasm.training.loop import Loop
 from chiasm.training.monitor import METRICS
-from chiasm.weights import packages
+from chiasm.weights import load, packages
 
 RECIPE, CHECKPOINT, EVALUATION = "recipe.yaml", "checkpoint", "evaluation"
 _LEARNED_FROM = 4000  # samples whose captions a tokenizer is learned from
@@ -53,6 +54,7 @@ class Experiment:
         self.recipe, self.folder, self.ranks = recipe, folder, ranks or Ranks()
         self.console = (console or Console()) if self.ranks.first else Console(quiet=True)
         self.ranks.on_first(lambda: self._check_folder(resume, overwrite))
+        self.ranks.on_first(lambda: self._check_start(overwrite))
         # Whatever is wrong is told before anything is removed or written.
         self.model = self.ranks.together(lambda: build_model(recipe))
         self.ranks.on_first(lambda: self._check_evaluation())
@@ -157,15 +159,13 @@ class Experiment:
         return source
 
     def _with_features(self, folder: Path) -> Processor:
-        parts = self.recipe.training.parts
-        if not isinstance(self.model, DualEncoder) or not all(
-            name in parts and parts[name].frozen for name in ("vision", "text")
-        ):
+        frozen = [name for name, part in self.recipe.training.parts.items() if part.frozen]
+        if not isinstance(self.model, DualEncoder) or not {"vision", "text"} & set(frozen):
             raise RecipeError(
-                "data.features keeps the outputs of frozen towers; freeze both with "
+                "data.features keeps the outputs of frozen towers; freeze one or both with "
                 "training.parts: {vision: {frozen: true}, text: {frozen: true}}"
             )
-        cached = CachedProcessor(self.model, folder)
+        cached = CachedProcessor(self.model, folder, images="vision" in frozen, texts="text" in frozen)
         if self.ranks.first:
             cached.fill(self.recipe.data.train, self.console)
         return cached
@@ -190,6 +190,14 @@ class Experiment:
                 "--out FOLDER keeps both"
             )
 
+    def _check_start(self, overwrite: bool) -> None:
+        """Raises TrainingError where removing the older run would remove the model that this one begins from."""
+        start = self.recipe.start
+        if overwrite and start is not None and Path(start.checkpoint).resolve().is_relative_to(self.folder.resolve()):
+            raise TrainingError(
+                f"{self.folder} holds the model to start from, and --overwrite would remove it; give another --out"
+            )
+
     def _claim_folder(self, overwrite: bool) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -206,7 +214,10 @@ class Experiment:
 
 
 def build_model(recipe: Recipe) -> Model:
-    """The recipe's model before training: its processor, its first weights, its pretrained parts."""
+    """The recipe's model before training: its processor, its first weights, its pretrained parts; or a trained one."""
+    if recipe.start is not None:
+        return _started(recipe.start, recipe.processor)
+    assert recipe.model is not None
     kind = recipe.model.model()
     processor = build_processor(recipe)
     torch.manual_seed(recipe.seed)
@@ -218,9 +229,41 @@ def build_model(recipe: Recipe) -> Model:
 
 
 def build_processor(recipe: Recipe) -> Processor:
-    """The recipe's processor; its tokenizer is learned from the training texts where the recipe says so."""
+    """The recipe's processor; its tokenizer is learned from the training texts where the recipe says so.
+
+    Where the recipe starts from a checkpoint, that model's, with the recipe's changes.
+    """
+    if recipe.start is not None:
+        return load(recipe.start.checkpoint).processor.changed(recipe.processor)
+    assert recipe.model is not None
     entries = laid_over(recipe.model.processor_entries(), _with_packaged_tokenizer(recipe.processor))
     return recipe.model.model().processor_type.from_recipe(entries, training_texts(recipe.data.train))
+
+
+def _started(start: Start, processor: Mapping[str, Any]) -> Model:
+    """The model of a checkpoint with changed entries. Raises ChiasmError where they do not suit its weights."""
+    trained = load(start.checkpoint)
+    config = _changed(trained.config, start)
+    model = config.model()(config, trained.processor.changed(processor))
+    model.check()
+    model_folder.assign(model, trained.state_dict(), f"start.model: {start.checkpoint}")
+    return model
+
+
+def model_config(recipe: Recipe) -> ModelConfig:
+    """The recipe's model, or that of the checkpoint that it starts from, with the recipe's changes."""
+    if recipe.start is not None:
+        return _changed(load(recipe.start.checkpoint).config, recipe.start)
+    assert recipe.model is not None
+    return recipe.model
+
+
+def _changed(trained: ModelConfig, start: Start) -> ModelConfig:
+    entries = dump(trained)
+    key = trained.key
+    if start.model.get(key, entries[key]) != entries[key]:
+        raise RecipeError(f"start.model.{key}: {start.checkpoint} is of the family '{entries[key]}', which stays")
+    return parse(ModelConfig, laid_over(entries, dict(start.model)), "start.model")  # type: ignore[type-abstract]  # a subclass
 
 
 def _with_packaged_tokenizer(entries: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -248,9 +291,10 @@ def training_texts(source: Source) -> Iterator[str]:
 def model_card(recipe: Recipe, model: Model, evaluation: Evaluation | None = None) -> str:
     """README.md of a checkpoint: what the model is, how it was made, and its scores beside chance."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    start = f", from `{recipe.start.checkpoint}`" if recipe.start is not None else ""
     told = (
-        f"A {recipe.model.chosen()} model of {parameters:,} parameters, trained with chiasm by the recipe in "
-        f"`recipe.yaml`: {recipe.training.steps:,} steps of {recipe.data.batch_size} samples."
+        f"A {model.config.chosen()} model of {parameters:,} parameters, trained with chiasm by the recipe in "
+        f"`recipe.yaml`{start}: {recipe.training.steps:,} steps of {recipe.data.batch_size} samples."
     )
     lines = [
         f"# {recipe.name}",

@@ -59,17 +59,31 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Start:
+    """A trained model to begin from. checkpoint: whatever `chiasm.load` opens: a run, a checkpoint's folder.
+
+    model: fields of its config to change, such as `image_dropout: 0`; those that give a tensor another shape are
+    refused.
+    """
+
+    checkpoint: str
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One experiment. name: of its run folder, `runs/<name>`, and of its model in tables.
 
-    processor: entries of the family's own processor settings. pretrained: packaged weights to begin with, by part of
-    the model, such as `vision: efficientnet_lite0`.
+    model: a new model of that family; or else start: one that is trained already, with its processor.
+    processor: entries of the family's own processor settings; after a `start`, those to change, such as augmentation.
+    pretrained: packaged weights to begin with, by part of a new model, such as `vision: efficientnet_lite0`.
     """
 
     name: str
     data: Data
-    model: ModelConfig
     training: Training
+    model: ModelConfig | None = None
+    start: Start | None = None
     processor: Mapping[str, Any] = field(default_factory=dict)
     pretrained: Mapping[str, str] = field(default_factory=dict)
     evaluation: tuple[Task, ...] = ()
@@ -78,6 +92,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.name or Path(self.name).name != self.name:
             raise RecipeError(f"name: '{self.name}' cannot name a folder; give a word without slashes")
+        if (self.model is None) == (self.start is None):
+            raise RecipeError("give either model, for a new one, or start: {checkpoint: FOLDER}, for a trained one")
+        if self.start is not None and self.pretrained:
+            raise RecipeError("pretrained puts packaged weights into a new model; a model from a start has its own")
         if self.seed < 0:
             raise RecipeError(f"seed must not be negative, but is {self.seed}")
         if self.training.accumulate > self.data.batch_size:

@@ -43,6 +43,15 @@ class Processor(ABC):
     def from_recipe(cls, entries: Mapping[str, Any], texts: Iterable[str]) -> Self:
         """Builds it from the recipe's `processor` entries. texts: the training captions, to learn a tokenizer from."""
 
+    def changed(self, entries: Mapping[str, Any]) -> Self:
+        """This processor with entries of the recipe over its own, for a trained model that is trained further.
+
+        Raises RecipeError for what belongs to the weights; by default that is everything.
+        """
+        if entries:
+            raise RecipeError(f"processor.{next(iter(entries))}: a {type(self).__name__} stays as it was trained")
+        return self
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Writes all that `load` needs into a folder that exists."""
@@ -127,6 +136,13 @@ class PairProcessor(Processor):
             return cls(image, Tokenizer.load(settings.tokenizer.file, settings.text))
         assert settings.tokenizer.learn is not None
         return cls(image, Tokenizer(learn_tokenizer(texts, settings.tokenizer.learn), settings.text))
+
+    def changed(self, entries: Mapping[str, Any]) -> Self:
+        """With other entries of `image`; the tokenizer belongs to the weights."""
+        if fixed := sorted(entries.keys() - {"image"}):
+            raise RecipeError(f"processor.{fixed[0]}: a trained model keeps its own; only 'image' can be changed")
+        image = parse(ImageTransform, {**dump(self.image), **entries.get("image", {})}, "processor.image")
+        return type(self)(image, self.tokenizer)
 
     def save(self, folder: Path) -> None:
         kind = "patches" if isinstance(self.image, PatchTransform) else "image"

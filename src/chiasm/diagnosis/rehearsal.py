@@ -91,7 +91,8 @@ def _tried(setting: Setting, processor: Processor, batches: list[Batch]) -> Rehe
     settings = setting.recipe.training
     with torch.random.fork_rng():
         torch.manual_seed(setting.recipe.seed)
-        model = setting.recipe.model.model()(setting.recipe.model, processor)
+        assert setting.model is not None
+        model = type(setting.model)(setting.model.config, processor)
     freeze(model, settings)
     model.train()
     autocast = torch.autocast("cpu", _DTYPES[settings.precision]) if settings.precision in _DTYPES else nullcontext()

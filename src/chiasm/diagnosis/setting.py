@@ -20,7 +20,7 @@ from chiasm.diagnosis.finding import Finding
 from chiasm.diagnosis.seen import TRAINING, Seen, look, processor_of_chats
 from chiasm.errors import ChiasmError
 from chiasm.evaluation.run import check
-from chiasm.experiment import build_processor
+from chiasm.experiment import build_processor, model_config
 from chiasm.models.model import Model
 from chiasm.recipe import Recipe
 from chiasm.training.optimiser import freeze
@@ -66,8 +66,9 @@ class Setting:
         """The model on the meta device: shapes without weights."""
         if self.processor is None:
             return None
+        config = model_config(self.recipe)
         with torch.device("meta"):
-            model = self.recipe.model.model()(self.recipe.model, self.processor)
+            model = config.model()(config, self.processor)
         model.check()
         return model
 

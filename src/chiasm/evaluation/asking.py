@@ -15,7 +15,7 @@ from chiasm.data.image import Image
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import CapabilityError, DataError
 from chiasm.evaluation.cache import Journal, Shelf
-from chiasm.evaluation.task import Answer, Ask, Broken, Either, Failed, Match, Question, Task, picture_key
+from chiasm.evaluation.task import Answer, Ask, Broken, Either, Failed, Match, Question, Task, Vector, picture_key
 from chiasm.models.model import VERBS, Embedder, Generator, Model, Scorer
 
 Askable = Embedder | Scorer | Generator | Model  # a model offers those of the verbs that it can; `check` tells
@@ -60,6 +60,7 @@ class Asker:
         for question in questions:
             if isinstance(question, Match):
                 columns[id(question.texts)] = question.texts
+            if isinstance(question, (Match, Vector)):
                 for image in question.images:
                     pictures[picture_key(image)] = image
         texts = dict.fromkeys(text for several in columns.values() for phrasings in several for text in phrasings)
@@ -76,6 +77,7 @@ class Asker:
         matched = self._matched([one for one in questions if isinstance(one, Match)], journal, run)
         said = self._said([one for one in questions if isinstance(one, Ask)], journal, run)
         found |= dict(zip(matches, matched, strict=True)) | dict(zip(asks, said, strict=True))
+        found |= {at: self._vector(one) for at, one in enumerate(questions) if isinstance(one, Vector)}
         found |= {at: Failed(one.reason) for at, one in enumerate(questions) if isinstance(one, Broken)}
         return [found[at] for at in range(len(questions))]
 
@@ -138,6 +140,12 @@ class Asker:
             start += len(sound_keys)
             missing = [key for key in all_keys if key not in self.pictures.places]
             yield Failed(self._unreadable[missing[0]]) if missing else _checked(scores)
+
+    def _vector(self, question: Vector) -> Answer:
+        keys = [picture_key(image) for image in question.images]
+        if missing := [key for key in keys if key not in self.pictures.places]:
+            return Failed(self._unreadable[missing[0]])
+        return _checked(self.pictures.matrix()[[self.pictures.places[key] for key in keys]])
 
     def _columns(self, texts: tuple[tuple[str, ...], ...]) -> NDArray[np.float64]:
         """(C, D), unit length: the mean embedding of each group of phrasings, scaled to length 1."""
@@ -211,6 +219,8 @@ def _needs(question: Question) -> tuple[str, ...]:
         return ("generate",) if question.words_only else ("embed", "score", "generate")
     if isinstance(question, Match):
         return "embed", "score"
+    if isinstance(question, Vector):
+        return ("embed",)
     return ("generate",) if isinstance(question, Ask) else ()
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from chiasm import __version__
 from chiasm.data.processor import Processor
-from chiasm.evaluation.task import Ask, Either, Match, Question, Task, picture_key
+from chiasm.evaluation.task import Ask, Either, Match, Question, Task, Vector, picture_key
 
 _BYTES = 16
 
@@ -44,6 +44,9 @@ def asked_hash(task: Task, questions: Sequence[Question]) -> str:
                 _feed(digest, [_words(question.words), question.choices, question.words_only])
         elif isinstance(question, Ask):
             _feed(digest, _words(question))
+        elif isinstance(question, Vector):
+            pictures = [picture_key(image) for image in question.images]
+            _feed(digest, [question.key, question.kind, pictures, "vector", question.to_learn_from])
         else:
             _feed(digest, [question.key, "broken"])
     return digest.hexdigest()

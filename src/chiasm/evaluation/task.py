@@ -104,11 +104,29 @@ class Either(Match):
 
 
 @dataclass(frozen=True)
+class Vector:
+    """Where does this picture lie in the model's space? Answered by (1, D). to_learn_from: it is no item of its own."""
+
+    key: str
+    images: tuple[Image, ...]
+    kind: str = ""
+    to_learn_from: bool = False
+
+    def with_images(self, other: Callable[[Image], Image]) -> Vector:
+        """The same question about other pictures."""
+        return replace(self, images=tuple(other(image) for image in self.images))
+
+
+@dataclass(frozen=True)
 class Broken:
-    """A sample that cannot be read: an item that no model is asked and that counts as wrong."""
+    """A sample that cannot be read: an item that no model is asked and that counts as wrong.
+
+    to_learn_from: it would have been no item of its own, so nothing counts as wrong.
+    """
 
     key: str
     reason: str
+    to_learn_from: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +136,7 @@ class Failed:
     reason: str
 
 
-Question = Match | Ask | Broken
+Question = Match | Ask | Vector | Broken
 Answer = NDArray[np.float32] | str | Failed
 
 
@@ -252,12 +270,15 @@ class Task(Component, ABC, room="chiasm.evaluation.tasks", key="task"):
 
     def settings(self) -> Mapping[str, object]:
         """What of the task's recipe entry a score depends on; the data count by their content."""
-        return {one.name: dump(getattr(self, one.name)) for one in fields(self) if one.name not in ("data", "name")}
+        given = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "name"}
+        return {name: dump(one) for name, one in given.items() if not isinstance(one, Source)}
 
     def constant(self, question: Question) -> Answer:
         """What a model that never looks would answer: the same score for all, no words."""
         if isinstance(question, Match):
             return np.zeros((len(question.images), len(question.texts)), np.float32)
+        if isinstance(question, Vector):  # any other vector would do: a task may say which one it takes
+            return np.ones((len(question.images), 1), np.float32)
         return "" if isinstance(question, Ask) else Failed(question.reason)
 
     def constants(self) -> Mapping[str, Sequence[Answer]]:

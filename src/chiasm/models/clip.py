@@ -34,6 +34,8 @@ class Config(ModelConfig):
     CLIP itself has none.
     """
 
+    only_in_training = frozenset({"temperature", "image_dropout", "text_dropout"})
+
     vision: ImageTowerConfig
     text: TextTowerConfig
     width: int

@@ -30,14 +30,15 @@ class CachedProcessor(PairProcessor):
     """Makes batches of features instead of pixels and tokens, for the towers of a dual encoder that are frozen.
 
     A picture is known by its content, a text by itself, a tower by its weights and by what its processor does: change
-    any of them, and the features are computed anew. Augmentation has no place here; a recipe that asks for both is
-    refused.
+    any of them, and the features are computed anew. images, texts: of which towers; the other one is given pixels or
+    tokens as ever. Features of pictures leave no place for augmentation; a recipe that asks for both is refused.
     """
 
-    def __init__(self, model: DualEncoder, folder: Path) -> None:
+    def __init__(self, model: DualEncoder, folder: Path, *, images: bool = True, texts: bool = True) -> None:
         super().__init__(model.processor.image, model.processor.tokenizer)
         model.eval()
-        if self.image.augment is not None:
+        self.of_images, self.of_texts = images, texts
+        if images and self.image.augment is not None:
             raise DataError(
                 "features of augmented pictures cannot be kept: remove processor.image.augment or data.features"
             )
@@ -52,20 +53,30 @@ class CachedProcessor(PairProcessor):
         images: dict[str, Image] = {}
         texts: dict[str, str] = {}
         for sample in samples:
-            images |= {image.key: image for image in sample.images if image.key not in self.image_file}
-            told = (*sample.captions, *(text.text for text in sample.texts))
+            if self.of_images:
+                images |= {image.key: image for image in sample.images if image.key not in self.image_file}
+            told = (*sample.captions, *(text.text for text in sample.texts)) if self.of_texts else ()
             texts |= {_text_key(text): text for text in told if _text_key(text) not in self.text_file}
         self.model.eval()
         _compute(images, self.image_file, self._image_features, "features of pictures", console)
         _compute(texts, self.text_file, self._text_features, "features of texts", console)
 
     def __call__(self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None = None) -> Batch:
-        del generators  # nothing is drawn: a frozen tower sees a picture always alike
-        keys = [sample.image.key for sample in samples]
-        images = Images(torch.empty(0), torch.arange(len(samples)), self.features_of_images(keys))
-        features = self.features_of_texts([sample.texts[0].text for sample in samples])
-        ones = torch.ones(len(samples), 1, dtype=torch.long)
-        return Batch(tuple(s.key for s in samples), images, Tokens(ones, ones[:, 0], ones.bool(), features))
+        pictures, texts = [sample.image for sample in samples], [sample.texts[0].text for sample in samples]
+        return Batch(
+            keys=tuple(sample.key for sample in samples),
+            images=self._known_images(pictures) if self.of_images else self.images(pictures, generators),
+            texts=self._known_texts(texts) if self.of_texts else self.texts(texts),
+        )
+
+    def _known_images(self, pictures: Sequence[Image]) -> Images:
+        """Nothing is drawn: a frozen tower sees a picture always alike."""
+        features = self.features_of_images([picture.key for picture in pictures])
+        return Images(torch.empty(0), torch.arange(len(pictures)), features)
+
+    def _known_texts(self, texts: Sequence[str]) -> Tokens:
+        ones = torch.ones(len(texts), 1, dtype=torch.long)
+        return Tokens(ones, ones[:, 0], ones.bool(), self.features_of_texts(texts))
 
     def features_of_images(self, keys: Sequence[str]) -> Tensor:
         """(N, D), by the pictures' keys. Raises KeyError for a picture that was not computed."""

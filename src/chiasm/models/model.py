@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,12 @@ from chiasm.data.sample import Sample
 
 
 class ModelConfig(Component, ABC, room="chiasm.models", key="family"):
-    """A recipe's choice of a family and its sizes; saved as config.json in a checkpoint."""
+    """A recipe's choice of a family and its sizes; saved as config.json in a checkpoint.
+
+    only_in_training: fields on which no answer of a trained model depends, such as dropout and first values.
+    """
+
+    only_in_training: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     @abstractmethod

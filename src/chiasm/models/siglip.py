@@ -28,6 +28,8 @@ class Config(ModelConfig):
     text_head: whether the text's features are mapped into the space; without it they are in it as they are.
     """
 
+    only_in_training = frozenset({"scale", "bias"})
+
     vision: ImageTowerConfig
     text: TextTowerConfig
     scale: float = 10.0

@@ -32,7 +32,7 @@ class Classification(Choice):
     by_class: bool = True
 
     def ask(self, sample: Sample) -> Iterator[Match]:
-        label = _label(sample)
+        label = label_of(sample)
         if label not in self._columns:
             raise DataError(f"sample '{sample.key}' has the label '{label}', which is not among the classes")
         yield Match(
@@ -57,7 +57,7 @@ class Classification(Choice):
         """What the templates say for each label, in the order of the columns."""
         if isinstance(self.classes, Path):
             return _read(self.classes)
-        labels = self.classes or sorted({_label(one) for one in self.samples() if not isinstance(one, Broken)})
+        labels = self.classes or sorted({label_of(one) for one in self.samples() if not isinstance(one, Broken)})
         return {label: label.replace("_", " ") for label in labels}
 
     @cached_property
@@ -74,7 +74,8 @@ class Classification(Choice):
         return tuple(tuple(one.replace("{}", name) for one in templates) for name in self._names.values())
 
 
-def _label(sample: Sample) -> str:
+def label_of(sample: Sample) -> str:
+    """The class of a sample. Raises DataError where it has none."""
     if "label" not in sample.meta:
         raise DataError(f"sample '{sample.key}' has no label; classification needs meta['label']")
     return str(sample.meta["label"])

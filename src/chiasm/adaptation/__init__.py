@@ -1,0 +1,1 @@
+"""What changes a trained model without training it: weights of several made into those of one."""

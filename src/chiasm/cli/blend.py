@@ -1,0 +1,85 @@
+"""Blend the weights of two models of one shape, such as a fine-tuned one and the one that it began from (WiSE-FT).
+
+chiasm blend runs/photos runs/cifar-full --alpha 0.5 --out runs/blend
+chiasm blend runs/photos runs/cifar-full --tasks finetune/full data.root=DATA --out runs/curve"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+_STEPS = tuple(step / 10 for step in range(11))
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first", type=Path, metavar="A", help="a run's folder or a checkpoint's: alpha 0")
+    parser.add_argument("second", type=Path, metavar="B", help="another of the same shape: alpha 1")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="entries of the tasks' recipe to change")
+    parser.add_argument("--alpha", type=float, help="B's share of the weights, 0 to 1: the blend that is saved")
+    parser.add_argument("--tasks", metavar="RECIPE", help="ask blends at several alphas the tasks of this recipe")
+    parser.add_argument("--alphas", type=_shares, default=_STEPS, help="which, as in 0,0.5,1 (default: 0,0.1,...,1)")
+    parser.add_argument("--out", type=Path, required=True, help="the folder that the model and the curve go to")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    return tuple(float(word) for word in text.split(","))
+
+
+def run(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from chiasm.adaptation.blend import blend
+    from chiasm.errors import CheckpointError, MissingExtra, RecipeError
+    from chiasm.evaluation.curve import blend_curve
+    from chiasm.evaluation.report.blended import curve_table, write_curve
+    from chiasm.evaluation.run import check
+    from chiasm.experiment import CHECKPOINT
+    from chiasm.models import folder as model_folder
+    from chiasm.recipe import load_recipe
+    from chiasm.weights import load
+
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    if options.alpha is None and options.tasks is None:
+        raise RecipeError(
+            "say with --alpha which blend to save, or with --tasks RECIPE what to ask blends along the way"
+        )
+    if wrong := [one for one in (*options.alphas, options.alpha or 0) if not 0 <= one <= 1]:
+        raise RecipeError(f"alpha is the share of the second model, 0 to 1, not {wrong[0]:g}")
+    target = options.out / CHECKPOINT
+    if options.alpha is not None and target.exists():
+        raise CheckpointError(f"{target} already holds a model; give --out another folder")
+    tasks = load_recipe(options.tasks, options.overrides).evaluation if options.tasks else ()
+    if options.tasks and not tasks:
+        raise RecipeError(f"the recipe '{options.tasks}' has no evaluation entries")
+    first, second = load(options.first, options.device), load(options.second, options.device)
+    check(second, tasks)
+    if options.alpha is not None:
+        share = f"(1 - {options.alpha:g}) * `{options.first}` + {options.alpha:g} * `{options.second}`"
+        card = f"# Blend\n\nIts weights are {share}; made with chiasm.\n"
+        model_folder.save(blend(first, second, options.alpha), target, card=card)
+        say(f"model:  {target}")
+    if not tasks:
+        return 0
+
+    def told(alpha: float, figures: Mapping[str, float]) -> None:
+        heads: dict[str, float] = {}
+        for name, value in figures.items():
+            heads.setdefault(name.split(": ")[0], value)  # the first figure of each task
+        shown = "  ".join(f"{task} {100 * value:.1f}" for task, value in heads.items())
+        say(f"alpha {alpha:g}:  {shown}")
+
+    names = (options.first.name, options.second.name)
+    curve = blend_curve(first, second, tasks, options.alphas, names, told)
+    curve.save(options.out)
+    console.print(curve_table(curve))
+    try:
+        say(f"curve:  {write_curve(curve, options.out / 'blend.html').resolve().as_uri()}")
+    except MissingExtra as error:
+        say(f"no page written: {error}")
+    return 0

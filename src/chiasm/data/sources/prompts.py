@@ -1,0 +1,45 @@
+"""Labelled pictures with sentences of their class for captions, so that classes are learned as pairs are.
+
+FLYP (Goyal et al. 2022, arXiv:2212.00638) fine-tunes a model of two towers so: by the very loss of its pre-training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from chiasm.data.sample import Sample
+from chiasm.data.source import Source
+from chiasm.errors import DataError, RecipeError
+
+
+@dataclass(frozen=True)
+class Prompts(Source):
+    """The samples of a source that carry `meta["label"]`, such as folders of classes; their captions are the templates.
+
+    of: the source. templates: sentences with {} in the class's place. words: what they say of a label; by default the
+    label, its underscores read as spaces.
+    """
+
+    of: Source
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    words: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.templates:
+            raise RecipeError("prompts.templates: give at least one, such as 'a photo of a {}.'")
+        if broken := [one for one in self.templates if "{}" not in one]:
+            raise RecipeError(f"prompts.templates: '{broken[0]}' has no {{}} for the class's name")
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.of[index]
+        if "label" not in sample.meta:
+            raise DataError(f"sample '{sample.key}' has no label to make captions of; prompts need meta['label']")
+        label = str(sample.meta["label"])
+        name = self.words.get(label, label.replace("_", " "))
+        return replace(sample, captions=tuple(one.replace("{}", name) for one in self.templates))
+
+    def called(self, index: int) -> str:
+        return self.of.called(index)

@@ -1,0 +1,69 @@
+"""From one model to another by blends of their weights: what is gained on one task, and what another loses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chiasm.adaptation.blend import blend
+from chiasm.config import dump, parse
+from chiasm.errors import CheckpointError
+from chiasm.evaluation.run import quick_scores
+from chiasm.evaluation.task import Task
+from chiasm.models.model import Model
+
+FILE = "blend.json"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """names: of the two models. alphas: shares of the second, rising. figures: by "task: metric", one an alpha."""
+
+    names: tuple[str, str]
+    alphas: tuple[float, ...]
+    figures: Mapping[str, tuple[float, ...]]
+
+    def headlines(self) -> Mapping[str, tuple[float, ...]]:
+        """The first figure of each task."""
+        firsts: dict[str, str] = {}
+        for name in self.figures:
+            firsts.setdefault(name.split(": ")[0], name)
+        return {name: self.figures[name] for name in firsts.values()}
+
+    def save(self, folder: Path) -> None:
+        """Writes blend.json; an older one is replaced in one step."""
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f"{FILE}.new"
+        aside.write_text(json.dumps(dump(self), indent=1) + "\n", encoding="utf-8")
+        aside.replace(folder / FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> Curve:
+        """Raises CheckpointError where the folder has no blend.json."""
+        file = folder / FILE
+        if not file.exists():
+            raise CheckpointError(f"there is no {file}; run `chiasm blend` with --tasks first")
+        return parse(cls, json.loads(file.read_text(encoding="utf-8")), str(file))
+
+
+def blend_curve(
+    first: Model,
+    second: Model,
+    tasks: Sequence[Task],
+    alphas: Sequence[float],
+    names: tuple[str, str],
+    told: Callable[[float, Mapping[str, float]], None] | None = None,
+) -> Curve:
+    """The scores of the blends at these alphas. told: is handed each alpha's figures as they come.
+
+    Raises what `blend` and `quick_scores` raise.
+    """
+    found: list[Mapping[str, float]] = []
+    alphas = sorted(set(alphas))
+    for alpha in alphas:
+        found.append(quick_scores(blend(first, second, alpha), tasks))
+        if told is not None:
+            told(alpha, found[-1])
+    return Curve(names, tuple(alphas), {name: tuple(one[name] for one in found) for name in found[0]})

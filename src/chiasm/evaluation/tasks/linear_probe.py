@@ -1,0 +1,229 @@
+"""Linear probe: how well classes can be told apart by a linear map of the pictures' embeddings.
+
+Logistic regression by L-BFGS, its L2 strength swept on a part of the training samples, as in CLIP (Radford et al. 2021,
+arXiv:2103.00020, section 3.2 and appendix A.3); k-shot variants as in its figure 6."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from chiasm.data.order import Shuffle
+from chiasm.data.sample import Sample
+from chiasm.data.source import Source
+from chiasm.errors import DataError, RecipeError
+from chiasm.evaluation.choice import items_of
+from chiasm.evaluation.confidence import confidences
+from chiasm.evaluation.examples import example, picked
+from chiasm.evaluation.logistic import Logistic, fit
+from chiasm.evaluation.ranking import hit_share, stand
+from chiasm.evaluation.result import Example, Shown
+from chiasm.evaluation.task import Answer, Broken, Failed, Items, Measured, Question, Show, Tally, Task, Vector
+from chiasm.evaluation.tasks.classification import label_of
+
+_COARSE = (1e-4, 1e-2, 1e0, 1e2, 1e4)  # then narrowed, half the way to both neighbours each time, to a tenth
+_NARROWED = (10.0, 10**0.5)
+
+
+@dataclass(frozen=True)
+class LinearProbe(Task):
+    """Top-1 and mean per class accuracy of a probe on all of `train`, and top-1 of probes on k pictures a class.
+
+    Both sources carry `meta["label"]`. A model must embed; its embeddings are what `embed_images` gives: unit length,
+    in the shared space (CLIP's own figures take the tower's features before the last map, which are wider).
+    train: what the probes are fitted on. validation: the share of it on which the L2 strength is chosen (of the k-shot
+    probes too: see `shots`); the full probe is then fitted on all of it.
+    strength: a fixed one instead of the sweep; the probe minimises the sum of losses + strength / 2 * |W|^2.
+    shots: k, the pictures a class of each k-shot figure. They are drawn from what is left beside the validation part,
+    `draws` times, and an item's credit is its mean over the draws. Their strength is chosen on the whole validation
+    part, as is usual: so the figures tell of k labels a class with a well-set strength, which takes more labels.
+    """
+
+    train: Source = field(kw_only=True)
+    validation: float = 0.2
+    strength: float | None = None
+    shots: tuple[int, ...] = ()
+    draws: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.validation < 1:
+            raise RecipeError(f"linear_probe.validation is a share of train, between 0 and 1, not {self.validation:g}")
+        if self.strength is not None and self.strength <= 0:
+            raise RecipeError(f"linear_probe.strength must be above 0, not {self.strength:g}")
+        if self.draws < 1 or any(k < 1 for k in self.shots):
+            raise RecipeError("linear_probe.shots and linear_probe.draws must be at least 1")
+
+    def ask(self, sample: Sample) -> Iterator[Question]:
+        yield Vector(sample.key, (sample.image,), label_of(sample))
+
+    def questions(self) -> Sequence[Question]:
+        """The samples to tell apart, and then those to learn from, in the order of their sources."""
+        return [*super().questions(), *self._to_learn_from]
+
+    @cached_property
+    def _to_learn_from(self) -> list[Question]:
+        found: list[Question] = []
+        for index in range(len(self.train)):
+            try:
+                sample = self.train[index]
+                found.append(Vector(f"train/{sample.key}", (sample.image,), label_of(sample), to_learn_from=True))
+            except DataError as error:
+                found.append(Broken(f"train/sample {index}", str(error), to_learn_from=True))
+        return found
+
+    def measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Measured:
+        probed = self._probed(questions, answers)
+        asked, full = probed.asked, probed.tally("top-1 accuracy", probed.scores(probed.full), sure=True)
+        tallies = [full, replace(full, name="mean per class", mean="kinds")]
+        facts = {
+            "classes": len(probed.labels),
+            "pictures to learn from": len(probed.label_N),
+            "L2 strength": probed.strength,
+            "pictures to learn from that failed": len(questions) - len(asked) - len(probed.label_N),
+        }
+        for k in self.shots:
+            earned = []
+            strength = self.strength or probed.swept(probed.drawn(k, self.seed))
+            for draw in range(self.draws):
+                rows = probed.drawn(k, self.seed + draw)
+                earned.append(probed.tally("", probed.scores(probed.fitted(rows, strength))).credit_I)
+            facts[f"L2 strength, {k}-shot"] = strength
+            tallies.append(Tally(f"{k}-shot accuracy", full.items, np.mean(earned, axis=0), full.chance_I))
+        return Measured(tuple(tallies), facts)
+
+    def examples(self, questions: Sequence[Question], answers: Sequence[Answer], show: Show) -> Sequence[Example]:
+        probed = self._probed(questions, answers)
+        scores_IC = probed.scores(probed.full)
+        hits_I = stand(scores_IC, probed.true_IC).hits(1)
+
+        def class_of(column: int) -> Shown:
+            return Shown(text=probed.labels[column])
+
+        found = []
+        for at in picked(hits_I, scores_IC, probed.true_IC):
+            one = probed.asked[at]
+            assert isinstance(one, Vector)  # others have no scores, and so are not picked
+            picture = show(one.images[0])
+            found.append(example(one.key, picture, scores_IC[at], probed.true_IC[at], class_of, one.kind))
+        return found
+
+    def _probed(self, questions: Sequence[Question], answers: Sequence[Answer]) -> _Probed:
+        """The last ones are kept, with their fits: examples come from the answers that were just measured."""
+        if not self._last or self._last[0].given is not answers:
+            self._last[:] = [_Probed(self, questions, answers)]
+        return self._last[0]
+
+    @cached_property
+    def _last(self) -> list[_Probed]:
+        return []
+
+
+class _Probed:
+    """Vectors to learn from and vectors to tell apart, out of the answers to a task's questions."""
+
+    def __init__(self, task: LinearProbe, questions: Sequence[Question], answers: Sequence[Answer]) -> None:
+        self.task, self.given = task, answers
+        pairs = list(zip(questions, answers, strict=True))
+        self.asked = [one for one, _ in pairs if not _is_to_learn_from(one)]
+        self.answers = [answer for one, answer in pairs if not _is_to_learn_from(one)]
+        learned = [(one, answer) for one, answer in pairs if _is_to_learn_from(one) and not isinstance(answer, Failed)]
+        known = [(one.kind, np.asarray(answer)[0]) for one, answer in learned if isinstance(one, Vector)]
+        if not known:
+            raise DataError(f"task '{task.title}' has no picture to learn from that can be read; check its train entry")
+        self.labels = sorted({label for label, _ in known})
+        column = {label: at for at, label in enumerate(self.labels)}
+        if len(column) < 2:
+            raise DataError(f"task '{task.title}' learns to tell classes apart, but its train entry has only one")
+        self.label_N = torch.tensor([column[label] for label, _ in known])
+        self.x_ND = torch.from_numpy(np.stack([vector for _, vector in known])).double()
+        self.true_IC = np.zeros((len(self.asked), len(column)), np.bool_)
+        for at, one in enumerate(self.asked):
+            if isinstance(one, Vector) and one.kind in column:  # else no candidate is right: it counts as wrong
+                self.true_IC[at, column[one.kind]] = True
+
+    @cached_property
+    def kept(self) -> tuple[list[int], list[int]]:
+        """Rows to learn from and rows to choose the strength on."""
+        order = list(Shuffle(len(self.x_ND), self.task.seed, epoch=0))
+        count = max(1, round(self.task.validation * len(order)))
+        return sorted(order[count:]), sorted(order[:count])
+
+    @cached_property
+    def strength(self) -> float:
+        return self.task.strength or self.swept(self.kept[0])
+
+    @cached_property
+    def full(self) -> Logistic:
+        """The probe on all there is to learn from."""
+        return self.fitted(range(len(self.x_ND)), self.strength)
+
+    def fitted(self, rows: Sequence[int], strength: float, start: Logistic | None = None) -> Logistic:
+        chosen = torch.tensor(list(rows))
+        return fit(self.x_ND[chosen], self.label_N[chosen], len(self.labels), strength, start)
+
+    def swept(self, rows: Sequence[int]) -> float:
+        """The strength whose probe on these rows is best on the validation part; of several best, the strongest."""
+        validation = torch.tensor(self.kept[1])
+        found: dict[float, float] = {}
+
+        def accuracy(strength: float, start: Logistic | None = None) -> Logistic:
+            probe = self.fitted(rows, strength, start)
+            right_N = probe(self.x_ND[validation]).argmax(1) == self.label_N[validation]
+            found[strength] = float(right_N.double().mean())
+            return probe
+
+        probe = None
+        for strength in sorted(_COARSE, reverse=True):  # from the strongest on, each begins where the last ended
+            probe = accuracy(strength, probe)
+        for step in _NARROWED:
+            best = max(found, key=lambda one: (found[one], one))
+            for strength in (best / step, best * step):
+                accuracy(strength)
+        return max(found, key=lambda one: (found[one], one))
+
+    def drawn(self, k: int, seed: int) -> list[int]:
+        """k rows of each class, of those that are not for validation. Raises DataError where a class has fewer."""
+        generator = np.random.default_rng((seed, k))
+        rows = generator.permutation(self.kept[0])
+        of_class = [rows[self.label_N[rows].numpy() == column] for column in range(len(self.labels))]
+        if (fewest := min(map(len, of_class))) < k:
+            raise DataError(
+                f"task '{self.task.title}': a class has only {fewest} pictures beside the validation part, too few for "
+                f"{k} shots; leave {k} out of shots"
+            )
+        return [row for several in of_class for row in several[:k].tolist()]
+
+    def scores(self, probe: Logistic) -> NDArray[np.float32]:
+        """(I, C) logits; NaN for what could not be asked."""
+        found_IC = np.full(self.true_IC.shape, np.nan, np.float32)
+        for at, answer in enumerate(self.answers):
+            if not isinstance(answer, (Failed, str)):
+                found_IC[at] = probe(torch.from_numpy(np.asarray(answer))).numpy()[0]
+        return found_IC
+
+    def tally(self, name: str, scores_IC: NDArray[np.float32], *, sure: bool = False) -> Tally:
+        standing = stand(scores_IC, self.true_IC)
+        items = items_of(self.asked, standing)
+        count_I = np.where([isinstance(one, Vector) for one in self.asked], len(self.labels), 0)
+        chance_I = hit_share(np.zeros_like(count_I), count_I, self.true_IC.sum(axis=1), 1)
+        named = Items(
+            keys=items.keys,
+            samples=items.keys,
+            kinds=tuple(one.kind if isinstance(one, Vector) else "" for one in self.asked),
+            tied_I=items.tied_I,
+            failed_I=items.failed_I,
+            said=tuple(self.labels[at] for at in standing.best_I.tolist()),
+            confidence_I=confidences(scores_IC, self.true_IC, items.keys) if sure else None,
+        )
+        return Tally(name, named, standing.hits(1), chance_I)
+
+
+def _is_to_learn_from(question: Question) -> bool:
+    return isinstance(question, (Vector, Broken)) and question.to_learn_from
