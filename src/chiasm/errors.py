@@ -27,6 +27,10 @@ class CapabilityError(ChiasmError):
     """A model asked for something it cannot do, such as generating text with a dual encoder."""
 
 
+class RemoteError(ChiasmError):
+    """An endpoint that cannot be asked any more: a wrong key, a spent budget, no answers at all."""
+
+
 class MissingExtra(ChiasmError):
     """An optional dependency that is not installed."""
 

@@ -18,6 +18,7 @@ from chiasm.data.processor import Processor
 from chiasm.data.reader import Reader
 from chiasm.data.source import Source
 from chiasm.errors import DataError, RecipeError, TrainingError
+from chiasm.evaluation.asking import Way
 from chiasm.evaluation.result import Evaluation
 from chiasm.evaluation.run import check, evaluate, quick_scores
 from chiasm.models import folder as model_folder
@@ -110,7 +111,8 @@ class Experiment:
             "step": str(self.recipe.training.steps),
             "checkpoint": str(self.checkpoint),
         }
-        evaluation = evaluate(self.model, self.recipe.evaluation, self.folder / EVALUATION, about=about)
+        way = Way(self.recipe.score_by)
+        evaluation = evaluate(self.model, self.recipe.evaluation, self.folder / EVALUATION, about=about, way=way)
         card = model_card(self.recipe, self.model, evaluation)
         (self.checkpoint / "README.md").write_text(card)
         return evaluation
@@ -119,7 +121,7 @@ class Experiment:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _check_evaluation(self) -> None:
-        check(self.model, self.recipe.evaluation)
+        check(self.model, self.recipe.evaluation, Way(self.recipe.score_by))
         for tracker in self.recipe.training.trackers:
             tracker.check()
         best, titles = self.recipe.training.best, [f"{task.title}: " for task in self.recipe.evaluation]
@@ -130,7 +132,7 @@ class Experiment:
             )
 
     def _live_figures(self, model: Model) -> Mapping[str, float]:
-        return quick_scores(model, self.recipe.evaluation)
+        return quick_scores(model, self.recipe.evaluation, way=Way(self.recipe.score_by))
 
     def _reader(self) -> Reader:
         data = self.recipe.data

@@ -77,6 +77,8 @@ class Recipe:
     model: a new model of that family; or else start: one that is trained already, with its processor.
     processor: entries of the family's own processor settings; after a `start`, those to change, such as augmentation.
     pretrained: packaged weights to begin with, by part of a new model, such as `vision: efficientnet_lite0`.
+    score_by: by what a model that speaks scores texts in the evaluation, "likelihood" (the default), "gain" or
+        "yes"; see `VisualSpeaker.score`.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Recipe:
     processor: Mapping[str, Any] = field(default_factory=dict)
     pretrained: Mapping[str, str] = field(default_factory=dict)
     evaluation: tuple[Task, ...] = ()
+    score_by: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -139,7 +139,7 @@ def test_a_scorers_phrasings_are_averaged(tmp_path: Path) -> None:
     assert score(found, "classification", "top-1 accuracy", "red").value == 0
 
 
-@pytest.mark.parametrize("stop_after", [0, 5, 17, 40])
+@pytest.mark.parametrize("stop_after", [0, 3, 7, 9])
 def test_a_scorer_that_was_stopped_is_asked_only_what_is_left(tmp_path: Path, stop_after: int) -> None:
     tasks = [Retrieval(world(9)), Pairs(world(9))]
     whole = FunctionScorer(sees)
@@ -160,8 +160,8 @@ def test_a_scorer_that_was_stopped_is_asked_only_what_is_left(tmp_path: Path, st
 
 
 def test_an_embedder_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chiasm.evaluation.asking._PICTURES", 4)
-    monkeypatch.setattr("chiasm.evaluation.asking._TEXTS", 8)
+    monkeypatch.setattr("chiasm.evaluation.embeddings._PICTURES", 4)
+    monkeypatch.setattr("chiasm.evaluation.embeddings._TEXTS", 8)
     expected = run(HashEmbedder(), all_tasks(), tmp_path / "whole", fingerprint="m")
     stopped = HashEmbedder(stop_after=9)
     with pytest.raises(KeyboardInterrupt):
@@ -200,7 +200,7 @@ def test_answers_of_another_model_are_not_used(tmp_path: Path, fingerprint: str)
     run(other, tasks, tmp_path, fingerprint=fingerprint)
     run(scorer, tasks, tmp_path / "scorer", fingerprint=fingerprint)
     assert len(other.pictures) == 10
-    assert len(scorer.asked) > 18
+    assert len(scorer.asked) == 10
 
 
 def test_answers_under_another_protocol_are_not_used(tmp_path: Path) -> None:

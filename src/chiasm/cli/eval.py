@@ -1,52 +1,131 @@
-"""Evaluate a trained model on the tasks of a recipe.
+"""Evaluate a trained model, or one behind an endpoint, on the tasks of a recipe.
 
 chiasm eval runs/clip-scenes
 chiasm eval openai/clip-vit-base-patch32 --tasks clip/scenes --out runs/openai-on-scenes
-chiasm eval runs/clip-scenes --tasks clip/photos-pretrained-towers data.root=DATA --out runs/on-photos"""
+chiasm eval runs/clip-scenes --tasks clip/photos-pretrained-towers data.root=DATA --out runs/on-photos
+chiasm eval runs/llava --processes 4
+chiasm eval endpoint.yaml --tasks pope.yaml --out runs/remote --baselines constant"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chiasm.cli._crew import Crew
+    from chiasm.models.model import Model
+    from chiasm.weights.endpoint import Endpoint
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="a run's folder, a checkpoint's, or the name of one on the Hub: OWNER/NAME")
+    parser.add_argument(
+        "model",
+        help="a run's folder, a checkpoint's, the name of one on the Hub (OWNER/NAME), or the file of an endpoint",
+    )
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="entries of the tasks' recipe to change")
     parser.add_argument("--tasks", help="the recipe whose evaluation is run (default: the model's own)")
     parser.add_argument("--out", type=Path, help="where answers, scores and report go (default: the run's folder)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--score-by", help="of models that speak: likelihood, gain or yes (default: the recipe's)")
+    parser.add_argument(
+        "--baselines",
+        nargs="*",
+        choices=("constant", "blind", "shuffled"),
+        default=("constant", "blind", "shuffled"),
+        help="what stands beside each score (default: all); blind and shuffled ask everything anew",
+    )
+    parser.add_argument("--batch-tokens", type=int, default=8192, help="of prompts and replies at once (default: 8192)")
+    parser.add_argument("--keep-failed", action="store_true", help="do not ask again what failed in an earlier run")
+    parser.add_argument("--processes", type=int, default=1, help="that ask the model at once (default: 1)")
+    parser.add_argument("--share", metavar="K/N", help="only ask the K-th of N shares; a run without this then ends it")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from chiasm.cli._crew import crew_of
     from chiasm.cli._report import write_report_if_possible
     from chiasm.errors import RecipeError
-    from chiasm.evaluation.run import evaluate
+    from chiasm.evaluation.asking import Way
+    from chiasm.evaluation.protocol import fingerprint
+    from chiasm.evaluation.run import ask, evaluate
     from chiasm.evaluation.table import table
     from chiasm.experiment import EVALUATION, RECIPE
     from chiasm.recipe import load_recipe
-    from chiasm.weights import load
 
     console = Console()
+    if options.batch_tokens < 1:
+        raise RecipeError(f"--batch-tokens must be at least 1, not {options.batch_tokens}")
+    crew = crew_of(options)
     place = Path(options.model)
     own = place / RECIPE
+    if place.is_file() and not (options.tasks and options.out):
+        raise RecipeError("an endpoint has no tasks and no folder of its own; give --tasks RECIPE and --out FOLDER")
     if not place.exists() and (options.tasks is None or options.out is None):
         raise RecipeError(f"there is no folder {place}; of a model on the Hub say with --tasks and --out what to do")
-    model = load(options.model, options.device)
-    if options.out is None and (options.tasks or options.overrides):
-        raise RecipeError("other tasks than the run's own would overwrite its results; say with --out where these go")
+    model = _connected(options) if place.is_file() else _loaded(options, crew)
+    if options.out is None and (options.tasks or options.overrides or options.score_by):
+        raise RecipeError(
+            "another evaluation than the run's own would overwrite it; say with --out where this one goes"
+        )
     if options.tasks is None and not own.exists():
         raise RecipeError(f"{options.model} holds no recipe; say with --tasks RECIPE what to evaluate")
     recipe = load_recipe(options.tasks or own, options.overrides)
     if not recipe.evaluation:
         raise RecipeError(f"the recipe '{recipe.name}' has no evaluation entries")
     folder = options.out or place
-    name = load_recipe(own).name if own.exists() else place.name
+    way = Way(options.score_by or recipe.score_by, options.batch_tokens, crew.share, options.keep_failed)
+    marks, baselines, progress = fingerprint(model), tuple(options.baselines), crew.shown and not options.quiet
+    if crew.share.of > 1:
+        with crew:
+            ask(
+                model,
+                recipe.evaluation,
+                folder / EVALUATION,
+                fingerprint=marks,
+                baselines=baselines,
+                way=way,
+                progress=progress,
+            )
+        for reason in crew.lost:
+            console.print(reason, highlight=False, markup=False, soft_wrap=True)
+        if not crew.ends:
+            return 0
+        way = Way(way.score_by, way.batch_tokens, keep_failed=not crew.lost)  # failures were asked again just now
+    name = load_recipe(own).name if own.exists() else place.stem
     evaluation = evaluate(
-        model, recipe.evaluation, folder / EVALUATION, about={"name": name, "checkpoint": str(options.model)}
+        model,
+        recipe.evaluation,
+        folder / EVALUATION,
+        about={"name": name, "checkpoint": str(options.model)},
+        fingerprint=marks,
+        baselines=baselines,
+        way=way,
+        progress=progress,
     )
     console.print(table([evaluation]))
     write_report_if_possible([folder], folder / "report.html", console)
     return 0
+
+
+def _loaded(options: argparse.Namespace, crew: Crew) -> Model:
+    from chiasm.weights import load
+
+    return load(options.model, crew.device(options.device))
+
+
+def _connected(options: argparse.Namespace) -> Endpoint:
+    from dataclasses import replace
+
+    from chiasm.config import parse
+    from chiasm.recipe import read_entries
+    from chiasm.weights.endpoint import Settings, connect
+
+    if options.processes > 1 or options.share:
+        from chiasm.errors import RecipeError
+
+        raise RecipeError("one process asks an endpoint many things at once; set `concurrency` in its file instead")
+    settings = parse(Settings, read_entries(Path(options.model)), options.model)
+    return connect(replace(settings, score_by=options.score_by) if options.score_by else settings)

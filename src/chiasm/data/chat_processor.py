@@ -91,6 +91,13 @@ class ChatProcessor(Processor):
         self._check_slots(rendered, sample)
         return _expanded(rendered, self._all_written(sample, rendered.text))
 
+    def tokens(self, sample: Sample, *, answer: bool = False) -> tuple[list[int], list[bool]]:
+        """The ids of a sample, slots included, and which of them are learned; of pictures no more than sizes are read.
+
+        answer: as a prompt, see `prompts`. Raises DataError for what is empty or longer than the context.
+        """
+        return self._tokens(sample, answer)
+
     def ids(self, text: str) -> list[int]:
         """The tokens of a text as it stands, without marks of its own."""
         return self.backend.encode(text, add_special_tokens=False).ids

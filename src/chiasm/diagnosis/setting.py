@@ -19,6 +19,7 @@ from chiasm.data.transforms import ImageTransform
 from chiasm.diagnosis.finding import Finding
 from chiasm.diagnosis.seen import TRAINING, Seen, look, processor_of_chats
 from chiasm.errors import ChiasmError
+from chiasm.evaluation.asking import Way
 from chiasm.evaluation.run import check
 from chiasm.experiment import build_processor, model_config
 from chiasm.models.model import Model
@@ -59,7 +60,9 @@ class Setting:
         if self.model is not None:
             model = self.model
             if evaluation:
-                self._built("the evaluation cannot be asked", lambda: check(model, recipe.evaluation))
+                self._built(
+                    "the evaluation cannot be asked", lambda: check(model, recipe.evaluation, Way(recipe.score_by))
+                )
             self._built("a part cannot be frozen", lambda: freeze(model, recipe.training))
 
     def _hollow(self) -> Model | None:

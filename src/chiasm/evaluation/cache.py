@@ -1,4 +1,6 @@
-"""What was answered so far, on disk as it comes, so that an evaluation that was stopped goes on where it was."""
+"""What was answered so far, on disk as it comes, so that an evaluation that was stopped goes on where it was.
+
+Several processes may ask at once: each writes files of its own, and reads those of all others when it starts."""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,40 +22,37 @@ class Shelf:
     `file`.keys holds a first line that says whose they are and how wide, then one key a line; `file`.f32 holds the
     rows. Rows are written before keys, so what a kill leaves behind is cut back to whole rows. Without a file they
     stay in memory. identity: of the model and its processor; rows of another one, or of "", are discarded.
+    others: shelves of other processes, read but never written.
     """
 
-    def __init__(self, file: Path | None = None, identity: str = "") -> None:
+    def __init__(self, file: Path | None = None, identity: str = "", others: Sequence[Path] = ()) -> None:
         self.places: dict[str, int] = {}
         self._chunks: list[NDArray[np.float32]] = []
-        self._keys, self._rows, self._identity = None, None, identity
+        self._count = 0
+        self._file, self._identity = file, identity
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            self._keys, self._rows = file.with_suffix(".keys"), file.with_suffix(".f32")
-            self._open(self._keys, self._rows)
-
-    def _open(self, keys: Path, rows: Path) -> None:
-        lines = _whole_lines(keys)
-        head = json.loads(lines[0]) if lines else {}
-        if not rows.exists() or not self._identity or head.get("identity") != self._identity:
-            keys.unlink(missing_ok=True)
-            rows.unlink(missing_ok=True)
-            return
-        width = head["width"]
-        count = min(len(lines) - 1, rows.stat().st_size // (4 * width))
-        with rows.open("r+b") as file:
-            file.truncate(4 * width * count)
-        _rewrite(keys, lines[: count + 1])
-        self.places = {json.loads(line): at for at, line in enumerate(lines[1 : count + 1])}
-        self._chunks = [np.fromfile(rows, np.float32).reshape(count, width)]
+            keys, rows = _pair(file)
+            head, names, rows_ND = _sound(file, identity)
+            if head:
+                with rows.open("r+b") as text:
+                    text.truncate(rows_ND.nbytes)
+                _rewrite(keys, [head, *map(json.dumps, names)])
+            else:
+                keys.unlink(missing_ok=True)
+                rows.unlink(missing_ok=True)
+            self._take(names, rows_ND)
+        for other in others:
+            self._take(*_sound(other, identity)[1:])
 
     def add(self, keys: Sequence[str], rows_ND: NDArray[np.float32]) -> None:
         """Keeps the embeddings of new keys."""
-        self.places |= {key: len(self.places) + at for at, key in enumerate(keys)}
-        self._chunks.append(rows_ND)
-        if self._keys is not None and self._rows is not None:
-            with self._rows.open("ab") as file:
+        self._take(keys, rows_ND)
+        if self._file is not None:
+            names, rows = _pair(self._file)
+            with rows.open("ab") as file:
                 file.write(np.ascontiguousarray(rows_ND, np.float32).tobytes())
-            with self._keys.open("a", encoding="utf-8") as text:
+            with names.open("a", encoding="utf-8") as text:
                 if text.tell() == 0:
                     text.write(json.dumps({"identity": self._identity, "width": rows_ND.shape[1]}) + "\n")
                 text.write("".join(json.dumps(key) + "\n" for key in keys))
@@ -64,15 +63,32 @@ class Shelf:
             self._chunks = [np.concatenate(self._chunks) if self._chunks else np.zeros((0, 0), np.float32)]
         return self._chunks[0]
 
+    def _take(self, keys: Sequence[str], rows_ND: NDArray[np.float32]) -> None:
+        if len(keys):
+            for at, key in enumerate(keys):
+                self.places.setdefault(key, self._count + at)
+            self._chunks.append(rows_ND)
+            self._count += len(rows_ND)
+
 
 class Journal:
     """The answers to a task's questions, one JSON object a line, each flushed as it comes.
 
-    A journal of another model or protocol is begun anew. Failures are recorded, and asked again in the next run.
+    A journal of another model or protocol is begun anew. Failures are recorded, and asked again in the next run, unless
+    `keep_failed`. others: journals of other processes, read but never written.
     """
 
-    def __init__(self, file: Path | None = None, identity: str = "", protocol: str = "") -> None:
+    def __init__(
+        self,
+        file: Path | None = None,
+        identity: str = "",
+        protocol: str = "",
+        others: Sequence[Path] = (),
+        *,
+        keep_failed: bool = False,
+    ) -> None:
         self._found: dict[tuple[str, str], Answer] = {}
+        self.told: list[Mapping[str, Any]] = []  # what an endpoint said beside its answers, in no order
         self._file = None
         if file is None:
             return
@@ -81,10 +97,11 @@ class Journal:
         lines = _whole_lines(file)
         lines = lines if identity and lines[:1] == [head] else [head]
         _rewrite(file, lines)
-        for line in lines[1:]:
-            record = json.loads(line)
-            if "failed" not in record:
-                self._found[record["run"], record["key"]] = _read(record)
+        self._read(lines[1:], keep_failed)
+        for other in others:
+            lines = _whole_lines(other)
+            if identity and lines[:1] == [head]:
+                self._read(lines[1:], keep_failed)
         self._file = file.open("a", encoding="utf-8")
 
     def __enter__(self) -> Self:
@@ -96,16 +113,33 @@ class Journal:
         if self._file is not None:
             self._file.close()
 
+    def __len__(self) -> int:
+        return len(self._found)
+
     def get(self, run: str, key: str) -> Answer | None:
         """The answer to a question in a run ("" for the model's own, or a baseline's name), if it is known."""
         return self._found.get((run, key))
 
-    def add(self, run: str, key: str, answer: Answer) -> None:
-        """Records an answer."""
+    def add(self, run: str, key: str, answer: Answer, told: Mapping[str, Any] | None = None) -> None:
+        """Records an answer. told: what was said beside it: by which model, at which price."""
         self._found[run, key] = answer
+        if told:
+            self.told.append(told)
         if self._file is not None:
-            self._file.write(json.dumps({"run": run, "key": key, **_written(answer)}) + "\n")
+            beside = {"told": dict(told)} if told else {}
+            self._file.write(json.dumps({"run": run, "key": key, **_written(answer), **beside}) + "\n")
             self._file.flush()
+
+    def _read(self, lines: Sequence[str], keep_failed: bool) -> None:
+        for line in lines:
+            record = json.loads(line)
+            place, answer = (record["run"], record["key"]), _read(record)
+            if "told" in record:
+                self.told.append(record["told"])
+            if not isinstance(answer, Failed):
+                self._found[place] = answer
+            elif keep_failed:
+                self._found.setdefault(place, answer)
 
 
 def _written(answer: Answer) -> dict[str, object]:
@@ -117,7 +151,26 @@ def _written(answer: Answer) -> dict[str, object]:
 
 
 def _read(record: Mapping[str, object]) -> Answer:
+    if "failed" in record:
+        return Failed(str(record["failed"]))
     return str(record["text"]) if "text" in record else np.array(record["scores"], np.float32)
+
+
+def _pair(file: Path) -> tuple[Path, Path]:
+    return file.with_suffix(".keys"), file.with_suffix(".f32")
+
+
+def _sound(file: Path, identity: str) -> tuple[str, list[str], NDArray[np.float32]]:
+    """The first line, the keys and the rows of a shelf, as far as both are whole; nothing of another identity's."""
+    keys, rows = _pair(file)
+    lines = _whole_lines(keys)
+    head = json.loads(lines[0]) if lines else {}
+    if not identity or head.get("identity") != identity or not rows.exists():
+        return "", [], np.zeros((0, 0), np.float32)
+    width = head["width"]
+    count = min(len(lines) - 1, rows.stat().st_size // (4 * width))
+    names = [json.loads(line) for line in lines[1 : count + 1]]
+    return lines[0], names, np.fromfile(rows, np.float32, count * width).reshape(count, width)
 
 
 def _whole_lines(file: Path) -> list[str]:

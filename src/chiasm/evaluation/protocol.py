@@ -14,14 +14,15 @@ from torch import nn
 from chiasm import __version__
 from chiasm.data.processor import Processor
 from chiasm.evaluation.task import Ask, Either, Match, Question, Task, Vector, picture_key
+from chiasm.weights.endpoint import Endpoint
 
 _BYTES = 16
 
 
-def protocol(task: Task, questions: Sequence[Question], model: object) -> str:
+def protocol(task: Task, questions: Sequence[Question], model: object, scoring: str = "") -> str:
     """A hash of all that a score depends on besides the weights: what is asked, and the model's processor, which makes
-    tokens and pixels of it."""
-    return _hash([asked_hash(task, questions), processor_hash(model)])
+    tokens and pixels of it. scoring: by what a model scores that can score in several ways."""
+    return _hash([asked_hash(task, questions), processor_hash(model), *([scoring] if scoring else [])])
 
 
 def asked_hash(task: Task, questions: Sequence[Question]) -> str:
@@ -59,7 +60,12 @@ def _words(question: Ask) -> list[object]:
 
 
 def fingerprint(model: object) -> str:
-    """A hash of a model's class and weights; "" for what is not a torch module and so can't be told from others."""
+    """A hash of a model's class and weights; "" for what is not a torch module and so can't be told from others.
+
+    Of an endpoint, where nobody sees the weights, its address and the model's name stand for them.
+    """
+    if isinstance(model, Endpoint):
+        return model.fingerprint
     if not isinstance(model, nn.Module):
         return ""
     digest = hashlib.blake2b(type(model).__qualname__.encode(), digest_size=_BYTES)
@@ -70,7 +76,12 @@ def fingerprint(model: object) -> str:
 
 
 def processor_hash(model: object) -> str:
-    """A hash of all files that the model's processor saves; "" where the model has none."""
+    """A hash of all files that the model's processor saves; "" where the model has none.
+
+    Of an endpoint: the model's name, how it decodes, and how pictures are encoded for it.
+    """
+    if isinstance(model, Endpoint):
+        return _hash(model.protocol())
     processor = getattr(model, "processor", None)
     if not isinstance(processor, Processor):
         return ""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -14,17 +15,20 @@ from torch import nn
 
 from chiasm.errors import RecipeError
 from chiasm.evaluation import outcomes
-from chiasm.evaluation.asking import Askable, Asker
+from chiasm.evaluation.asking import WAY, Askable, Asker, Way
 from chiasm.evaluation.baselines import BASELINES, Baseline, blind, shuffled
 from chiasm.evaluation.cache import Journal
 from chiasm.evaluation.comparison import answers_file, write_tasks
 from chiasm.evaluation.examples import Thumbnails
+from chiasm.evaluation.item import Item
 from chiasm.evaluation.protocol import asked_hash, processor_hash, protocol
 from chiasm.evaluation.protocol import fingerprint as fingerprint_of
 from chiasm.evaluation.result import Evaluation, TaskResult
+from chiasm.evaluation.share import Share
 from chiasm.evaluation.statistics import calibration_of, figure_of, reported_kinds, scores_of
 from chiasm.evaluation.task import Question, Task
 from chiasm.models.model import Model
+from chiasm.weights.endpoint import Endpoint
 
 CACHE = "cache"  # of embeddings and raw answers; an evaluation goes on from it, and it may be deleted at any time
 
@@ -37,6 +41,7 @@ def evaluate(
     about: Mapping[str, str] | None = None,
     fingerprint: str = "",
     baselines: Sequence[Baseline] = BASELINES,
+    way: Way = WAY,
     progress: bool = True,
 ) -> Evaluation:
     """Scores a model on tasks; writes results.json, answers/ and pictures/ into the folder and returns the results.
@@ -45,42 +50,55 @@ def evaluate(
     For a model that embeds, baselines cost next to nothing; for others "blind" and "shuffled" ask every question anew.
     about: what results say of the model (name, step, checkpoint). fingerprint: of its weights; by default a hash of
     them. A model that is not a torch module and comes without one is asked everything anew.
+    way: how it is asked; whatever its share, what other shares have not answered is asked here.
     Raises CapabilityError, before anything is asked, if the model lacks a verb that a task needs; RecipeError if two
-    tasks go by the same name; DataError if a task finds nothing to ask about.
+    tasks go by the same name; DataError if a task finds nothing to ask about; RemoteError if an endpoint stops.
     """
-    _expect_unique(tasks)
-    write_tasks(tasks, folder)
     fingerprint = fingerprint or fingerprint_of(model)
-    identity = fingerprint and f"{fingerprint}-{processor_hash(model)}"
-    with _bars(progress) as bars, _as_it_was(model):
-        asker = Asker(model, bars, folder / CACHE, identity)
-        for task in tasks:
-            asker.check(task)
-        runs = {task.title: _runs(task, baselines) for task in tasks}
-        shares, started = _shares(runs), time.perf_counter()
-        asker.prepare(question for of_task in runs.values() for run in of_task.values() for question in run)
-        embedding = time.perf_counter() - started
+    way = replace(way, share=Share())
+    with _begun(model, tasks, folder, fingerprint, baselines, way, progress) as (asker, asked):
+        shares, started = _shares(asked), time.perf_counter()
+        if asker.jointly:
+            asker.prepare([item for one in asked for item in one.items()])
+        jointly = time.perf_counter() - started
         results: list[TaskResult] = []
-        described = _described(model, about or {}, fingerprint)
-        for task in tasks:
+        for one in asked:
             started = time.perf_counter()
-            result = _result(task, runs[task.title], asker, baselines, folder, identity)
-            seconds = time.perf_counter() - started + embedding * shares[task.title]
+            asker.prepare(one.items())
+            result = _result(one, asker, baselines, folder)
+            seconds = time.perf_counter() - started + jointly * shares[one.task.title]
             results.append(replace(result, seconds=round(seconds, 3)))
+            described = _described(asker, about or {}, fingerprint, asked)
             Evaluation(described, tuple(results)).save(folder)
     return Evaluation(described, tuple(results))
 
 
-def check(model: Askable, tasks: Sequence[Task]) -> None:
+def ask(
+    model: Askable,
+    tasks: Sequence[Task],
+    folder: Path,
+    *,
+    fingerprint: str = "",
+    baselines: Sequence[Baseline] = BASELINES,
+    way: Way = WAY,
+    progress: bool = True,
+) -> None:
+    """Asks one share of the questions, beside other processes that ask theirs; `evaluate` then finds all answers."""
+    fingerprint = fingerprint or fingerprint_of(model)
+    with _begun(model, tasks, folder, fingerprint, baselines, way, progress) as (asker, asked):
+        asker.prepare([item for one in asked for item in one.items()])
+
+
+def check(model: Askable, tasks: Sequence[Task], way: Way = WAY) -> None:
     """Raises, before anything is asked or trained, what `evaluate` would raise of the model and the tasks."""
     _expect_unique(tasks)
     with _bars(show=False) as bars:
-        asker = Asker(model, bars)
+        asker = Asker(model, bars, way=way)
         for task in tasks:
             asker.check(task)
 
 
-def quick_scores(model: Askable, tasks: Sequence[Task], *, by_kind: bool = False) -> dict[str, float]:
+def quick_scores(model: Askable, tasks: Sequence[Task], *, by_kind: bool = False, way: Way = WAY) -> dict[str, float]:
     """The scores alone, by "task: metric", for the evaluation of a model in training: no files, no baselines.
 
     Tasks keep their questions, so asking the same task objects again builds nothing anew.
@@ -90,16 +108,60 @@ def quick_scores(model: Askable, tasks: Sequence[Task], *, by_kind: bool = False
     _expect_unique(tasks)
     found: dict[str, float] = {}
     with _bars(show=False) as bars, _as_it_was(model):
-        asker = Asker(model, bars)
+        asker = Asker(model, bars, way=way)
         for task in tasks:
             asker.check(task)
-        asker.prepare(question for task in tasks for question in task.asked)
-        for task in tasks:
-            for tally in task.measure(task.asked, asker.answers(task.asked, Journal())).tallies:
+        journals = [Journal() for _ in tasks]
+        asker.prepare([Item(one, journal) for task, journal in zip(tasks, journals, strict=True) for one in task.asked])
+        for task, journal in zip(tasks, journals, strict=True):
+            for tally in task.measure(task.asked, asker.answers(task.asked, journal)).tallies:
                 found[f"{task.title}: {tally.name}"] = figure_of(tally)
                 for kind, members in reported_kinds(tally).items() if by_kind else ():
                     found[f"{task.title}: {tally.name} ({kind})"] = figure_of(tally, members)
     return found
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A task on its way: what is asked in each of its runs, and the journal of its answers."""
+
+    task: Task
+    runs: Mapping[str, Sequence[Question]]
+    journal: Journal
+    protocol: str
+
+    def items(self) -> list[Item]:
+        return [Item(question, self.journal, run) for run, several in self.runs.items() for question in several]
+
+
+@contextmanager
+def _begun(
+    model: Askable,
+    tasks: Sequence[Task],
+    folder: Path,
+    fingerprint: str,
+    baselines: Sequence[Baseline],
+    way: Way,
+    progress: bool,
+) -> Iterator[tuple[Asker, list[_Asked]]]:
+    """An asker and its tasks, everything checked, journals open."""
+    _expect_unique(tasks)
+    write_tasks(tasks, folder)
+    identity = fingerprint and f"{fingerprint}-{processor_hash(model)}"
+    cache = folder / CACHE
+    with _bars(progress) as bars, _as_it_was(model), ExitStack() as open_journals:
+        asker = Asker(model, bars, cache, identity, way)
+        for task in tasks:
+            asker.check(task)
+        asked: list[_Asked] = []
+        for task in tasks:
+            name, file = protocol(task, task.asked, model, asker.scoring), f"{_file_name(task)}.jsonl"
+            others = [other / file for other in way.share.others(cache)]
+            journal = Journal(way.share.folder(cache) / file, identity, name, others, keep_failed=way.keep_failed)
+            asked.append(_Asked(task, _runs(task, baselines), open_journals.enter_context(journal), name))
+        if isinstance(model, Endpoint):
+            model.remember(told for one in asked for told in one.journal.told)
+        yield asker, asked
 
 
 def _runs(task: Task, baselines: Sequence[Baseline]) -> dict[str, Sequence[Question]]:
@@ -112,22 +174,14 @@ def _runs(task: Task, baselines: Sequence[Baseline]) -> dict[str, Sequence[Quest
     return runs
 
 
-def _result(
-    task: Task,
-    runs: Mapping[str, Sequence[Question]],
-    asker: Asker,
-    baselines: Sequence[Baseline],
-    folder: Path,
-    identity: str,
-) -> TaskResult:
-    name = protocol(task, task.asked, asker.model)
-    with Journal(folder / CACHE / f"{_file_name(task)}.jsonl", identity, name) as journal:
-        answers = asker.answers(runs[""], journal)
-        measured = {
-            run: task.measure(task.asked, asker.answers(questions, journal, run)).tallies
-            for run, questions in runs.items()
-            if run
-        }
+def _result(asked: _Asked, asker: Asker, baselines: Sequence[Baseline], folder: Path) -> TaskResult:
+    task, journal = asked.task, asked.journal
+    answers = asker.answers(asked.runs[""], journal)
+    measured = {
+        run: task.measure(task.asked, asker.answers(questions, journal, run)).tallies
+        for run, questions in asked.runs.items()
+        if run
+    }
     if "constant" in baselines:
         measured |= {one: task.measure(task.asked, said).tallies for one, said in task.constants().items()}
     found = task.measure(task.asked, answers)
@@ -136,7 +190,7 @@ def _result(
         task=task.chosen(),
         name=task.title,
         scores=scores_of(found.tallies, {run: measured[run] for run in sorted(measured, key=_place)}),
-        protocol=name,
+        protocol=asked.protocol,
         asked=asked_hash(task, task.asked),
         seconds=0.0,
         examples=tuple(task.examples(task.asked, answers, Thumbnails(folder))),
@@ -150,14 +204,21 @@ def _place(baseline: str) -> tuple[bool, str]:
     return baseline not in BASELINES, baseline
 
 
-def _shares(runs: Mapping[str, Mapping[str, Sequence[Question]]]) -> dict[str, float]:
-    """Each task's part of the questions: by it the time spent on embeddings, which tasks share, is divided."""
-    counts = {title: len(of_task[""]) for title, of_task in runs.items()}
+def _shares(asked: Sequence[_Asked]) -> dict[str, float]:
+    """Each task's part of the questions: by it the time that tasks share is divided."""
+    counts = {one.task.title: len(one.runs[""]) for one in asked}
     return {title: count / sum(counts.values()) for title, count in counts.items()}
 
 
-def _described(model: object, about: Mapping[str, str], fingerprint: str) -> dict[str, str]:
+def _described(asker: Asker, about: Mapping[str, str], fingerprint: str, asked: Sequence[_Asked]) -> dict[str, str]:
+    model = asker.model
     known = {"name": type(model).__name__}
+    if isinstance(model, Endpoint):
+        heard = Counter(_who(told) for one in asked for told in one.journal.told)
+        known |= {"name": model.settings.model, "endpoint": model.settings.url}
+        known |= {"answered by": ", ".join(f"{who} ({times:,})" for who, times in heard.most_common())}
+    if asker.scoring:
+        known["scored by"] = asker.scoring
     if isinstance(model, Model):
         known["family"] = model.config.chosen()
     if isinstance(model, nn.Module):
@@ -165,6 +226,11 @@ def _described(model: object, about: Mapping[str, str], fingerprint: str) -> dic
     if fingerprint:
         known["fingerprint"] = fingerprint
     return known | dict(about)
+
+
+def _who(told: Mapping[str, object]) -> str:
+    """The model that an endpoint says has answered, with the fingerprint of its system."""
+    return " ".join(str(told[name]) for name in ("model", "fingerprint") if name in told) or "unnamed"
 
 
 def _expect_unique(tasks: Sequence[Task]) -> None:

@@ -4,7 +4,7 @@ Shapes: N answers, T tokens of all of them, S tokens of the beginning."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from chiasm.generation.cache import Cache
 from chiasm.generation.prompt import Prompt, read
 from chiasm.nn.decoder import Decoder, attention
+
+_AT_ONCE = 8192  # tokens of answers that are read in one pass
 
 
 class Branches:
@@ -40,13 +42,29 @@ def log_likelihoods(decoder: Decoder, prompt: Prompt, answers: Sequence[Sequence
     longer = [at for at, answer in enumerate(answers) if len(answer) > 1]
     if not longer:
         return found.cpu()
-    heads = [answers[at][:-1] for at in longer]
-    after = Prompt.after(decoder, heads, [prompt.ends[0]] * len(heads))
     keys, values = cache.of_row(0)
-    h_TD = decoder(after.x_TD, after.positions, Branches(keys, values, after.lengths))
-    targets = torch.tensor([token for at in longer for token in answers[at][1:]], device=h_TD.device)
-    owner = torch.tensor(longer, device=h_TD.device).repeat_interleave(torch.tensor(after.lengths, device=h_TD.device))
-    return found.index_add(0, owner, token_log_likelihoods(decoder, h_TD, targets)).cpu()
+    for several in _passes(longer, answers):
+        heads = [answers[at][:-1] for at in several]
+        after = Prompt.after(decoder, heads, [prompt.ends[0]] * len(heads))
+        h_TD = decoder(after.x_TD, after.positions, Branches(keys, values, after.lengths))
+        targets = torch.tensor([token for at in several for token in answers[at][1:]], device=h_TD.device)
+        lengths = torch.tensor(after.lengths, device=h_TD.device)
+        owner = torch.tensor(several, device=h_TD.device).repeat_interleave(lengths)
+        found = found.index_add(0, owner, token_log_likelihoods(decoder, h_TD, targets))
+    return found.cpu()
+
+
+def _passes(places: Sequence[int], answers: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Places in runs whose answers have at most _AT_ONCE tokens together, or are one."""
+    several: list[int] = []
+    held = 0
+    for at in places:
+        if several and held + len(answers[at]) > _AT_ONCE:
+            yield several
+            several, held = [], 0
+        several.append(at)
+        held += len(answers[at])
+    yield several
 
 
 def token_log_likelihoods(decoder: Decoder, h_TD: Tensor, targets_T: Tensor, chunk: int = 1024) -> Tensor:

@@ -4,7 +4,7 @@ Shapes: R rows, V vocabulary."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -36,22 +36,25 @@ def stream(
     ended: Ended,
     sampling: Sampling | None = None,
     begun: Cache | None = None,
+    owners: Sequence[int] | None = None,
 ) -> Iterator[dict[int, int]]:
     """One token of every row that has not ended, step by step, by row.
 
-    max_tokens: new ones at most; a row also ends where the context is full. begun: what was read before the prompt, as
-    many rows; it is copied. Rows that have ended cost nothing more.
+    max_tokens: new ones at most; a row also ends where the context is full. begun: what was read before the prompt; it
+    is copied. owners: which of its rows each row goes on from; by default there are as many, each with its own. Rows
+    that have ended cost nothing more.
     """
     sampling = sampling or Sampling()
     generator = None
     if sampling.temperature > 0:
         generator = torch.Generator(prompt.x_TD.device).manual_seed(sampling.seed)
     with torch.inference_mode():
-        before = begun.lengths if begun is not None else [0] * len(prompt)
+        rows = list(range(len(prompt)))
+        owners = rows if owners is None else owners
+        before = [begun.lengths[owner] for owner in owners] if begun is not None else [0] * len(prompt)
         read_in = [old + new for old, new in zip(before, prompt.lengths, strict=True)]
         room = min(max(read_in) + max_tokens, max(decoder.context, max(read_in)))
-        rows = list(range(len(prompt)))
-        cache = begun.spread(rows, room) if begun is not None else Cache.empty(decoder, len(prompt), room)
+        cache = begun.spread(owners, room) if begun is not None else Cache.empty(decoder, len(prompt), room)
         scores_RV = read(decoder, prompt, cache)
     positions, new = list(prompt.ends), [[] for _ in rows]  # type: list[int], list[list[int]]
     for step in range(max_tokens):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -28,8 +28,31 @@ from chiasm.models.model import Model
 from chiasm.nn.decoder import Decoder, Packed, positions_of
 from chiasm.objectives.next_token import next_token
 
-ScoreBy = Literal["yes", "likelihood", "gain"]
-_YES = 'Does this figure show "{}"? Please answer yes or no.'  # VQAScore's question (Lin et al. 2024, arXiv:2404.01291)
+ScoreBy = Literal["likelihood", "gain", "yes"]
+SHOWN = (
+    'Does this figure show "{}"? Please answer yes or no.'  # VQAScore's question (Lin et al. 2024, arXiv:2404.01291)
+)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Questions that begin alike. begun: what they share, the pictures above all. questions: what each adds to it.
+
+    limits: the most new tokens of each answer.
+    """
+
+    begun: Sample
+    questions: tuple[tuple[Text, ...], ...]
+    limits: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(part, Text) for question in self.questions for part in question):
+            raise DataError(f"sample '{self.begun.key}': the questions add pictures; give them in the beginning")
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Each question as a sample of its own."""
+        return [replace(self.begun, parts=(*self.begun.parts, *question)) for question in self.questions]
 
 
 class Speaker(Model):
@@ -114,7 +137,7 @@ class Speaker(Model):
 
         sampling: how tokens are drawn; the likeliest where None. beams: above 1, beam search.
         stop: texts that end an answer; they are cut off. Prompts that begin with the same picture share its encoding
-        only through `answers`; here each row stands alone.
+        only through `answers` and `replies`; here each row stands alone.
         """
         if beams > 1 and sampling is not None and sampling.temperature > 0:
             raise CapabilityError("beam search draws nothing at random; leave out either beams or sampling")
@@ -154,25 +177,40 @@ class Speaker(Model):
 
         begun: what all share, such as the pictures. questions: what each adds. Equal to `generate` on each alone.
         """
+        asked = tuple(tuple(question) for question in questions)
+        return self.replies([Shared(begun, asked, (max_tokens,) * len(asked))])[0]
+
+    def replies(self, groups: Sequence[Shared]) -> list[list[str]]:
+        """`answers` of several groups at once, each with a beginning of its own."""
         self.eval()
-        samples = [replace(begun, parts=(*begun.parts, *question)) for question in questions]
+        ids = [[self.processor.tokens(sample, answer=True)[0] for sample in group.samples] for group in groups]
+        alike = [_alike(rows, self.processor.slot_ids) for rows in ids]
+        limits = [limit for group in groups for limit in group.limits]
+        owners = [at for at, group in enumerate(groups) for _ in group.questions]
+        rest = [row[alike[at] :] for at, rows in enumerate(ids) for row in rows]
         with torch.inference_mode():
-            rows = [self.processor.prompts([sample]).to(self.device) for sample in samples]
-            shared = _shared([_stream(row) for row in rows])
-            first = self.embedded(rows[0])
-            cache = Cache.empty(self.language, 1, shared)
-            cache.expect([shared])
-            positions = first.positions[..., :shared]
-            self.language(first.x_TD[:shared], positions, cache)
-            rest = [list(_stream(row).ids_T[shared:].tolist()) for row in rows]
-            begins = int(positions.max()) + 1 if shared else 0
-            prompt = Prompt.after(self.language, rest, [begins] * len(rest))
-            spread = cache.spread([0] * len(rest), shared)
+            prompt = self.embedded(self.processor.prompts([group.samples[0] for group in groups]).to(self.device))
+            begun = _heads(prompt, alike)
+            cache = Cache.empty(self.language, len(groups), max(alike))
+            cache.expect(alike)
+            if len(begun.x_TD):
+                self.language(begun.x_TD, begun.positions, cache)
+            after = Prompt.after(self.language, rest, [begun.ends[at] for at in owners])
+        ended = self._ended(())
+
+        def over(row: int, new: list[int]) -> bool:
+            return len(new) >= limits[row] or ended(row, new)
+
         tokens: list[list[int]] = [[] for _ in rest]
-        for step in stream(self.language, prompt, max_tokens, self._ended(()), None, spread):
+        for step in stream(self.language, after, max(limits), over, None, cache, owners):
             for row, token in step.items():
                 tokens[row].append(token)
-        return [self._said(row, ()) for row in tokens]
+        said = iter([self._said(row, ()) for row in tokens])
+        return [[next(said) for _ in group.questions] for group in groups]
+
+    def prompt_length(self, sample: Sample) -> int:
+        """How many tokens the decoder reads before it answers; nothing is computed. Raises DataError if too many."""
+        return len(self.processor.tokens(sample, answer=True)[0])
 
     @torch.inference_mode()
     def log_likelihood(self, samples: Sequence[Sample]) -> Tensor:
@@ -209,6 +247,8 @@ class Speaker(Model):
 class VisualSpeaker(Speaker):
     """A speaker that sees: pictures stand in its stream, so texts about them can be scored too."""
 
+    scorings: ClassVar[tuple[str, ...]] = get_args(ScoreBy)
+
     @abstractmethod
     def picture_features(self, images: Images) -> Tensor: ...
 
@@ -224,33 +264,33 @@ class VisualSpeaker(Speaker):
 
     @torch.inference_mode()
     def _scores(self, image: Image, texts: Sequence[str], by: ScoreBy) -> Tensor:
+        self.eval()
+        if not texts:
+            return torch.empty(0)
         if by == "yes":
-            asked = [Sample("score", (image, Text(_YES.format(text), role="user"))) for text in texts]
-            return torch.stack([self._yes(sample) for sample in asked])
+            return self._yes(image, texts)
         found = self._caption_likelihoods(image, texts)
         return found - self._caption_likelihoods(_grey(image), texts) if by == "gain" else found
 
-    def _yes(self, sample: Sample) -> Tensor:
-        prompt = self.embedded(self.processor.prompts([sample]).to(self.device))
-        pair = log_likelihoods(self.language, prompt, [self.processor.ids("Yes"), self.processor.ids("No")])
-        return pair[0] - pair[1]
+    def _yes(self, image: Image, texts: Sequence[str]) -> Tensor:
+        """(N,) log p("Yes") - log p("No"). Both are read behind the rest of the question, whose own likelihood is the
+        same for both, so the picture and the beginning of all questions are read once."""
+        asked = [Sample("score", (image, Text(SHOWN.format(text), role="user"))) for text in texts]
+        ids = [self.processor.tokens(sample, answer=True)[0] for sample in asked]
+        alike = _alike(ids, self.processor.slot_ids)
+        begun = _heads(self.embedded(self.processor.prompts(asked[:1]).to(self.device)), [alike])
+        said = self.processor.ids("Yes"), self.processor.ids("No")
+        found = log_likelihoods(self.language, begun, [row[alike:] + word for word in said for row in ids])
+        return found[: len(texts)] - found[len(texts) :]
 
     def _caption_likelihoods(self, image: Image, texts: Sequence[str]) -> Tensor:
         """Mean log-likelihood a token of each caption; the picture is read once."""
-        self.eval()
         samples = [Sample("score", (image, Text(text, target=True))) for text in texts]
-        rows = [self.processor([sample]).to(self.device) for sample in samples]
-        shared = _shared([_stream(row) for row in rows])
-        prompt = self.embedded(rows[0])
-        begun = replace(
-            prompt,
-            x_TD=prompt.x_TD[:shared],
-            positions=prompt.positions[..., :shared],
-            lengths=(shared,),
-            ends=(int(prompt.positions[..., :shared].max()) + 1,),
-            ids=(prompt.ids[0][:shared],),
-        )
-        answers = [_stream(row).ids_T[shared:].tolist() for row in rows]
+        rows = [self.processor.tokens(sample) for sample in samples]
+        # What is alike in all captions is scored too, so that a score does not depend on the texts beside it.
+        before = rows[0][1].index(True)
+        begun = _heads(self.embedded(self.processor(samples[:1]).to(self.device)), [before])
+        answers = [ids[before:] for ids, _ in rows]
         return log_likelihoods(self.language, begun, answers) / torch.tensor([len(answer) for answer in answers])
 
 
@@ -266,16 +306,27 @@ def _predicted(words: Stream) -> Tensor:
     return target.nonzero()[:, 0]
 
 
-def _shared(rows: Sequence[Stream]) -> int:
-    """How many tokens all rows begin with alike; at least one is left to each. Slots count whole or not at all."""
-    shortest = min(len(row.ids_T) for row in rows) - 1
+def _alike(rows: Sequence[Sequence[int]], slot_ids: Sequence[int]) -> int:
+    """How many tokens all rows begin with alike; at least one is left to each. Raises DataError if slots are left."""
     alike = 0
-    while alike < shortest and len({int(row.ids_T[alike]) for row in rows}) == 1:
+    for tokens in zip(*(row[:-1] for row in rows), strict=False):
+        if len(set(tokens)) > 1:
+            break
         alike += 1
-    after = max((int(row.slot_T.nonzero()[-1]) + 1 for row in rows if row.slot_T.any()), default=0)
-    if alike < after:
-        raise DataError("the pictures do not stand in what the questions share; give them in the beginning")
+    if any(slot in row[alike:] for row in rows for slot in slot_ids):
+        raise DataError("the chat template parts the pictures from what the questions share; ask them one by one")
     return alike
+
+
+def _heads(prompt: Prompt, counts: Sequence[int]) -> Prompt:
+    """The first so many tokens of each row."""
+    lengths = torch.tensor(prompt.lengths)
+    place_T = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+    kept = (place_T < torch.tensor(list(counts)).repeat_interleave(lengths)).to(prompt.x_TD.device)
+    positions = prompt.positions[..., kept]
+    ends = tuple(int(part.max()) + 1 if part.numel() else 0 for part in torch.split(positions, list(counts), dim=-1))
+    ids = tuple(row[:count] for row, count in zip(prompt.ids, counts, strict=True))
+    return Prompt(prompt.x_TD[kept], tuple(counts), positions, ends, ids)
 
 
 def _grey(image: Image) -> Image:

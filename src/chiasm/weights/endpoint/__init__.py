@@ -1,0 +1,142 @@
+"""Models behind OpenAI-compatible endpoints, asked by the same verbs as those at home."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from chiasm.data.image import Image
+from chiasm.data.sample import Sample, Text
+from chiasm.errors import DataError
+from chiasm.models.speaker import SHOWN
+from chiasm.weights.endpoint.client import Client
+from chiasm.weights.endpoint.settings import Encoding, Settings
+from chiasm.weights.endpoint.wire import Reply, Told, messages
+
+__all__ = ["Encoding", "Endpoint", "Reply", "ScoringEndpoint", "Settings", "Told", "connect"]
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+_LISTED = 20  # how many of the likeliest tokens endpoints tell at most
+
+
+class Endpoint:
+    """A remote model that generates. Nothing is sent before the first question."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._client = Client(settings)
+
+    @property
+    def fingerprint(self) -> str:
+        """Stands for the weights, of which only the endpoint and the name are known."""
+        told = json.dumps([self.settings.url, self.settings.protocol()], sort_keys=True)
+        return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
+
+    def protocol(self) -> Mapping[str, Any]:
+        """What replies depend on besides the questions."""
+        return self.settings.protocol()
+
+    def generate(self, samples: Sequence[Sample], *, max_tokens: int = 128) -> list[Sample]:
+        """Each sample with the reply as its last part. Raises DataError for the first that is refused."""
+        found: dict[int, Sample] = {}
+        for at, reply in self.concurrently(lambda one: self.reply(one, max_tokens), samples):
+            sample = samples[at]
+            role = "assistant" if any(part.role for part in sample.texts) else ""
+            found[at] = replace(sample, parts=(*sample.parts, Text(reply.text, role=role)))
+        return [found[at] for at in range(len(samples))]
+
+    def reply(self, sample: Sample, max_tokens: int, *, likeliest: bool = False) -> Reply:
+        """What the model says to one sample; for errors see `Client.chat`. likeliest: also of its first token."""
+        settings = self.settings
+        body: dict[str, Any] = {"model": settings.model, "messages": messages(sample, settings.pictures)}
+        body[settings.limit] = max_tokens
+        body |= {name: value for name in ("temperature", "seed") if (value := getattr(settings, name)) is not None}
+        body |= {"logprobs": True, "top_logprobs": _LISTED} if likeliest else {}
+        characters = sum(len(text.text) for text in sample.texts)
+        return self._client.chat(body | dict(settings.extra), characters, len(sample.images), max_tokens)
+
+    def concurrently(self, ask: Callable[[Item], Found], items: Sequence[Item]) -> Iterator[tuple[int, Found]]:
+        """(place, what `ask` makes of the item), as they come, several at once.
+
+        After an error, or an interruption, nothing more is begun; what is under way (and paid for) is still yielded.
+        """
+        stopped: BaseException | None = None
+        self._client.stopped.clear()
+        with ThreadPoolExecutor(self.settings.concurrency) as pool:
+            places: dict[Future[Found], int] = {pool.submit(ask, item): at for at, item in enumerate(items)}
+            waiting = set(places)
+            try:
+                while waiting:
+                    try:
+                        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    except KeyboardInterrupt as error:
+                        if stopped is not None:
+                            raise
+                        stopped, done = error, set()
+                    for future in done:
+                        error_or_none = None if future.cancelled() else future.exception()
+                        if error_or_none is not None:
+                            stopped = stopped or error_or_none
+                        elif not future.cancelled():
+                            yield places[future], future.result()
+                    if stopped is not None and not self._client.stopped.is_set():
+                        self._client.stopped.set()
+                        waiting = {future for future in waiting if not future.cancel()}
+            finally:
+                self._client.stopped.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+        if stopped is not None:
+            raise stopped
+
+    def remember(self, told: Iterable[Told]) -> None:
+        """Counts what answers of earlier runs cost, so that a budget holds for all of them together."""
+        for one in told:
+            self._client.purse.pay(one)
+
+    @property
+    def cost(self) -> str:
+        """What was spent so far, in words."""
+        return str(self._client.purse)
+
+
+class ScoringEndpoint(Endpoint):
+    """A remote model that also scores, by the log-probabilities of its first token (VQAScore, arXiv:2404.01291)."""
+
+    scorings: ClassVar[tuple[str, ...]] = ("yes",)
+
+    def score(self, images: Sequence[Image], texts: Sequence[str], *, by: str = "yes") -> Tensor:
+        """(N_images, N_texts) of 0 to 1: p("yes") / (p("yes") + p("no")) to whether the picture shows the text.
+
+        A word that is not among the 20 likeliest tokens counts as 0. Raises DataError where neither is.
+        """
+        if by not in self.scorings:
+            raise ValueError(f"an endpoint scores by {self.scorings}, not by '{by}'")
+        pairs = [(image, text) for image in images for text in texts]
+        found = dict(self.concurrently(lambda pair: self.rate(*pair)[0], pairs))
+        return torch.tensor([found[at] for at in range(len(pairs))]).reshape(len(images), len(texts))
+
+    def rate(self, image: Image, text: str) -> tuple[float, Told]:
+        """The score of one pair, and what the endpoint told."""
+        sample = Sample("score", (image, Text(SHOWN.format(text), role="user")))
+        reply = self.reply(sample, 1, likeliest=True)
+        if not reply.likeliest:
+            raise DataError("the endpoint tells no log-probabilities; leave score_by out, or choose another endpoint")
+        yes, no = (math.exp(reply.likeliest.get(word, -math.inf)) for word in ("yes", "no"))
+        if not yes + no:
+            raise DataError(f"neither yes nor no is among the {_LISTED} likeliest first tokens")
+        return yes / (yes + no), reply.told
+
+
+def connect(settings: Settings) -> Endpoint:
+    """The endpoint with the verbs that its settings ask for."""
+    return ScoringEndpoint(settings) if settings.score_by else Endpoint(settings)

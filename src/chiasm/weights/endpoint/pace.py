@@ -1,0 +1,114 @@
+"""How fast an endpoint is asked, and what that costs; both are shared by the threads that ask."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from chiasm.errors import RemoteError
+from chiasm.weights.endpoint.settings import Settings
+from chiasm.weights.endpoint.wire import Told
+
+_PICTURE = 1_500  # tokens that a picture is taken for until the endpoint has told what it counts
+
+
+class Pace:
+    """Requests start evenly spaced, so that neither limit a minute is passed; all wait where the endpoint says so."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._request = 60 / settings.requests_a_minute if settings.requests_a_minute else 0.0
+        self._token = 60 / settings.tokens_a_minute if settings.tokens_a_minute else 0.0
+        self._next = 0.0
+        self._lock = threading.Lock()
+
+    def enter(self, tokens: int, stopped: threading.Event) -> None:
+        """Waits for a request's turn. tokens: what it is expected to take."""
+        with self._lock:
+            start = max(time.monotonic(), self._next)
+            self._next = start + max(self._request, tokens * self._token)
+        self.wait(start - time.monotonic(), stopped)
+        while (rest := self._held() - time.monotonic()) > 0:
+            self.wait(rest, stopped)
+
+    def hold(self, seconds: float) -> None:
+        """Nothing more is sent for so long."""
+        with self._lock:
+            self._until = max(self._held(), time.monotonic() + seconds)
+
+    def took(self, expected: int, tokens: int) -> None:
+        """Corrects for what a request took in truth."""
+        with self._lock:
+            self._next += (tokens - expected) * self._token
+
+    def wait(self, seconds: float, stopped: threading.Event) -> None:
+        """Raises RemoteError if everything is stopped meanwhile."""
+        if stopped.wait(max(0.0, seconds)):
+            raise RemoteError("stopped")
+
+    def _held(self) -> float:
+        return getattr(self, "_until", 0.0)
+
+
+class Purse:
+    """What was spent, in tokens and in money. Each request lays aside what it may cost before it is sent."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._changed = threading.Condition()
+        self._in, self._out, self._laid_aside, self._most_in = 0, 0, 0.0, 0
+
+    @property
+    def spent(self) -> float:
+        """What all requests have cost."""
+        return self._price(self._in, self._out)
+
+    @contextmanager
+    def laid_aside(self, characters: int, pictures: int, out: int, stopped: threading.Event) -> Iterator[int]:
+        """What a request may cost, kept from others while it runs. Gives the tokens that its prompt is expected to
+        take: the most that one took so far, else a guess.
+
+        Where the budget is nearly spent, waits for what others turn out to cost. Raises RemoteError if the request
+        might pass it even so, or if everything is stopped meanwhile.
+        """
+        budget = self._settings.budget
+        with self._changed:
+            while True:
+                expected = self._most_in or characters // 3 + pictures * _PICTURE
+                price = self._price(expected, out)
+                if budget is not None and self.spent + price > budget:
+                    raise RemoteError(
+                        f"the budget of {budget:g} is spent: {self.spent:.4f} so far, and the next request may cost "
+                        f"{price:.4f}; raise `budget` and run the same command again to go on where this stopped"
+                    )
+                if budget is None or self.spent + self._laid_aside + price <= budget:
+                    break
+                if stopped.is_set():
+                    raise RemoteError("stopped")
+                self._changed.wait(0.1)
+            self._laid_aside += price
+        try:
+            yield expected
+        finally:
+            with self._changed:
+                self._laid_aside -= price
+                self._changed.notify_all()
+
+    def pay(self, told: Told) -> None:
+        """Counts what an answer took. Raises RemoteError where a budget is set and the endpoint does not tell."""
+        if self._settings.budget is not None and not {"in", "out"} <= told.keys():
+            raise RemoteError(
+                "the endpoint does not tell how many tokens it used, so no budget can be kept; leave it out"
+            )
+        with self._changed:
+            self._in, self._out = self._in + told.get("in", 0), self._out + told.get("out", 0)
+            self._most_in = max(self._most_in, told.get("in", 0))
+
+    def __str__(self) -> str:
+        if not self._settings.price_in + self._settings.price_out:
+            return f"{self._in + self._out:,} tokens"
+        return f"cost {self.spent:.4f}" + ("" if self._settings.budget is None else f" of {self._settings.budget:g}")
+
+    def _price(self, tokens_in: int, tokens_out: int) -> float:
+        return (tokens_in * self._settings.price_in + tokens_out * self._settings.price_out) / 1e6

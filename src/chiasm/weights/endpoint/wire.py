@@ -1,0 +1,139 @@
+"""Samples to the messages of an OpenAI-compatible endpoint, and its replies read back."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import PIL.Image
+
+from chiasm.data.image import Image
+from chiasm.data.sample import Sample, Text, Video
+from chiasm.errors import DataError
+from chiasm.weights.endpoint.settings import Encoding
+
+Told = Mapping[str, Any]  # what an endpoint says beside its answer: model, fingerprint, tokens "in" and "out"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """text: what was said. likeliest: log p of what the first token might have been, where that was asked."""
+
+    text: str
+    told: Told
+    likeliest: Mapping[str, float]
+
+
+def messages(sample: Sample, encoding: Encoding) -> list[dict[str, Any]]:
+    """Turns of one role each; a picture belongs to the turn of the text behind it, or of the last one."""
+    turns: list[dict[str, Any]] = []
+    waiting: list[dict[str, Any]] = []
+
+    def add(role: str) -> None:
+        if not turns or turns[-1]["role"] != role:
+            turns.append({"role": role, "content": []})
+        turns[-1]["content"] += waiting
+        waiting.clear()
+
+    for part in sample.parts:
+        if isinstance(part, Video):
+            raise DataError(f"sample '{sample.key}' has videos, which endpoints are not sent")
+        if isinstance(part, Text):
+            waiting.append({"type": "text", "text": part.text})
+            add(part.role or "user")
+        else:
+            detail = {} if encoding.detail == "auto" else {"detail": encoding.detail}
+            waiting.append({"type": "image_url", "image_url": {"url": data_url(part, encoding), **detail}})
+    if waiting:
+        add(turns[-1]["role"] if turns else "user")
+    for turn in turns:
+        if all(part["type"] == "text" for part in turn["content"]):  # what servers of text alone understand too
+            turn["content"] = "".join(part["text"] for part in turn["content"])
+        elif turn["role"] != "user":
+            raise DataError(
+                f"sample '{sample.key}' has a picture in the {turn['role']}'s turn; only users may show them"
+            )
+    return turns
+
+
+def data_url(image: Image, encoding: Encoding) -> str:
+    """The picture as RGB, scaled down where it is larger than the encoding allows, as a data URL."""
+    picture = image.decode()
+    if max(picture.size) > encoding.longest:
+        scale = encoding.longest / max(picture.size)
+        size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+        picture = picture.resize(size, PIL.Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    if encoding.format == "jpeg":
+        picture.save(buffer, format="JPEG", quality=encoding.quality)
+    else:
+        picture.save(buffer, format="PNG")
+    return f"data:image/{encoding.format};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def read(body: Any) -> Reply:
+    """Raises ValueError for what is no reply of this protocol, DataError for one in which the model refuses."""
+    if not isinstance(body, dict) or not isinstance(body.get("choices"), list) or not body["choices"]:
+        raise ValueError("the answer holds no choices")
+    choice = body["choices"][0]
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        raise ValueError("the answer holds no message")
+    if message.get("refusal"):
+        raise DataError(f"the endpoint refuses: {_short(message['refusal'])}")
+    if choice.get("finish_reason") == "content_filter":
+        raise DataError("the endpoint's content filter refuses")
+    return Reply(_words(message.get("content")), _told(body), _likeliest(choice))
+
+
+def complaint(body: Any) -> tuple[str, str]:
+    """The (message, code) of an error's body; empty where it says nothing."""
+    error = body.get("error", body) if isinstance(body, dict) else None
+    if isinstance(error, str):
+        return _short(error), ""
+    if not isinstance(error, dict):
+        return "", ""
+    return _short(error.get("message") or error.get("detail") or ""), str(error.get("code") or "")
+
+
+def _words(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    raise ValueError("the answer's message holds no text")
+
+
+def _told(body: Mapping[str, Any]) -> Told:
+    usage = body.get("usage")
+    counts = usage if isinstance(usage, dict) else {}
+    found = {
+        "model": body.get("model"),
+        "fingerprint": body.get("system_fingerprint"),
+        "in": counts.get("prompt_tokens"),
+        "out": counts.get("completion_tokens"),
+    }
+    kinds = {"model": str, "fingerprint": str, "in": int, "out": int}
+    return {name: value for name, value in found.items() if isinstance(value, kinds[name])}
+
+
+def _likeliest(choice: Mapping[str, Any]) -> dict[str, float]:
+    """log p by token; tokens that differ in case or blanks alone are one, their probabilities added."""
+    logs = choice.get("logprobs")
+    content = logs.get("content") if isinstance(logs, dict) else None
+    first = content[0] if isinstance(content, list) and content and isinstance(content[0], dict) else {}
+    listed = first.get("top_logprobs")
+    found: dict[str, float] = {}
+    for one in listed if isinstance(listed, list) else ():
+        if isinstance(one, dict) and isinstance(one.get("token"), str) and isinstance(one.get("logprob"), (int, float)):
+            word = one["token"].strip().lower()
+            found[word] = math.log(math.exp(found.get(word, -math.inf)) + math.exp(one["logprob"]) or 1e-300)
+    return found
+
+
+def _short(words: Any) -> str:
+    return " ".join(str(words).split())[:300]

@@ -1,0 +1,133 @@
+"""What many questions share is computed once, and the answers are those of one question at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from chiasm.data.sample import Sample, Text
+from chiasm.errors import DataError
+from chiasm.models.speaker import Shared, Speaker
+from chiasm.nn.image_towers.vit import ViT
+from tests.models.speakers import noise, small_language, small_llava
+
+QUESTIONS = ("Is there a dog?", "Is there a red ball in the picture?", "What colour is it? Say one word.", "Why?")
+
+
+def _asked(words: str) -> tuple[Text, ...]:
+    return (Text(words, role="user"),)
+
+
+def _alone(model: Speaker, group: Shared) -> list[str]:
+    found = []
+    for sample, limit in zip(group.samples, group.limits, strict=True):
+        last = model.generate([sample], max_tokens=limit)[0].parts[-1]
+        assert isinstance(last, Text)
+        found.append(last.text)
+    return found
+
+
+def test_questions_that_share_a_beginning_are_answered_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_llava()
+    groups = [
+        Shared(Sample("a", (noise(1),)), tuple(_asked(one) for one in QUESTIONS), (12, 3, 12, 12)),
+        Shared(Sample("b", (Text("Be brief.", role="system"), noise(2))), (_asked(QUESTIONS[1]),), (12,)),
+        Shared(Sample("c", (noise(3), noise(4))), tuple(_asked(one) for one in QUESTIONS[:2]), (5, 12)),
+    ]
+    alone = [_alone(model, group) for group in groups]
+    assert len({one for several in alone for one in several}) > 3, "a model that says one thing to all proves nothing"
+    seen: list[int] = []
+    whole = ViT.hidden
+
+    def counted(self: ViT, images: Any, *rest: Any) -> Any:
+        seen.append(len(images))
+        return whole(self, images, *rest)
+
+    monkeypatch.setattr(ViT, "hidden", counted)
+    assert model.replies(groups) == alone
+    assert sum(seen) == 4, "each picture goes through the tower once"
+    assert model.answers(groups[0].begun, groups[0].questions, max_tokens=12)[0] == alone[0][0]
+
+
+def test_words_alone_share_too() -> None:
+    model = small_language()
+    told = Sample("a", (Text("A dog and a ball.", role="system"),))
+    group = Shared(told, tuple(_asked(one) for one in QUESTIONS), (8,) * 4)
+    apart = Shared(Sample("b", ()), ((Text("yes"),), (Text("Why?"),)), (4, 4))  # nothing in common, not even a mark
+    assert model.replies([group, apart]) == [_alone(model, group), _alone(model, apart)]
+    assert model.replies([apart]) == [_alone(model, apart)]
+
+
+def test_pictures_behind_the_question_are_refused() -> None:
+    begun, questions = Sample("a", (Text("Look:"),)), ((noise(1), Text("yes")), (noise(2), Text("no")))
+    with pytest.raises(DataError, match="give them in the beginning"):
+        small_llava().answers(begun, questions)  # type: ignore[arg-type]  # the mistake itself
+
+
+def test_the_length_of_a_prompt_is_that_of_its_stream() -> None:
+    model = small_llava()
+    sample = Sample("a", (noise(1), Text(QUESTIONS[0], role="user")))
+    stream = model.processor.prompts([sample]).stream
+    assert stream is not None
+    assert model.prompt_length(sample) == len(stream.ids_T)
+    long = replace(sample, parts=(noise(1), Text("Why? " * 600, role="user")))
+    with pytest.raises(DataError, match="but the context is"):
+        model.prompt_length(long)
+
+
+def test_likelihood_is_that_of_all_tokens_of_the_text_whatever_stands_beside_it() -> None:
+    model, image = small_llava(), noise(1)
+    texts = ["red and blue", "red and green", "a red ball", "red"]
+    together = model.score([image], texts)[0]
+    for text, found in zip(texts, together, strict=True):
+        sample = Sample("x", (image, Text(text, target=True)))
+        tokens = sum(model.processor.tokens(sample)[1])
+        expected = model.log_likelihood([sample])[0] / tokens
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(model.score([image], [text])[0, 0], expected, atol=1e-4, rtol=1e-4)
+    grey = together - model.score([image], texts, by="gain")[0]
+    torch.testing.assert_close(grey, model.score([noise(2)], texts)[0] - model.score([noise(2)], texts, by="gain")[0])
+    assert not torch.allclose(grey, together)
+
+
+def test_yes_is_the_difference_of_the_words_behind_the_question() -> None:
+    model, image = small_llava(), noise(1)
+    texts = ["red and blue", "a dog"]
+    found = model.score([image], texts, by="yes")[0]
+    for text, value in zip(texts, found, strict=True):
+        question = Text(f'Does this figure show "{text}"? Please answer yes or no.', role="user")
+        said = [Sample("x", (image, question, Text(one, role="assistant", target=True))) for one in ("Yes", "No")]
+        # The end of the turn is learned too; only the words themselves are compared.
+        ids = [model.processor.ids(one) for one in ("Yes", "No")]
+        prompt = model.processor.tokens(replace(said[0], parts=said[0].parts[:2]), answer=True)[0]
+        batch = model.processor.prompts([replace(said[0], parts=said[0].parts[:2])])
+        with torch.inference_mode():
+            logs = []
+            for word in ids:
+                stream = batch.stream
+                assert stream is not None
+                whole = replace(
+                    batch,
+                    stream=replace(
+                        stream,
+                        ids_T=torch.tensor(prompt + word),
+                        lengths_B=torch.tensor([len(prompt) + len(word)]),
+                        target_T=torch.tensor([False] * len(prompt) + [True] * len(word)),
+                        slot_T=torch.tensor([one in model.processor.slot_ids for one in prompt] + [False] * len(word)),
+                    ),
+                )
+                logs.append(-model.losses(whole)["next_token"] * len(word))
+        torch.testing.assert_close(value, logs[0] - logs[1], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(model.score([image], texts[:1], by="yes")[0, 0], found[0], atol=1e-3, rtol=1e-3)
+
+
+def test_many_answers_are_read_in_several_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, image = small_llava(), noise(1)
+    texts = ["red and blue", "red", "a dog", "green left of white"]
+    whole = model.score([image], texts)
+    monkeypatch.setattr("chiasm.generation.likelihood._AT_ONCE", 8)
+    torch.testing.assert_close(model.score([image], texts), whole, atol=1e-5, rtol=1e-5)
+    assert model.score([image], []).shape == (1, 0)
