@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import json
 from collections.abc import Callable, Iterator
@@ -36,6 +37,14 @@ def test_the_walk_finds_the_sources() -> None:
         Source.choose("scene")
 
 
+def _aro(root: Path) -> dict[str, Any]:
+    row = {"true_caption": "a dog on a cat", "false_caption": "a cat on a dog", "relation_name": "on"}
+    box = {"bbox_x": 3, "bbox_y": 2, "bbox_w": 10, "bbox_h": 5}
+    rows = [{"image_path": f"{i}.jpg", **row, **box} for i in range(3)]
+    (root / "visual_genome_relation.json").write_text(json.dumps(rows))
+    return {"path": "ROOT/visual_genome_relation.json"}
+
+
 def _captions(root: Path) -> dict[str, Any]:
     json_lines(root / "a.jsonl", [{"image": f"images/{i}.jpg", "captions": [f"number {i}", "狗"]} for i in range(3)])
     return {"path": "ROOT/a.jsonl"}
@@ -49,6 +58,14 @@ def _coco(root: Path) -> dict[str, Any]:
     content = {"images": photos, "annotations": boxed, "categories": [{"id": 4, "name": "cat"}]}
     (root / "instances.json").write_text(json.dumps(content))
     return {"images": "ROOT/images", "captions": "ROOT/captions.json", "instances": "ROOT/instances.json"}
+
+
+def _easy_vqa(root: Path) -> dict[str, Any]:
+    for i in range(3):
+        (root / "images" / f"{i}.png").write_bytes(jpeg(i))
+    rows = [["is it red?", "yes", 1], ["what is it?", "circle", 1], ["is it red?", "no", 2]]
+    (root / "questions.json").write_text(json.dumps(rows))
+    return {"path": "ROOT"}
 
 
 def _folder(root: Path) -> dict[str, Any]:
@@ -77,6 +94,13 @@ def _mixture(root: Path) -> dict[str, Any]:
     return {"sources": parts, "weights": {"pairs": 2, "classes": 1}}
 
 
+def _mmbench(root: Path) -> dict[str, Any]:
+    shown = [base64.b64encode(jpeg(i)).decode() for i in range(2)]
+    rows = [f'{i}\t"Which\none?"\tleft\tright\t{"AB"[i % 2]}\t{one}' for i, one in enumerate([*shown, "0"])]
+    (root / "dev.tsv").write_text("\n".join(["index\tquestion\tA\tB\tanswer\timage", *rows]) + "\n")
+    return {"path": "ROOT/dev.tsv"}
+
+
 def _parquet(root: Path) -> dict[str, Any]:
     arrow: Any = pytest.importorskip("pyarrow")
     tables: Any = pytest.importorskip("pyarrow.parquet")
@@ -90,6 +114,30 @@ def _parquet(root: Path) -> dict[str, Any]:
     return {"path": "ROOT/tables/train-*.parquet"}
 
 
+def _pope(root: Path) -> dict[str, Any]:
+    (root / "asked").mkdir()
+    rows = [{"image": f"{i}.jpg", "text": "Is there a dog in the image?", "label": "no"} for i in range(2)]
+    for name in ("popular.json", "random.jsonl", "adversarial.json"):
+        json_lines(root / "asked" / f"coco_pope_{name}", rows)
+    return {"path": "ROOT/asked", "images": "ROOT/images"}
+
+
+def _scienceqa(root: Path) -> dict[str, Any]:
+    row = {"question": "Which?", "choices": ["cat", "dog"], "answer": 1, "image": "image.jpg", "split": "test"}
+    for i in range(2):
+        (root / "images" / "test" / str(i)).mkdir(parents=True)
+        (root / "images" / "test" / str(i) / "image.jpg").write_bytes(jpeg(i))
+    (root / "problems.json").write_text(json.dumps({str(i): row for i in range(2)}))
+    return {"path": "ROOT/problems.json"}
+
+
+def _seed_bench(root: Path) -> dict[str, Any]:
+    choices = {f"choice_{one}": f"{one} dogs" for one in "abcd"}
+    rows = [{"question": "How many?", "question_id": i, "data_id": f"{i}.jpg", "answer": "C"} for i in range(2)]
+    (root / "SEED-Bench.json").write_text(json.dumps({"questions": [{**row, **choices} for row in rows]}))
+    return {"path": "ROOT/SEED-Bench.json", "images": "ROOT/images"}
+
+
 def _sugarcrepe(root: Path) -> dict[str, Any]:
     (root / "pairs").mkdir()
     row = {"filename": "1.jpg", "caption": "a dog on a cat", "negative_caption": "a cat on a dog"}
@@ -97,21 +145,47 @@ def _sugarcrepe(root: Path) -> dict[str, Any]:
     return {"path": "ROOT/pairs", "images": "ROOT/images"}
 
 
+def _vqa(root: Path) -> dict[str, Any]:
+    asked = [{"image_id": i // 2, "question_id": i, "question": f"what is {i}?"} for i in range(4)]
+    told = [{"question_id": i, "answer_type": "other", "answers": [{"answer": "a kite"}]} for i in range(4)]
+    for i in range(2):
+        (root / "images" / f"{i:012}.jpg").write_bytes(jpeg(i))
+    (root / "questions.json").write_text(json.dumps({"data_subtype": "val2014", "questions": asked}))
+    (root / "annotations.json").write_text(json.dumps({"annotations": told}))
+    return {"questions": "ROOT/questions.json", "annotations": "ROOT/annotations.json", "images": "ROOT/images"}
+
+
 def _webdataset(root: Path) -> dict[str, Any]:
     write_shards([Sample(str(i), (Image(jpeg(i)),), (f"number {i}",)) for i in range(7)], root / "shards", per_shard=3)
     return {"shards": "ROOT/shards/shard-{000000..000002}.tar"}
 
 
+def _winoground(root: Path) -> dict[str, Any]:
+    for i in range(3):
+        (root / "images" / f"ex_{i}.png").write_bytes(jpeg(i))
+    row = {"caption_0": "a dog on a cat", "caption_1": "a cat on a dog", "image_0": "ex_0", "collapsed_tag": "Object"}
+    json_lines(root / "examples.jsonl", [{"id": i, **row, "image_1": f"ex_{i}"} for i in (1, 2)])
+    return {"path": "ROOT/examples.jsonl"}
+
+
 EXAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "aro": _aro,
     "captions": _captions,
     "coco": _coco,
+    "easy_vqa": _easy_vqa,
     "folder": _folder,
     "interleaved": _interleaved,
     "llava": _llava,
     "mixture": _mixture,
+    "mmbench": _mmbench,
     "parquet": _parquet,
+    "pope": _pope,
+    "scienceqa": _scienceqa,
+    "seed_bench": _seed_bench,
     "sugarcrepe": _sugarcrepe,
+    "vqa": _vqa,
     "webdataset": _webdataset,
+    "winoground": _winoground,
 }
 
 
@@ -154,6 +228,7 @@ def _told(source: Source) -> list[object]:
             one.captions,
             one.boxes,
             one.negatives,
+            one.questions,
             one.meta,
         )
         for one in source

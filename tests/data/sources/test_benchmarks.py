@@ -13,6 +13,7 @@ import PIL.Image
 import pytest
 
 from chiasm.config import dump, parse
+from chiasm.data.places import Url
 from chiasm.data.source import Source
 from chiasm.data.sources.aro import Aro
 from chiasm.data.sources.mmbench import MMBench
@@ -26,6 +27,7 @@ from chiasm.evaluation.tasks.existence import Existence
 from chiasm.evaluation.tasks.multiple_choice import MultipleChoice
 from chiasm.evaluation.tasks.pairs import Pairs
 from chiasm.evaluation.tasks.quadruples import Quadruples
+from tests.data.server import serve
 from tests.data.sources.made import OUTSIDE, fails, folder_of_pictures, jpeg, json_lines
 
 
@@ -90,6 +92,39 @@ def test_aro_cuts_the_region(tmp_path: Path) -> None:
     fails(source, 2, "needs whole pixels in bbox_x")
     fails(source, 3, "leads out of")
     fails(source, 4, "needs a text in each of image_path")
+
+
+def test_aro_cuts_a_picture_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fsspec", reason="URLs are read with fsspec: pip install 'chiasm[data]'")
+    monkeypatch.setenv("CHIASM_CACHE", str(tmp_path / "cache"))
+    images = folder_of_pictures(tmp_path / "data" / "images")
+    row = {"true_caption": "the dog on the mat", "false_caption": "the mat on the dog"}
+    box = {"bbox_x": 3, "bbox_y": 2, "bbox_w": 40, "bbox_h": 5}
+    rows = [{"image_path": name, **row, **box} for name in ("0.jpg", "absent.jpg", "../secret.jpg")]
+    (tmp_path / "data" / "relation.json").write_text(json.dumps(rows))
+    with serve(tmp_path / "data") as (address, asked):
+        source = Aro(Url(f"{address}/relation.json"))
+        image = source[0].image
+        assert image.size == (40, 5)
+        assert not any("0.jpg" in path for path, _ in asked)  # nothing is fetched before it is needed
+        whole = PIL.Image.open(images / "0.jpg").convert("RGB")
+        np.testing.assert_array_equal(image.levels(), np.asarray(whole.crop((3, 2, 43, 7))))
+        assert image.name == f"{address}/images/0.jpg cut to (3, 2, 43, 7)"
+        fails(source, 1, "there is no picture at http.*/images/absent.jpg")
+        fails(source, 2, "leads out of")
+
+
+def test_one_file_of_pope_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fsspec", reason="URLs are read with fsspec: pip install 'chiasm[data]'")
+    monkeypatch.setenv("CHIASM_CACHE", str(tmp_path / "cache"))
+    folder_of_pictures(tmp_path / "data" / "images")
+    row = {"question_id": 5, "image": "0.jpg", "text": "Is there a dog in the image?", "label": "no"}
+    json_lines(tmp_path / "data" / "coco_pope_random.json", [row])
+    with serve(tmp_path / "data") as (address, _):
+        source = Pope(Url(f"{address}/coco_pope_random.json"), Url(f"{address}/images"))
+        assert [one.key for one in source] == ["coco_pope_random/5"]
+        with pytest.raises(DataError, match="there is no file or folder http"):
+            Pope(Url(f"{address}/absent.json"), Url(f"{address}/images"))
 
 
 def test_pope_files_become_polls(tmp_path: Path) -> None:

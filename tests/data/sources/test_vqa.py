@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from chiasm.config import dump, parse
+from chiasm.data.places import Url
 from chiasm.data.source import Source
 from chiasm.data.sources.easy_vqa import EasyVQA
 from chiasm.data.sources.vqa import VQA
 from chiasm.errors import DataError
+from tests.data.server import serve
 from tests.data.sources.made import fails, folder_of_pictures
 
 
@@ -63,7 +65,7 @@ def test_vqa_holds_what_its_files_say(tmp_path: Path) -> None:
     assert (first.text, first.answer, first.kind, first.answers) == ("Is it red?", "yes", "yes/no", ten)
     assert (second.text, second.answer, second.answers) == ("What is it?", "a kite", ("a kite",))
     assert source[1].questions[0].answer == "2"
-    assert str(source[1].image.source).endswith("000000000002.jpg")
+    assert source[1].image.name.endswith("000000000002.jpg")
     assert VQA(source.questions, source.annotations, source.images, "question_type")[0].questions[1].kind == "what is"
     assert parse(Source, dump(source)) == source  # type: ignore[type-abstract]  # a choice of the room is built
 
@@ -79,14 +81,33 @@ def test_what_vqa_lacks_is_named(tmp_path: Path) -> None:
     fails(source, 1, r"question 2 needs a question and a list of answers")
     fails(source, 2, r"question 3 has no annotation")
     fails(source, 3, r"photo 4: neither COCO_val2014_000000000004\.jpg nor 000000000004\.jpg is in")
-    source.questions.write_text('{"questions": [{"image_id": "1", "question_id": 1}]}')
+    (tmp_path / "questions.json").write_text('{"questions": [{"image_id": "1", "question_id": 1}]}')
     with pytest.raises(DataError, match="the question at place 0 needs an image_id and a question_id"):
         len(VQA(source.questions, source.annotations, source.images))
-    source.questions.write_text("[]")
+    (tmp_path / "questions.json").write_text("[]")
     with pytest.raises(DataError, match="no list of objects called 'questions'"):
         len(VQA(source.questions, source.annotations, source.images))
     with pytest.raises(DataError, match="there is no file of VQA at"):
         VQA(tmp_path / "absent.json", source.annotations, source.images)
+
+
+def test_vqa_learns_the_names_in_a_store_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fsspec", reason="URLs are read with fsspec: pip install 'chiasm[data]'")
+    monkeypatch.setenv("CHIASM_CACHE", str(tmp_path / "cache"))
+    data = tmp_path / "data"
+    photos = (4, 3, 1, 2)  # 4 is absent, 3 and 1 have the name with the subset
+    asked = [{"image_id": photo, "question": "what?", "question_id": photo} for photo in photos]
+    vqa(data, asked, [{"question_id": photo, "answers": answered("a kite")} for photo in photos])
+    with serve(data) as (address, _):
+        root = Url(address)
+        source = VQA(root / "questions.json", root / "annotations.json", root / "images")
+        assert [source[place].image.name.rpartition("/")[2] for place in range(4)] == [
+            f"COCO_val2014_{photo:012}.jpg" for photo in photos
+        ]
+        assert source[1].image.size == (24, 16)
+        fails(source, 0, r"there is no picture at http.*COCO_val2014_000000000004\.jpg")
+        with pytest.raises(DataError, match="there is no file of VQA at http"):
+            VQA(Url(f"{address}/absent.json"), source.annotations, source.images)
 
 
 def test_easy_vqa_is_what_its_package_says() -> None:

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from chiasm.data.crop import Crop
-from chiasm.data.files import Rows, inside, json_list
-from chiasm.data.image import Image
+from chiasm.data.files import Rows, json_list, picture
+from chiasm.data.places import Place
 from chiasm.data.sample import Negative, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -28,8 +27,8 @@ class Aro(Source):
     A picture is cut to the row's box, as in the official evaluation: it shows what the caption is about.
     """
 
-    path: Path
-    images: Path | None = None
+    path: Place
+    images: Place | None = None
 
     def __post_init__(self) -> None:
         if not self.path.is_file():
@@ -38,7 +37,7 @@ class Aro(Source):
             raise DataError(f"there is no folder {self._folder} with the photos that {self.path} names")
 
     @property
-    def _folder(self) -> Path:
+    def _folder(self) -> Place:
         return self.images if self.images is not None else self.path.parent / "images"
 
     @cached_property
@@ -59,7 +58,7 @@ class Aro(Source):
         name, true, false = (row[key] for key in _TEXTS)
         return Sample(
             key=f"{self.path.stem}/{index}",
-            parts=(Crop(Image(inside(self._folder, name)), (left, top, left + across, top + down)),),
+            parts=(Crop(picture(self._folder, name), (left, top, left + across, top + down)),),
             captions=(true,),
             negatives=(Negative(false, true, str(row.get("relation_name", "attribution"))),),
             meta={key: value for key, value in row.items() if key not in (*_TEXTS, *_BOX)},

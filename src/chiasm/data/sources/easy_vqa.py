@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from chiasm.data.files import inside, read_json
-from chiasm.data.image import Image
+from chiasm.data.places import Place, image_at
 from chiasm.data.sample import Question, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -25,7 +25,7 @@ class EasyVQA(Source):
     The kind of a question is "yes/no", whose choices are these two, or "other".
     """
 
-    path: Path
+    path: Place
 
     def __post_init__(self) -> None:
         if not (self.path / "questions.json").is_file():
@@ -54,10 +54,10 @@ class EasyVQA(Source):
     def __getitem__(self, index: int) -> Sample:
         number = self._pictures[index]
         picture = inside(self.path / "images", f"{number}.png")
-        if not picture.is_file():
+        if isinstance(picture, Path) and not picture.is_file():  # a store is not asked twice a picture
             raise DataError(f"there is no picture {picture}, which {self.path / 'questions.json'} asks about")
         questions = tuple(
             Question(text, answer, "yes/no", _YES_NO) if answer in _YES_NO else Question(text, answer, "other")
             for text, answer in self._asked[number]
         )
-        return Sample(key=str(number), parts=(Image(picture),), questions=questions)
+        return Sample(key=str(number), parts=(image_at(picture),), questions=questions)

@@ -10,10 +10,11 @@ import re
 from array import array
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 
+from chiasm.data.copies import local
 from chiasm.data.files import Rows, to_text
 from chiasm.data.image import Image
+from chiasm.data.places import Place
 from chiasm.data.sample import Question, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -33,7 +34,7 @@ class MMBench(Source):
     split, raises DataError when it is read.
     """
 
-    path: Path
+    path: Place
 
     def __post_init__(self) -> None:
         if not self.path.is_file():
@@ -88,11 +89,11 @@ class MMBench(Source):
             raise DataError(f"{where} has a picture that is not base64: {error}") from error
 
 
-def _table(path: Path) -> Rows:
+def _table(place: Place) -> Rows:
     """The rows of the table. The csv module refuses fields as long as a picture, unless told otherwise for all."""
     spans, header = array("q"), [""]
     first, end, begun, quotes = 0, 0, 0, 0  # where the row that is being read starts and ends, its line, its quotes
-    with path.open("rb") as file:
+    with local(place).open("rb") as file:
         for number, content in enumerate(file, start=1):
             if quotes % 2 == 0:  # else the line before ends within a quoted field
                 first, begun = end, number
@@ -100,10 +101,10 @@ def _table(path: Path) -> Rows:
             if quotes % 2 == 0 and number > 1 and content.strip():
                 spans.extend((first, end, begun))
             if number == 1:
-                header = _fields(to_text(content, f"{path}, line 1"))
+                header = _fields(to_text(content, f"{place}, line 1"))
     if quotes % 2:
-        raise DataError(f"{path}, line {begun}: a quote is opened there and never closed")
-    return Rows(path, spans, partial(_record, header=header), "line")
+        raise DataError(f"{place}, line {begun}: a quote is opened there and never closed")
+    return Rows(place, spans, partial(_record, header=header), "line")
 
 
 def _record(row: str, where: str, header: list[str]) -> dict[str, str]:

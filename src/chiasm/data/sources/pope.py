@@ -9,16 +9,16 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from pathlib import Path
 
-from chiasm.data.files import Rows, inside, json_lines
-from chiasm.data.image import Image
+from chiasm.data.files import Rows, json_lines, picture
+from chiasm.data.places import Place, Url, matching
 from chiasm.data.sample import Question, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
 
 _FIELDS = ("image", "text", "label")
 _CHOICES = ("yes", "no")
+_ENDINGS = (".json", ".jsonl")
 # The published questions say "Is there a dog in the image?" and "Is there an orange in the imange?".
 _ASKED = re.compile(r"Is there (?P<named>an? (?P<name>.+)) in the (?:image|imange)\?", re.IGNORECASE)
 
@@ -28,23 +28,31 @@ class Pope(Source):
     """One sample a question, for the task `existence` with `polls: questions`.
 
     path: one file, such as coco_pope_adversarial.json, or a folder of them; the kind of a question is its file's name.
+    A URL that ends in .json or .jsonl is a file, any other a folder.
     images: the folder of photos. The statements for models that score are made of the question's words: "there is a
     dog", "there is no dog"; a question in other words has none.
     """
 
-    path: Path
-    images: Path
+    path: Place
+    images: Place
 
     def __post_init__(self) -> None:
-        if not self.path.exists():
+        if not (self.path.is_dir() if self._is_folder else self.path.is_file()):
             raise DataError(f"there is no file or folder {self.path} with POPE's questions")
         if not self.images.is_dir():
             raise DataError(f"there is no folder {self.images} with the photos of POPE's questions")
 
+    @property
+    def _is_folder(self) -> bool:
+        if isinstance(self.path, Url):  # by its name: a web server does not tell
+            return self.path.suffix not in _ENDINGS
+        return self.path.is_dir()
+
     @cached_property
     def _files(self) -> list[tuple[str, Rows]]:
-        paths = [one for ending in ("*.json", "*.jsonl") for one in self.path.glob(ending)]
-        paths = sorted(paths) if self.path.is_dir() else [self.path]
+        paths = [self.path]
+        if self._is_folder:
+            paths = sorted((one for ending in _ENDINGS for one in matching(self.path, f"*{ending}")), key=str)
         if not paths:
             raise DataError(f"{self.path} holds none of POPE's files, such as coco_pope_random.json")
         return [(one.stem, json_lines(one)) for one in paths]
@@ -71,6 +79,6 @@ class Pope(Source):
         statements = (f"there is {asked['named']}", f"there is no {asked['name']}") if asked else ()
         return Sample(
             key=f"{kind}/{row.get('question_id', place)}",
-            parts=(Image(inside(self.images, image)),),
+            parts=(picture(self.images, image),),
             questions=(Question(text, label, kind, _CHOICES, statements),),
         )

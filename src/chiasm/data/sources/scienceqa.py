@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from chiasm.data.files import inside, read_json
-from chiasm.data.image import Image
+from chiasm.data.files import picture, read_json
+from chiasm.data.places import Place
 from chiasm.data.sample import Question, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -22,8 +21,8 @@ class ScienceQA(Source):
     beside the file. split: train, val or test. A hint stands before the question.
     """
 
-    path: Path
-    images: Path | None = None
+    path: Place
+    images: Place | None = None
     split: str = "test"
 
     def __post_init__(self) -> None:
@@ -33,7 +32,7 @@ class ScienceQA(Source):
             raise DataError(f"there is no folder {self._folder} with ScienceQA's pictures")
 
     @property
-    def _folder(self) -> Path:
+    def _folder(self) -> Place:
         return self.images if self.images is not None else self.path.parent / "images"
 
     @cached_property
@@ -59,7 +58,7 @@ class ScienceQA(Source):
         told = "\n".join(text for text in texts if text)
         return Sample(
             key=f"scienceqa/{key}",
-            parts=(Image(inside(self._folder, f"{self.split}/{key}/{row['image']}")),),
+            parts=(picture(self._folder, f"{self.split}/{key}/{row['image']}"),),
             questions=(Question(told, choices[answer], str(row.get("subject", "")), tuple(choices)),),
             meta={name: row[name] for name in ("subject", "topic", "grade", "split") if name in row},
         )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from chiasm.data.files import inside, read_json
-from chiasm.data.image import Image
+from chiasm.data.files import picture, read_json
+from chiasm.data.places import Place
 from chiasm.data.sample import Question, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -23,8 +22,8 @@ class SeedBench(Source):
     path: SEED-Bench.json. images: the folder of the pictures that "data_id" names. Questions about videos are left out.
     """
 
-    path: Path
-    images: Path
+    path: Place
+    images: Place
 
     def __post_init__(self) -> None:
         if not self.path.is_file():
@@ -62,6 +61,6 @@ class SeedBench(Source):
         asked = Question(row["question"], choices[row["answer"]], kind, tuple(choices.values()))
         return Sample(
             key=f"seed_bench/{row.get('question_id', index)}",
-            parts=(Image(inside(self.images, row["data_id"])),),
+            parts=(picture(self.images, row["data_id"]),),
             questions=(asked,),
         )

@@ -7,14 +7,15 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 from chiasm.data.files import inside, read_json
-from chiasm.data.image import Image
+from chiasm.data.places import Place, Url, image_at
 from chiasm.data.sample import Question, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
+
+_ASKED = 4  # photos by which the names in a store are known
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,15 @@ class VQA(Source):
 
     questions: such as v2_OpenEnded_mscoco_val2014_questions.json; annotations: v2_mscoco_val2014_annotations.json.
     images: the folder of photos, under COCO's names: COCO_val2014_000000000042.jpg, or 000000000042.jpg.
+        In a store all have names of one of these forms: it is asked about the first few photos alone.
     kind: by what questions are told apart, "answer_type" (yes/no, number, other) or "question_type" ("what is the").
     A question's `answers` are those of all people, its `answer` the one that the file calls the commonest.
     A photo that is absent, and one with a question that has no annotation, raise DataError when they are read.
     """
 
-    questions: Path
-    annotations: Path
-    images: Path
+    questions: Place
+    annotations: Place
+    images: Place
     kind: Literal["answer_type", "question_type"] = "answer_type"
 
     def __post_init__(self) -> None:
@@ -64,13 +66,28 @@ class VQA(Source):
         return len(self._photos)
 
     def __getitem__(self, index: int) -> Sample:
-        photo, (subset, asked) = self._photos[index], self._file
-        names = (f"COCO_{subset}_{photo:012}.jpg", f"{photo:012}.jpg")
-        picture = next((path for path in (inside(self.images, name) for name in names) if path.is_file()), None)
-        if picture is None:
+        photo = self._photos[index]
+        picture = image_at(self._place(photo))
+        questions = tuple(self._question(one) for one in self._file[1][photo])
+        return Sample(key=str(photo), parts=(picture,), questions=questions, meta={"image_id": photo})
+
+    def _names(self, photo: int) -> tuple[str, str]:
+        return f"COCO_{self._file[0]}_{photo:012}.jpg", f"{photo:012}.jpg"
+
+    @cached_property
+    def _form(self) -> int:
+        """Which of the two names the photos in a store have; the first where none of those asked about is there."""
+        tried = ((form, name) for photo in self._photos[:_ASKED] for form, name in enumerate(self._names(photo)))
+        return next((form for form, name in tried if inside(self.images, name).is_file()), 0)
+
+    def _place(self, photo: int) -> Place:
+        names = self._names(photo)
+        if isinstance(self.images, Url):  # asked about each photo, it would be slower than all else
+            return self.images.inside(names[self._form])
+        found = next((path for path in (inside(self.images, name) for name in names) if path.is_file()), None)
+        if found is None:
             raise DataError(f"{self.questions}, photo {photo}: neither {names[0]} nor {names[1]} is in {self.images}")
-        questions = tuple(self._question(one) for one in asked[photo])
-        return Sample(key=str(photo), parts=(Image(picture),), questions=questions, meta={"image_id": photo})
+        return found
 
     def _question(self, row: dict[str, Any]) -> Question:
         number, text = row["question_id"], row.get("question")
@@ -87,7 +104,7 @@ class VQA(Source):
         return Question(text, str(commonest), str(found.get(self.kind, "")), answers=texts)
 
 
-def _rows(content: object, part: str, path: Path) -> list[dict[str, Any]]:
+def _rows(content: object, part: str, path: Place) -> list[dict[str, Any]]:
     rows = content.get(part) if isinstance(content, dict) else None
     if not isinstance(rows, list) or not all(isinstance(one, dict) for one in rows):
         raise DataError(f"{path} is not one of VQA's files: it has no list of objects called '{part}'")

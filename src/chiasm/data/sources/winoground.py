@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
-from chiasm.data.files import Rows, inside, json_lines
+from chiasm.data.files import Rows, json_lines, picture
 from chiasm.data.image import Image
+from chiasm.data.places import Place
 from chiasm.data.sample import Sample, Text
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -26,8 +26,8 @@ class Winoground(Source):
     meta["kind"] is the row's collapsed tag (Object, Relation or Both); all tags are in `meta`.
     """
 
-    path: Path
-    images: Path | None = None
+    path: Place
+    images: Place | None = None
 
     def __post_init__(self) -> None:
         if not self.path.is_file():
@@ -36,7 +36,7 @@ class Winoground(Source):
             raise DataError(f"there is no folder {self._folder} with Winoground's pictures")
 
     @property
-    def _folder(self) -> Path:
+    def _folder(self) -> Place:
         return self.images if self.images is not None else self.path.parent / "images"
 
     @cached_property
@@ -59,4 +59,4 @@ class Winoground(Source):
         )
 
     def _picture(self, name: str) -> Image:
-        return Image(inside(self._folder, name if name.endswith(".png") else f"{name}.png"))
+        return picture(self._folder, name if name.endswith(".png") else f"{name}.png")
