@@ -126,7 +126,7 @@ def test_other_mistakes_about_folders(recipe: str, tmp_path: Path, capsys: pytes
     _refused(["train", recipe, "--out", str(file)], "a-file", capsys)
     assert main(["train", recipe, TASK, "--out", str(run)]) == 0
     _refused(["eval", str(run), "--out", str(file)], "a-file", capsys)
-    _refused(["eval", str(run), "evaluation.0.limit=2"], "would overwrite its results; say with --out", capsys)
+    _refused(["eval", str(run), "evaluation.0.limit=2"], "would overwrite it; say with --out", capsys)
     _refused(["eval", str(run), "--device", "tpu9"], "there is no device 'tpu9' here", capsys)
     (run / "checkpoint" / "processor" / "processor.json").write_text("{")
     _refused(["eval", str(run)], "processor.json is damaged", capsys)

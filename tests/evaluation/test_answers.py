@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chiasm.evaluation.answers import LETTER, LETTERS, TEXT, YES_NO, letter, number, short, text, yes_no
+from chiasm.evaluation.answers import LETTER, LETTERS, NUMBER, PHRASE, TEXT, YES_NO, letter, number, short, text, yes_no
 
 CHOICES = ("a red cube", "a blue cube", "a cube", "two spheres")
 WORDS = st.sampled_from(["yes", "no", "maybe", "Yes,", "No.", "not", "nobody", "yesterday", "a", "dog", "!"])
@@ -97,6 +97,7 @@ def test_texts(reply: str, strict: int | None, lenient: int | None) -> None:
         ("12,34", None, None),
         ("none", None, None),
         ("v2", None, None),
+        ("\u017fix", None, None),  # a long s is no s
     ],
 )
 def test_numbers(reply: str, strict: float | None, lenient: float | None) -> None:
@@ -147,3 +148,88 @@ def test_every_option_is_found_by_its_letter_and_its_text(count: int, data: st.D
         both = f"({one}) or ({LETTERS[other]})"
         assert letter(both, choices, lenient=True) is None
         assert letter(f"{choices[place]} or {choices[other]}", choices, lenient=True) is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "strict", "lenient"),
+    [
+        (" two dogs\n", "two dogs", "two dogs"),
+        ("The answer is two dogs.", "The answer is two dogs.", "two dogs"),
+        ("the final answer is: 'Two dogs'.", "the final answer is: 'Two dogs'.", "Two dogs"),
+        ('Answer: "red."', 'Answer: "red."', "red"),
+        ("\u201cred\u201d\nIt looks red to me.", "\u201cred\u201d\nIt looks red to me.", "red"),
+        ('"red" or "blue"', '"red" or "blue"', '"red" or "blue"'),  # two pairs, not one
+        ("a 5' pole", "a 5' pole", "a 5' pole"),
+        ("U.S.A.", "U.S.A.", "U.S.A."),
+        ("at 5 p.m.", "at 5 p.m.", "at 5 p.m."),
+        ("It is red.", "It is red.", "It is red"),  # no more is taken off
+        ("The answer isn't red", "The answer isn't red", "The answer isn't red"),
+        ("answering machine", "answering machine", "answering machine"),
+        ("The answer is", "The answer is", None),
+        ("Answer:\nred", "Answer:\nred", None),  # only the first line is read
+        ('"."', '"."', None),
+        ("", None, None),
+        (" \n ", None, None),
+    ],
+)
+def test_phrases(reply: str, strict: str | None, lenient: str | None) -> None:
+    assert PHRASE.strict(reply) == NUMBER.strict(reply) == strict
+    assert PHRASE.lenient(reply) == lenient
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        ("12", "12"),
+        ("The value is 1,024.", "1024"),
+        ("In 2015, I think", "2015"),
+        ("about 5% of them", "5%"),
+        ("5 percent", "5%"),
+        ("$\u22123.50", "-3.50"),
+        ("Three; that is 3", "3"),
+        ("zero", "0"),
+        ("5e3", "5e3"),  # what is a number to Python stays one
+        (".5", ".5"),
+        ("5 or 5%", None),  # a number and a hundredth of it
+        ("3 of 4", None),
+        ("5.\nThat is 2 + 3.", None),
+        ("2010-2015", None),
+        ("It is not 5", None),
+        ("red", None),
+        ("", None),
+    ],
+)
+def test_the_only_number_of_a_reply(reply: str, found: str | None) -> None:
+    assert NUMBER.lenient(reply) == found
+
+
+@given(st.text())
+def test_what_is_found_in_a_reply_stands_in_it(reply: str) -> None:
+    """The strict reading is the reply; the lenient one is part of its first line, and reads itself."""
+    assert PHRASE.strict(reply) == NUMBER.strict(reply) == (reply.strip() or None)
+    lenient = PHRASE.lenient(reply)
+    assert lenient is None or (lenient in reply.strip().splitlines()[0] and PHRASE.lenient(lenient) == lenient)
+    only = NUMBER.lenient(reply)
+    assert only is None or number(only.rstrip("%")) is not None or only == reply.strip()
+
+
+LEADS = st.sampled_from(["", "The answer is ", "the answer is: ", "Answer: ", "ANSWER:", "The final answer is "])
+QUOTES = st.sampled_from(["", '""', "\u201c\u201d", "''", "``"])
+
+
+@given(
+    st.from_regex(r"[a-z0-9]+( [a-z0-9]+)?", fullmatch=True), LEADS, QUOTES, st.sampled_from(["", "."]), st.booleans()
+)
+def test_an_answer_is_found_in_its_wrapping(answer: str, lead: str, quotes: str, stop: str, inside: bool) -> None:
+    first, last = quotes[:1], quotes[1:]
+    end = f"{stop}{last}" if inside else f"{last}{stop}"
+    assert PHRASE.lenient(f"{lead}{first}{answer}{end}\nBecause I see it.") == answer
+
+
+@given(
+    st.integers(-9999, 9999), st.integers(-9999, 9999), st.sampled_from(["It is {}.", "{}", "Answer: {} cars", "({})"])
+)
+def test_one_number_is_found_and_two_never(one: int, other: int, around: str) -> None:
+    assert NUMBER.lenient(around.format(f"{one:,}")) == str(one)
+    both = NUMBER.lenient(around.format(f"{one} and {other}"))
+    assert both == (str(one) if one == other else None)

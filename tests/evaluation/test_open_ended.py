@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from chiasm.config import parse
 from chiasm.data.sample import Question, Sample, Text
@@ -16,12 +18,14 @@ from chiasm.errors import CapabilityError, CheckpointError, RecipeError
 from chiasm.evaluation.metrics.bleu import bleu, counts
 from chiasm.evaluation.metrics.captions import Captions
 from chiasm.evaluation.metrics.cider import cider
+from chiasm.evaluation.metrics.vqa_accuracy import vqa_accuracy
 from chiasm.evaluation.protocol import asked_hash
 from chiasm.evaluation.report.page import write_report
 from chiasm.evaluation.result import Evaluation, Score
 from chiasm.evaluation.run import evaluate, quick_scores
 from chiasm.evaluation.statistics import figure_of, resampled_means, resampled_sums
-from chiasm.evaluation.task import Ask, Task
+from chiasm.evaluation.table import table
+from chiasm.evaluation.task import Ask, Failed, Task
 from chiasm.evaluation.tasks.captioning import Captioning
 from chiasm.evaluation.tasks.reading import Reading
 from chiasm.evaluation.tasks.vqa import VQA
@@ -270,3 +274,80 @@ def test_reading_takes_the_best_of_several_answers(tmp_path: Path) -> None:
     assert found["exact match"].value == pytest.approx(2 / 4)
     with pytest.raises(RecipeError, match="has no metrics"):
         replace(task, metrics=())
+
+
+def test_both_readings_stand_in_results_table_and_report(tmp_path: Path) -> None:
+    """Strictly, the headline is the metric of the replies as they stand; only an empty one is unparsed."""
+    task = questions_task()
+    said = {
+        0: "The answer is 0.",
+        1: "1",
+        2: "",
+        3: '"3"',
+        4: "4\nfour cars",
+        5: "Answer:",
+        6: "I see 6",
+        7: "Answer: 7",
+    }
+    evaluation = evaluate(Sayer(lambda number: said.get(number, "")), [task], tmp_path / "evaluation", progress=False)
+    by_kind = {(one.name, one.group): one for one in evaluation.results[0].scores}
+    accuracy, exact = by_kind["VQA accuracy", "number"], by_kind["exact match with any", "number"]
+    asked = [one for one in task.asked if isinstance(one, Ask) and one.kind == "number"]
+    assert accuracy.value == pytest.approx(np.mean([vqa_accuracy(said[at], asked[at].true) for at in range(8)]))
+    assert (accuracy.value, exact.value) == (2 / 8, 1 / 8)  # "1" both; '"3"' by the normalisation alone
+    assert (accuracy.unparsed, exact.unparsed, accuracy.failed) == (1 / 8, 1 / 8, 0)
+    for one in (accuracy, exact):
+        assert one.lenient is not None
+        assert one.lenient.low <= one.lenient.value <= one.lenient.high
+        assert (one.lenient.value, one.lenient.unparsed) == (5 / 8, 2 / 8)
+    whole = by_kind["VQA accuracy", ""]
+    assert whole.unparsed == 1 / 8
+    assert Evaluation.load(tmp_path / "evaluation") == evaluation
+    lines = [json.loads(line) for line in (tmp_path / "evaluation" / "answers" / "vqa.jsonl").read_text().splitlines()]
+    assert len(lines) == 16
+    assert {line["key"] for line in lines if line.get("unparsed")} == {"s2/0", "s2/1"}
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(table([evaluation]))
+    assert "12.5% unparsed; leniently 62.5" in console.export_text()
+    page = write_report([tmp_path], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "12.5% unparsed" in page
+    assert "leniently read 31.2" in page  # of numbers and of yes or no
+
+
+def test_relaxed_accuracy_takes_the_only_number_where_a_number_is_right(tmp_path: Path) -> None:
+    right = ("1024", "15%", "20", "2015", "red", "8")
+    said = {
+        0: "It is about 1,030.",
+        1: "15.5 percent",
+        2: "20 of 50",
+        3: "2015",
+        4: "Answer: Red.",
+        5: "I can't tell",
+        -1: "",
+    }
+    samples = tuple(
+        Sample(f"s{at}", (picture(at),), questions=(Question("How many?", one, "", answers=(one,)),))
+        for at, one in enumerate(right)
+    )
+    found = run(Reading(Listed(samples), metrics=("relaxed accuracy", "ANLS")), said.__getitem__, tmp_path)
+    relaxed, like = found["relaxed accuracy"], found["ANLS"]
+    assert (relaxed.value, relaxed.unparsed, like.unparsed) == pytest.approx((1 / 6, 0, 0))
+    assert relaxed.lenient is not None
+    assert like.lenient is not None
+    assert relaxed.lenient.value == pytest.approx(4 / 6)
+    assert relaxed.lenient.unparsed == pytest.approx(2 / 6)  # two numbers, and none
+    assert (like.lenient.value, like.lenient.unparsed) == pytest.approx((2 / 6, 0))  # words are read as words
+
+
+def test_what_was_not_replied_is_failed_and_not_unparsed() -> None:
+    task = questions_task()
+    none = task.measure(task.asked, [Failed("no")] * 16).tallies[0]
+    assert none.lenient is None
+    some = task.measure(task.asked, [Failed("no")] * 15 + [" "]).tallies[0]
+    assert some.lenient is not None
+    for one in (some.items, some.lenient.items):
+        assert one.unparsed_I is not None
+        assert (one.failed_I.tolist(), one.unparsed_I.tolist()) == ([True] * 15 + [False], [False] * 15 + [True])
+    captions = Captioning(photos(), metrics=("ROUGE-L",))
+    tally = captions.measure(captions.asked, [""] * 20).tallies[0]
+    assert (tally.lenient, tally.items.unparsed_I) == (None, None)  # captions count as they stand

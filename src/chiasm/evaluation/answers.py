@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from string import ascii_uppercase
 
 LETTERS = ascii_uppercase
@@ -31,9 +32,14 @@ _NUMBERS = (
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
 )
 _NUMBER = re.compile(
-    r"(?<![\w.,])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w]|[.,]\d)|\b(?:" + "|".join(_NUMBERS) + r")\b",
+    r"(?<![\w.,])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w]|[.,]\d)|\b(?ai:" + "|".join(_NUMBERS) + r")\b",
     re.IGNORECASE,
 )
+_PERCENT = re.compile(r"\s*(?:%|per\s?cent\b)", re.IGNORECASE)
+_PLAIN_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?\s*%?", re.IGNORECASE)
+_LEAD = re.compile(r"(?:the\s+)?(?:(?:final|correct)\s+)?answer(?:\s+is\b\s*:?|\s*:)\s*", re.IGNORECASE)
+_QUOTED = re.compile("\"([^\"]*)\"|'([^']*)'|`([^`]*)`|\u201c([^\u201c\u201d]*)\u201d|\u2018([^\u2018\u2019]*)\u2019")
+_INITIALS = re.compile(r"(?:^|\W)(?:[^\W\d_]\.){2,}$")  # "U.S.A.", "5 p.m.": the last full stop is theirs
 
 Reading = Callable[[str, Sequence[str]], int | None]  # (reply, choices) -> the place of the choice it names
 
@@ -45,6 +51,15 @@ class Rule:
     name: str
     strict: Reading
     lenient: Reading
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How a task without choices reads replies: the words that answer, or None. name: for people."""
+
+    name: str
+    strict: Callable[[str], str | None]
+    lenient: Callable[[str], str | None]
 
 
 def yes_no(reply: str, *, lenient: bool = False) -> str | None:
@@ -108,6 +123,40 @@ def number(reply: str, *, lenient: bool = False) -> float | None:
     return values.pop() if len(values) == 1 else None
 
 
+def phrase(reply: str, *, lenient: bool = False) -> str | None:
+    """An answer in words of one's own. Strict: the whole reply, but for blanks around it.
+
+    Lenient: its first line without "The answer is" or "Answer:" before it, a pair of quotes around it and the full stop
+    behind it. None where nothing is left.
+    """
+    words = reply.strip()
+    if lenient and words:
+        words, before = words.splitlines()[0].strip(), ""
+        while words != before:
+            words, before = _undressed(words), words
+    return words or None
+
+
+def phrase_or_number(reply: str, *, lenient: bool = False) -> str | None:
+    """The answer to a question after a number, in digits. Strict: the whole reply, as of a phrase.
+
+    Lenient: the only number in the reply as in `number`, without commas, and with % where percent are meant; None where
+    there are several or the reply denies anything.
+    """
+    if not lenient or _PLAIN_NUMBER.fullmatch(reply.strip()):
+        return phrase(reply)
+    reply = reply.translate(_PLAIN)
+    if _DENIES.search(reply):
+        return None
+    numbers: dict[tuple[float, str], str] = {}
+    for found in _NUMBER.finditer(reply):
+        word = found.group().lower()
+        digits = str(_NUMBERS.index(word)) if word in _NUMBERS else word.replace(",", "")
+        percent = "%" if _PERCENT.match(reply, found.end()) else ""
+        numbers.setdefault((float(digits), percent), digits + percent)
+    return next(iter(numbers.values())) if len(numbers) == 1 else None
+
+
 def short(reply: str) -> str:
     """A short answer as it is compared: lower case, no marks, no articles, single spaces (Rajpurkar et al. 2016)."""
     plain = re.sub(r"[^\w\s]", "", reply.lower().replace("-", " "))
@@ -129,6 +178,17 @@ def _leniently(read: Callable[..., int | None]) -> Reading:
 YES_NO = Rule("yes or no", _yes_no_choice, _leniently(_yes_no_choice))
 LETTER = Rule("letter", letter, _leniently(letter))
 TEXT = Rule("text of a choice", text, _leniently(text))
+PHRASE = Extraction("word or phrase", phrase, partial(phrase, lenient=True))
+NUMBER = Extraction("number", phrase_or_number, partial(phrase_or_number, lenient=True))
+
+
+def _undressed(words: str) -> str:
+    """Words without the outermost of what a lenient reading takes off."""
+    if lead := _LEAD.match(words):
+        return words[lead.end() :]
+    if quoted := _QUOTED.fullmatch(words):
+        return (quoted.group(quoted.lastindex or 0)).strip()
+    return words if _INITIALS.search(words) else words.removesuffix(".").rstrip()
 
 
 def _place(one: str, choices: Sequence[str]) -> int | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chiasm.data.sample import Part, Sample, Text
 from chiasm.errors import RecipeError
+from chiasm.evaluation.answers import Extraction
 from chiasm.evaluation.examples import COMMON, RIGHT, WRONG
 from chiasm.evaluation.result import Example
 from chiasm.evaluation.task import Answer, Ask, Corpus, Items, Measured, Question, Show, Tally, Task
@@ -19,24 +21,37 @@ _REFERENCES = 5  # shown with an example
 
 
 @dataclass(frozen=True)
+class Read:
+    """A metric of replies that were read leniently. unparsed_A: those in which no answer was found; they earn 0."""
+
+    credit_A: NDArray[np.float64]
+    unparsed_A: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Figure:
-    """One metric of the replies to A asks. credit_A: what each earns. corpus: where the metric is not their mean."""
+    """One metric of the replies to A asks. credit_A: what each earns. corpus: where the metric is not their mean.
+
+    lenient: the same metric of the lenient reading; None where replies count as they stand.
+    """
 
     name: str
     credit_A: NDArray[np.float64]
     corpus: Corpus | None = None
+    lenient: Read | None = None
 
 
 @dataclass(frozen=True)
 class OpenEnded(Task, ABC):
-    """A task of asks, each with what people said. A reply counts as it stands, but for blanks around it.
+    """A task of asks, each with what people said. Without a rule a reply counts as it stands, but for blanks around it.
 
     No reply is drawn by chance, so chance is 0; the constant answer is what to hold a score against.
     A question that could not be asked earns 0, as an empty reply does.
-    max_tokens: after which a reply is cut off.
+    max_tokens: after which a reply is cut off. rule: how replies are read, if they are; what it does not find earns 0.
     """
 
     max_tokens: int = 32
+    rule: ClassVar[Extraction | None] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +86,7 @@ class OpenEnded(Task, ABC):
             tied_I=np.zeros(len(questions), np.bool_),
             failed_I=np.array([not isinstance(answer, str) for answer in answers], np.bool_),
             said=said,
+            unparsed_I=None if self.rule is None else np.array([_says_none(self.rule, answer) for answer in answers]),
         )
         found = self.figures(asked, [said[item] for item in at])
         return Measured(tuple(_tally(figure, items, at) for figure in found), self.facts())
@@ -104,14 +120,23 @@ class OpenEnded(Task, ABC):
 def _tally(figure: Figure, items: Items, at: Sequence[int]) -> Tally:
     """The figure as one of all items; those that were not asked earn nothing and add nothing."""
 
-    def spread(values_A: NDArray[np.float64]) -> NDArray[np.float64]:
+    def spread(values_A: NDArray[np.float64] | NDArray[np.bool_]) -> NDArray[np.float64]:
         values_I = np.zeros((len(items.keys), *values_A.shape[1:]))
         values_I[list(at)] = values_A
         return values_I
 
     corpus = figure.corpus and replace(figure.corpus, counts_IS=spread(figure.corpus.counts_IS))
     credit_I = spread(figure.credit_A)
-    return Tally(figure.name, items, credit_I, np.zeros_like(credit_I), by_kind=True, corpus=corpus)
+    tally = Tally(figure.name, items, credit_I, np.zeros_like(credit_I), by_kind=True, corpus=corpus)
+    if figure.lenient is None or items.failed_I.all():
+        return tally
+    unparsed_I = spread(figure.lenient.unparsed_A).astype(np.bool_) & ~items.failed_I
+    read = replace(tally, items=replace(items, unparsed_I=unparsed_I), credit_I=spread(figure.lenient.credit_A))
+    return replace(tally, lenient=read)
+
+
+def _says_none(rule: Extraction, answer: Answer) -> bool:
+    return isinstance(answer, str) and rule.strict(answer) is None
 
 
 def _picked(tally: Tally) -> list[int]:

@@ -23,6 +23,15 @@ def relaxed_accuracy(reply: str, answers: Sequence[str], tolerance: float = TOLE
     return float(any(_near(reply.strip(), answer.strip(), tolerance) for answer in answers))
 
 
+def as_number(text: str) -> float | None:
+    """The number that relaxed accuracy takes a text for, "5%" for 0.05; None where it is none."""
+    try:
+        found = float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
+
+
 def exact_match(reply: str, answers: Sequence[str]) -> float:
     """1 or 0: an answer word for word, but for case and the width of spaces."""
     return float(_plain(reply) in {_plain(answer) for answer in answers})
@@ -59,15 +68,7 @@ def _similarity(one: str, other: str, threshold: float) -> float:
 
 
 def _near(reply: str, answer: str, tolerance: float) -> bool:
-    said, right = _number(reply), _number(answer)
+    said, right = as_number(reply), as_number(answer)
     if said is not None and right:
         return abs(said - right) / abs(right) <= tolerance
     return reply.lower() == answer.lower()
-
-
-def _number(text: str) -> float | None:
-    try:
-        found = float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        return None
-    return found if math.isfinite(found) else None

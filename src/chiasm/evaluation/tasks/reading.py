@@ -5,19 +5,18 @@ et al. 2022, arXiv:2203.10244)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from chiasm.errors import RecipeError
-from chiasm.evaluation.answering import Answering
+from chiasm.evaluation.answering import Answering, Measure
 from chiasm.evaluation.metrics.reading import anls, exact_match, relaxed_accuracy
-from chiasm.evaluation.open_ended import Figure
-from chiasm.evaluation.task import Ask
 
-_MEASURES = {"ANLS": anls, "relaxed accuracy": relaxed_accuracy, "exact match": exact_match}
+_MEASURES = {
+    "ANLS": Measure("ANLS", anls),
+    "relaxed accuracy": Measure("relaxed accuracy", relaxed_accuracy, numeric=True),
+    "exact match": Measure("exact match", exact_match),
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,5 @@ class Reading(Answering):
         if not self.metrics:
             raise RecipeError(f"task '{self.title}' has no metrics; give at least one of {', '.join(_MEASURES)}")
 
-    def figures(self, asked: Sequence[Ask], replies: Sequence[str]) -> Sequence[Figure]:
-        pairs = list(zip(replies, (question.true for question in asked), strict=True))
-        return [Figure(name, np.array([_MEASURES[name](*pair) for pair in pairs])) for name in self.metrics]
+    def measures(self) -> list[Measure]:
+        return [_MEASURES[name] for name in self.metrics]

@@ -4,16 +4,11 @@ VQA (Antol et al. 2015, arXiv:1505.00468), VQAv2, OK-VQA, TextVQA and their like
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from chiasm.evaluation.answering import Answering
+from chiasm.evaluation.answering import Answering, Measure
 from chiasm.evaluation.metrics.reading import exact_match
 from chiasm.evaluation.metrics.vqa_accuracy import vqa_accuracy
-from chiasm.evaluation.open_ended import Figure
-from chiasm.evaluation.task import Ask
 
 
 @dataclass(frozen=True)
@@ -24,9 +19,5 @@ class VQA(Answering):
     one known answer is right or wrong.
     """
 
-    def figures(self, asked: Sequence[Ask], replies: Sequence[str]) -> Sequence[Figure]:
-        pairs = list(zip(replies, (question.true for question in asked), strict=True))
-        return (
-            Figure("VQA accuracy", np.array([vqa_accuracy(*pair) for pair in pairs])),
-            Figure("exact match with any", np.array([exact_match(*pair) for pair in pairs])),
-        )
+    def measures(self) -> tuple[Measure, ...]:
+        return Measure("VQA accuracy", vqa_accuracy), Measure("exact match with any", exact_match)
