@@ -90,9 +90,11 @@ def test_losses_reach_every_trainable_tensor(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_accumulation_does_not_change_what_is_learned(family: str, tmp_path: Path) -> None:
     """Whether a family's losses compare samples or not: parts give the gradient of the whole batch."""
-    model = _small(family).train()
+    model = _small(family).double().train()  # so that what differs is not rounding
     loop = Loop(model, Reader(Patches(), model.processor, 8), Training(steps=1, accumulate=3, device="cpu"), tmp_path)
     batch = model.processor(_samples(family, 8))
+    if batch.images is not None:
+        batch = replace(batch, images=replace(batch.images, pixels=batch.images.pixels.double()))
     losses = {name: float(loss.detach()) for name, loss in model.losses(batch).items()}
     told = loop._backward(batch)
     assert {name: told[name] for name in losses} == pytest.approx(losses, abs=1e-5)
@@ -100,7 +102,7 @@ def test_accumulation_does_not_change_what_is_learned(family: str, tmp_path: Pat
     model.zero_grad()
     torch.autograd.backward(loop._weighed(model.losses(batch)))
     whole = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    torch.testing.assert_close(found, whole, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -80,6 +80,7 @@ class Loop:
         )
         self.pace = Pace(self.device, _DTYPES.get(settings.precision, torch.float32), counts=not settings.compile)
         self.checkpoints = Checkpoints(folder / "checkpoints", settings, self.ranks, self._warn)
+        self._features = torch.compile(model.features) if settings.compile and isinstance(model, Comparing) else None
         self._losses: Callable[[Batch], dict[str, Tensor]] = (
             torch.compile(model.losses) if settings.compile else model.losses
         )
@@ -206,7 +207,7 @@ class Loop:
             model,
             parts,
             self._weighed,
-            features=torch.compile(model.features) if self.settings.compile else None,
+            features=self._features,
             autocast=self._autocast,
             scale=self.scaler.scale,
             call=self.parallel.call,

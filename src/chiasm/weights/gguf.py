@@ -18,6 +18,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 
 from chiasm.data.chat_processor import ChatProcessor, ChatSettings
+from chiasm.data.copies import cache_folder
 from chiasm.errors import CheckpointError, MissingExtra
 from chiasm.models.language import Config, Language
 from chiasm.nn.decoders import llama
@@ -67,13 +68,12 @@ def converted(file: Path) -> Path:
     """
     from chiasm.weights import transformers
 
-    cache = Path(os.environ.get("CHIASM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "chiasm")
     try:
         with file.open("rb") as content:
             key = hashlib.file_digest(content, "blake2b").hexdigest()[:20]
     except OSError as error:
         raise CheckpointError(f"cannot read {file}: {error.strerror or error}") from error
-    folder = cache.expanduser() / "gguf" / f"{file.stem}-{key}"
+    folder = cache_folder() / "gguf" / f"{file.stem}-{key}"
     if folder.is_dir():
         return folder
     aside = folder.with_name(f"{folder.name}.{os.getpid()}")
