@@ -53,7 +53,7 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """Token ids of B texts, cut and padded; every token a target."""
-        rows = [encoding.ids for encoding in self.backend.encode_batch(list(texts))]
+        rows = [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]
         lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
         longest = max([1, *(len(row) for row in rows)])
         width = self.rules.context if self.rules.padding == "context" else longest
