@@ -159,7 +159,8 @@ class ChatProcessor(Processor):
         written = [self._written(sample, one) for one in sample.shown]
         if self.layout is None:
             return written
-        return [self.layout.beside(one, rest) for one, rest in zip(written, behind, strict=True)]
+        numbered = [self.layout.numbered(one, at) for at, one in enumerate(written)]
+        return [self.layout.beside(one, rest) for one, rest in zip(numbered, behind, strict=True)]
 
     def _positions(self, samples: Sequence[Sample], slots: Sequence[torch.Tensor]) -> torch.Tensor | None:
         if self.layout is None:

@@ -45,6 +45,10 @@ class Layout(Component, ABC, room="chiasm.data.layouts", key="layout"):
     def written(self, width: int, height: int) -> str:
         """What stands in the text for a picture of that size in pixels: slots, and marks around and between them."""
 
+    def numbered(self, written: str, at: int) -> str:  # noqa: ARG002  # most do not count
+        """What stands for a picture before which `at` others stand in its sample."""
+        return written
+
     def beside(self, written: str, behind: str) -> str:  # noqa: ARG002  # most stand alike anywhere
         """What stands for a picture, given the text behind it; where another picture follows, that is IMAGE."""
         return written

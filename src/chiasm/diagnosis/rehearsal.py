@@ -105,9 +105,9 @@ def _tried(setting: Setting, processor: Processor, batches: list[Batch]) -> Rehe
         kept.append(counter.bytes)
         weighed = [settings.loss_weights.get(name, 1.0) * one for name, one in named.items() if name[0] != "_"]
         torch.autograd.backward(torch.stack(weighed).sum())
-    dead = [
-        name for name, one in model.named_parameters() if one.requires_grad and (one.grad is None or not one.grad.any())
-    ]
+    waiting = model.waiting()
+    learned = {name: one for name, one in model.named_parameters() if one.requires_grad and name not in waiting}
+    dead = [name for name, one in learned.items() if one.grad is None or not one.grad.any()]
     finite = all(math.isfinite(float(one.detach())) for one in named.values())
     fixed, each = _line([len(batch) for batch in batches], kept)
     return Rehearsal(fixed, each, True, tuple(name for name in named if name[0] != "_"), finite, tuple(dead))

@@ -64,6 +64,10 @@ class Model(nn.Module, ABC):
     def check(self) -> None:
         """Raises RecipeError if the processor makes what this model cannot read; a family says what that is."""
 
+    def waiting(self) -> frozenset[str]:
+        """Names of the tensors that no gradient reaches yet, by design: others have to move first."""
+        return frozenset()
+
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device

@@ -284,14 +284,20 @@ class VisualSpeaker(Speaker):
         return found[: len(texts)] - found[len(texts) :]
 
     def _caption_likelihoods(self, image: Image, texts: Sequence[str]) -> Tensor:
-        """Mean log-likelihood a token of each caption; the picture is read once."""
+        """Mean log-likelihood a token of each caption; the picture is read once, if captions begin alike."""
         samples = [Sample("score", (image, Text(text, target=True))) for text in texts]
         rows = [self.processor.tokens(sample) for sample in samples]
-        # What is alike in all captions is scored too, so that a score does not depend on the texts beside it.
-        before = rows[0][1].index(True)
-        begun = _heads(self.embedded(self.processor(samples[:1]).to(self.device)), [before])
-        answers = [ids[before:] for ids, _ in rows]
-        return log_likelihoods(self.language, begun, answers) / torch.tensor([len(answer) for answer in answers])
+        # What is alike in all captions is scored too, so that a score does not depend on the texts beside it. Where a
+        # caption's first token holds what stands before it too, it begins earlier than others.
+        starts = [targets.index(True) for _, targets in rows]
+        found = torch.empty(len(texts))
+        for before in sorted(set(starts)):
+            chosen = [at for at, start in enumerate(starts) if start == before]
+            begun = _heads(self.embedded(self.processor([samples[chosen[0]]]).to(self.device)), [before])
+            answers = [rows[at][0][before:] for at in chosen]
+            lengths = torch.tensor([len(answer) for answer in answers])
+            found[chosen] = log_likelihoods(self.language, begun, answers) / lengths
+        return found
 
 
 def _stream(batch: Batch) -> Stream:

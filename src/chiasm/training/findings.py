@@ -11,16 +11,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from chiasm.data.batch import Batch
+from chiasm.models.model import Model
 from chiasm.training.distributed import Ranks
 from chiasm.training.parallel import local
 
 
-def dead_tensors(model: nn.Module, ranks: Ranks) -> list[str]:
-    """Names of the trainable tensors whose gradient is missing or zero on every rank."""
+def dead_tensors(model: Model, ranks: Ranks) -> list[str]:
+    """Names of the trainable tensors whose gradient is missing or zero on every rank, and not by design."""
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     alive = [one.grad is not None and bool(local(one.grad).any()) for one in trainable.values()]
     reached = ranks.gather(alive).any(0).tolist()
-    return [name for name, is_reached in zip(trainable, reached, strict=True) if not is_reached]
+    waiting = model.waiting()
+    return [name for name, is_reached in zip(trainable, reached, strict=True) if not is_reached and name not in waiting]
 
 
 def write_nonfinite(

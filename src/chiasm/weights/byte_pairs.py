@@ -19,7 +19,7 @@ _VOCABULARY = 49_408
 # The marks, contractions, runs of letters, single digits, runs of anything else (CLIP's code, simple_tokenizer.py).
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 # Bytes that are letters of their own; the others are written as the letters from 256 on.
-_OWN = (*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1))
+OWN = (*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1))
 
 _Pairs = Sequence[tuple[str, str]]
 
@@ -32,7 +32,7 @@ def read_files(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
 
 def read_archive(file: Path) -> tokenizers.Tokenizer:
     """The tokenizer in OpenAI's archive of merges, which the vocabulary follows from."""
-    letters = [chr(byte) for byte in _OWN] + [chr(256 + at) for at in range(256 - len(_OWN))]
+    letters = [chr(byte) for byte in OWN] + [chr(256 + at) for at in range(256 - len(OWN))]
     try:
         lines = gzip.decompress(file.read_bytes()).decode().splitlines()
     except (OSError, EOFError, UnicodeDecodeError) as error:

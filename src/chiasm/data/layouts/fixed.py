@@ -17,13 +17,17 @@ from chiasm.errors import RecipeError
 
 @dataclass(frozen=True)
 class Fixed(Layout):
-    """slots: features a picture. token: what keeps their places. before, behind: texts around them."""
+    """slots: features a picture. token: what keeps their places. before, behind: texts around them.
+
+    number: stands before each picture, its number in the sample, from 1 on, in the place of "{}".
+    """
 
     slots: int
     transform: ImageTransform = field(default_factory=ImageTransform)
     token: str = "<image>"  # noqa: S105  # a token of text, no secret
     before: str = ""
     behind: str = ""
+    number: str = ""
 
     def __post_init__(self) -> None:
         if self.slots < 1:
@@ -39,6 +43,9 @@ class Fixed(Layout):
 
     def written(self, width: int, height: int) -> str:  # noqa: ARG002  # one size fits all
         return self.before + self.token * self.slots + self.behind
+
+    def numbered(self, written: str, at: int) -> str:
+        return self.number.replace("{}", str(at + 1)) + written
 
     def images(self, images: Sequence[Image], generators: Sequence[np.random.Generator] | None = None) -> Images:
         drawn = generators if generators is not None else [None] * len(images)

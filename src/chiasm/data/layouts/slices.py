@@ -2,8 +2,8 @@
 MiniCPM-V (Yao et al. 2024, arXiv:2408.01800, section 3.2.1).
 
 Slices keep the picture's aspect ratio as nearly as their grid does, so they differ in shape from picture to picture; a
-resampler makes as many slots of each, whatever its shape. The numbering of pictures in version 2.6's prompts
-(`<image_id>`) is left out."""
+resampler makes as many slots of each, whatever its shape. Version 2.6 numbers the pictures of a prompt; 2.5 does not,
+and marks slices as it marks wholes, and all slices of a picture together."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ class Slices(Layout):
     a picture, the whole not counted. slots: of a slice, and of the whole.
 
     merge: both sides of a slice are whole multiples of so many patches (4 in version 4.6).
-    token: keeps the places. before, behind: around the whole; slice_before, slice_behind: around a slice.
+    token: keeps the places. before, behind: around the whole; slice_before, slice_behind: around a slice; grid_before,
+        grid_behind: around all slices; id_before, id_behind: around a picture's number in its sample, from 0 on, which
+        stands before it where either is given. between: stands behind a picture, before what follows it at once.
     written_as: how a chat template writes a picture.
     """
 
@@ -48,6 +50,11 @@ class Slices(Layout):
     behind: str = "</image>"
     slice_before: str = "<slice>"
     slice_behind: str = "</slice>"
+    grid_before: str = ""
+    grid_behind: str = ""
+    id_before: str = ""
+    id_behind: str = ""
+    between: str = ""
     written_as: str = "(<image>./</image>)"
 
     def __post_init__(self) -> None:
@@ -68,7 +75,8 @@ class Slices(Layout):
 
     @property
     def marks(self) -> tuple[str, ...]:
-        return tuple(one for one in (self.before, self.behind, self.slice_before, self.slice_behind) if one)
+        parts = (self.before, self.behind, self.slice_before, self.slice_behind, self.grid_before, self.grid_behind)
+        return tuple(dict.fromkeys(one for one in (*parts, self.id_before, self.id_behind) if one))
 
     @property
     def placeholder(self) -> str:
@@ -76,9 +84,18 @@ class Slices(Layout):
 
     def written(self, width: int, height: int) -> str:
         features = self.token * self.slots
-        rows, columns = slice_grid(width, height, self.size, self.most) or (0, 0)
-        line = f"{self.slice_before}{features}{self.slice_behind}" * columns
-        return self.before + features + self.behind + "\n".join([line] * rows)
+        whole = self.before + features + self.behind
+        if (grid := slice_grid(width, height, self.size, self.most)) is None:
+            return whole
+        line = f"{self.slice_before}{features}{self.slice_behind}" * grid[1]
+        return whole + self.grid_before + "\n".join([line] * grid[0]) + self.grid_behind
+
+    def numbered(self, written: str, at: int) -> str:
+        return f"{self.id_before}{at}{self.id_behind}{written}" if self.id_before or self.id_behind else written
+
+    def beside(self, written: str, behind: str) -> str:
+        """No words follow where the turn ends, by a mark, or a blank stands there already."""
+        return written + self.between if behind[:1] not in ("", "<") and not behind[0].isspace() else written
 
     def images(
         self,

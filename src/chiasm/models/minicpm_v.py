@@ -1,0 +1,97 @@
+"""MiniCPM-V (Yao et al. 2024, arXiv:2408.01800), versions 2.5 and 2.6: a small view of the whole picture and up to nine
+slices, each at its own shape, each resampled to 96 or 64 slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from chiasm.data.batch import Images
+from chiasm.data.chat_processor import ChatProcessor
+from chiasm.data.layouts.slices import Slices
+from chiasm.errors import RecipeError
+from chiasm.models.model import Model, ModelConfig
+from chiasm.models.speaker import VisualSpeaker
+from chiasm.nn.connectors import cross_attention
+from chiasm.nn.decoder import DecoderConfig
+from chiasm.nn.decoders import llama
+from chiasm.nn.image_towers import native
+from chiasm.nn.image_towers.naflex import patch_mask
+
+
+@dataclass(frozen=True)
+class Config(ModelConfig):
+    """vision: the image tower. language: the decoder. connector: between them.
+
+    side: in pixels, of a square with as many pixels as a slice. most: slices of a picture, the whole not counted.
+    numbered: pictures have their number before them, and slices marks of their own (2.6); in 2.5 they have those of a
+        whole, with others around all of them.
+    """
+
+    vision: native.Config
+    language: DecoderConfig
+    connector: cross_attention.Config
+    side: int = 448
+    most: int = 9
+    numbered: bool = True
+
+    @classmethod
+    def model(cls) -> type[Model]:
+        return MiniCPMV
+
+    def processor_entries(self) -> dict[str, Any]:
+        numbers = {"patch": self.vision.patch, "slots": self.connector.queries, "size": self.side, "most": self.most}
+        marks = _NUMBERED if self.numbered else _PLAIN
+        return {"context": self.language.context, "layout": {"layout": "slices", **numbers, **marks}}
+
+
+# Entries of the layout: how versions 2.6 and 2.5 write pictures.
+_NUMBERED = {"id_before": "<image_id>", "id_behind": "</image_id>", "between": "\n"}
+_PLAIN = {
+    "slice_before": "<image>",
+    "slice_behind": "</image>",
+    "grid_before": "<slice>",
+    "grid_behind": "</slice>",
+    "between": "\n",
+}
+
+
+class MiniCPMV(VisualSpeaker):
+    """Slices of any shape through one tower, each read by a fixed number of queries."""
+
+    config: Config
+
+    def __init__(self, config: Config, processor: ChatProcessor) -> None:
+        super().__init__(config, processor)
+        self.vision, self.language = config.vision.build(), config.language.build()
+        self.connector = config.connector.build(self.vision.width, self.language.width)
+
+    def check(self) -> None:
+        super().check()
+        layout, config = self.processor.layout, self.config
+        if not isinstance(layout, Slices):
+            raise RecipeError("MiniCPM-V sees slices of pictures; set processor.layout to slices")
+        made, seen = (layout.patch, layout.slots), (config.vision.patch, config.connector.queries)
+        if made != seen:
+            raise RecipeError(f"processor.layout makes patches and slots of {made}, but the model is made for {seen}")
+
+    def picture_features(self, images: Images) -> Tensor:
+        return self.connector(self.vision.tokens(images), images.grid_N2, patch_mask(images)).flatten(0, 1)
+
+
+_SO400M = native.Config(14, 1152, 27, 16, 4304, positions=70**2)
+
+SIZES = {
+    "2.5": Config(_SO400M, llama.SIZES["llama3-8b"], cross_attention.Config(96, 32), numbered=False),
+    "2.6": Config(_SO400M, replace(llama.SIZES["qwen2-7b"], vocabulary=151_666), cross_attention.Config(64, 28)),
+    # For small pictures, trained on a laptop.
+    "small": Config(
+        native.Config(8, 128, 4, 4, 512, positions=64),
+        llama.SIZES["small"],
+        cross_attention.Config(8, 4),
+        side=48,
+        most=4,
+    ),
+}
