@@ -137,11 +137,14 @@ def _walk(model: DualEncoder | Speaker, batch: Batch) -> Iterable[Tensor]:
         yield model.text(batch.texts.to("meta"))  # padded, as on a GPU; a CPU packs causal texts and keeps less
     else:
         assert batch.stream is not None
+        sight = None
         if batch.images is not None:
-            yield model.picture_features(batch.images.to("meta"))
+            features = model.picture_features(batch.images.to("meta"))
+            yield features
+            sight = model.sight(batch, features)
         lengths = batch.stream.lengths_B.tolist()
         x_TD = model.language.embed(batch.stream.ids_T.to("meta"))
-        yield model.language(x_TD, positions_of(lengths, "meta"), Packed(tuple(lengths)))
+        yield model.language(x_TD, positions_of(lengths, "meta"), Packed(tuple(lengths), sight))
 
 
 class _Kept:

@@ -12,7 +12,6 @@ from torch import nn
 
 from chiasm.config import dump
 from chiasm.data.chat_processor import ChatProcessor
-from chiasm.data.layouts.fixed import Fixed
 from chiasm.data.processor import PairProcessor, Processor
 from chiasm.data.source import Source
 from chiasm.data.transforms import ImageTransform
@@ -100,7 +99,7 @@ class Setting:
         if self.pairs is not None:
             return self.pairs.image if isinstance(self.pairs.image, ImageTransform) else None
         layout = self.chats.layout if self.chats is not None else None
-        return layout.transform if isinstance(layout, Fixed) else None
+        return layout.alike if layout is not None else None
 
     @property
     def trainable(self) -> list[nn.Parameter]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chiasm.nn.decoder import Decoder, attention
+from chiasm.nn.sight import Sight
 
 
 class Cache:
@@ -19,10 +20,14 @@ class Cache:
     It is the `Attend` of a decoder that reads on: `expect(counts)` says how many tokens of each row come next, then the
     decoder runs over those tokens, packed row after row. There is no padding, so a row's result does not depend on
     the rows beside it.
+
+    seen: what the last token of each row sees beside the others, as all tokens that come next will. Its memory is
+    shared, so rows that see the same picture, such as beams, hold no copies of its keys and values.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, lengths: Sequence[int]) -> None:
-        self._keys, self._values = keys, values  # (L, R, G, S, E)
+    def __init__(self, keys: Tensor, values: Tensor, lengths: Sequence[int], seen: Sight | None = None) -> None:
+        self._keys, self._values, self._last = keys, values, seen  # (L, R, G, S, E)
+        self.sight: Sight | None = None
         self.lengths = list(lengths)
         self._before, self._counts = self.lengths, [0] * len(self.lengths)
         self._seen: Tensor | None = None
@@ -44,8 +49,11 @@ class Cache:
         """S, the most tokens of a row."""
         return self._keys.shape[3]
 
-    def expect(self, counts: Sequence[int]) -> None:
-        """The next run of the decoder adds so many tokens to each row."""
+    def expect(self, counts: Sequence[int], sight: Sight | None = None) -> None:
+        """The next run of the decoder adds so many tokens to each row.
+
+        sight: what they see beside each other; None where they see what the last token of their row saw.
+        """
         if len(counts) != len(self.lengths):
             raise ValueError(f"{len(counts)} counts for {len(self.lengths)} rows")
         longest = max(length + count for length, count in zip(self.lengths, counts, strict=True))
@@ -55,6 +63,19 @@ class Cache:
         self._counts = list(counts)
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
         self._seen = self._mask()
+        self.sight = self.ahead(counts) if sight is None else sight
+        if sight is not None:
+            if self._last is not None and self._last.memory is not sight.memory:
+                raise ValueError("what is read behind pictures cannot bring pictures of its own")
+            ends = torch.tensor(self._counts).cumsum(0) - 1
+            self._last = sight.at(ends.clamp(min=0))
+            self._last.runs_T2[torch.tensor(self._counts) == 0] = 0  # nothing was read that could see
+
+    def ahead(self, counts: Sequence[int]) -> Sight | None:
+        """What so many more tokens of each row see: what its last one sees."""
+        if self._last is None:
+            return None
+        return self._last.at(torch.arange(len(self)).repeat_interleave(torch.tensor(list(counts))))
 
     def __call__(self, layer: int, q_THE: Tensor, k_TGE: Tensor, v_TGE: Tensor, window: int | None) -> Tensor:
         if all(count == 1 for count in self._counts):
@@ -104,7 +125,8 @@ class Cache:
     def rows(self, rows: Sequence[int]) -> Cache:
         """A cache of these rows, in this order; a row may stand several times (beams, questions on one picture)."""
         chosen = torch.tensor(list(rows), dtype=torch.long, device=self._keys.device)
-        return Cache(self._keys[:, chosen], self._values[:, chosen], [self.lengths[row] for row in rows])
+        seen = self._last.at(rows) if self._last is not None else None
+        return Cache(self._keys[:, chosen], self._values[:, chosen], [self.lengths[row] for row in rows], seen)
 
     def spread(self, rows: Sequence[int], room: int) -> Cache:
         """Like `rows`, in a new cache with room for `room` tokens."""
@@ -114,7 +136,8 @@ class Cache:
         pair = self._keys.new_zeros(2, layers, len(chosen), groups, room, width)
         pair[0, :, :, :, :longest] = self._keys[:, chosen, :, :longest]
         pair[1, :, :, :, :longest] = self._values[:, chosen, :, :longest]
-        return Cache(pair[0], pair[1], [self.lengths[row] for row in rows])
+        seen = self._last.at(rows) if self._last is not None else None
+        return Cache(pair[0], pair[1], [self.lengths[row] for row in rows], seen)
 
     def cut(self, lengths: Sequence[int]) -> None:
         """Forgets what stands behind the first so many tokens of each row."""

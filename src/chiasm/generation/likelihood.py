@@ -12,6 +12,7 @@ from torch import Tensor
 from chiasm.generation.cache import Cache
 from chiasm.generation.prompt import Prompt, read
 from chiasm.nn.decoder import Decoder, attention
+from chiasm.nn.sight import Sight
 
 _AT_ONCE = 8192  # tokens of answers that are read in one pass
 
@@ -19,8 +20,8 @@ _AT_ONCE = 8192  # tokens of answers that are read in one pass
 class Branches:
     """An `Attend` of many continuations of one row of a cache: each sees the row and itself. The row is not copied."""
 
-    def __init__(self, keys: Tensor, values: Tensor, lengths: Sequence[int]) -> None:
-        self._keys, self._values, self._lengths = keys, values, list(lengths)  # (L, G, S, E)
+    def __init__(self, keys: Tensor, values: Tensor, lengths: Sequence[int], sight: Sight | None = None) -> None:
+        self._keys, self._values, self._lengths, self.sight = keys, values, list(lengths), sight  # (L, G, S, E)
 
     def __call__(self, layer: int, q_THE: Tensor, k_TGE: Tensor, v_TGE: Tensor, window: int | None) -> Tensor:
         mixed = []
@@ -46,7 +47,8 @@ def log_likelihoods(decoder: Decoder, prompt: Prompt, answers: Sequence[Sequence
     for several in _passes(longer, answers):
         heads = [answers[at][:-1] for at in several]
         after = Prompt.after(decoder, heads, [prompt.ends[0]] * len(heads))
-        h_TD = decoder(after.x_TD, after.positions, Branches(keys, values, after.lengths))
+        branches = Branches(keys, values, after.lengths, cache.ahead([sum(after.lengths)]))
+        h_TD = decoder(after.x_TD, after.positions, branches)
         targets = torch.tensor([token for at in several for token in answers[at][1:]], device=h_TD.device)
         lengths = torch.tensor(after.lengths, device=h_TD.device)
         owner = torch.tensor(several, device=h_TD.device).repeat_interleave(lengths)

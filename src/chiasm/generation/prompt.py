@@ -11,6 +11,7 @@ from torch import Tensor
 from chiasm.errors import DataError
 from chiasm.generation.cache import Cache
 from chiasm.nn.decoder import Decoder, positions_of
+from chiasm.nn.sight import Sight
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Prompt:
 
     x_TD: embedded tokens. lengths: of each sequence. positions: (T,), or (3, T) for three axes.
     ends: the position of the token that comes next, a row. ids: the tokens of each row, for penalties; what stands for
-    a picture counts too.
+    a picture counts too. sight: what the tokens see beside each other; what a row's last token sees, all that come
+    behind it see too.
     """
 
     x_TD: Tensor
@@ -27,6 +29,7 @@ class Prompt:
     positions: Tensor
     ends: tuple[int, ...]
     ids: tuple[tuple[int, ...], ...]
+    sight: Sight | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -63,7 +66,7 @@ def read(decoder: Decoder, prompt: Prompt, cache: Cache) -> Tensor:
                 f"a prompt of {before + length} tokens goes beyond the model's context of {decoder.context}; shorten "
                 "the text, or give fewer or smaller pictures"
             )
-    cache.expect(prompt.lengths)
+    cache.expect(prompt.lengths, prompt.sight)
     h_TD = decoder(prompt.x_TD, prompt.positions, cache)
     last = torch.tensor(prompt.lengths, device=h_TD.device).cumsum(0) - 1
     return decoder.logits(h_TD[last])

@@ -76,8 +76,8 @@ class Model(nn.Module, ABC):
         """Frozen parts stay in eval mode, whatever the rest does: their dropout and batch statistics are not ours."""
         super().train(mode)
         for part in self.modules():
-            if getattr(part, "frozen", False):
-                nn.Module.train(part, False)
+            if (frozen := getattr(part, "frozen", None)) is not None:  # inner parts come later, and have the last word
+                nn.Module.train(part, mode and not frozen)
         return self
 
 

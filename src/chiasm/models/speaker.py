@@ -26,6 +26,7 @@ from chiasm.generation.prompt import Prompt
 from chiasm.generation.tokens import Ended, continuations, stream
 from chiasm.models.model import Model
 from chiasm.nn.decoder import Decoder, Packed, positions_of
+from chiasm.nn.sight import Sight
 from chiasm.objectives.next_token import next_token
 
 ScoreBy = Literal["likelihood", "gain", "yes"]
@@ -67,6 +68,10 @@ class Speaker(Model):
         """(S, D): what stands in the S slots of these pictures, in order; D is the decoder's width."""
         raise CapabilityError(f"{type(self).__name__} cannot see, but was given {len(images)} pictures")
 
+    def sight(self, batch: Batch, features_SD: Tensor) -> Sight | None:  # noqa: ARG002  # most have them in the stream
+        """What the tokens of a batch see beside each other, given the features of its pictures; nothing by default."""
+        return None
+
     def check(self) -> None:
         """The tokenizer must not make ids, nor the context lengths, that the decoder does not know."""
         if self.processor.vocabulary > self.language.vocabulary:
@@ -79,6 +84,11 @@ class Speaker(Model):
                 f"processor.context is {self.processor.settings.context}, but the decoder reads at most "
                 f"{self.language.context} tokens"
             )
+
+    @property
+    def parting_ids(self) -> tuple[int, ...]:
+        """Tokens that questions must not bring with them where they share a beginning: what it shows hangs on them."""
+        return self.processor.slot_ids
 
     # --- learning
 
@@ -104,10 +114,14 @@ class Speaker(Model):
             )
         if slots:
             x_TD = x_TD.masked_scatter(words.slot_T[:, None], features_SD.to(x_TD.dtype))
+        return self._prompt(words, x_TD)
+
+    def _prompt(self, words: Stream, x_TD: Tensor, sight: Sight | None = None) -> Prompt:
+        """A stream whose tokens are embedded so. sight: what they see beside each other."""
         lengths = tuple(words.lengths_B.tolist())
         positions, ends = self._positions(words, lengths)
         ids = tuple(tuple(row.tolist()) for row in torch.split(words.ids_T, list(lengths)))
-        return Prompt(x_TD, lengths, positions, ends, ids)
+        return Prompt(x_TD, lengths, positions, ends, ids, sight)
 
     def _positions(self, words: Stream, lengths: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
         if words.positions_AT is None:
@@ -118,7 +132,7 @@ class Speaker(Model):
     def _before_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What the decoder makes of each token before a target, (T, D), and the targets, (T,)."""
         prompt, words = self.embedded(batch), _stream(batch)
-        h_TD = self.language(prompt.x_TD, prompt.positions, Packed(prompt.lengths))
+        h_TD = self.language(prompt.x_TD, prompt.positions, Packed(prompt.lengths, prompt.sight))
         predicted = _predicted(words)
         return h_TD[predicted - 1], words.ids_T[predicted]
 
@@ -184,7 +198,7 @@ class Speaker(Model):
         """`answers` of several groups at once, each with a beginning of its own."""
         self.eval()
         ids = [[self.processor.tokens(sample, answer=True)[0] for sample in group.samples] for group in groups]
-        alike = [_alike(rows, self.processor.slot_ids) for rows in ids]
+        alike = [_alike(rows, self.parting_ids) for rows in ids]
         limits = [limit for group in groups for limit in group.limits]
         owners = [at for at, group in enumerate(groups) for _ in group.questions]
         rest = [row[alike[at] :] for at, rows in enumerate(ids) for row in rows]
@@ -192,7 +206,7 @@ class Speaker(Model):
             prompt = self.embedded(self.processor.prompts([group.samples[0] for group in groups]).to(self.device))
             begun = _heads(prompt, alike)
             cache = Cache.empty(self.language, len(groups), max(alike))
-            cache.expect(alike)
+            cache.expect(alike, begun.sight)
             if len(begun.x_TD):
                 self.language(begun.x_TD, begun.positions, cache)
             after = Prompt.after(self.language, rest, [begun.ends[at] for at in owners])
@@ -277,7 +291,7 @@ class VisualSpeaker(Speaker):
         same for both, so the picture and the beginning of all questions are read once."""
         asked = [Sample("score", (image, Text(SHOWN.format(text), role="user"))) for text in texts]
         ids = [self.processor.tokens(sample, answer=True)[0] for sample in asked]
-        alike = _alike(ids, self.processor.slot_ids)
+        alike = _alike(ids, self.parting_ids)
         begun = _heads(self.embedded(self.processor.prompts(asked[:1]).to(self.device)), [alike])
         said = self.processor.ids("Yes"), self.processor.ids("No")
         found = log_likelihoods(self.language, begun, [row[alike:] + word for word in said for row in ids])
@@ -332,7 +346,8 @@ def _heads(prompt: Prompt, counts: Sequence[int]) -> Prompt:
     positions = prompt.positions[..., kept]
     ends = tuple(int(part.max()) + 1 if part.numel() else 0 for part in torch.split(positions, list(counts), dim=-1))
     ids = tuple(row[:count] for row, count in zip(prompt.ids, counts, strict=True))
-    return Prompt(prompt.x_TD[kept], tuple(counts), positions, ends, ids)
+    sight = prompt.sight.at(kept.nonzero()[:, 0].cpu()) if prompt.sight is not None else None
+    return Prompt(prompt.x_TD[kept], tuple(counts), positions, ends, ids, sight)
 
 
 def _grey(image: Image) -> Image:

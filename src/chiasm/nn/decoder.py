@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from chiasm.config import Component
 from chiasm.errors import RecipeError
 from chiasm.nn.rotary import Rotary, turn
+from chiasm.nn.sight import Sight
 
 
 class Attend(Protocol):
@@ -30,12 +31,16 @@ class Attend(Protocol):
         layer: which keys and values these are. window: sees only so many tokens back, itself included.
         """
 
+    @property
+    def sight(self) -> Sight | None:
+        """What the tokens see beside each other, for blocks that look at it; None for nothing."""
+
 
 class Packed:
     """Every sequence sees itself, each token what stands before it and itself; no sequence sees another."""
 
-    def __init__(self, lengths: Sequence[int]) -> None:
-        self.lengths = list(lengths)
+    def __init__(self, lengths: Sequence[int], sight: Sight | None = None) -> None:
+        self.lengths, self.sight = list(lengths), sight
 
     def __call__(self, _layer: int, q_THE: Tensor, k_TGE: Tensor, v_TGE: Tensor, window: int | None) -> Tensor:
         parts = (torch.split(one, self.lengths) for one in (q_THE, k_TGE, v_TGE))
@@ -182,9 +187,13 @@ class Decoder(nn.Module):
         turns = self.rotary.turns(positions) if self.rotary is not None else None
         if self.position is not None:
             x_TD = x_TD + self.position(positions)
-        for layer, block in enumerate(self.blocks):
-            x_TD = block(x_TD, turns, layer, attend)
+        for layer in range(len(self.blocks)):
+            x_TD = self.step(layer, x_TD, turns, attend)
         return self.norm(x_TD)
+
+    def step(self, layer: int, x_TD: Tensor, turns: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
+        """One block, and what belongs to it."""
+        return self.blocks[layer](x_TD, turns, layer, attend)
 
     @property
     def head_weight(self) -> Tensor:

@@ -101,6 +101,8 @@ class PackedViT(nn.Module):
 class Apart:
     """An `Attend` in which every picture sees itself, whole, and no other. Neighbours of one size go together."""
 
+    sight = None  # beside each other they see nothing
+
     def __init__(self, lengths: Sequence[int]) -> None:
         self._runs = [(len(list(run)), length) for length, run in itertools.groupby(lengths)]
 

@@ -16,15 +16,19 @@ from chiasm.training.settings import Part, Training
 
 
 def freeze(model: nn.Module, settings: Training) -> None:
-    """Freezes the parts that the recipe names. Raises RecipeError for a name that fits no part of the model."""
+    """Freezes the parts that the recipe names, but for parts of them that it names and does not freeze.
+
+    Raises RecipeError for a name that fits no part of the model.
+    """
     modules = dict(model.named_modules())
     for name, part in settings.parts.items():
         if name not in modules:
             top = [module for module in modules if module.count(".") < 2]
             raise RecipeError(f"training.parts.{name}: the model has no such part{suggest(name, top)}")
-        if part.frozen:
-            modules[name].requires_grad_(False)
-            modules[name].frozen = True  # a mark that Model.train reads
+        modules[name].frozen = part.frozen  # a mark that Model.train reads
+    for name, parameter in model.named_parameters():
+        if _part_of(name, settings).frozen:
+            parameter.requires_grad_(False)
 
 
 class Together(torch.optim.Optimizer):

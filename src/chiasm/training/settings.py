@@ -43,7 +43,8 @@ class Training:
     recompute: transformer layers keep only their input, and are computed again in the backward pass: much less memory,
         about a third more time.
     loss_weights: what each named loss counts in the sum; 1 where not given.
-    parts: exceptions by part of the model, such as `vision: {frozen: true}`.
+    parts: exceptions by part of the model, such as `vision: {frozen: true}`; `language: {frozen: true}` with
+        `language.look: {}` freezes all of the former but the latter.
     precision: of the forward pass. ema: decay of an average of the weights, saved beside them and evaluated in their
         place; None keeps none.
     evaluate_every, checkpoint_every, log_every: in steps; 0 means never.

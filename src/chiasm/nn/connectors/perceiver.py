@@ -6,6 +6,7 @@ Shapes: N pictures, P features, K latents, D width of the language model, H head
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,21 +40,29 @@ class Config(ConnectorConfig):
             )
 
     def build(self, features: int, width: int) -> nn.Module:
-        return Connector(features, width, self)
+        layers = [
+            Layer(
+                SharedAttention(width, self.heads, self.groups, self.head_width),
+                GatedMLP(width, 4 * width),
+                *(nn.RMSNorm(width, self.epsilon) for _ in range(3)),
+            )
+            for _ in range(self.layers)
+        ]
+        return Connector(
+            GatedMLP(features, self.hidden, width), self.latents, width, layers, nn.RMSNorm(width, self.epsilon)
+        )
 
     def slots(self, patches: int) -> int:  # noqa: ARG002  # as many for any picture
         return self.latents
 
 
 class Connector(nn.Module):
-    """(N, P, features) to (N, K, D)."""
+    """(N, P, features) to (N, K, D). mapping: of features to the width of the latents; parts are handed in."""
 
-    def __init__(self, features: int, width: int, config: Config) -> None:
+    def __init__(self, mapping: nn.Module, latents: int, width: int, layers: Sequence[Layer], norm: nn.Module) -> None:
         super().__init__()
-        self.map = GatedMLP(features, config.hidden, width)
-        self.latents = nn.Parameter(torch.empty(config.latents, width))
-        self.layers = nn.ModuleList(Layer(width, config) for _ in range(config.layers))
-        self.norm = nn.RMSNorm(width, config.epsilon)
+        self.map, self.latents = mapping, nn.Parameter(torch.empty(latents, width))
+        self.layers, self.norm = nn.ModuleList(layers), norm
         # Alike, as the published ones begin, latents would stay alike for ever: nothing else tells them apart.
         nn.init.normal_(self.latents, std=width**-0.5)
 
@@ -70,12 +79,13 @@ class Connector(nn.Module):
 
 
 class Layer(nn.Module):
-    """latents + attention(norm(latents), norm(context)), then latents + mlp(norm(latents))."""
+    """latents + attention(norm(latents), norm(context)), then latents + mlp(norm(latents)); parts are handed in."""
 
-    def __init__(self, width: int, config: Config) -> None:
+    def __init__(
+        self, attention: SharedAttention, mlp: nn.Module, norm1: nn.Module, context_norm: nn.Module, norm2: nn.Module
+    ) -> None:
         super().__init__()
-        self.norm1, self.context_norm, self.norm2 = (nn.RMSNorm(width, config.epsilon) for _ in range(3))
-        self.attention, self.mlp = SharedAttention(width, config), GatedMLP(width, 4 * width)
+        self.norm1, self.context_norm, self.norm2, self.attention, self.mlp = norm1, context_norm, norm2, attention, mlp
 
     def forward(self, latents_NKD: Tensor, context_NPD: Tensor, mask: Tensor | None) -> Tensor:
         latents_NKD = latents_NKD + self.attention(self.norm1(latents_NKD), self.context_norm(context_NPD), mask)
@@ -83,15 +93,27 @@ class Layer(nn.Module):
 
 
 class SharedAttention(nn.Module):
-    """Latents attend to the context and to themselves; H heads share G heads of keys and values."""
+    """Latents attend to the context and to themselves; H heads share G groups of keys and values.
 
-    def __init__(self, width: int, config: Config) -> None:
+    q_norm, k_norm: of each head's queries and keys; none where None.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        groups: int,
+        head_width: int,
+        q_norm: nn.Module | None = None,
+        k_norm: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.head_width = config.head_width
-        self.q = nn.Linear(width, config.heads * config.head_width, bias=False)
-        self.k = nn.Linear(width, config.groups * config.head_width, bias=False)
-        self.v = nn.Linear(width, config.groups * config.head_width, bias=False)
-        self.out = nn.Linear(config.heads * config.head_width, width, bias=False)
+        self.head_width = head_width
+        self.q = nn.Linear(width, heads * head_width, bias=False)
+        self.k = nn.Linear(width, groups * head_width, bias=False)
+        self.v = nn.Linear(width, groups * head_width, bias=False)
+        self.out = nn.Linear(heads * head_width, width, bias=False)
+        self.q_norm, self.k_norm = q_norm or nn.Identity(), k_norm or nn.Identity()
 
     def forward(self, latents_NKD: Tensor, context_NPD: Tensor, mask: Tensor | None) -> Tensor:
         seen_NSD = torch.cat([context_NPD, latents_NKD], dim=1)
@@ -99,5 +121,6 @@ class SharedAttention(nn.Module):
             one(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
             for one, x in ((self.q, latents_NKD), (self.k, seen_NSD), (self.v, seen_NSD))
         )
+        q, k = self.q_norm(q), self.k_norm(k)
         mixed_NHKE = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
         return self.out(mixed_NHKE.transpose(1, 2).flatten(2))

@@ -69,7 +69,11 @@ def read_pixels(folder: Path, image_size: int) -> ImageTransform:
 
     image_size: the model's. Raises CheckpointError for a processing that we do not have, or that makes other sizes.
     """
-    entries, file = read_entries(folder)
+    return pixels_of(*read_entries(folder), image_size)
+
+
+def pixels_of(entries: Mapping[str, Any], file: Path, image_size: int) -> ImageTransform:
+    """`read_pixels` of entries that stand in a file."""
     needed = ("resample", "image_mean", "image_std", "size")
     if lost := [key for key in needed if key not in entries]:
         raise CheckpointError(f"{file} does not say {', '.join(lost)}, without which pixels would be a guess")
