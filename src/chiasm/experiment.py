@@ -14,6 +14,7 @@ from rich.console import Console
 
 from chiasm.config import dump, parse
 from chiasm.data.cache import DecodedSource, PictureCache
+from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.processor import Processor
 from chiasm.data.reader import Reader
 from chiasm.data.source import Source
@@ -25,6 +26,7 @@ from chiasm.models import folder as model_folder
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.features import CachedProcessor
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.speaker_features import CachedChatProcessor, Reading
 from chiasm.recipe import Recipe, Start, laid_over, learned_by
 from chiasm.training.distributed import Ranks
 from chiasm.training.loop import Loop
@@ -161,13 +163,18 @@ class Experiment:
         return source
 
     def _with_features(self, folder: Path) -> Processor:
-        frozen = [name for name, part in self.recipe.training.parts.items() if part.frozen]
-        if not isinstance(self.model, DualEncoder) or not {"vision", "text"} & set(frozen):
+        frozen = {name for name, part in self.recipe.training.parts.items() if part.frozen}
+        frozen |= {name for name, part in self.model.named_children() if getattr(part, "frozen", False)}
+        cached: CachedProcessor | CachedChatProcessor
+        if isinstance(self.model, DualEncoder) and {"vision", "text"} & frozen:
+            cached = CachedProcessor(self.model, folder, images="vision" in frozen, texts="text" in frozen)
+        elif isinstance(self.model, Reading) and "vision" in frozen:
+            cached = CachedChatProcessor(self.model, folder)
+        else:
             raise RecipeError(
                 "data.features keeps the outputs of frozen towers; freeze one or both with "
                 "training.parts: {vision: {frozen: true}, text: {frozen: true}}"
             )
-        cached = CachedProcessor(self.model, folder, images="vision" in frozen, texts="text" in frozen)
         if self.ranks.first:
             cached.fill(self.recipe.data.train, self.console)
         return cached
@@ -238,8 +245,9 @@ def build_processor(recipe: Recipe) -> Processor:
     if recipe.start is not None:
         return load(recipe.start.checkpoint).processor.changed(recipe.processor)
     assert recipe.model is not None
-    entries = laid_over(recipe.model.processor_entries(), _with_packaged_tokenizer(recipe.processor))
-    return recipe.model.model().processor_type.from_recipe(entries, training_texts(recipe.data.train))
+    kind = recipe.model.model().processor_type
+    entries = laid_over(recipe.model.processor_entries(), _with_packaged(recipe.processor, kind))
+    return kind.from_recipe(entries, training_texts(recipe.data.train))
 
 
 def _started(start: Start, processor: Mapping[str, Any]) -> Model:
@@ -268,13 +276,17 @@ def _changed(trained: ModelConfig, start: Start) -> ModelConfig:
     return parse(ModelConfig, laid_over(entries, dict(start.model)), "start.model")  # type: ignore[type-abstract]  # a subclass
 
 
-def _with_packaged_tokenizer(entries: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`tokenizer: {package: NAME}` names packaged weights; the file inside of them stands for it."""
+def _with_packaged(entries: Mapping[str, Any], kind: type[Processor]) -> Mapping[str, Any]:
+    """`tokenizer: {package: NAME}` names packaged weights; the file inside of them stands for it.
+
+    With the tokenizer of a model that chats come its template and its marks; the recipe's own entries go first.
+    """
     tokenizer = entries.get("tokenizer")
     if not isinstance(tokenizer, Mapping) or set(tokenizer) != {"package"}:
         return entries
     package = packages.choose(str(tokenizer["package"]), "processor.tokenizer.package")
-    return {**entries, "tokenizer": {"file": package.tokenizer_file()}}
+    chats = package.chat_entries() if issubclass(kind, ChatProcessor) and hasattr(package, "chat_entries") else {}
+    return {**chats, **entries, "tokenizer": {"file": package.tokenizer_file()}}
 
 
 def training_texts(source: Source) -> Iterator[str]:

@@ -247,6 +247,29 @@ def test_chats_too_long_or_with_nothing_to_learn(tmp_path: Path) -> None:
     assert counted == (len(batch.stream.ids_T), int(batch.stream.slot_T.sum()), int(batch.stream.target_T.sum()))
 
 
+def test_captions_that_a_speaker_learns_are_read_as_it_will_read_them(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("""
+name: told
+data:
+  train: {source: scenes, seed: 1, count: 6, objects: [1, 1], annotations: false}
+  batch_size: 2
+processor: {tokenizer: {learn: 300}, context: 60}
+model: {family: frozen, size: small}
+training: {steps: 20}
+""")
+    found = diagnosed(tmp_path / "recipe.yaml")
+    assert _titles(found, "error") == []
+    (note,) = of(found, "supervision")
+    assert note.figures["learned words"] == 1.0
+    setting = Setting(load_recipe(tmp_path / "recipe.yaml"))
+    assert setting.chats is not None
+    sample = setting.recipe.data.train[0]
+    longest = max(len(setting.chats.tokens(sample.with_caption(one))[0]) for one in sample.captions)
+    seen = setting.seen(setting.sets[-1], 0)
+    assert seen.chat is not None
+    assert seen.chat.tokens == longest
+
+
 @pytest.mark.parametrize(
     ("change", "severity", "told"),
     [

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,10 +26,12 @@ from chiasm.evaluation.run import ask, quick_scores
 from chiasm.evaluation.share import Share
 from chiasm.evaluation.table import table
 from chiasm.evaluation.task import Ask, Task
+from chiasm.evaluation.tasks.captioning import Captioning
 from chiasm.evaluation.tasks.classification import Classification
 from chiasm.evaluation.tasks.pairs import Pairs
 from chiasm.evaluation.tasks.probes import Probes
 from chiasm.evaluation.tasks.retrieval import Retrieval
+from chiasm.models.llava import LLaVA
 from chiasm.models.speaker import Shared
 from tests.evaluation.fakes import Counting, FunctionScorer, HashEmbedder, Listed, number_of, sees, undecodable, world
 from tests.evaluation.test_run import run, score, unseconded
@@ -78,8 +81,30 @@ def test_batches_hold_so_many_tokens_and_keep_pictures_together() -> None:
         assert len(batch) * max(lengths[at] for at in batch) <= 60
     tight = [[int(one.question.key) for one in batch] for batch in batched(asked(lengths, begins), 10)]
     assert tight == [[6], [0], [3], [2], [4], [5], [1, 7]]
-    alone = [replace(one, parts=None) for one in asked([3, 3], [None, None])]
-    assert [len(batch) for batch in batched(alone, 100)] == [1, 1]
+    alone = [replace(one, parts=None) for one in asked([3] * 6, [None] * 6)]
+    alone[1:3] = [replace(one, question=replace(one.question, max_tokens=5)) for one in alone[1:3]]
+    mixed = [*alone, *asked([4], [None])]
+    assert [len(batch) for batch in batched(mixed, 100)] == [1, 1, 2, 3]
+    assert [len(batch) for batch in batched(alone[3:], 6)] == [2, 1]
+
+
+def test_pictures_without_a_question_are_asked_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Listed(tuple(Patches(6)[at] for at in range(6)))
+    model, asked_at_once = small_llava(), []
+    whole = type(model).generate
+
+    def counted(self: LLaVA, samples: Sequence[Sample], **more: Any) -> list[Sample]:
+        asked_at_once.append(len(samples))
+        return whole(self, samples, **more)
+
+    monkeypatch.setattr(type(model), "generate", counted)
+    evaluation = run(model, [Captioning(data, prompt="", metrics=("BLEU",), max_tokens=4)], tmp_path)
+    assert asked_at_once == [18], "as it is, blind and shuffled"
+    kept = {line["key"]: line["text"] for line in _lines(tmp_path / "cache/captioning.jsonl", "")}
+    for sample in data.samples:
+        last = whole(model, [Sample("x", sample.images)], max_tokens=4)[0].texts[-1]
+        assert kept[sample.key] == last.text
+    assert {"blind", "shuffled"} <= set(evaluation.results[0].scores[0].baselines)
 
 
 def test_questions_of_all_tasks_and_baselines_on_one_picture_are_asked_together(tmp_path: Path) -> None:

@@ -122,17 +122,20 @@ class KeyFile:
 
 
 class VectorFile:
-    """Vectors by key: `file` holds the rows (float32), `file`.keys a key a line. Reading maps the file into memory."""
+    """Vectors by key: `file` holds the rows (float32), `file`.keys a key a line. Reading maps the file into memory.
 
-    def __init__(self, file: Path, width: int) -> None:
-        self.rows = GrowingArray(file, (width,))
+    shape: of a row; (D,) is a vector, (P, D) several.
+    """
+
+    def __init__(self, file: Path, *shape: int) -> None:
+        self.rows = GrowingArray(file, shape)
         self.keys = KeyFile(file.with_suffix(".keys"), self.rows)
 
     def __contains__(self, key: str) -> bool:
         return key in self.keys.places
 
     def __getitem__(self, keys: Sequence[str]) -> Tensor:
-        """(N, D), copied from the file."""
+        """(N, *shape), copied from the file."""
         return torch.from_numpy(self.rows.rows()[[self.keys.places[key] for key in keys]])
 
     def append(self, keys: Sequence[str], rows_ND: Tensor) -> None:

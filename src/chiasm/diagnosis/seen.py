@@ -13,6 +13,7 @@ import PIL.Image
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.image import MAX_PIXELS, Image
 from chiasm.data.processor import Processor
+from chiasm.data.reader import CaptionChoice
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
 from chiasm.diagnosis.prints import SIDE, Print, print_of
@@ -90,8 +91,11 @@ class Seen:
         return tuple(one.image for one in self.pictures)
 
 
-def look(name: str, source: Source, index: int, chat: ChatProcessor | None) -> Seen:
-    """Reads one sample with all its pictures. Whatever is wrong with it is told, not raised."""
+def look(name: str, source: Source, index: int, chat: ChatProcessor | None, captions: CaptionChoice = "keep") -> Seen:
+    """Reads one sample with all its pictures. Whatever is wrong with it is told, not raised.
+
+    captions: which of its captions a chat is made with in training, see data.reader.Reader.
+    """
     try:
         sample = source[index]
     except DataError as error:
@@ -105,9 +109,16 @@ def look(name: str, source: Source, index: int, chat: ChatProcessor | None) -> S
     if chat is None or name != TRAINING:
         return seen
     try:
-        return replace(seen, chat=chatted(chat, sample))
+        return replace(seen, chat=chatted(chat, _paired(sample, captions)))
     except DataError as error:
         return replace(seen, refused=str(error))
+
+
+def _paired(sample: Sample, captions: CaptionChoice) -> Sample:
+    """The sample as it is learned; of several captions that may be drawn, with the longest."""
+    if captions == "keep" or not sample.captions:
+        return sample
+    return sample.with_caption(sample.captions[0] if captions == "first" else max(sample.captions, key=len))
 
 
 def _pictured(image: Image) -> Pictured | Trouble:

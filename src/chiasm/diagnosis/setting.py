@@ -117,4 +117,4 @@ class Setting:
 
     def seen(self, set_: Set, index: int) -> Seen:
         """Reads a sample of a set."""
-        return look(set_.name, set_.source, index, self.chats)
+        return look(set_.name, set_.source, index, self.chats, self.recipe.data.captions)

@@ -38,8 +38,8 @@ class Sharing(Protocol):
 class Asked:
     """A question to be answered in words. tokens: of prompt and reply, where they can be told.
 
-    parts: how many parts of its sample it may share with others; None where it must be asked alone. begins: what these
-    are, alike where they are; None where no other begins so.
+    parts: how many parts of its sample it may share with others; None where it shares nothing, such as a picture
+    without a question. begins: what these are, alike where they are; None where no other begins so.
     """
 
     item: Item
@@ -92,6 +92,7 @@ class Replies:
 def batched(asked: Sequence[Asked], budget: int) -> list[list[Asked]]:
     """Batches of at most `budget` tokens, a row counted as long as the longest, or of a single row.
 
+    Questions that share nothing are generated from, all with one limit; they stand in batches of their own.
     Questions that begin alike stay together as far as that goes. The longest come first: if they fit into memory, all
     do, and the time left is told on the safe side.
     """
@@ -106,13 +107,18 @@ def batched(asked: Sequence[Asked], budget: int) -> list[list[Asked]]:
     batches: list[list[Asked]] = []
     longest = 0
     for piece in pieces:
-        fits = batches and batches[-1][0].parts is not None and piece[0].parts is not None
+        fits = batches and _limit(batches[-1][0]) == _limit(piece[0])
         if fits and (len(batches[-1]) + len(piece)) * longest <= budget:
             batches[-1].extend(piece)
         else:
             batches.append(list(piece))
             longest = max(one.tokens for one in piece)
     return batches
+
+
+def _limit(asked: Asked) -> int | None:
+    """Of new tokens, where all of a batch need the same; None where each may have its own."""
+    return asked.question.max_tokens if asked.parts is None else None
 
 
 def _measured(asked: Asked, model: Sharing) -> Asked | None:

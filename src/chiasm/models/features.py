@@ -22,7 +22,7 @@ from chiasm.errors import DataError
 from chiasm.models.dual_encoder import DualEncoder
 
 _CHUNK = 32
-_ROWS = "features.npy"
+ROWS = "features.npy"
 T = TypeVar("T")
 
 
@@ -43,10 +43,10 @@ class CachedProcessor(PairProcessor):
                 "features of augmented pictures cannot be kept: remove processor.image.augment or data.features"
             )
         self.model = model
-        mark = _mark(model.vision, repr(self.image))
-        self.image_file = VectorFile(folder / f"images-{mark}" / _ROWS, model.vision.width)
+        images_mark = mark(model.vision, repr(self.image))
+        self.image_file = VectorFile(folder / f"images-{images_mark}" / ROWS, model.vision.width)
         marks = repr(self.tokenizer.rules) + self.tokenizer.backend.to_str()
-        self.text_file = VectorFile(folder / f"texts-{_mark(model.text, marks)}" / _ROWS, model.text.width)
+        self.text_file = VectorFile(folder / f"texts-{mark(model.text, marks)}" / ROWS, model.text.width)
 
     def fill(self, samples: Iterable[Sample], console: Console) -> None:
         """Computes what is not there yet of the pictures and captions of these samples; can be stopped and repeated."""
@@ -58,8 +58,8 @@ class CachedProcessor(PairProcessor):
             told = (*sample.captions, *(text.text for text in sample.texts)) if self.of_texts else ()
             texts |= {_text_key(text): text for text in told if _text_key(text) not in self.text_file}
         self.model.eval()
-        _compute(images, self.image_file, self._image_features, "features of pictures", console)
-        _compute(texts, self.text_file, self._text_features, "features of texts", console)
+        compute(images, self.image_file, self._image_features, "features of pictures", console)
+        compute(texts, self.text_file, self._text_features, "features of texts", console)
 
     def __call__(self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None = None) -> Batch:
         pictures, texts = [sample.image for sample in samples], [sample.texts[0].text for sample in samples]
@@ -93,13 +93,14 @@ class CachedProcessor(PairProcessor):
         return self.model.text(self.texts(texts).to(self.model.device))
 
 
-def _compute(
+def compute(
     wanted: Mapping[str, T],
     file: VectorFile,
     encode: Callable[[list[T]], Tensor],
     what: str,
     console: Console,
 ) -> None:
+    """Encodes what is wanted, chunk by chunk, and puts it into the file under its keys."""
     keys = list(wanted)
     starts = range(0, len(keys), _CHUNK)
     for start in track(starts, description=what, console=console, disable=not keys, transient=True):
@@ -112,7 +113,7 @@ def _text_key(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _mark(tower: nn.Module, settings: str) -> str:
+def mark(tower: nn.Module, settings: str) -> str:
     """A short hash of a tower's weights and of how its input is made."""
     digest = hashlib.blake2b(settings.encode(), digest_size=8)
     for name, tensor in tower.state_dict().items():

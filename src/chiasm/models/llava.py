@@ -11,6 +11,8 @@ from torch import Tensor
 
 from chiasm.data.batch import Images
 from chiasm.data.chat_processor import ChatProcessor
+from chiasm.data.layouts.fixed import Fixed
+from chiasm.errors import RecipeError
 from chiasm.models.model import Model, ModelConfig
 from chiasm.models.speaker import VisualSpeaker
 from chiasm.nn.connector import ConnectorConfig
@@ -18,16 +20,17 @@ from chiasm.nn.connectors import linear, mlp
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
 from chiasm.nn.image_towers import vit
+from chiasm.nn.tower import ImageTowerConfig
 
 
 @dataclass(frozen=True)
 class Config(ModelConfig):
-    """vision: the image tower. language: the decoder. connector: between them.
+    """vision: the image tower; its pictures are square, of one size. language: the decoder. connector: between them.
 
     layer: whose output is read, -1 being the last block's. class_token: whether the class token has a slot too.
     """
 
-    vision: vit.Config
+    vision: ImageTowerConfig
     language: DecoderConfig
     connector: ConnectorConfig = field(default_factory=mlp.Config)
     layer: int = -2
@@ -38,17 +41,22 @@ class Config(ModelConfig):
         return LLaVA
 
     def processor_entries(self) -> dict[str, Any]:
-        layout = {"layout": "fixed", "slots": self.patches, "transform": {"size": self.vision.image_size}}
+        layout = {"layout": "fixed", "slots": self.slots, "transform": {"size": self.vision.grid()[0]}}
         return {"context": self.language.context, "layout": layout}
 
     @property
     def patches(self) -> int:
         """Features that a picture has for the connector."""
-        return (self.vision.image_size // self.vision.patch) ** 2 + self.class_token
+        return self.vision.grid()[1] ** 2 + self.class_token
+
+    @property
+    def slots(self) -> int:
+        """Of a picture, where all are of one size."""
+        return self.connector.slots(self.patches)
 
 
 class LLaVA(VisualSpeaker):
-    """Patch features of a frozen-born image tower, mapped one by one into the stream of a language model."""
+    """Features of an image tower, led by a connector into the stream of a language model."""
 
     config: Config
 
@@ -57,29 +65,54 @@ class LLaVA(VisualSpeaker):
         self.vision, self.language = config.vision.build(), config.language.build()
         self.connector = config.connector.build(self.vision.width, self.language.width)
         # What stands behind the layer that is read is there for the checkpoint's sake, and never learns.
-        for unread in (self.vision.norm, *self.vision.blocks[len(self.vision.blocks) + 1 + config.layer :]):
+        for unread in self.vision.unread(config.layer):
             unread.requires_grad_(False)
+        if config.class_token and not self.vision.prefix:
+            raise RecipeError(f"model.class_token: the tower '{config.vision.chosen()}' has no class token")
+
+    def check(self) -> None:
+        super().check()
+        if isinstance(self.processor.layout, Fixed):
+            check_slots(self.processor.layout, self.config.slots)
 
     def picture_features(self, images: Images) -> Tensor:
         return self.patch_features(images).flatten(0, 1)
 
     def patch_features(self, images: Images) -> Tensor:
         """(N, P, D): each patch of each picture, or of each tile, as a vector of the language model."""
+        return self.connector(self.tower_features(images))
+
+    def tower_features(self, images: Images) -> Tensor:
+        """(N, P, D) of the tower; taken from the batch where they were computed beforehand."""
+        if images.features is not None:
+            return images.features
         x_NPD = self.vision.hidden(images, self.config.layer)
-        if self.vision.class_token is not None and not self.config.class_token:
-            x_NPD = x_NPD[:, 1:]
-        return self.connector(x_NPD)
+        return x_NPD if self.config.class_token else x_NPD[:, self.vision.prefix :]
+
+    @property
+    def reading(self) -> str:
+        return f"layer {self.config.layer}, class token: {self.config.class_token}"
+
+    @property
+    def features_shape(self) -> tuple[int, int]:
+        return self.config.patches, self.vision.width
 
 
-_CLIP_L = vit.Config(224, 14, 1024, 24, 16, 4096)
-_CLIP_L_336 = replace(_CLIP_L, image_size=336)
+def check_slots(layout: Fixed, slots: int) -> None:
+    """Raises RecipeError unless pictures are given as many slots as the model fills."""
+    if layout.slots != slots:
+        raise RecipeError(f"processor.layout.slots is {layout.slots}, but the model fills {slots} slots a picture")
+
+
+CLIP_L = vit.Config(224, 14, 1024, 24, 16, 4096)
+CLIP_L_336 = replace(CLIP_L, image_size=336)
+SMALL = vit.Config(64, 16, 128, 4, 2, 512, stem=(24, 48, 96, 128))  # for pictures of 64 pixels, trained on a laptop
 # Vicuna's vocabulary, with a token for pictures and one for padding, filled up to a multiple of 64.
 _VICUNA = {size: replace(llama.SIZES[size], vocabulary=32_064) for size in ("llama2-7b", "llama2-13b")}
 
 SIZES = {
-    "v1-7b": Config(_CLIP_L, replace(llama.SIZES["llama-7b"], vocabulary=32_003), linear.Config()),
-    "v1.5-7b": Config(_CLIP_L_336, _VICUNA["llama2-7b"]),
-    "v1.5-13b": Config(_CLIP_L_336, _VICUNA["llama2-13b"]),
-    # For pictures of 64 pixels, trained on a laptop.
-    "small": Config(vit.Config(64, 16, 128, 4, 2, 512, stem=(24, 48, 96, 128)), llama.SIZES["small"], layer=-1),
+    "v1-7b": Config(CLIP_L, replace(llama.SIZES["llama-7b"], vocabulary=32_003), linear.Config()),
+    "v1.5-7b": Config(CLIP_L_336, _VICUNA["llama2-7b"]),
+    "v1.5-13b": Config(CLIP_L_336, _VICUNA["llama2-13b"]),
+    "small": Config(SMALL, llama.SIZES["small"], layer=-1),
 }

@@ -17,6 +17,7 @@ from chiasm.models import llava
 from chiasm.models.llava import LLaVA
 from chiasm.models.model import Model
 from chiasm.nn.decoders import llama
+from chiasm.nn.image_towers import vit
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Config(llava.Config):
     The class token has no slot: a grid has no place for it.
     """
 
+    vision: vit.Config
     grids: Grids = GRIDS
 
     def __post_init__(self) -> None:
@@ -86,7 +88,7 @@ class LLaVANeXT(LLaVA):
 _MISTRAL = replace(llama.SIZES["mistral-7b"], vocabulary=32_064, theta=1e6, window=None)
 _LLAMA3 = replace(llama.SIZES["llama3-8b"], vocabulary=128_320)
 _YI = llama.Config(64_064, 7_168, 60, 56, 8, 20_480, 4_096, theta=5e6)
-_SEEN = llava.SIZES["v1.5-7b"].vision
+_SEEN = llava.CLIP_L_336
 
 SIZES = {
     "vicuna-7b": Config(_SEEN, llava.SIZES["v1.5-7b"].language),
@@ -96,7 +98,7 @@ SIZES = {
     "34b": Config(_SEEN, _YI),
     # For pictures of up to 128 pixels a side, trained on a laptop.
     "small": Config(
-        llava.SIZES["small"].vision,
+        llava.SMALL,
         llava.SIZES["small"].language,
         layer=-1,
         grids=((64, 128), (128, 64), (128, 128), (192, 64), (64, 192)),

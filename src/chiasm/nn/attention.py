@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from chiasm.errors import RecipeError
 from chiasm.nn.recompute import Recomputable, recomputed
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
 Runs = Sequence[tuple[int, int]]  # of packed sequences: how many of which length come one after another
 
 
@@ -52,6 +52,8 @@ def activation(name: Activation) -> nn.Module:
             return nn.GELU(approximate="tanh")
         case "quick_gelu":
             return QuickGELU()
+        case "relu":
+            return nn.ReLU()
 
 
 class Attention(nn.Module):

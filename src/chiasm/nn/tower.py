@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from chiasm.config import Component
 from chiasm.data.batch import Images, Tokens
+from chiasm.errors import RecipeError
 
 
 class ImageTower(nn.Module, ABC):
@@ -32,6 +34,18 @@ class ImageTower(nn.Module, ABC):
     @abstractmethod
     def tokens(self, images: Images) -> Tensor:
         """All features before pooling, (N, P, D)."""
+
+    def hidden(self, images: Images, layer: int) -> Tensor:  # noqa: ARG002  # see `unread`
+        """Features before pooling as they leave a layer, (N, P, D); -1 is the last, which all towers have."""
+        return self.tokens(images)
+
+    def unread(self, layer: int) -> Sequence[nn.Module]:
+        """The parts that `hidden` of that layer does without. Raises RecipeError where the tower has no such layer."""
+        if layer != -1:
+            raise RecipeError(
+                f"model.layer: {type(self).__name__} gives the features of its last layer, -1, not {layer}"
+            )
+        return ()
 
     def head(self, width: int) -> nn.Linear:
         """A new map of the pooled features into a space of that width, of the form published with this tower."""
@@ -60,6 +74,13 @@ class ImageTowerConfig(Component, ABC, room="chiasm.nn.image_towers", key="tower
 
     @abstractmethod
     def build(self) -> ImageTower: ...
+
+    def grid(self) -> tuple[int, int]:
+        """(pixels a side, features a side) of pictures that are all of one size, square, as models that speak see them.
+
+        Raises RecipeError for a tower that sees pictures at their own aspect ratio.
+        """
+        raise RecipeError(f"the image tower '{self.chosen()}' has no grid of one size, which this model needs")
 
 
 class TextTowerConfig(Component, ABC, room="chiasm.nn.text_towers", key="tower"):

@@ -25,7 +25,8 @@ def freeze(model: nn.Module, settings: Training) -> None:
         if name not in modules:
             top = [module for module in modules if module.count(".") < 2]
             raise RecipeError(f"training.parts.{name}: the model has no such part{suggest(name, top)}")
-        modules[name].frozen = part.frozen  # a mark that Model.train reads
+        if part.frozen or any(other.frozen for outer, other in settings.parts.items() if name.startswith(f"{outer}.")):
+            modules[name].frozen = part.frozen  # a mark that Model.train reads
     for name, parameter in model.named_parameters():
         if _part_of(name, settings).frozen:
             parameter.requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,13 +19,19 @@ class Config(ImageTowerConfig):
 
     power: each channel, averaged over the picture, is raised to it; 0.5 keeps a few strong channels from outshouting
         the rest (power normalisation, Perronnin et al. 2010, "Improving the Fisher kernel").
+    image_size: of the pictures, in pixels, where a model needs to know it; what the variant was trained at where None.
     """
 
     variant: Literal["lite0", "lite1", "lite2", "lite3", "lite4"] = "lite0"
     power: float = 1.0
+    image_size: int | None = None
 
     def build(self) -> EfficientNetLiteTower:
         return EfficientNetLiteTower(self)
+
+    def grid(self) -> tuple[int, int]:
+        side = self.image_size or efficientnet.SIZES[self.variant].resolution
+        return side, math.ceil(side / efficientnet.STRIDE)
 
 
 class EfficientNetLiteTower(ImageTower):

@@ -51,6 +51,9 @@ class Config(ImageTowerConfig):
     def build(self) -> InternViT:
         return InternViT(self)
 
+    def grid(self) -> tuple[int, int]:
+        return self.image_size, self.image_size // self.patch
+
 
 class InternViT(ImageTower):
     """Patches and a class token, and a transformer over them; a picture's vector is the mean of its patches."""

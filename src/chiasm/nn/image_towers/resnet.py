@@ -37,6 +37,9 @@ class Config(ImageTowerConfig):
     def build(self) -> ResNet:
         return ResNet(self)
 
+    def grid(self) -> tuple[int, int]:
+        return self.image_size, self.image_size // _SHRINKS
+
 
 class ResNet(ImageTower):
     """A stem, four stages of bottleneck blocks, and attention pooling.
@@ -82,6 +85,9 @@ class ResNet(ImageTower):
         for stage in self.stages:
             x_NCHW = stage(x_NCHW)
         return x_NCHW.flatten(2).transpose(1, 2)
+
+    def unread(self, layer: int) -> tuple[nn.Module, ...]:
+        return (*super().unread(layer), self.pool)
 
     def head(self, width: int) -> nn.Linear:
         return nn.Linear(self.width, width)

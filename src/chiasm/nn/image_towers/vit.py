@@ -52,6 +52,9 @@ class Config(ImageTowerConfig):
     def build(self) -> ViT:
         return ViT(self)
 
+    def grid(self) -> tuple[int, int]:
+        return self.image_size, self.image_size // self.patch
+
 
 class ViT(ImageTower):
     """Patches, a transformer over them, and one vector for the picture."""
@@ -93,6 +96,12 @@ class ViT(ImageTower):
     def hidden(self, images: Images, layer: int) -> Tensor:
         """Tokens as they leave a block, (N, P, D), without the final norm; -1 is the last block, -2 the one before."""
         return run_blocks(self.blocks[: len(self.blocks) + 1 + layer], self._embedded(images))
+
+    def unread(self, layer: int) -> tuple[nn.Module, ...]:
+        if not -len(self.blocks) <= layer <= -1:
+            raise RecipeError(f"model.layer: the tower has layers from -{len(self.blocks)} to -1, not {layer}")
+        behind = self.blocks[len(self.blocks) + 1 + layer :]
+        return (self.norm, *behind) if self.pool is None else (self.norm, self.pool, *behind)
 
     def _embedded(self, images: Images) -> Tensor:
         size = self.config.image_size

