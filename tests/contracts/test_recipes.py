@@ -9,10 +9,12 @@ import pytest
 from rich.console import Console
 
 import chiasm
+from chiasm.data.sample import Sample, Text
 from chiasm.evaluation.report import write_report
 from chiasm.experiment import Experiment, build_model
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.folder import save
+from chiasm.models.speaker import Speaker
 from chiasm.recipe import Recipe, load_recipe, shipped_recipes
 from tests.shared_data import shared_data
 
@@ -52,7 +54,10 @@ def test_a_shipped_recipe_runs_from_data_to_report(name: str, tmp_path: Path) ->
     page = write_report([run], run / "report.html").read_text()
     assert recipe.name in page
     model = chiasm.load(run / "checkpoint")
-    assert isinstance(model, DualEncoder)
-    assert model.embed_texts(["a red circle"]).shape[0] == 1
+    if isinstance(model, Speaker):
+        assert len(model.generate([Sample("a", (Text("a red circle"),))], max_tokens=2)) == 1
+    else:
+        assert isinstance(model, DualEncoder)
+        assert model.embed_texts(["a red circle"]).shape[0] == 1
     assert "| task |" in (run / "checkpoint" / "README.md").read_text()
     assert load_recipe(run / "recipe.yaml") == recipe

@@ -122,6 +122,12 @@ def _pope(root: Path) -> dict[str, Any]:
     return {"path": "ROOT/asked", "images": "ROOT/images"}
 
 
+def _refcoco(root: Path) -> dict[str, Any]:
+    rows = [{"image": f"{i}.jpg", "sent": "a dog", "bbox": [2, 2, 9, 9]} for i in range(3)]
+    json_lines(root / "refs.jsonl", rows)
+    return {"path": "ROOT/refs.jsonl", "images": "ROOT/images"}
+
+
 def _scienceqa(root: Path) -> dict[str, Any]:
     row = {"question": "Which?", "choices": ["cat", "dog"], "answer": 1, "image": "image.jpg", "split": "test"}
     for i in range(2):
@@ -180,6 +186,7 @@ EXAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "mmbench": _mmbench,
     "parquet": _parquet,
     "pope": _pope,
+    "refcoco": _refcoco,
     "scienceqa": _scienceqa,
     "seed_bench": _seed_bench,
     "sugarcrepe": _sugarcrepe,

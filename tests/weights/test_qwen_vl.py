@@ -262,6 +262,16 @@ def test_qwen_vl_has_the_tokens_and_logits_of_the_parts(tmp_path: Path) -> None:
     assert_same(ours, theirs, batch, [None, None])
 
 
+def test_a_box_in_a_reply_is_read(tmp_path: Path) -> None:
+    Peer(tmp_path, VISUAL, "qwen")
+    processor = loaded(tmp_path).processor
+    told = "Here: <ref>a red ball</ref><box>(120,44),(563,998)</box>"
+    reply = processor.decode([*processor.ids(told), *processor.end_ids])  # <ref> and <box> are special tokens too
+    reading = processor.reading(sample(), reply)
+    assert reading.text == "Here: a red ball"
+    assert [box.corners for box in reading.boxes] == [pytest.approx((0.12, 0.044, 0.563, 0.998))]
+
+
 def test_monkey_has_the_logits_of_the_parts(tmp_path: Path) -> None:
     theirs, ours = Peer(tmp_path, MONKEY, "monkey", chat=False), loaded(tmp_path)
     assert isinstance(ours, Monkey)

@@ -12,13 +12,15 @@ from typing import Any, Self
 import numpy as np
 import tokenizers
 import torch
+from tokenizers import AddedToken
 
 from chiasm.config import dump, parse
 from chiasm.data.batch import Batch, Images, Stream
+from chiasm.data.box_text import BoxText, Reading
 from chiasm.data.chat import IMAGE, VIDEO, ChatTemplate, Rendered
 from chiasm.data.layout import Layout, VideoLayout
 from chiasm.data.processor import Processor, TokenizerEntry
-from chiasm.data.sample import Image, Sample, Video
+from chiasm.data.sample import Image, Sample, Text, Video
 from chiasm.data.tokenizer import learn_tokenizer, load_backend
 from chiasm.data.transforms import ImageTransform
 from chiasm.errors import CheckpointError, DataError, RecipeError
@@ -33,6 +35,7 @@ class ChatSettings:
     context: the most tokens of a sample, pictures included; a longer one is an error that names it, never cut.
     start: a token that begins every sample, where the checkpoint has one and its template does not write it.
     ends: tokens that end a turn or a text; the first also ends texts without roles.
+    boxes: how regions are written; None for a model that knows none, which is then given no boxes.
     """
 
     context: int = 2048
@@ -40,6 +43,7 @@ class ChatSettings:
     start: str = ""
     ends: tuple[str, ...] = ("<|endoftext|>",)
     marks: Mapping[str, str] = field(default_factory=dict)
+    boxes: BoxText | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,9 @@ class ChatProcessor(Processor):
         self.slots = _slots(self.layout)
         self.slot_ids = tuple(self._id(slot) for slot in self.slots)
         self.start_ids = (self._id(settings.start),) if settings.start else ()
+        self._silent = _silent(self.backend, settings.boxes)
+        if settings.boxes is not None and self.transform is not None and self.transform.augment is not None:
+            raise RecipeError("processor: random views of pictures move what boxes mean; leave out augment or boxes")
 
     @property
     def transform(self) -> ImageTransform | None:
@@ -87,7 +94,7 @@ class ChatProcessor(Processor):
 
     def render(self, sample: Sample, answer: bool = False) -> Rendered:
         """The sample as the tokenizer reads it, slots of pictures written out, with the spans that are learned."""
-        rendered = self.template.render(sample, answer)
+        rendered = self.template.render(self._with_boxes(sample), answer)
         self._check_slots(rendered, sample)
         return _expanded(rendered, self._all_written(sample, rendered.text))
 
@@ -103,8 +110,49 @@ class ChatProcessor(Processor):
         return self.backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens, marks left out."""
-        return self.backend.decode(list(ids), skip_special_tokens=True)
+        """The text of tokens, marks left out, but for those of boxes."""
+        return self.backend.decode([one for one in ids if one not in self._silent], skip_special_tokens=False)
+
+    def reading(self, sample: Sample, reply: str) -> Reading:
+        """What a reply to a sample says, its boxes as regions of the sample's (first) picture.
+
+        Raises DataError for a model that writes no boxes.
+        """
+        if self.settings.boxes is None:
+            raise DataError("this model writes no boxes; say in processor.boxes how it does")
+        images = sample.images
+        return self.settings.boxes.read(reply, images[0].size if images else (1, 1))
+
+    def _with_boxes(self, sample: Sample) -> Sample:
+        if self.settings.boxes is not None:
+            written = self.settings.boxes.written(sample)
+            self._check_seen(sample)
+            return written
+        if any(text.mentions for text in sample.texts):
+            if any(mention.boxes for text in sample.texts for mention in text.mentions):
+                raise DataError(
+                    f"sample '{sample.key}' has boxes to write, but nothing says how this model writes them; set "
+                    "processor.boxes"
+                )
+            parts = (replace(one, mentions=()) if isinstance(one, Text) else one for one in sample.parts)
+            return replace(sample, parts=tuple(parts))
+        return sample
+
+    def _check_seen(self, sample: Sample) -> None:
+        """A box to learn must lie, at least in part, in what the layout shows of its picture."""
+        if self.transform is None or self.transform.resize not in ("crop", "none"):
+            return
+        learned = (mention for text in sample.texts if text.target for mention in text.mentions)
+        for box in (box for mention in learned for box in mention.boxes):
+            shown = sample.shown[box.image]
+            if isinstance(shown, Video):
+                continue
+            x0, y0, x1, y1 = self.transform.seen(shown.size)
+            if box.corners[0] >= x1 or box.corners[2] <= x0 or box.corners[1] >= y1 or box.corners[3] <= y0:
+                raise DataError(
+                    f"sample '{sample.key}': the box of '{box.phrase}' lies in a part of the picture that is cut off; "
+                    "set the transform's resize to squash or pad, so that all of it is seen"
+                )
 
     def _batch(
         self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None, answer: bool
@@ -197,7 +245,7 @@ class ChatProcessor(Processor):
     @classmethod
     def from_recipe(cls, entries: Mapping[str, Any], texts: Iterable[str]) -> Self:
         given = parse(ChatEntries, entries, "processor")
-        settings = ChatSettings(given.context, given.layout, given.start, given.ends, given.marks)
+        settings = ChatSettings(given.context, given.layout, given.start, given.ends, given.marks, given.boxes)
         template = given.template.read_text(encoding="utf-8") if given.template is not None else ""
         if given.tokenizer.file is not None:
             backend = load_backend(given.tokenizer.file)
@@ -208,6 +256,8 @@ class ChatProcessor(Processor):
             if given.layout.alike is not None:
                 given.layout.alike.require_decoders()  # now, not in the middle of a run
             backend.add_special_tokens([given.layout.slot, *given.layout.marks])
+        if given.boxes is not None:  # no special tokens: they are part of what is said
+            backend.add_tokens([AddedToken(mark, normalized=False) for mark in given.boxes.marks])
         return cls(backend, settings, template)
 
     def save(self, folder: Path) -> None:
@@ -222,6 +272,13 @@ class ChatProcessor(Processor):
                 raise CheckpointError(f"{folder} has no {name}: it is not a whole checkpoint")
         settings = parse(ChatSettings, json.loads((folder / _SETTINGS).read_text()), str(folder / _SETTINGS))
         return cls(load_backend(folder), settings, (folder / _TEMPLATE).read_text(encoding="utf-8"))
+
+
+def _silent(backend: tokenizers.Tokenizer, boxes: BoxText | None) -> frozenset[int]:
+    """The ids of special tokens, which are not said; some checkpoints have the marks of boxes among them, which are."""
+    said = frozenset(boxes.marks) if boxes is not None else frozenset()
+    added = backend.get_added_tokens_decoder().items()
+    return frozenset(at for at, token in added if token.special and token.content not in said)
 
 
 def _slots(layout: Layout | None) -> tuple[str, ...]:

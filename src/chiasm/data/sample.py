@@ -11,35 +11,7 @@ from dataclasses import dataclass, field, replace
 from chiasm.data.image import Image
 from chiasm.errors import DataError
 
-__all__ = ["Box", "Image", "Negative", "Part", "Question", "Sample", "Text", "Video"]
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A run of text.
-
-    role: who speaks it in a chat ("system", "user", "assistant"); empty outside of chats.
-    target: whether it is learned (in training) or scored (in evaluation). Label masks come from here and nowhere else.
-    """
-
-    text: str
-    role: str = ""
-    target: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Video:
-    """Frames in order of time. seconds: the time of each frame from the start of the clip."""
-
-    frames: tuple[Image, ...]
-    seconds: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.frames) != len(self.seconds):
-            raise DataError(f"a video has {len(self.frames)} frames but {len(self.seconds)} time stamps; give one each")
-
-
-Part = Text | Image | Video
+__all__ = ["Box", "Image", "Mention", "Negative", "Part", "Question", "Sample", "Text", "Video"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +42,48 @@ class Box:
         """Share of the picture that the box covers, 0 to 1."""
         x0, y0, x1, y1 = self.corners
         return (x1 - x0) * (y1 - y0)
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A phrase of a text that means regions of the pictures. How it is written in a chat is the model's own convention.
+
+    span: (first, behind) characters of the text; an empty one stands for the boxes alone, at that place.
+    boxes: the regions; () where they are asked for, so that the phrase is marked and nothing more.
+    """
+
+    span: tuple[int, int]
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A run of text.
+
+    role: who speaks it in a chat ("system", "user", "assistant"); empty outside of chats.
+    target: whether it is learned (in training) or scored (in evaluation). Label masks come from here and nowhere else.
+    mentions: phrases of it that mean regions, in order, none within another.
+    """
+
+    text: str
+    role: str = ""
+    target: bool = False
+    mentions: tuple[Mention, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """Frames in order of time. seconds: the time of each frame from the start of the clip."""
+
+    frames: tuple[Image, ...]
+    seconds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.frames) != len(self.seconds):
+            raise DataError(f"a video has {len(self.frames)} frames but {len(self.seconds)} time stamps; give one each")
+
+
+Part = Text | Image | Video
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,12 @@ class ImageTransform:
         fast = (self.asked_decoding if generator is None else self.decoding) == "fast"
         return self._fast(image, generator) if fast else self._exact(image, generator)
 
+    def seen(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """What is seen of a picture of (width, height) that is not augmented: x0, y0, x1, y1 as shares of its sides."""
+        view = self._view(size, None)
+        (left, top, right, bottom), (width, height) = view.inside(self.size), view.scaled
+        return left / width, top / height, right / width, bottom / height
+
     def require_decoders(self) -> None:
         """Raises MissingExtra where a package is missing that `decoding` or `asked_decoding` needs."""
         if "fast" in (self.decoding, self.asked_decoding):

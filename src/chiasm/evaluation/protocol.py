@@ -54,7 +54,7 @@ def asked_hash(task: Task, questions: Sequence[Question]) -> str:
 
 
 def _words(question: Ask) -> list[object]:
-    texts = [(text.role, text.text) for text in question.sample.texts]
+    texts = [(one.role, one.text, *(mention.span for mention in one.mentions)) for one in question.sample.texts]
     pictures = [picture_key(image) for image in question.images]
     return [question.key, question.kind, pictures, texts, question.max_tokens, question.true]
 

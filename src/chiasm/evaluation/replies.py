@@ -9,13 +9,14 @@ from typing import Protocol, runtime_checkable
 
 from rich.progress import Progress
 
+from chiasm.data.box_texts.floats import located
 from chiasm.data.image import Image
 from chiasm.data.sample import Part, Sample, Text, Video
 from chiasm.errors import DataError, RemoteError
 from chiasm.evaluation.item import Item
 from chiasm.evaluation.task import Answer, Ask, Failed, picture_key
 from chiasm.models.model import Generator
-from chiasm.models.speaker import Shared
+from chiasm.models.speaker import Shared, Speaker
 from chiasm.weights.endpoint import Endpoint, Told
 
 BATCH_TOKENS = 8192
@@ -71,7 +72,7 @@ class Replies:
             batches = list(_in_turn(asked))
         for batch in batches:
             for one, answer in zip(batch, self._answers(batch), strict=True):
-                one.item.keep(answer)
+                one.item.keep(_spelled(one.question, answer, self._model))
             self._progress.advance(bar, len(batch))
 
     def _answers(self, batch: Sequence[Asked]) -> list[Answer]:
@@ -143,7 +144,7 @@ def _alike(part: Part) -> Hashable:
         return picture_key(part)
     if isinstance(part, Video):
         return tuple(picture_key(frame) for frame in part.frames), part.seconds
-    return part.role, part.text
+    return part.role, part.text, part.mentions
 
 
 def _shared(batch: Sequence[Asked], model: Sharing) -> list[Answer]:
@@ -166,6 +167,14 @@ def _in_turn(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
         yield from (alike[at : at + _SAMPLES] for at in range(0, len(alike), _SAMPLES))
 
 
+def _spelled(question: Ask, answer: Answer, model: object) -> Answer:
+    """The answer; where it is to hold boxes, with these in the spelling that tasks read."""
+    if question.boxes is None or not isinstance(answer, str):
+        return answer
+    own = model.processor.settings.boxes if isinstance(model, Speaker) else None
+    return located(own or question.boxes, question.sample, answer)
+
+
 def _reply(sample: Sample) -> Answer:
     last = sample.parts[-1] if sample.parts else None
     return last.text if isinstance(last, Text) else Failed("the model's reply holds no text")
@@ -178,7 +187,7 @@ def _at_once(asked: Sequence[Asked], model: Endpoint) -> Iterator[str]:
     """
     answered, refused = any(len(one.item.journal) for one in asked), 0
     for at, (answer, told) in model.concurrently(_replying(model), [one.question for one in asked]):
-        asked[at].item.keep(answer, told)
+        asked[at].item.keep(_spelled(asked[at].question, answer, model), told)
         if not isinstance(answer, Failed):
             answered = True
         else:

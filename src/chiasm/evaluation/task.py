@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chiasm.config import Component, dump
+from chiasm.data.box_text import BoxText
 from chiasm.data.image import Image
 from chiasm.data.sample import Part, Sample, Video
 from chiasm.data.source import Source
@@ -53,6 +54,8 @@ class Ask:
     """How does this sample go on? Answered by the text that a model adds.
 
     sample: ends where the answer begins. true: right answers or references; for the measure, never shown to the model.
+    boxes: how a model that has no convention of its own spells boxes, where the reply is to hold some: it is kept with
+        these in the spelling that all models share, LOCATED. None where it is kept as it stands.
     """
 
     key: str
@@ -60,6 +63,7 @@ class Ask:
     max_tokens: int = 32
     kind: str = ""
     true: tuple[str, ...] = ()
+    boxes: BoxText | None = None
 
     @property
     def images(self) -> tuple[Image, ...]:

@@ -81,6 +81,7 @@ class GroupedAttention(nn.Module):
     rotary: turns queries and keys; None where positions are added to the input.
     bias: of queries, keys and values; out_bias: of the output.
     qk_norm: epsilon of an RMS norm of each head's queries and keys (Qwen3); None for none.
+    inner_norm: epsilon of a layer norm of what the heads make, before the output's map (MAGNETO); None for none.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class GroupedAttention(nn.Module):
         out_bias: bool = False,
         qk_norm: float | None = None,
         window: int | None = None,
+        inner_norm: float | None = None,
     ) -> None:
         super().__init__()
         if groups < 1 or heads % groups:
@@ -106,13 +108,14 @@ class GroupedAttention(nn.Module):
         self.out = nn.Linear(heads * head_width, width, bias=out_bias)
         self.q_norm = nn.RMSNorm(head_width, qk_norm) if qk_norm is not None else nn.Identity()
         self.k_norm = nn.RMSNorm(head_width, qk_norm) if qk_norm is not None else nn.Identity()
+        self.inner_norm = nn.LayerNorm(heads * head_width, inner_norm) if inner_norm is not None else nn.Identity()
 
     def forward(self, x_TD: Tensor, turns: tuple[Tensor, Tensor] | None, layer: int, attend: Attend) -> Tensor:
         q, k, v = (one(x_TD).unflatten(-1, (-1, self.head_width)) for one in (self.q, self.k, self.v))
         q, k = self.q_norm(q), self.k_norm(k)
         if turns is not None:
             q, k = turn(q, turns), turn(k, turns)
-        return self.out(attend(layer, q, k, v, self.window).flatten(1))
+        return self.out(self.inner_norm(attend(layer, q, k, v, self.window).flatten(1)))
 
 
 class GatedMLP(nn.Module):

@@ -8,6 +8,7 @@ from typing import Any
 
 import tokenizers
 
+from chiasm.data.box_text import BoxText
 from chiasm.data.chat_processor import ChatProcessor, ChatSettings
 from chiasm.data.layout import Layout
 from chiasm.data.tokenizer import load_backend
@@ -17,10 +18,12 @@ from chiasm.weights.files import read_json_if_present, write_json
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
-def read_chat(folder: Path, context: int, vocabulary: int, layout: Layout | None = None) -> ChatProcessor:
+def read_chat(
+    folder: Path, context: int, vocabulary: int, layout: Layout | None = None, boxes: BoxText | None = None
+) -> ChatProcessor:
     """The processor of a checkpoint that speaks: tokenizer, chat template, and which tokens end its turns.
 
-    context, vocabulary: the model's. layout: of its pictures.
+    context, vocabulary: the model's. layout: of its pictures. boxes: how it writes regions of them.
     Raises CheckpointError where the tokenizer is missing or does not fit, or nothing says what ends a text.
     """
     backend = load_backend(folder)
@@ -33,7 +36,7 @@ def read_chat(folder: Path, context: int, vocabulary: int, layout: Layout | None
     ends = _ends(folder, backend, marks)
     template = _template(folder, settings)
     start = _start(backend, marks, template)
-    return ChatProcessor(backend, ChatSettings(context, layout, start, ends, marks), template)
+    return ChatProcessor(backend, ChatSettings(context, layout, start, ends, marks, boxes), template)
 
 
 def token_of(folder: Path, at: int) -> str:

@@ -70,6 +70,14 @@ def test_boxes_name_their_phrase_in_the_caption() -> None:
             assert box.corners == tuple(edge / 64 for edge in thing.corners)
 
 
+def test_boxes_alone_are_those_of_the_full_annotation() -> None:
+    whole, boxes = Scenes(5, seed=3), Scenes(5, seed=3, annotations="boxes")
+    for one, other in zip(whole, boxes, strict=True):
+        assert (other.boxes, other.captions, other.image.key) == (one.boxes, one.captions, one.image.key)
+        assert one.questions
+        assert not other.questions + other.negatives
+
+
 def test_a_recipe_makes_scenes() -> None:
     entries = {
         "source": "scenes",

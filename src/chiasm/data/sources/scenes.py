@@ -43,7 +43,8 @@ class Scenes(Source):
         neither show nor mention them; in scenes of "held_out" at least one thing has one; "all" makes no difference.
     backgrounds: the kinds of background, each as likely as the others.
     noise: shares of samples that are spoiled on purpose; meta["noise"] tells how, "" if not at all.
-    annotations: False leaves out boxes, questions and negatives; captions stay as they are.
+    annotations: False leaves out boxes, questions and negatives, "boxes" but the latter two, which take the most time;
+        captions stay as they are.
     Raises RecipeError where these do not fit together.
     """
 
@@ -56,7 +57,7 @@ class Scenes(Source):
     only: Only = "seen"
     backgrounds: tuple[Background, ...] = get_args(Background)
     noise: Noise = field(default_factory=Noise)
-    annotations: bool = True
+    annotations: bool | Literal["boxes"] = True
 
     def __post_init__(self) -> None:
         if self.count < 0 or self.seed < 0:
@@ -111,6 +112,8 @@ class Scenes(Source):
             x0, y0, x1, y1 = thing.corners
             corners = (x0 / GRID, y0 / GRID, x1 / GRID, y1 / GRID)
             boxes.append(Box(corners, whole.text[start:end], (start, end)))
+        if self.annotations == "boxes":
+            return Sample(key, parts, captions, tuple(boxes), meta=meta)
         asked, denied = questions(facts, dice), negatives(claims, facts, dice)
         return Sample(key, parts, captions, tuple(boxes), asked, denied, meta)
 

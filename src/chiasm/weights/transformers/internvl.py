@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from chiasm.data.box_texts.internvl import InternVL as Boxes
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.aspect_tiles import AspectTiles
 from chiasm.errors import CheckpointError
@@ -98,7 +99,7 @@ def load(folder: Path, settings: dict[str, Any]) -> InternVL:
     config = Config(_tower(vision, where), decoder, pixel_shuffle_mlp.Config(side, ACTS[whole.projector_hidden_act]))
     layout = _layout(folder, settings, config)
     with torch.device("meta"):
-        model = InternVL(config, read_chat(folder, decoder.context, decoder.vocabulary, layout))
+        model = InternVL(config, read_chat(folder, decoder.context, decoder.vocabulary, layout, Boxes()))
     left_out = (*CONSTANTS, *(_HEAD if decoder.tied else ()))
     return take_tensors(model, _table(decoder), state, str(file), left_out).eval()
 

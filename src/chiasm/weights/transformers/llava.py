@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from chiasm.data.box_texts.floats import Floats
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.errors import CheckpointError
 from chiasm.models.llava import Config, LLaVA
@@ -36,7 +37,7 @@ def load(folder: Path, settings: dict[str, Any]) -> LLaVA:
     slot = token_of(folder, slot_id(settings, default=32_000))
     layout = Fixed(config.patches, read_pixels(folder, config.vision.grid()[0]), slot)
     with torch.device("meta"):
-        model = LLaVA(config, read_chat(folder, decoder.context, decoder.vocabulary, layout))
+        model = LLaVA(config, read_chat(folder, decoder.context, decoder.vocabulary, layout, Floats(digits=2)))
     return take(model, folder, table(decoder))
 
 

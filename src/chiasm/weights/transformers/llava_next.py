@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from chiasm.data.box_texts.floats import Floats
 from chiasm.data.layouts.any_resolution import GRIDS, AnyResolution, Grids
 from chiasm.data.transforms import OPENAI_MEAN, OPENAI_STD
 from chiasm.errors import CheckpointError
@@ -47,7 +48,7 @@ def load(folder: Path, settings: dict[str, Any]) -> LLaVANeXT:
     config = Config(**{name: getattr(shared, name) for name in ours.Config.__dataclass_fields__}, grids=grids)
     layout = _layout(folder, config, token_of(folder, slot_id(settings, default=32_000)))
     with torch.device("meta"):
-        model = LLaVANeXT(config, read_chat(folder, decoder.context, decoder.vocabulary, layout))
+        model = LLaVANeXT(config, read_chat(folder, decoder.context, decoder.vocabulary, layout, Floats(digits=2)))
     return llava.take(model, folder, _table(decoder))
 
 

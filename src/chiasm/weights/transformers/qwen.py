@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from chiasm.data.box_texts import qwen_vl as box_texts
 from chiasm.data.chat_processor import ChatProcessor, ChatSettings
 from chiasm.data.layout import Layout
 from chiasm.data.layouts.fixed import Fixed
@@ -171,7 +172,7 @@ def read_visual(
 def read_processor(folder: Path, decoder: llama.Config, layout: Layout) -> ChatProcessor:
     """The processor of a folder with `qwen.tiktoken`, or with a `tokenizer.json`, which comes first."""
     if (folder / "tokenizer.json").exists():
-        return read_chat(folder, decoder.context, decoder.vocabulary, layout)
+        return read_chat(folder, decoder.context, decoder.vocabulary, layout, box_texts.QwenVL())
     if not (folder / RANKS).exists():
         raise CheckpointError(f"{folder} holds neither {RANKS} nor tokenizer.json: it is not a whole checkpoint")
     backend = read_ranks(folder / RANKS, SPECIALS)
@@ -181,7 +182,11 @@ def read_processor(folder: Path, decoder: llama.Config, layout: Layout) -> ChatP
         )
     chats = read_json_if_present(folder / "generation_config.json").get("chat_format") == "chatml"
     ends = ("<|im_end|>", "<|endoftext|>") if chats else ("<|endoftext|>",)
-    return ChatProcessor(backend, ChatSettings(decoder.context, layout, "", ends), _CHAT if chats else "")
+    return ChatProcessor(
+        backend,
+        ChatSettings(decoder.context, layout, "", ends, boxes=box_texts.QwenVL()),
+        _CHAT if chats else "",
+    )
 
 
 def take(model: QwenVL, folder: Path, rules: tuple[Rule, ...]) -> Any:

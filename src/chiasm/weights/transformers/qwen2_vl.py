@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from chiasm.data.box_texts.qwen2_vl import Qwen2VL as Boxes
 from chiasm.data.layouts.packed import PackedPatches
 from chiasm.errors import CheckpointError
 from chiasm.models.qwen2_vl import Config, Qwen2VL
@@ -97,7 +98,7 @@ def load(folder: Path, settings: dict[str, Any]) -> Qwen2VL:
     tokens = {name: token_of(folder, settings.get(key, default)) for name, (key, default) in _TOKENS.items()}
     layout = read_packed(folder, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size, tokens)
     with torch.device("meta"):
-        model = Qwen2VL(config, read_chat(folder, decoder.context, decoder.vocabulary, layout))
+        model = Qwen2VL(config, read_chat(folder, decoder.context, decoder.vocabulary, layout, Boxes()))
     state, file = read_tensors(folder, WEIGHTS)
     left_out = (*CONSTANTS, *(("lm_head.weight",) if decoder.tied else ()))
     return take_tensors(model, _table(config), renamed(state, _VARIANTS), str(file), left_out).eval()

@@ -1,0 +1,1 @@
+"""Conventions of boxes in text; the folder is the registry."""

@@ -1,0 +1,50 @@
+"""Captions whose phrases name their boxes, as Kosmos-2 learns them (Peng et al. 2023, arXiv:2306.14824)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from chiasm.data.sample import Box, Mention, Sample, Text
+from chiasm.data.source import Source
+from chiasm.errors import DataError
+
+
+@dataclass(frozen=True)
+class Grounded(Source):
+    """The samples of a source whose boxes know where the first caption names them: that caption is what is learned.
+
+    of: the source. prompt: a text before the caption, such as "<grounding>" for Kosmos-2; "" for none.
+    A phrase that names several boxes is written with all of them. Of phrases within each other the longest is kept.
+    A sample without a caption, or whose boxes stand nowhere in it, raises DataError.
+    """
+
+    of: Source
+    prompt: str = ""
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.of[index]
+        named: dict[tuple[int, int], list[Box]] = defaultdict(list)
+        for box in sample.boxes:
+            if box.span is not None:
+                named[box.span].append(box)
+        if not sample.captions or not named:
+            raise DataError(f"sample '{sample.key}' has no caption in which its boxes are named")
+        caption = Text(sample.captions[0], target=True, mentions=_apart(named))
+        parts = (*sample.images, *((Text(self.prompt),) if self.prompt else ()), caption)
+        return Sample(sample.key, parts, sample.captions, sample.boxes, meta=sample.meta)
+
+    def called(self, index: int) -> str:
+        return self.of.called(index)
+
+
+def _apart(named: dict[tuple[int, int], list[Box]]) -> tuple[Mention, ...]:
+    """Mentions in order, the longest first where some overlap."""
+    kept: list[tuple[int, int]] = []
+    for first, behind in sorted(named, key=lambda span: (span[0] - span[1], span)):
+        if all(behind <= start or end <= first for start, end in kept):
+            kept.append((first, behind))
+    return tuple(Mention(span, tuple(named[span])) for span in sorted(kept))

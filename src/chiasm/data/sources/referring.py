@@ -1,0 +1,65 @@
+"""Questions after places: phrases of another source's boxes, each answered by the box alone."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from chiasm.data.referring import unambiguous
+from chiasm.data.sample import Box, Mention, Sample, Text
+from chiasm.data.source import Source
+from chiasm.errors import DataError, RecipeError
+
+_PHRASE = "{phrase}"
+_TRIES = 100
+
+
+@dataclass(frozen=True)
+class Referring(Source):
+    """The samples of a source that has boxes, each as a chat: where is this thing? Its box is what is learned.
+
+    of: the source. turns: the most phrases asked about in one sample; which ones, and in which order, follows from its
+        key. More than one needs a chat template, which keeps turns apart.
+    question: with {phrase} in its place. Phrases that name several regions of a picture are left out.
+    A sample without any such phrase is replaced by the next that has one; where a hundred have none it is an error.
+    """
+
+    of: Source
+    turns: int = 1
+    question: str = "Where is {phrase}?"
+
+    def __post_init__(self) -> None:
+        if self.question.count(_PHRASE) != 1:
+            raise RecipeError(f"referring.question: '{self.question}' needs {_PHRASE} once, in the phrase's place")
+        if self.turns < 1:
+            raise RecipeError(f"referring.turns must be at least 1, not {self.turns}")
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
+        for step in range(min(_TRIES, len(self))):
+            sample = self.of[(index + step) % len(self)]
+            if boxes := unambiguous(sample):
+                return self._asked(sample, boxes)
+        raise DataError(f"{self.called(index)}: neither it nor those behind it have a phrase that names one region")
+
+    def _asked(self, sample: Sample, boxes: tuple[Box, ...]) -> Sample:
+        order = np.random.default_rng(zlib.crc32(sample.key.encode())).permutation(len(boxes))
+        texts: list[Text] = []
+        for at in order[: self.turns].tolist():
+            texts.append(asking(self.question, boxes[at].phrase))
+            texts.append(Text("", "assistant", target=True, mentions=(Mention((0, 0), (boxes[at],)),)))
+        return Sample(sample.key, (*sample.images, *texts), sample.captions, sample.boxes, meta=sample.meta)
+
+    def called(self, index: int) -> str:
+        return self.of.called(index)
+
+
+def asking(question: str, phrase: str) -> Text:
+    """The question as the user's text, its phrase marked as one that means a region."""
+    first = question.index(_PHRASE)
+    return Text(question.replace(_PHRASE, phrase), "user", mentions=(Mention((first, first + len(phrase))),))

@@ -1,0 +1,60 @@
+"""Learned latents that attend once to a picture's features and to themselves: Kosmos-2 (Peng et al. 2023,
+arXiv:2306.14824, section 3.1), after Flamingo's resampler, of which it keeps one attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chiasm.errors import RecipeError
+from chiasm.nn.connector import ConnectorConfig
+
+
+@dataclass(frozen=True)
+class Config(ConnectorConfig):
+    """latents: slots of a picture."""
+
+    latents: int = 64
+    heads: int = 32
+
+    def build(self, features: int, width: int) -> nn.Module:
+        return Connector(features, width, self)
+
+    def slots(self, patches: int) -> int:  # noqa: ARG002  # as many for any picture
+        return self.latents
+
+
+class Connector(nn.Module):
+    """(N, P, features) to (N, K, D): attention(latents, [map(x), latents])."""
+
+    def __init__(self, features: int, width: int, config: Config) -> None:
+        super().__init__()
+        if config.latents < 1 or width % config.heads:
+            raise RecipeError(f"{config.heads} heads cannot share a width of {width} for {config.latents} latents")
+        self.map = nn.Linear(features, width)
+        self.latents = nn.Parameter(torch.empty(config.latents, width))
+        self.attention = LatentAttention(width, config.heads)
+        nn.init.normal_(self.latents)
+
+    def forward(self, x_NPD: Tensor) -> Tensor:
+        latents_NKD = self.latents.expand(len(x_NPD), -1, -1)
+        return self.attention(latents_NKD, torch.cat([self.map(x_NPD), latents_NKD], dim=1))
+
+
+class LatentAttention(nn.Module):
+    """Multi-head attention of one sequence to another."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, asking_NKD: Tensor, seen_NSD: Tensor) -> Tensor:
+        q, k, v = (
+            one(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for one, x in ((self.q, asking_NKD), (self.k, seen_NSD), (self.v, seen_NSD))
+        )
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
