@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 
-from chiasm.config import dump, parse
+from chiasm.config import dump, parse, suggest
 from chiasm.data.cache import DecodedSource, PictureCache
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.processor import Processor
@@ -27,7 +27,7 @@ from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.features import CachedProcessor
 from chiasm.models.model import Model, ModelConfig
 from chiasm.models.speaker_features import CachedChatProcessor, Reading
-from chiasm.recipe import Recipe, Start, laid_over, learned_by
+from chiasm.recipe import Piece, Recipe, Start, laid_over, learned_by
 from chiasm.training.distributed import Ranks
 from chiasm.training.loop import Loop
 from chiasm.training.monitor import METRICS
@@ -202,7 +202,9 @@ class Experiment:
     def _check_start(self, overwrite: bool) -> None:
         """Raises TrainingError where removing the older run would remove the model that this one begins from."""
         start = self.recipe.start
-        if overwrite and start is not None and Path(start.checkpoint).resolve().is_relative_to(self.folder.resolve()):
+        begun = [start.checkpoint] if start is not None else []
+        begun += [one.checkpoint for one in self.recipe.pretrained.values() if isinstance(one, Piece)]
+        if overwrite and any(Path(one).resolve().is_relative_to(self.folder.resolve()) for one in begun):
             raise TrainingError(
                 f"{self.folder} holds the model to start from, and --overwrite would remove it; give another --out"
             )
@@ -233,8 +235,25 @@ def build_model(recipe: Recipe) -> Model:
     model = kind(recipe.model, processor)
     model.check()
     for part, weights in recipe.pretrained.items():
-        packages.load_packaged(model, part, weights)
+        if isinstance(weights, Piece):
+            _take_piece(model, part, weights)
+        else:
+            packages.load_packaged(model, part, weights)
     return model
+
+
+def _take_piece(model: Model, name: str, piece: Piece) -> None:
+    """Puts a part of a trained model into a part of this one, which has just its tensors or fewer."""
+    trained = load(piece.checkpoint)
+    of_other = piece.part or name
+    for where, owner, part in (("", model, name), (".part", trained, of_other)):
+        if part not in (parts := dict(owner.named_modules())):
+            what = f"{piece.checkpoint} has" if where else "the model has"
+            raise RecipeError(f"pretrained.{name}{where}: {what} no part '{part}'{suggest(part, parts)}")
+    target, given = model.get_submodule(name), trained.get_submodule(of_other).state_dict()
+    # A first stage may have learned with more than the second needs, such as words beside queries.
+    taken = {key: tensor for key, tensor in given.items() if key in target.state_dict()}
+    model_folder.assign(target, taken, f"pretrained.{name}: {piece.checkpoint}")
 
 
 def build_processor(recipe: Recipe) -> Processor:

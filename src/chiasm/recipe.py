@@ -71,12 +71,24 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A part of a trained model, to begin a part of a new one with. checkpoint: whatever `chiasm.load` opens.
+
+    part: its name there, such as `q_former`; where not given, the name that it has in the new model.
+    """
+
+    checkpoint: str
+    part: str = ""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One experiment. name: of its run folder, `runs/<name>`, and of its model in tables.
 
     model: a new model of that family; or else start: one that is trained already, with its processor.
     processor: entries of the family's own processor settings; after a `start`, those to change, such as augmentation.
-    pretrained: packaged weights to begin with, by part of a new model, such as `vision: efficientnet_lite0`.
+    pretrained: weights to begin with, by part of a new model: packaged ones, such as `vision: efficientnet_lite0`, or
+        those of another model's part, such as `vision: {checkpoint: runs/clip-scenes}`.
     score_by: by what a model that speaks scores texts in the evaluation, "likelihood" (the default), "gain" or
         "yes"; see `VisualSpeaker.score`.
     """
@@ -87,7 +99,7 @@ class Recipe:
     model: ModelConfig | None = None
     start: Start | None = None
     processor: Mapping[str, Any] = field(default_factory=dict)
-    pretrained: Mapping[str, str] = field(default_factory=dict)
+    pretrained: Mapping[str, str | Piece] = field(default_factory=dict)
     evaluation: tuple[Task, ...] = ()
     score_by: str = ""
     seed: int = 0

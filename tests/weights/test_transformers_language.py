@@ -43,6 +43,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2", {"rope_theta": 1e6}),
     "qwen2-windows": ("Qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
     "qwen3": ("Qwen3", {"head_dim": 16, "tie_word_embeddings": True}),
+    "opt": ("OPT", {"ffn_dim": 80, "init_std": 0.3, "max_position_embeddings": 40}),
+    "opt-untied": ("OPT", {"ffn_dim": 80, "init_std": 0.3, "tie_word_embeddings": False}),
 }
 
 
@@ -103,8 +105,9 @@ def test_what_we_write_transformers_reads(kind: str, tmp_path: Path) -> None:
     assert tokenizer.chat_template == ours.processor.template.source
 
 
-def test_losses_agree_with_transformers_on_the_target_tokens(tmp_path: Path) -> None:
-    theirs = peer("llama", tmp_path)
+@pytest.mark.parametrize("kind", ["llama", "opt"])
+def test_losses_agree_with_transformers_on_the_target_tokens(kind: str, tmp_path: Path) -> None:
+    theirs = peer(kind, tmp_path)
     ours = chiasm.load(tmp_path)
     parts = (Text("What is it?", "user"), Text("Two dogs", "assistant", target=True))
     samples = [Sample("a", parts), Sample("b", (*parts, Text("Sure?", "user"), Text("yes.", "assistant", True)))]
@@ -126,7 +129,8 @@ def test_losses_agree_with_transformers_on_the_target_tokens(tmp_path: Path) -> 
     assert found.item() == pytest.approx(expected.item(), abs=1e-5)
     assert isinstance(ours, Language)
     (by_ours,) = torch.autograd.grad(found, dict(ours.named_parameters())["language.blocks.0.attention.k.weight"])
-    (by_theirs,) = torch.autograd.grad(expected, theirs.model.layers[0].self_attn.k_proj.weight)
+    layers = theirs.model.layers if kind == "llama" else theirs.model.decoder.layers
+    (by_theirs,) = torch.autograd.grad(expected, layers[0].self_attn.k_proj.weight)
     assert torch.allclose(by_ours, by_theirs, atol=1e-5)
 
 
@@ -137,4 +141,19 @@ def test_a_variant_that_we_lack_is_refused(tmp_path: Path) -> None:
     )
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="type 'dynamic' are not known"):
+        chiasm.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"word_embed_proj_dim": 24}, "word_embed_proj_dim is 24"),
+        ({"do_layer_norm_before": False}, "do_layer_norm_before"),
+        ({"activation_function": "gelu"}, "activation_function"),
+    ],
+)
+def test_an_opt_of_another_build_is_refused(more: dict[str, Any], told: str, tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    transformers.OPTConfig(vocab_size=400, **{**COMMON, "ffn_dim": 80, **more}).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=told):
         chiasm.load(tmp_path)

@@ -13,7 +13,7 @@ from chiasm.evaluation.cache import Journal
 from chiasm.evaluation.embeddings import Embeddings
 from chiasm.evaluation.item import Item
 from chiasm.evaluation.replies import BATCH_TOKENS, Replies, Sharing
-from chiasm.evaluation.scoring import Scores, scoring
+from chiasm.evaluation.scoring import Scores, ScoresBy, scoring
 from chiasm.evaluation.share import Share
 from chiasm.evaluation.task import Answer, Ask, Broken, Either, Failed, Match, Question, Task, Vector, picture_key
 from chiasm.models.model import VERBS, Embedder, Generator, Model, Scorer
@@ -57,6 +57,8 @@ class Asker:
         others = way.share.others(cache) if cache else []
         self.embeddings = Embeddings(model, progress, folder, identity, others) if isinstance(model, Embedder) else None
         self.scores = Scores(model, progress, self.scoring) if isinstance(model, Scorer) else None
+        # Where there are several ways to score, an inner product of embeddings is none of them.
+        self._by_product = self.embeddings is not None and not isinstance(model, ScoresBy)
         self.replies = Replies(model, progress, way.batch_tokens) if isinstance(model, Generator) else None
 
     @property
@@ -83,8 +85,10 @@ class Asker:
         formed = [replace(item, question=self._form(item.question)) for item in items]
         matches = [item for item in formed if isinstance(item.question, Match)]
         if self.embeddings is not None:
-            embedded = [item.question for item in formed if isinstance(item.question, (Match, Vector))]
+            kinds = (Match, Vector) if self._by_product else (Vector,)
+            embedded = [item.question for item in formed if isinstance(item.question, kinds)]
             self.embeddings.prepare(embedded, self.way.share)
+        if self._by_product:
             matches = []
         asks = [item for item in formed if isinstance(item.question, Ask)]
         if self.scores is not None:
@@ -97,9 +101,10 @@ class Asker:
         formed = [self._form(question) for question in questions]
         found: dict[int, Answer] = {}
         if self.embeddings is not None:
-            matches = [(at, one) for at, one in enumerate(formed) if isinstance(one, Match)]
-            products = self.embeddings.answers([one for _, one in matches])
-            found = {at: answer for (at, _), answer in zip(matches, products, strict=True)}
+            if self._by_product:
+                matches = [(at, one) for at, one in enumerate(formed) if isinstance(one, Match)]
+                products = self.embeddings.answers([one for _, one in matches])
+                found = {at: answer for (at, _), answer in zip(matches, products, strict=True)}
             found |= {at: self.embeddings.vector(one) for at, one in enumerate(formed) if isinstance(one, Vector)}
         for at, one in enumerate(formed):
             if isinstance(one, Broken):

@@ -83,15 +83,24 @@ class Model(nn.Module, ABC):
 
 class Comparing(Model):
     """A model whose losses compare the samples of a batch with each other: the loss of a batch is not the mean over its
-    parts. It says where the comparing begins, so that a batch larger than memory can still be learned from exactly."""
+    parts. It says where the comparing begins, so that a batch larger than memory can still be learned from exactly.
+
+    compares_by_layers: whether `losses_of` uses more of the model's parameters than scalars. They must then be whole on
+        every process, so the parts of a batch cannot be computed with a model that is sliced.
+    """
+
+    compares_by_layers: ClassVar[bool] = False
 
     @abstractmethod
     def features(self, batch: Batch) -> dict[str, Tensor]:
-        """What is compared: tensors with a row a sample, each of which follows from its own sample alone."""
+        """What is compared: tensors with a row a sample, each of which follows from its own sample alone.
+
+        Those of whole numbers pass on what belongs to a sample, such as its tokens; no gradient goes through them.
+        """
 
     @abstractmethod
     def losses_of(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The losses of a batch with these features. Of the model's own parameters it uses scalars only."""
+        """The losses of a batch with these features; see `compares_by_layers`."""
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         return self.losses_of(self.features(batch))

@@ -57,14 +57,18 @@ def activation(name: Activation) -> nn.Module:
 
 
 class Attention(nn.Module):
-    """softmax(q k^T / sqrt(D/H)) v over H heads; self-attention where no context is given."""
+    """softmax(q k^T / sqrt(D/H)) v over H heads; self-attention where no context is given.
 
-    def __init__(self, width: int, heads: int) -> None:
+    context: the width of the context, where it is not D.
+    """
+
+    def __init__(self, width: int, heads: int, context: int | None = None) -> None:
         super().__init__()
         if heads < 1 or width % heads:
             raise RecipeError(f"a width of {width} cannot be split into {heads} heads")
         self.heads = heads
-        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+        of = width if context is None else context
+        self.q, self.k, self.v = nn.Linear(width, width), nn.Linear(of, width), nn.Linear(of, width)
         self.out = nn.Linear(width, width)
 
     def forward(

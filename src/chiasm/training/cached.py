@@ -43,23 +43,25 @@ def cached_losses(
     """
     compute = _in_context(features or model.features, model.device, autocast)
     cached, random = _features(model, parts, partial(call, compute))
-    leaves = {name: torch.cat([one[name] for one in cached]).requires_grad_() for name in cached[0]}
+    whole = {name: torch.cat([one[name] for one in cached]) for name in cached[0]}
+    leaves = {name: rows.requires_grad_() for name, rows in whole.items() if rows.is_floating_point()}
     with autocast():
-        losses = model.losses_of(leaves)
-    scalars = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim == 0]
-    slopes = torch.autograd.grad(scale(total(losses)), [*leaves.values(), *scalars], allow_unused=True)
+        losses = model.losses_of(whole)
+    direct = [one for one in model.parameters() if one.requires_grad and (one.ndim == 0 or model.compares_by_layers)]
+    slopes = torch.autograd.grad(scale(total(losses)), [*leaves.values(), *direct], allow_unused=True)
+    of_rows = dict(zip(leaves, slopes, strict=False))
     of_parts = [
-        torch.split(rows, [len(one[name]) for one in cached]) if rows is not None else None
-        for name, rows in zip(leaves, slopes, strict=False)
+        torch.split(rows, [len(one[name]) for one in cached]) if (rows := of_rows.get(name)) is not None else None
+        for name in whole
     ]
     after = _random_state(model.device)
     for at, part in enumerate(parts):
         last = at == len(parts) - 1
-        direct = zip(scalars, slopes[len(leaves) :], strict=True) if last else ()
+        of_direct = list(zip(direct, slopes[len(leaves) :], strict=True)) if last else []
         with nullcontext() if last else local():
             _set_random_state(random[at], model.device)
             mine = [rows[at] if rows is not None else None for rows in of_parts]
-            torch.autograd.backward(call(_surrogate, compute, part, mine, list(direct)))
+            torch.autograd.backward(call(_surrogate, compute, part, mine, of_direct))
     _set_random_state(after, model.device)
     return {name: loss.detach() for name, loss in losses.items()}
 
@@ -97,7 +99,8 @@ def _surrogate(
 ) -> Tensor:
     """A number whose gradient is that of the loss: features times what the loss asks of them, and scalars likewise.
 
-    Scalars go the same way, so that all gradients come out of one kind of backward pass.
+    direct: parameters that the losses use beside the features; they go the same way, so that all gradients come out of
+    one kind of backward pass.
     """
     terms = [*zip(compute(part).values(), slopes, strict=True), *direct]
     return torch.stack([(value * slope).sum() for value, slope in terms if slope is not None]).sum()

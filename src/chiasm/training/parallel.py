@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from chiasm.errors import RecipeError
-from chiasm.models.model import Model
+from chiasm.models.model import Comparing, Model
 from chiasm.training.distributed import Ranks
 from chiasm.training.settings import Training
 
@@ -168,6 +168,11 @@ def share_model(model: Model, settings: Training, ranks: Ranks, device: torch.de
         )
     if settings.precision == "fp16":
         raise RecipeError("training.precision: fp16 does not go with training.parallel: fsdp; use bf16")
+    if isinstance(model, Comparing) and model.compares_by_layers and settings.accumulate > 1:
+        raise RecipeError(
+            f"training.accumulate: a {type(model).__name__} compares samples by layers that must then be whole, of "
+            "which fsdp holds slices; use ddp, or accumulate: 1"
+        )
     return Sharded(model, ranks, device)
 
 

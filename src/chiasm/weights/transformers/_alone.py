@@ -12,18 +12,20 @@ from chiasm.nn.decoder import DecoderConfig
 from chiasm.weights.chats import read_chat, write_chat, write_ends
 from chiasm.weights.files import read_tensors, write_json, write_tensors
 from chiasm.weights.mapping import Rule, give_tensors, take_tensors
+from chiasm.weights.transformers import _opt
 from chiasm.weights.transformers._language import CONSTANTS, decoder_rules, decoder_section, read_decoder
 from chiasm.weights.transformers._towers import WEIGHTS
 
 
 def load(folder: Path, settings: dict[str, Any], kind: str) -> Language:
     """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
-    decoder = read_decoder(kind, settings, str(folder / "config.json"))
+    where = str(folder / "config.json")
+    decoder = _opt.read_decoder(settings, where) if kind == "opt" else read_decoder(kind, settings, where)
     processor = read_chat(folder, decoder.context, decoder.vocabulary)
     with torch.device("meta"):
         model = Language(Config(decoder), processor)
     state, file = read_tensors(folder, WEIGHTS)
-    left_out = (*CONSTANTS, *(("lm_head.weight",) if decoder.tied else ()))
+    left_out = (*CONSTANTS, *(("lm_head.weight",) if model.language.head is None else ()))
     return take_tensors(model, _table(decoder), state, str(file), left_out).eval()
 
 
@@ -31,7 +33,7 @@ def save(model: Language, folder: Path) -> None:
     """Writes the model for transformers, into a folder that exists."""
     decoder = model.config.language
     section = decoder_section(decoder)
-    names = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+    names = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "opt": "OPT"}
     architecture = f"{names[section['model_type']]}ForCausalLM"
     write_chat(model.processor, folder)
     write_json(folder / "config.json", {"architectures": [architecture], "dtype": "float32", **section})

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from chiasm.errors import CheckpointError
 from chiasm.nn.decoder import DecoderConfig
-from chiasm.nn.decoders import llama
+from chiasm.nn.decoders import llama, opt
 from chiasm.nn.rotary import Llama3Scaling
 from chiasm.weights.files import read_section
 from chiasm.weights.mapping import Rule
+from chiasm.weights.transformers import _opt
 
 # Constants that older versions stored with the weights.
 CONSTANTS = ("*.rotary_emb.inv_freq", "model.layers.*.self_attn.rotary_emb.inv_freq")
@@ -153,6 +154,8 @@ def read_decoder(kind: str, entries: Mapping[str, Any], where: str) -> llama.Con
 
 def decoder_section(config: DecoderConfig, where: str = "the model") -> dict[str, Any]:
     """The `text_config` of a decoder, with its `model_type`. Raises CheckpointError where transformers has none."""
+    if isinstance(config, opt.Config):
+        return _opt.decoder_section(config, where)
     config = _llama(config)
     kind = {(False, False): "llama", (True, False): "qwen2", (False, True): "qwen3"}.get(
         (config.qkv_bias, config.qk_norm)
@@ -192,8 +195,10 @@ def decoder_section(config: DecoderConfig, where: str = "the model") -> dict[str
 def decoder_rules(ours: str, theirs: str, config: DecoderConfig, head: str) -> tuple[Rule, ...]:
     """The tensors of a decoder: `ours` and `theirs` are the names before them, each with its dot; head: of theirs.
 
-    Raises CheckpointError for a decoder that does not follow Llama.
+    Raises CheckpointError for a decoder that follows neither Llama nor OPT.
     """
+    if isinstance(config, opt.Config):
+        return _opt.decoder_rules(ours, theirs, config, head)
     config = _llama(config)
     block, layer = f"{ours}blocks.*", f"{theirs}layers.*"
     end = "*" if config.qkv_bias else "weight"

@@ -1,0 +1,160 @@
+"""What both stages of BLIP-2 share in transformers: EVA's ViT, the Q-Former, and where their tensors are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from chiasm.errors import CheckpointError
+from chiasm.nn.connectors import q_former
+from chiasm.nn.image_towers import vit
+from chiasm.weights.files import read_section
+from chiasm.weights.mapping import STACKED, Form, Rule
+from chiasm.weights.transformers._towers import ACTS, blocks
+
+_Act = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
+
+POSITION_IDS = ("embeddings.position_ids",)  # a constant that older versions stored
+# Learned rows that are stored as a batch of one, or one row of one batch.
+_ONE_OF = Form(lambda ours: ours[0][None], lambda theirs, _: (theirs[0],))
+_ONE_ROW = Form(lambda ours: ours[0][None, None], lambda theirs, _: (theirs[0, 0],))
+
+
+@dataclass(frozen=True)
+class _Vision:
+    """A `vision_config`, with what transformers takes where it says nothing."""
+
+    hidden_size: int = 1408
+    intermediate_size: int = 6144
+    num_hidden_layers: int = 39
+    num_attention_heads: int = 16
+    image_size: int = 224
+    patch_size: int = 14
+    hidden_act: _Act = "gelu"
+    layer_norm_eps: float = 1e-6
+    attention_dropout: Literal[0] = 0
+    qkv_bias: Literal[True] = True
+
+
+@dataclass(frozen=True)
+class QFormerSettings:
+    """A `qformer_config`. Dropout, which published files have, is a matter of training, and not taken over."""
+
+    vocab_size: int = 30_522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: Literal["gelu"] = "gelu"
+    max_position_embeddings: int = 512
+    layer_norm_eps: float = 1e-12
+    cross_attention_frequency: int = 2
+    use_qformer_text_input: bool = False
+
+    def built(self, queries: int) -> q_former.Config:
+        return q_former.Config(
+            queries,
+            self.hidden_size,
+            self.num_hidden_layers,
+            self.num_attention_heads,
+            self.intermediate_size,
+            self.cross_attention_frequency,
+            self.layer_norm_eps,
+        )
+
+
+def read_vision(settings: Mapping[str, Any], where: str) -> vit.Config:
+    """The image tower that a `config.json` describes."""
+    found = read_section(_Vision(), settings.get("vision_config") or {}, f"{where}: vision_config")
+    return vit.Config(
+        found.image_size,
+        found.patch_size,
+        found.hidden_size,
+        found.num_hidden_layers,
+        found.num_attention_heads,
+        found.intermediate_size,
+        "class",
+        ACTS[found.hidden_act],
+        pre_norm=False,
+        epsilon=found.layer_norm_eps,
+    )
+
+
+def vision_section(tower: vit.Config) -> dict[str, Any]:
+    """The `vision_config` of a tower. Raises CheckpointError where it is not EVA's."""
+    if (tower.pool, tower.pre_norm, tower.stem) != ("class", False, ()):
+        raise CheckpointError(
+            "transformers' BLIP-2 has a ViT with a class token, without a norm before its blocks and without a stem, "
+            f"not {tower}"
+        )
+    found = _Vision(**blocks(tower), image_size=tower.image_size, patch_size=tower.patch)
+    return {"model_type": "blip_2_vision_model", **asdict(found)}
+
+
+def read_q_former(settings: Mapping[str, Any], where: str, text: bool) -> tuple[QFormerSettings, q_former.Config]:
+    """The Q-Former that a `config.json` describes. text: whether it must read texts too, or must not."""
+    found = read_section(QFormerSettings(), settings.get("qformer_config") or {}, f"{where}: qformer_config")
+    if found.use_qformer_text_input != text:
+        raise CheckpointError(f"{where}: use_qformer_text_input is {found.use_qformer_text_input} in this architecture")
+    return found, found.built(int(settings.get("num_query_tokens", 32)))
+
+
+def q_former_section(config: q_former.Config, words: q_former.Words | None) -> dict[str, Any]:
+    """The `qformer_config` of a Q-Former."""
+    found = QFormerSettings(
+        hidden_size=config.width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        intermediate_size=config.hidden,
+        layer_norm_eps=config.epsilon,
+        cross_attention_frequency=config.every,
+        use_qformer_text_input=words is not None,
+        vocab_size=words.vocabulary if words else QFormerSettings.vocab_size,
+        max_position_embeddings=words.context if words else QFormerSettings.max_position_embeddings,
+    )
+    return {"model_type": "blip_2_qformer", **asdict(found)}
+
+
+def rules(ours: str) -> tuple[Rule, ...]:
+    """Where tower and Q-Former are stored. ours: our name of the Q-Former."""
+    block, layer = "vision.blocks.*", "vision_model.encoder.layers.*"
+    of_tower = {
+        f"{block}.norm1.*": f"{layer}.layer_norm1.*",
+        f"{block}.attention.out.*": f"{layer}.self_attn.projection.*",
+        f"{block}.norm2.*": f"{layer}.layer_norm2.*",
+        f"{block}.mlp.up.*": f"{layer}.mlp.fc1.*",
+        f"{block}.mlp.down.*": f"{layer}.mlp.fc2.*",
+        "vision.norm.*": "vision_model.post_layernorm.*",
+    }
+    own, theirs = f"{ours}.layers.*", "qformer.encoder.layer.*"
+    of_queries = {
+        **_attention(f"{own}.attention", f"{theirs}.attention"),
+        f"{own}.attention_norm.*": f"{theirs}.attention.output.LayerNorm.*",
+        **_attention(f"{own}.cross_attention", f"{theirs}.crossattention"),
+        f"{own}.cross_norm.*": f"{theirs}.crossattention.output.LayerNorm.*",
+        **_feed_forward(f"{own}.mlp", f"{theirs}.intermediate_query", f"{theirs}.output_query"),
+        **_feed_forward(f"{own}.word_mlp", f"{theirs}.intermediate", f"{theirs}.output"),
+        f"{ours}.norm.*": "qformer.layernorm.*",
+        f"{ours}.words.weight": "embeddings.word_embeddings.weight",
+        f"{ours}.positions.weight": "embeddings.position_embeddings.weight",
+    }
+    qkv = tuple(f"{block}.attention.{one}" for one in ("q", "k", "v"))
+    return (
+        Rule("vision.embed.*", "vision_model.embeddings.patch_embedding.*"),
+        Rule("vision.class_token", "vision_model.embeddings.class_embedding", _ONE_ROW),
+        Rule("vision.position", "vision_model.embeddings.position_embedding", _ONE_OF),
+        Rule(tuple(f"{one}.*" for one in qkv), f"{layer}.self_attn.qkv.*", STACKED),
+        Rule(f"{ours}.queries", "query_tokens", _ONE_OF),
+        *(Rule(a, b) for a, b in (of_tower | of_queries).items()),
+    )
+
+
+def _attention(ours: str, theirs: str) -> dict[str, str]:
+    names = {"q": "attention.query", "k": "attention.key", "v": "attention.value", "out": "output.dense"}
+    return {f"{ours}.{a}.*": f"{theirs}.{b}.*" for a, b in names.items()}
+
+
+def _feed_forward(ours: str, up: str, down: str) -> dict[str, str]:
+    names = {f"{ours}.up.*": f"{up}.dense.*", f"{ours}.down.*": f"{down}.dense.*"}
+    return {**names, f"{ours}_norm.*": f"{down}.LayerNorm.*"}
