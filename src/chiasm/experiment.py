@@ -32,6 +32,7 @@ from chiasm.training.distributed import Ranks
 from chiasm.training.loop import Loop
 from chiasm.training.monitor import METRICS
 from chiasm.weights import load, packages
+from chiasm.weights.foreign import ForeignModel
 
 RECIPE, CHECKPOINT, EVALUATION = "recipe.yaml", "checkpoint", "evaluation"
 _LEARNED_FROM = 4000  # samples whose captions a tokenizer is learned from
@@ -262,7 +263,7 @@ def build_processor(recipe: Recipe) -> Processor:
     Where the recipe starts from a checkpoint, that model's, with the recipe's changes.
     """
     if recipe.start is not None:
-        return load(recipe.start.checkpoint).processor.changed(recipe.processor)
+        return _trainable(recipe.start).processor.changed(recipe.processor)
     assert recipe.model is not None
     kind = recipe.model.model().processor_type
     entries = laid_over(recipe.model.processor_entries(), _with_packaged(recipe.processor, kind))
@@ -271,7 +272,7 @@ def build_processor(recipe: Recipe) -> Processor:
 
 def _started(start: Start, processor: Mapping[str, Any]) -> Model:
     """The model of a checkpoint with changed entries. Raises ChiasmError where they do not suit its weights."""
-    trained = load(start.checkpoint)
+    trained = _trainable(start)
     config = _changed(trained.config, start)
     model = config.model()(config, trained.processor.changed(processor))
     model.check()
@@ -279,10 +280,18 @@ def _started(start: Start, processor: Mapping[str, Any]) -> Model:
     return model
 
 
+def _trainable(start: Start) -> Model:
+    """The model to start from. Raises CapabilityError for one that can only be asked."""
+    model = load(start.checkpoint)
+    if isinstance(model, ForeignModel):
+        model.refuse("trained")
+    return model
+
+
 def model_config(recipe: Recipe) -> ModelConfig:
     """The recipe's model, or that of the checkpoint that it starts from, with the recipe's changes."""
     if recipe.start is not None:
-        return _changed(load(recipe.start.checkpoint).config, recipe.start)
+        return _changed(_trainable(recipe.start).config, recipe.start)
     assert recipe.model is not None
     return recipe.model
 

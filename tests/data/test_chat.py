@@ -121,12 +121,51 @@ def test_what_is_too_long_is_never_cut() -> None:
         processor(context=100, slots=90)([CHAT])
 
 
+GROWS = "{% set room = namespace(text='abcdefgh') %}{% for i in range(60) %}{% set room.text = TEXT %}{% endfor %}"
+ENDLESS = (  # each would take minutes, or gigabytes, in a sandbox that is not bounded
+    "{% set s = 'a' * 900 %}{% for a in s %}{% for b in s %}{% for c in s %}x{% endfor %}{% endfor %}{% endfor %}",
+    *(GROWS.replace("TEXT", text) for text in (
+        "room.text ~ room.text",
+        "room.text + room.text",
+        "room.text.replace('a', 'a' * 90)",
+        "room.text | replace('a', 'a' * 90)",
+        "room.text.join(room.text)",
+        "room.text | list | join(room.text)",
+        "'%s%s' % (room.text, room.text)",
+        "'{0}{0}'.format(room.text)",
+        "([room.text] * 999) | join",
+        "room.text | list | tojson(9999)",
+    )),
+    *("{{ " + text + " }}" for text in (
+        "'a'.ljust(3000000000)",
+        "'a' | center(3000000000)",
+        "'a\\nb' | indent(3000000000)",
+        "'%3000000000d' | format(1)",
+        "'%*d' % (3000000000, 1)",
+        "'{:>3000000000}'.format(1)",
+        "'{:>{w}}'.format(1, w=3000000000)",
+        "'a' | batch(3000000000, 'x') | list",
+        "'a' | slice(3000000000, 'x') | list",
+        "(1).to_bytes(3000000000, 'big')",
+        "9 ** 9 ** 9",
+        "[[['a' * 999] * 999] * 999] * 999",
+    )),
+    "{% set s = 'a' * 90000 %}{% for a in s %}{% if s == s ~ 'b' %}{% endif %}{% endfor %}",
+    "{% set s = 'a' * 90000 %}{% for a in range(9999) %}{{ s }}{% endfor %}",
+    "{% set s = 'a' * 9000 %}{% for a in s | map('upper') | map('lower') %}{% for b in s %}{% endfor %}{% endfor %}",
+    "{% for a in 'a' * 900 recursive %}{% if loop.depth < 5 %}{{ loop('a' * 900) }}{% endif %}{% endfor %}",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("template", "said"),
     [
         ("{% for i in range(99999999) %}{% endfor %}", "may run without end"),
         ("{% for i in range(999) %}{% for j in range(999) %}{% endfor %}{% endfor %}", "may run without end"),
         ("{{ 'a' * 999999999 }}", "may run without end"),
+        *((one, "may run without end") for one in ENDLESS),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself too deeply"),
+        ("{% for a in [1] recursive %}{{ loop([1]) }}{% endfor %}", "calls itself too deeply"),
         ("{{ raise_exception('roles must alternate') }}", "refuses the chat: roles must alternate"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{{ messages[0].content.nothing.at_all }}", "refuses the chat"),

@@ -29,7 +29,8 @@ def test_a_tower_with_a_stem_is_ours_alone(config: ModelConfig, tmp_path: Path) 
         ({"config.json": "{"}, "is not JSON"),
         ({"config.json": "{}"}, "names neither a 'family' (chiasm) nor a 'model_type' (transformers)"),
         ({"config.json": '{"family": "clpi"}'}, "there is no family 'clpi'; did you mean 'clip'?"),
-        ({"config.json": '{"model_type": "bloom"}'}, "bloom"),
+        ({"config.json": '{"model_type": "bloom"}'}, "of a 'bloom', foreign here"),
+        ({"config.json": '{"model_type": "blooom"}'}, "a 'blooom', which neither chiasm nor transformers"),
     ],
 )
 def test_a_folder_that_is_no_checkpoint_is_told(files: dict[str, str], told: str, tmp_path: Path) -> None:

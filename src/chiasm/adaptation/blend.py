@@ -17,6 +17,7 @@ from chiasm.config import dump
 from chiasm.errors import CheckpointError, RecipeError
 from chiasm.models.folder import assign
 from chiasm.models.model import Model
+from chiasm.weights.foreign import ForeignModel
 
 
 def blend(first: Model, second: Model, alpha: float) -> Model:
@@ -26,10 +27,13 @@ def blend(first: Model, second: Model, alpha: float) -> Model:
     Averages that norms have counted are blended like weights; what is no number with a fraction, such as a count of
     batches, is taken from the nearer model. The processor is the second's.
     Raises RecipeError for an alpha outside of 0 to 1, CheckpointError where the models are not of one shape or are
-    given different pixels or tokens.
+    given different pixels or tokens; CapabilityError for models that transformers computes.
     """
     if not 0 <= alpha <= 1:
         raise RecipeError(f"alpha is the share of the second model, 0 to 1, not {alpha:g}")
+    for one in (first, second):
+        if isinstance(one, ForeignModel):
+            one.refuse("blended")
     if problems := [*_unlike_configs(first, second), *_unlike_inputs(first, second)]:
         raise CheckpointError(f"the two models cannot be blended: {'; '.join(problems)}")
     ours, theirs = first.state_dict(), second.state_dict()

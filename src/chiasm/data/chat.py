@@ -6,20 +6,19 @@ in a sandbox that lets it reach nothing and do only so much."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from chiasm.data.sample import Image, Part, Sample, Text, Video
-from chiasm.errors import CheckpointError, DataError, MissingExtra
+from chiasm.data.sandbox import TooLong, bounded_environment
+from chiasm.errors import CheckpointError, DataError
 
 IMAGE, VIDEO = "\ue010", "\ue011"  # where a picture or video stands in a rendered text
 _OPEN, _CLOSE = "\ue012", "\ue013"  # around words to learn; all four are private: no text may hold them
 _PRIVATE = re.compile("[\ue010-\ue013]")
-_STEPS = 100_000  # what a template may do for one chat; those of real checkpoints need a few hundred
 
 
 @dataclass(frozen=True)
@@ -93,12 +92,16 @@ class ChatTemplate:
     def _rendered(self, messages: list[dict[str, Any]], answer: bool, key: str) -> str:
         from jinja2 import TemplateError
 
-        budget = self._environment.start()
+        budget = self._environment.start(sum(len(one) for one in _strings(messages)))
         try:
             text = self._template.render(messages=messages, add_generation_prompt=answer, tools=None, **self.marks)
-        except _TooLong as error:
+        except TooLong as error:
             raise DataError(
                 f"sample '{key}': the chat template does more than {budget:,} steps; it may run without end"
+            ) from error
+        except (RecursionError, MemoryError) as error:
+            raise DataError(
+                f"sample '{key}': the chat template calls itself too deeply, or fills the memory"
             ) from error
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             # A template's own refusal, or a mistake in it, of whatever kind: it is not our program.
@@ -122,7 +125,7 @@ class ChatTemplate:
 
     @cached_property
     def _environment(self) -> Any:
-        return _environment()
+        return bounded_environment()
 
     @cached_property
     def _tree(self) -> Any:
@@ -135,7 +138,7 @@ class ChatTemplate:
 
     @cached_property
     def _template(self) -> Any:
-        return self._environment.from_string(self._tree)
+        return self._environment.bounded(self.source)
 
     @cached_property
     def _lists(self) -> bool:
@@ -224,89 +227,10 @@ def _check_texts(sample: Sample) -> None:
             raise DataError(f"sample '{sample.key}': its text holds a character between U+E010 and U+E013; remove it")
 
 
-class _TooLong(Exception):
-    """A template has done more steps than it may."""
-
-
-def _environment() -> Any:
-    """A sandbox with what templates of checkpoints use, in which every step is counted."""
-    try:
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError as error:
-        raise MissingExtra("jinja2", "chat", "a checkpoint's chat template") from error
-
-    class Bounded(ImmutableSandboxedEnvironment):
-        """Whatever a template does goes through here; see `call`, `getattr` and the operators of a sandbox."""
-
-        intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
-        left = 0
-
-        def start(self) -> int:
-            self.left = _STEPS
-            return _STEPS
-
-        def spend(self, steps: int = 1) -> None:
-            self.left -= steps
-            if self.left < 0:
-                raise _TooLong
-
-        def call(self, *args: Any, **entries: Any) -> Any:
-            self.spend()
-            return super().call(*args, **entries)
-
-        def getattr(self, obj: Any, attribute: str) -> Any:
-            self.spend()
-            return super().getattr(obj, attribute)
-
-        def getitem(self, obj: Any, argument: Any) -> Any:
-            self.spend()
-            return super().getitem(obj, argument)
-
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            if operator in ("*", "**") or (operator == "%" and isinstance(left, str)):
-                self.spend(_size(left) * max(1, _size(right)))
-            elif isinstance(left, str):
-                self.spend(1 + len(left) // 1000)
-            else:
-                self.spend()
-            return super().call_binop(context, operator, left, right)
-
-    environment = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _generation()])
-
-    def bounded_range(*bounds: int) -> range:
-        steps = range(*bounds)
-        environment.spend(len(steps))
-        return steps
-
-    def refuse(message: str) -> str:
-        raise TemplateError(message)
-
-    def to_json(value: Any, indent: int | None = None, **_known: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent)
-
-    environment.globals.update(range=bounded_range, raise_exception=refuse)
-    environment.filters["tojson"] = to_json
-    return environment
-
-
-def _size(value: Any) -> int:
-    return len(value) if isinstance(value, str | list | tuple) else abs(int(value)) if isinstance(value, int) else 1
-
-
-def _generation() -> type:
-    """`{% generation %}`, by which some templates mark the assistant's words: here it stands for what is in it."""
-    from jinja2 import nodes
-    from jinja2.ext import Extension
-    from jinja2.parser import Parser
-
-    class Generation(Extension):
-        """Keeps the body of the block."""
-
-        tags = {"generation"}  # noqa: RUF012  # jinja2 wants a plain set on the class
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    return Generation
+def _strings(value: Any) -> Iterator[str]:
+    """All texts in a list of messages."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(one)

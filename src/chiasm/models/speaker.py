@@ -284,7 +284,7 @@ class VisualSpeaker(Speaker):
         if by == "yes":
             return self._yes(image, texts)
         found = self._caption_likelihoods(image, texts)
-        return found - self._caption_likelihoods(_grey(image), texts) if by == "gain" else found
+        return found - self._caption_likelihoods(grey(image), texts) if by == "gain" else found
 
     def _yes(self, image: Image, texts: Sequence[str]) -> Tensor:
         """(N,) log p("Yes") - log p("No"). Both are read behind the rest of the question, whose own likelihood is the
@@ -350,7 +350,8 @@ def _heads(prompt: Prompt, counts: Sequence[int]) -> Prompt:
     return Prompt(prompt.x_TD[kept], tuple(counts), positions, ends, ids, sight)
 
 
-def _grey(image: Image) -> Image:
+def grey(image: Image) -> Image:
+    """A picture of the same size without content."""
     import numpy as np
 
     width, height = image.size

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from chiasm.config import Component
 from chiasm.errors import RecipeError
+from chiasm.nn.linear import Linear, linear
 from chiasm.nn.rotary import Rotary, turn
 from chiasm.nn.sight import Sight
 
@@ -102,10 +103,10 @@ class GroupedAttention(nn.Module):
         if groups < 1 or heads % groups:
             raise RecipeError(f"{heads} heads cannot share {groups} groups of keys and values")
         self.head_width, self.rotary, self.window = head_width, rotary, window
-        self.q = nn.Linear(width, heads * head_width, bias=bias)
-        self.k = nn.Linear(width, groups * head_width, bias=bias)
-        self.v = nn.Linear(width, groups * head_width, bias=bias)
-        self.out = nn.Linear(heads * head_width, width, bias=out_bias)
+        self.q = Linear(width, heads * head_width, bias=bias)
+        self.k = Linear(width, groups * head_width, bias=bias)
+        self.v = Linear(width, groups * head_width, bias=bias)
+        self.out = Linear(heads * head_width, width, bias=out_bias)
         self.q_norm = nn.RMSNorm(head_width, qk_norm) if qk_norm is not None else nn.Identity()
         self.k_norm = nn.RMSNorm(head_width, qk_norm) if qk_norm is not None else nn.Identity()
         self.inner_norm = nn.LayerNorm(heads * head_width, inner_norm) if inner_norm is not None else nn.Identity()
@@ -123,8 +124,8 @@ class GatedMLP(nn.Module):
 
     def __init__(self, width: int, hidden: int, out: int | None = None) -> None:
         super().__init__()
-        self.gate, self.up = nn.Linear(width, hidden, bias=False), nn.Linear(width, hidden, bias=False)
-        self.down = nn.Linear(hidden, width if out is None else out, bias=False)
+        self.gate, self.up = Linear(width, hidden, bias=False), Linear(width, hidden, bias=False)
+        self.down = Linear(hidden, width if out is None else out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
@@ -205,7 +206,7 @@ class Decoder(nn.Module):
 
     def logits(self, x_TD: Tensor) -> Tensor:
         """(T, V) scores of the next token. Ask only for the tokens that matter: V is large."""
-        return F.linear(x_TD, self.head_weight)
+        return linear(x_TD, self.head_weight)
 
 
 class DecoderConfig(Component, ABC, room="chiasm.nn.decoders", key="decoder"):

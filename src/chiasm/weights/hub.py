@@ -22,7 +22,7 @@ from chiasm.weights.files import is_open_clip, read_json
 _OPEN_CLIP = "hf-hub:"
 _NAME = re.compile(r"(hf-hub:)?(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 # Patterns of the client match across folders, so that each of these has one that keeps to its own.
-_SETTINGS = ("*.json", "*.txt", "*.model", "*.txt.gz", "*.tiktoken")
+_SETTINGS = ("*.json", "*.jinja", "*.txt", "*.model", "*.txt.gz", "*.tiktoken")
 _ELSEWHERE = ("[!p]*/*", "p[!r]*/*", "processor/*/*")
 _OPENAI = "openai/clip-vit-base-patch32"  # the tokenizer that open_clip takes where a config names none
 

@@ -2,7 +2,7 @@
 arXiv:2404.16821, section 3.2).
 
 Of all grids with that many tiles the one is taken whose shape is nearest to the picture's; the picture is squashed
-into it and cut."""
+into it and cut. Of a video each frame is one tile, with its number written before it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from torch import Tensor
 
 from chiasm.data.batch import Images
 from chiasm.data.image import Image
-from chiasm.data.layout import Layout
+from chiasm.data.layout import VideoLayout
+from chiasm.data.sample import Video
 from chiasm.data.transforms import ImageTransform
 from chiasm.errors import RecipeError
 
 
 @dataclass(frozen=True)
-class AspectTiles(Layout):
+class AspectTiles(VideoLayout):
     """size: side of a tile in pixels. slots: features a tile. min_tiles, max_tiles: how many make a picture; training
     took up to 12, and 40 may be given later.
 
     thumbnail: whether the whole picture follows as one more tile, where it has more than one.
-    token: keeps the places. before, behind: around a picture.
+    token: keeps the places. before, behind: around a picture or frame. video: how templates write a video.
     """
 
     size: int = 448
@@ -43,6 +44,7 @@ class AspectTiles(Layout):
     token: str = "<IMG_CONTEXT>"  # noqa: S105  # a token of text, no secret
     before: str = "<img>"
     behind: str = "</img>"
+    video: str = "<video>"
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.slots < 1:
@@ -55,11 +57,23 @@ class AspectTiles(Layout):
         return self.token
 
     @property
+    def video_slot(self) -> str:
+        return self.token
+
+    @property
+    def video_placeholder(self) -> str:
+        return self.video
+
+    @property
     def marks(self) -> tuple[str, ...]:
         return tuple(one for one in (self.before, self.behind) if one)
 
     def written(self, width: int, height: int) -> str:
         return self.before + self.token * (self.slots * self.count(width, height)) + self.behind
+
+    def written_video(self, width: int, height: int, frames: int) -> str:  # noqa: ARG002  # all frames are alike
+        tile = self.before + self.token * self.slots + self.behind
+        return "\n".join(f"Frame{number}: {tile}" for number in range(1, frames + 1))
 
     def count(self, width: int, height: int) -> int:
         """AspectTiles of a picture of that size, the view of the whole among them."""
@@ -68,10 +82,13 @@ class AspectTiles(Layout):
 
     def images(
         self,
-        images: Sequence[Image],
+        images: Sequence[Image | Video],
         generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # there is no augmentation
     ) -> Images:
-        """(M, 3, size, size): the tiles of each picture, row by row, then the whole. tiles_N counts them."""
+        """(M, 3, size, size): the tiles of each picture, row by row, then the whole; of a video its frames.
+
+        tiles_N counts them.
+        """
         each = [self._tiles(image) for image in images]
         counts = torch.tensor([len(tiles) for tiles in each])
         return Images(torch.cat(each), torch.arange(len(each)).repeat_interleave(counts), tiles_N=counts)
@@ -79,7 +96,10 @@ class AspectTiles(Layout):
     def _grid(self, width: int, height: int) -> tuple[int, int]:
         return nearest_grid(width, height, self.size, self.min_tiles, self.max_tiles)
 
-    def _tiles(self, image: Image) -> Tensor:
+    def _tiles(self, image: Image | Video) -> Tensor:
+        if isinstance(image, Video):
+            frames = [self._pixels(frame.decode(), (self.size, self.size)) for frame in image.frames]
+            return torch.stack(frames) if frames else torch.empty(0, 3, self.size, self.size)
         picture, size = image.decode(), self.size
         rows, columns = self._grid(*picture.size)
         whole = self._pixels(picture, (columns * size, rows * size))

@@ -9,7 +9,7 @@ import importlib
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from chiasm.config import module_names, suggest
+from chiasm.config import module_names
 from chiasm.errors import CheckpointError
 from chiasm.models.model import Model
 from chiasm.weights.files import read_json
@@ -30,8 +30,9 @@ class Family(Protocol):
 def load(folder: Path) -> Model:
     """The model of a transformers checkpoint, with its processor read from the same folder, in evaluation mode.
 
-    Raises CheckpointError for a family that we do not have, a folder that lacks files, settings that we cannot follow
-    to the letter, and weights of which a single tensor is missing, unexpected or misshapen.
+    Of a family that we do not have, as transformers computes it; see `chiasm.weights.foreign`.
+    Raises CheckpointError for an architecture that nobody knows, a folder that lacks files, settings that we cannot
+    follow to the letter, and weights of which a single tensor is missing, unexpected or misshapen.
     """
     settings = read_json(folder / "config.json")
     kind = settings.get("model_type")
@@ -39,7 +40,9 @@ def load(folder: Path) -> Model:
         raise CheckpointError(f"{folder / 'config.json'} has no model_type: it is not a checkpoint of transformers")
     name = kind.replace("-", "_")
     if name not in module_names(__name__):
-        raise CheckpointError(f"{folder} holds a '{kind}', which we cannot read{suggest(name, module_names(__name__))}")
+        from chiasm.weights import foreign
+
+        return foreign.load(folder, settings, module_names(__name__))
     return _family(name).load(folder, settings)
 
 

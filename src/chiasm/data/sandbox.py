@@ -1,0 +1,235 @@
+"""Chat templates of strangers run here: they reach nothing, do only so much, and write only so much.
+
+jinja2's sandbox keeps a template from the machine; it does not keep it from running for ever or filling the memory.
+So each thing that a template can do is paid for out of a budget: steps of loops, calls, operators, and the length of
+every text that is made, before it is made where it can be foreseen."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from typing import Any
+
+from chiasm.errors import CheckpointError, MissingExtra
+
+STEPS = 200_000  # for one chat, and one for each of its characters; templates of real checkpoints need a few hundred
+_TEXT, _LIST = 100, 10  # characters and entries that are handled in one step
+_LOOP, _MADE = "chiasm_loop", "chiasm_made"
+_WRITING = ("join", "tojson", "string", "sum", "format", "pprint", "e", "escape", "urlencode", "xmlattr", "map")
+_INDENTING = ("tojson", "indent")
+_WIDE = re.compile(r"\d{5}|\*")  # a width in a format that is no width of a text
+
+
+class TooLong(Exception):
+    """A template has done more steps than it may."""
+
+
+def bounded_environment() -> Any:
+    """jinja2's sandbox with what templates of checkpoints use, in which everything is paid for.
+
+    `environment.start(characters)` fills the budget and returns it; TooLong is raised when it is spent. Templates are
+    to be made by `environment.bounded(source)`. Raises MissingExtra without jinja2.
+    """
+    try:
+        from jinja2 import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ImportError as error:
+        raise MissingExtra("jinja2", "chat", "a checkpoint's chat template") from error
+
+    class Bounded(ImmutableSandboxedEnvironment):
+        """Whatever a template does goes through here; see `call`, `getattr` and the operators of a sandbox."""
+
+        intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
+        left = 0
+
+        def start(self, characters: int = 0) -> int:
+            self.left = STEPS + characters
+            return self.left
+
+        def spend(self, steps: int = 1) -> None:
+            self.left -= steps
+            if self.left < 0:
+                raise TooLong
+
+        def bounded(self, source: str) -> Any:
+            if _LOOP in source or _MADE in source:
+                raise CheckpointError(f"the chat template uses the name {_LOOP} or {_MADE}, which is not its own")
+            return self.from_string(_paying(self.parse(source), 1 + len(source) // 1000))
+
+        def call(self, __context: Any, __made: Any, *args: Any, **entries: Any) -> Any:
+            self.spend()
+            method = getattr(__made, "__wrapped__", __made)  # a sandbox wraps `format`
+            owner = getattr(method, "__self__", None)
+            if isinstance(owner, str | bytes | int):  # methods such as ljust, replace, join, format, to_bytes
+                self.foresee(owner, (*args, *entries.values()))
+            else:
+                for one in (*args, *entries.values()):
+                    self.look(one)
+            return self.look(super().call(__context, __made, *args, **entries))
+
+        def foresee(self, owner: Any, given: Sequence[Any]) -> None:
+            """Pays for the longest text that a method of a text can make of what it is given."""
+            length = len(owner) if isinstance(owner, str | bytes) else 1
+            if isinstance(owner, str) and _WIDE.search(owner) and any(mark in owner for mark in "{%"):
+                raise TooLong
+            for one in given:
+                if isinstance(one, int):
+                    self.spend(abs(one) // _TEXT)
+                else:
+                    self.spend(_length(one, self.spend) * max(1, length) // _TEXT)
+
+        def look(self, value: Any) -> Any:
+            """Pays for looking at a value as long as it is; the value itself."""
+            if isinstance(value, Sized):
+                self.spend(len(value) // (_TEXT if isinstance(value, str | bytes) else _LIST))
+            return value
+
+        def getattr(self, obj: Any, attribute: str) -> Any:
+            self.spend()
+            return super().getattr(obj, attribute)
+
+        def getitem(self, obj: Any, argument: Any) -> Any:
+            self.spend()
+            found = super().getitem(obj, argument)
+            return self.look(found) if isinstance(argument, slice) else found
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            self.spend()
+            if operator == "%" and isinstance(left, str):
+                self.foresee(left, right if isinstance(right, tuple) else (right,))
+            elif operator in ("*", "**"):
+                self.spend(_size(left) * max(1, _size(right)))
+            self.look(left)
+            self.look(right)
+            return self.look(super().call_binop(context, operator, left, right))
+
+    environment = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _generation()])
+
+    def paid(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(filter_)  # keeps the mark by which jinja2 hands it the context
+        def run(*args: Any, **entries: Any) -> Any:
+            environment.spend()
+            given = args[1:] if hasattr(filter_, "jinja_pass_arg") else args  # less the context
+            for one in (*given, *entries.values()):
+                if name in _WRITING:
+                    environment.spend(_length(one, environment.spend) // _TEXT)
+                if isinstance(one, int):
+                    lines = _length(given[0], environment.spend) if name in _INDENTING else 1
+                    environment.spend(abs(one) * lines // _TEXT)
+                elif isinstance(one, str | bytes | list | tuple | dict):
+                    environment.look(one)
+            if name in ("replace", "format"):
+                environment.foresee(str(given[0]), (*given[1:], *entries.values()))
+            if name == "join" and isinstance(given[0], Sized):
+                between = str((*given[1:], *entries.values(), "")[0])
+                environment.spend(len(given[0]) * len(between) // _TEXT)
+            return environment.look(filter_(*args, **entries))
+
+        return run
+
+    def bounded_range(*bounds: int) -> range:
+        steps = range(*bounds)
+        environment.spend(len(steps))
+        return steps
+
+    def loop(several: Any, steps: int) -> Any:
+        """What a loop runs over, paid for at its beginning, or as it comes where nobody knows how much it is."""
+        if isinstance(several, Sized):
+            environment.spend(len(several) * steps)
+            return several
+        return _paid_one_by_one(several, lambda: environment.spend(steps))
+
+    def made(value: Any) -> Any:
+        """A value that becomes text, or is compared."""
+        environment.spend(1 + _length(value, environment.spend) // _TEXT)
+        return value
+
+    def refuse(message: str) -> str:
+        raise TemplateError(message)
+
+    def to_json(value: Any, indent: int | None = None, **_known: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent)
+
+    environment.globals.pop("lipsum", None)
+    environment.globals.update(range=bounded_range, raise_exception=refuse)
+    environment.globals.update({_LOOP: loop, _MADE: made})
+    environment.filters["tojson"] = to_json
+    environment.filters.update({name: paid(name, one) for name, one in environment.filters.items()})
+    return environment
+
+
+def _paying(tree: Any, steps: int) -> Any:
+    """A template in which loops, joined texts, comparisons and what is written pay. steps: of one turn of a loop."""
+    from jinja2 import nodes
+    from jinja2.visitor import NodeTransformer
+
+    def paid(name: str, *given: Any) -> Any:
+        return nodes.Call(nodes.Name(name, "load"), list(given), [], None, None)
+
+    class Paying(NodeTransformer):
+        """Names as jinja2's visitors want them."""
+
+        def visit_For(self, node: Any) -> Any:
+            self.generic_visit(node)
+            node.iter = paid(_LOOP, node.iter, nodes.Const(steps))
+            return node
+
+        def visit_Concat(self, node: Any) -> Any:
+            self.generic_visit(node)
+            node.nodes = [paid(_MADE, one) for one in node.nodes]
+            return node
+
+        def visit_Output(self, node: Any) -> Any:
+            self.generic_visit(node)
+            node.nodes = [one if isinstance(one, nodes.TemplateData) else paid(_MADE, one) for one in node.nodes]
+            return node
+
+        def visit_Compare(self, node: Any) -> Any:
+            self.generic_visit(node)
+            node.expr = paid(_MADE, node.expr)
+            return node
+
+    return Paying().visit(tree)
+
+
+def _paid_one_by_one(several: Any, pay: Callable[[], None]) -> Iterator[Any]:
+    for one in several:
+        pay()
+        yield one
+
+
+def _length(value: Any, pay: Callable[[int], None]) -> int:
+    """The characters that a value has as a text, about; looking into lists is paid for."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, Mapping):
+        pay(len(value) // _LIST)
+        return sum(_length(key, pay) + _length(one, pay) for key, one in value.items())
+    if isinstance(value, list | tuple):
+        pay(len(value) // _LIST)
+        return sum(_length(one, pay) + 1 for one in value)
+    return value.bit_length() // 3 + 1 if isinstance(value, int) else 1
+
+
+def _size(value: Any) -> int:
+    return len(value) if isinstance(value, str | list | tuple) else abs(int(value)) if isinstance(value, int) else 1
+
+
+def _generation() -> type:
+    """`{% generation %}`, by which some templates mark the assistant's words: here it stands for what is in it."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+    from jinja2.parser import Parser
+
+    class Generation(Extension):
+        """Keeps the body of the block."""
+
+        tags = {"generation"}  # noqa: RUF012  # jinja2 wants a plain set on the class
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    return Generation

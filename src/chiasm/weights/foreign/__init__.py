@@ -1,0 +1,7 @@
+"""Models of architectures that chiasm has none of its own for: transformers computes them, behind the same verbs.
+
+They can be asked, compared and evaluated, but not trained or blended. Only classes that come with the installed
+transformers are used, and only safetensors are read: no code of a checkpoint ever runs."""
+
+from chiasm.weights.foreign.model import ForeignModel as ForeignModel
+from chiasm.weights.foreign.opening import load as load

@@ -1,0 +1,144 @@
+"""Which class of transformers opens a checkpoint, and by which verbs it is then asked."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chiasm.config import suggest
+from chiasm.errors import CheckpointError, MissingExtra
+from chiasm.weights.files import read_json_if_present
+from chiasm.weights.foreign.comparing import MATCHES, ForeignEmbedder, ForeignMatcher
+from chiasm.weights.foreign.model import Config, ForeignModel
+from chiasm.weights.foreign.processor import ForeignProcessor, read_processor
+from chiasm.weights.foreign.speaking import ForeignSpeaker, ForeignVisualSpeaker
+
+_LISTED = 10  # tensors told of at most
+
+
+def load(folder: Path, settings: dict[str, Any], known: list[str]) -> ForeignModel:
+    """The model of a folder with that `config.json`, as transformers computes it, in evaluation mode.
+
+    known: the families that chiasm reads itself, for the error where nobody knows the architecture.
+    Raises MissingExtra without transformers; CheckpointError for an architecture that it does not know either, one that
+    needs code of its own, one with none of the three verbs, weights that are no safetensors, and tensors that are
+    missing or misshapen.
+    """
+    kind = str(settings["model_type"])
+    try:
+        import transformers
+    except ImportError as error:
+        purpose = f"{folder} holds a '{kind}', which chiasm does not read itself; to open it with transformers"
+        raise MissingExtra("transformers", "transformers", purpose) from error
+    if kind not in transformers.CONFIG_MAPPING:
+        if settings.get("auto_map"):
+            raise CheckpointError(
+                f"{folder} holds a '{kind}', which runs only by code of its own; such code is never run here"
+            )
+        raise CheckpointError(
+            f"{folder} holds a '{kind}', which neither chiasm nor transformers {transformers.__version__} "
+            f"knows{suggest(kind.replace('-', '_'), known)}"
+        )
+    for architecture in _candidates(settings):
+        if (way := _way(architecture)) is not None:
+            return _opened(folder, settings, architecture, way)
+    raise CheckpointError(
+        f"{folder} holds a '{kind}' of transformers, which can neither embed, score nor generate for pictures and texts"
+    )
+
+
+def _candidates(settings: dict[str, Any]) -> Iterator[Any]:
+    """Classes that may open the checkpoint: the one that it names, then those that transformers has for its type."""
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    kind = settings["model_type"]
+    for name in settings.get("architectures") or ():
+        named = getattr(transformers, str(name), None)
+        if isinstance(named, type) and getattr(named.config_class, "model_type", None) == kind:  # type: ignore[attr-defined]  # a model's
+            yield named
+    config = transformers.CONFIG_MAPPING[kind]
+    for table in (
+        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        modeling_auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING,
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING,
+        modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+        modeling_auto.MODEL_MAPPING,
+    ):
+        if config in table:
+            found = table[config]
+            yield from found if isinstance(found, tuple) else (found,)
+
+
+def _way(architecture: Any) -> type[ForeignModel] | None:
+    """By which verbs a class of transformers can be asked; None where by none of ours."""
+    from transformers.models.auto import modeling_auto
+
+    sighted = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values()
+    reading = (
+        *modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
+        *modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values(),
+    )
+    if any(name in inspect.signature(architecture.forward).parameters for name in MATCHES):
+        return ForeignMatcher
+    if architecture.__name__ in sighted:
+        return ForeignVisualSpeaker
+    if architecture.__name__ in reading:
+        return ForeignSpeaker
+    if hasattr(architecture, "get_image_features") and hasattr(architecture, "get_text_features"):
+        return ForeignEmbedder
+    return None
+
+
+def _opened(folder: Path, settings: dict[str, Any], architecture: Any, way: type[ForeignModel]) -> ForeignModel:
+    inner = _weights(folder, architecture)
+    seeing = way is not ForeignSpeaker
+    processor = ForeignProcessor(read_processor(folder), seeing, _ends(folder, inner))
+    if seeing and not hasattr(processor.inner, "image_processor"):
+        raise CheckpointError(f"{folder} has no image processor, so its '{settings['model_type']}' cannot be shown any")
+    if not seeing:
+        processor = ForeignProcessor(processor.tokenizer, False, processor.end_ids)
+    return way(Config(settings["model_type"], architecture.__name__, settings), processor, inner).eval()
+
+
+def _weights(folder: Path, architecture: Any) -> Any:
+    """The model with its tensors. Raises CheckpointError that lists those that are missing or misshapen."""
+    import transformers
+
+    if not any(folder.glob("*.safetensors")):
+        kind = architecture.config_class.model_type
+        raise CheckpointError(f"{folder} holds no safetensors; of a '{kind}', foreign here, no other weights are read")
+    try:
+        model, found = architecture.from_pretrained(
+            folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # they are told below, by their shapes
+            output_loading_info=True,
+        )
+    except ImportError as error:
+        raise CheckpointError(f"{folder}: transformers' {architecture.__name__} needs more: {error}") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        told = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"transformers {transformers.__version__} cannot open {folder}: {told}") from error
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    problems = [f"missing {name} {shapes.get(name, '')}".strip() for name in sorted(found["missing_keys"])]
+    problems += [f"{name} is {tuple(has)}, expected {tuple(wants)}" for name, has, wants in found["mismatched_keys"]]
+    if problems:
+        more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        raise CheckpointError(f"{folder} does not fit its config: {'; '.join(problems[:_LISTED])}{more}")
+    return model
+
+
+def _ends(folder: Path, inner: Any) -> list[int]:
+    """The tokens that end an answer: those of `generation_config.json`, else of the config."""
+    stated = read_json_if_present(folder / "generation_config.json").get("eos_token_id")
+    if stated is None:
+        stated = getattr(inner.config.get_text_config(), "eos_token_id", None)
+    return list(stated) if isinstance(stated, list) else [] if stated is None else [int(stated)]
