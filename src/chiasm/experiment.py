@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 
+from chiasm.adaptation.adapted import adapt, check_adapters, merged, put
 from chiasm.config import dump, parse, suggest
 from chiasm.data.cache import DecodedSource, PictureCache
 from chiasm.data.chat_processor import ChatProcessor
@@ -34,7 +35,7 @@ from chiasm.training.monitor import METRICS
 from chiasm.weights import load, packages
 from chiasm.weights.foreign import ForeignModel
 
-RECIPE, CHECKPOINT, EVALUATION = "recipe.yaml", "checkpoint", "evaluation"
+RECIPE, CHECKPOINT, EVALUATION, BASE, STAGES = "recipe.yaml", "checkpoint", "evaluation", "base", "stages"
 _LEARNED_FROM = 4000  # samples whose captions a tokenizer is learned from
 
 
@@ -60,13 +61,20 @@ class Experiment:
         self.ranks.on_first(lambda: self._check_folder(resume, overwrite))
         self.ranks.on_first(lambda: self._check_start(overwrite))
         # Whatever is wrong is told before anything is removed or written.
-        self.model = self.ranks.together(lambda: build_model(recipe))
+        self.model = self.ranks.together(lambda: _checked(build_model(recipe), recipe))
         self.ranks.on_first(lambda: self._check_evaluation())
         reader = self.ranks.in_turn(self._reader) if recipe.data.features else self.ranks.together(self._reader)
         self.ranks.on_first(lambda: self._claim_folder(overwrite))
+        if recipe.adapters:
+            self.ranks.on_first(self._keep_base)
+            torch.manual_seed(recipe.seed)
+            adapt(self.model, recipe.adapters, self._base)
         self.finished = self.ranks.any(self.ranks.first and resume and self.checkpoint.is_dir())
         if self.finished:
-            model_folder.load_weights(self.model, self.checkpoint / model_folder.WEIGHTS)
+            if self.model.adaptation is not None:
+                put(self.model, self.model.adaptation.read(self.model, self.checkpoint))
+            else:
+                model_folder.load_weights(self.model, self.checkpoint / model_folder.WEIGHTS)
             self._say("the run is finished; only its evaluation is done again")
             return
         self.loop = Loop(
@@ -82,6 +90,11 @@ class Experiment:
         )
         if resume:
             self._say(f"going on from step {self.loop.resume()} of {recipe.training.steps}")
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.recipe.training.steps
 
     @property
     def checkpoint(self) -> Path:
@@ -111,7 +124,7 @@ class Experiment:
             return None
         about = {
             "name": self.recipe.name,
-            "step": str(self.recipe.training.steps),
+            "step": str(self.steps),
             "checkpoint": str(self.checkpoint),
         }
         way = Way(self.recipe.score_by)
@@ -119,6 +132,16 @@ class Experiment:
         card = model_card(self.recipe, self.model, evaluation)
         (self.checkpoint / "README.md").write_text(card)
         return evaluation
+
+    @property
+    def _base(self) -> str:
+        """What adapters are put on to: the model that the run starts from, or where a new one is kept."""
+        return self.recipe.start.checkpoint if self.recipe.start is not None else str(self.folder / BASE)
+
+    def _keep_base(self) -> None:
+        """Checkpoints hold adapters alone, so a new model is kept once as it was before them."""
+        if self.recipe.start is None and not Path(self._base).is_dir():
+            model_folder.save(self.model, Path(self._base))
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -146,6 +169,7 @@ class Experiment:
             data.train if data.cache is None else self._decoded(data.cache),
             processor,
             data.batch_size,
+            budget=data.budget,
             seed=self.recipe.seed,
             captions=data.captions,
             max_skipped=data.max_skipped,
@@ -194,7 +218,7 @@ class Experiment:
         elif overwrite:
             if self.folder.is_dir() and any(self.folder.iterdir()) and not file.exists():
                 raise TrainingError(f"{self.folder} holds other things than a run; they are not removed")
-        elif any((self.folder / name).exists() for name in (METRICS, CHECKPOINT, "checkpoints")):
+        elif any((self.folder / name).exists() for name in (METRICS, CHECKPOINT, STAGES, "checkpoints")):
             raise TrainingError(
                 f"{self.folder} already holds a run; --resume goes on with it, --overwrite starts anew, "
                 "--out FOLDER keeps both"
@@ -243,9 +267,14 @@ def build_model(recipe: Recipe) -> Model:
     return model
 
 
+def _checked(model: Model, recipe: Recipe) -> Model:
+    check_adapters(model, recipe.adapters)
+    return model
+
+
 def _take_piece(model: Model, name: str, piece: Piece) -> None:
     """Puts a part of a trained model into a part of this one, which has just its tensors or fewer."""
-    trained = load(piece.checkpoint)
+    trained = merged(load(piece.checkpoint))
     of_other = piece.part or name
     for where, owner, part in (("", model, name), (".part", trained, of_other)):
         if part not in (parts := dict(owner.named_modules())):
@@ -285,7 +314,7 @@ def _trainable(start: Start) -> Model:
     model = load(start.checkpoint)
     if isinstance(model, ForeignModel):
         model.refuse("trained")
-    return model
+    return merged(model)
 
 
 def model_config(recipe: Recipe) -> ModelConfig:
@@ -336,7 +365,7 @@ def model_card(recipe: Recipe, model: Model, evaluation: Evaluation | None = Non
     start = f", from `{recipe.start.checkpoint}`" if recipe.start is not None else ""
     told = (
         f"A {model.config.chosen()} model of {parameters:,} parameters, trained with chiasm by the recipe in "
-        f"`recipe.yaml`{start}: {recipe.training.steps:,} steps of {recipe.data.batch_size} samples."
+        f"`recipe.yaml`{start}: {_told_steps(recipe)}."
     )
     lines = [
         f"# {recipe.name}",
@@ -356,6 +385,11 @@ def model_card(recipe: Recipe, model: Model, evaluation: Evaluation | None = Non
                     f"| {score.low:.1%} to {score.high:.1%} | {score.chance:.1%} |"
                 )
     return "\n".join(lines) + "\n"
+
+
+def _told_steps(recipe: Recipe) -> str:
+    stages = [(f"{one.name}: ", recipe.stage(at, "")) for at, one in enumerate(recipe.stages)] or [("", recipe)]
+    return ", then ".join(f"{name}{one.training.steps:,} steps of {one.data.told_size}" for name, one in stages)
 
 
 def _changed_lines(old: str, new: str) -> str:

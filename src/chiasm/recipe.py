@@ -18,10 +18,11 @@ from typing import Any, Literal
 
 import yaml
 
+from chiasm.adaptation.adapter import AdapterConfig
 from chiasm.config import dump, parse, suggest
 from chiasm.data.cache import PictureCache
 from chiasm.data.places import Place
-from chiasm.data.reader import CaptionChoice
+from chiasm.data.reader import Budget, CaptionChoice
 from chiasm.data.source import Source
 from chiasm.errors import RecipeError
 from chiasm.evaluation.task import Task
@@ -34,7 +35,9 @@ _MUST_BE_GIVEN = "???"
 
 @dataclass(frozen=True)
 class Data:
-    """root: what "${data.root}" stands for, a folder or a URL. captions, max_skipped, threads: see data.reader.Reader.
+    """batch_size: samples of a batch. Or batch_tokens: as many samples as have so many tokens together, words and
+        pictures; batch_slots bounds those of pictures apart. For models that speak, whose samples differ in length.
+    root: what "${data.root}" stands for, a folder or a URL. captions, max_skipped, threads: see data.reader.Reader.
 
     features: a folder where the outputs of frozen towers are kept, so that they are computed once; None computes them
         at every step. cache: where training pictures are kept decoded, so that they are decoded once; "decoded" keeps
@@ -42,7 +45,9 @@ class Data:
     """
 
     train: Source
-    batch_size: int
+    batch_size: int = 0
+    batch_tokens: int | None = None
+    batch_slots: int | None = None
     root: Place | None = None
     captions: CaptionChoice = "random"
     max_skipped: float = 0.01
@@ -50,12 +55,26 @@ class Data:
     features: Path | None = None
     cache: PictureCache | Literal["decoded"] | None = None
 
+    @property
+    def budget(self) -> Budget | None:
+        """What a batch may hold, where it is not so many samples."""
+        return Budget(self.batch_tokens, self.batch_slots) if self.batch_tokens is not None else None
+
+    @property
+    def told_size(self) -> str:
+        """The size of a batch in words."""
+        return f"{self.budget} at most" if self.budget is not None else f"{self.batch_size} samples"
+
     def __post_init__(self) -> None:
         if self.cache is not None and self.features is not None:
             raise RecipeError("data.features keeps what comes after the pictures; leave data.cache out")
-        for name in ("batch_size", "threads"):
-            if getattr(self, name) < 1:
-                raise RecipeError(f"data.{name} must be at least 1, not {getattr(self, name)}")
+        if (self.batch_tokens is None) == (self.batch_size == 0):
+            raise RecipeError("data: give either batch_size, in samples, or batch_tokens")
+        for name in ("batch_size", "batch_tokens", "batch_slots", "threads"):
+            if (given := getattr(self, name)) is not None and given < (name != "batch_size" or not self.batch_tokens):
+                raise RecipeError(f"data.{name} must be at least 1, not {given}")
+        if self.batch_slots is not None and self.batch_tokens is None:
+            raise RecipeError("data.batch_slots goes with data.batch_tokens")
 
 
 @dataclass(frozen=True)
@@ -82,6 +101,24 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A part of a training, with what differs in it from the rest of the recipe: what learns, for how long, on what.
+
+    training: laid over the recipe's. data, adapters: in the place of the recipe's own entries.
+    It begins from the model of the stage before it, with its adapters merged.
+    """
+
+    name: str
+    training: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    adapters: Mapping[str, AdapterConfig] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or Path(self.name).name != self.name:
+            raise RecipeError(f"stages: '{self.name}' cannot name a folder; give a word without slashes")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One experiment. name: of its run folder, `runs/<name>`, and of its model in tables.
 
@@ -89,6 +126,8 @@ class Recipe:
     processor: entries of the family's own processor settings; after a `start`, those to change, such as augmentation.
     pretrained: weights to begin with, by part of a new model: packaged ones, such as `vision: efficientnet_lite0`, or
         those of another model's part, such as `vision: {checkpoint: runs/clip-scenes}`.
+    adapters: by part of the model, what learns in its place, such as `language: {adapter: lora, rank: 8}`.
+    stages: trained one after the other, in place of one training.
     score_by: by what a model that speaks scores texts in the evaluation, "likelihood" (the default), "gain" or
         "yes"; see `VisualSpeaker.score`.
     """
@@ -100,6 +139,8 @@ class Recipe:
     start: Start | None = None
     processor: Mapping[str, Any] = field(default_factory=dict)
     pretrained: Mapping[str, str | Piece] = field(default_factory=dict)
+    adapters: Mapping[str, AdapterConfig] = field(default_factory=dict)
+    stages: tuple[Stage, ...] = ()
     evaluation: tuple[Task, ...] = ()
     score_by: str = ""
     seed: int = 0
@@ -113,11 +154,37 @@ class Recipe:
             raise RecipeError("pretrained puts packaged weights into a new model; a model from a start has its own")
         if self.seed < 0:
             raise RecipeError(f"seed must not be negative, but is {self.seed}")
-        if self.training.accumulate > self.data.batch_size:
+        for part, adapter in self.adapters.items():
+            if part in self.training.parts and self.training.parts[part].frozen:
+                raise RecipeError(
+                    f"adapters.{part} freezes what is in the part; leave training.parts.{part}.frozen out"
+                )
+            if adapter.quantise is not None and (self.training.ema is not None or self.training.parallel == "fsdp"):
+                raise RecipeError(f"adapters.{part}.quantise goes neither with training.ema nor with parallel: fsdp")
+        if len({stage.name for stage in self.stages}) < len(self.stages):
+            raise RecipeError("stages: two have the same name; each has a folder of its own")
+        if self.data.budget is None and self.training.accumulate > self.data.batch_size:
             raise RecipeError(
                 f"training.accumulate splits a batch into {self.training.accumulate} parts, but data.batch_size is "
                 f"only {self.data.batch_size}"
             )
+
+    def stage(self, at: int, start: str | None) -> Recipe:
+        """One stage as a recipe of its own. start: the model of the stage before it; None for the first."""
+        stage, entries = self.stages[at], dump(self)
+        del entries["stages"]
+        entries["name"] = f"{self.name}-{stage.name}"
+        entries["training"] = laid_over(entries["training"], dict(stage.training))
+        entries["data"] = {**entries["data"], **stage.data}
+        if stage.adapters is not None:
+            entries["adapters"] = dump(stage.adapters)
+        if start is not None:
+            own = {"model": None, "pretrained": {}, "processor": self.processor if self.start else {}}
+            entries |= {**own, "start": {"checkpoint": start}}
+        try:
+            return parse(Recipe, entries)
+        except RecipeError as error:
+            raise RecipeError(f"stages.{at} ({stage.name}): {error}") from error
 
     def text(self) -> str:
         """The recipe as YAML, whole: what it extends and was overridden with written out."""
@@ -158,8 +225,11 @@ _CARRIED_OUT = (
 def learned_by(text: str) -> dict[str, Any]:
     """The entries of a recipe's text on which the bits of the trained model depend, for comparing two."""
     entries = yaml.load(text, _UniqueKeys)  # noqa: S506  # a SafeLoader
-    training = {key: value for key, value in entries["training"].items() if key not in _CARRIED_OUT}
-    return {**entries, "training": training}
+
+    def learned(one: Mapping[str, Any]) -> dict[str, Any]:
+        return {**one, "training": {key: value for key, value in one["training"].items() if key not in _CARRIED_OUT}}
+
+    return {**learned(entries), "stages": [learned(stage) for stage in entries.get("stages", ())]}
 
 
 def shipped_recipes() -> dict[str, Path]:

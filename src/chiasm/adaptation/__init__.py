@@ -1,1 +1,1 @@
-"""What changes a trained model without training it: weights of several made into those of one."""
+"""What changes a built model: adapters that learn in its place, and weights of several made into those of one."""

@@ -44,19 +44,17 @@ def _train(recipe: Recipe, options: argparse.Namespace, ranks: Ranks) -> int:
 
     from chiasm.cli._report import write_report_if_possible
     from chiasm.evaluation.table import table
-    from chiasm.experiment import Experiment
+    from chiasm.stages import experiment
 
     console = Console()
     folder = options.out or Path("runs") / recipe.name
-    experiment = Experiment(
-        recipe, folder, resume=options.resume, overwrite=options.overwrite, console=console, ranks=ranks
-    )
-    if not experiment.train():
+    run = experiment(recipe, folder, resume=options.resume, overwrite=options.overwrite, console=console, ranks=ranks)
+    if not run.train():
         return 130
     if not ranks.first:
         return 0
-    console.print(f"model:  {experiment.checkpoint}", highlight=False, markup=False, soft_wrap=True)
-    evaluation = experiment.evaluate()
+    console.print(f"model:  {run.checkpoint}", highlight=False, markup=False, soft_wrap=True)
+    evaluation = run.evaluate()
     if evaluation is not None:
         console.print(table([evaluation]))
         write_report_if_possible([folder], folder / "report.html", console)

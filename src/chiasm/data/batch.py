@@ -146,9 +146,14 @@ class Batch(_Tensors):
         return [
             Batch(
                 self.keys[first:last],
-                self.images.of_rows(first, last) if self.images is not None else None,
+                self._images_of(first, last),
                 self.texts.of_rows(first, last) if self.texts is not None else None,
                 self.stream.of_rows(first, last) if self.stream is not None else None,
             )
             for first, last in pairwise(bounds)
         ]
+
+    def _images_of(self, first: int, last: int) -> Images | None:
+        """The pictures of some samples; None where they have none, as in a batch of these samples alone."""
+        images = self.images.of_rows(first, last) if self.images is not None else None
+        return images if images is not None and len(images) else None

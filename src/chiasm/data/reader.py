@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
 
 from chiasm.data.batch import Batch
+from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.processor import Processor
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
@@ -30,6 +32,41 @@ class Skipped:
 
     key: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a batch of all ranks may hold: tokens, pictures included, and of these slots of pictures.
+
+    A batch takes as many of the next samples as fit. What a sample needs is known before a picture is decoded.
+    """
+
+    tokens: int
+    slots: int | None = None
+
+    def holds(self, tokens: int, slots: int) -> bool:
+        return tokens <= self.tokens and (self.slots is None or slots <= self.slots)
+
+    def share(self, ranks: int) -> Budget:
+        """The most that one sample may need, so that there is one for each rank."""
+        return Budget(self.tokens // ranks, self.slots // ranks if self.slots is not None else None)
+
+    def __str__(self) -> str:
+        slots = f" and {self.slots} slots of pictures" if self.slots is not None else ""
+        return f"{self.tokens} tokens{slots}"
+
+
+@dataclass(frozen=True)
+class Span:
+    """The places of one batch, up to but not including `last`. bounds: where each rank's share begins, and the end.
+
+    drawn: what was read to find that out, by place; None where nothing was read yet.
+    """
+
+    first: int
+    last: int
+    bounds: tuple[int, ...]
+    drawn: Mapping[int, tuple[Sample, np.random.Generator] | Skipped] | None = None
 
 
 @dataclass
@@ -63,6 +100,9 @@ class Reader:
     captions: "random" makes a pair of a sample's picture and one of its captions, drawn anew each epoch; "first"
         takes the first; "mixed" takes the first in half of the draws and one of the others else, for sources whose
         first caption tells everything; "keep" hands samples on as they are (chats, documents).
+    budget: batches of as many samples as fit in it, in place of `batch_size` samples. Where a batch ends follows from
+        where it begins, so `position` is still all the state there is, and all ranks have batches of the same number.
+        A sample that alone needs more than the budget's share for one rank is skipped like an unreadable one.
     max_skipped: largest share of unreadable samples; above it the run stops with DataError.
     ahead: batches prepared in the background, by `threads` threads.
     """
@@ -71,8 +111,9 @@ class Reader:
         self,
         source: Source,
         processor: Processor,
-        batch_size: int,
+        batch_size: int = 0,
         *,
+        budget: Budget | None = None,
         seed: int = 0,
         position: int = 0,
         captions: CaptionChoice = "random",
@@ -84,7 +125,9 @@ class Reader:
     ) -> None:
         if len(source) == 0:
             raise DataError("the training source is empty; check its path and its split")
-        if batch_size < 1 or threads < 1:
+        if budget is not None and not isinstance(processor, ChatProcessor):
+            raise DataError("data.batch_tokens packs samples of models that speak; give data.batch_size for this one")
+        if (budget is None) != (batch_size > 0) or threads < 1:
             raise DataError(f"a reader needs batches and threads of at least 1, not {batch_size} and {threads}")
         if batch_size > len(source):
             raise DataError(
@@ -97,35 +140,94 @@ class Reader:
         self.batch_size, self.seed, self.position = batch_size, seed, position
         self.captions, self.max_skipped = captions, max_skipped
         self.ahead, self.threads = ahead, threads
-        self.rank, self.ranks = rank, ranks
+        self.rank, self.ranks, self.budget = rank, ranks, budget
         self.skips = Skips()
+        self.span = Span(position, position, (position,) * (ranks + 1))  # of the batch that was handed out last
 
     def __iter__(self) -> Iterator[Batch]:
         empty = 0
         for batch in self.shares():
-            empty = 0 if batch is not None else empty + self.batch_size
+            empty = 0 if batch is not None else empty + self.handed
             self.judge(self.skips.seen, self.skips.count, empty)
             if batch is not None:
                 yield batch
 
+    @property
+    def handed(self) -> int:
+        """Places of the last batch, of all ranks together."""
+        return self.span.last - self.span.first
+
     def shares(self) -> Iterator[Batch | None]:
         """This rank's share of each batch, None where none of its samples could be read; whoever asks is to `judge`."""
-        start = self.position
-        with ThreadPoolExecutor(max_workers=self.threads, thread_name_prefix="reader") as pool:
-            waiting: deque[tuple[int, Future[tuple[Batch | None, list[Skipped]]]]] = deque()
+        spans = self._spans(self.position)
+        with (
+            ThreadPoolExecutor(max_workers=1, thread_name_prefix="planner") as planner,
+            ThreadPoolExecutor(max_workers=self.threads, thread_name_prefix="reader") as pool,
+        ):
+            waiting: deque[Future[tuple[Span, Batch | None, list[Skipped]]]] = deque()
             try:
                 while True:
                     while len(waiting) <= self.ahead:
-                        waiting.append((start, pool.submit(self.batch_at, start)))
-                        start += self.batch_size
-                    position, future = waiting.popleft()
-                    batch, skipped = future.result()
-                    self.position = position + self.batch_size
+                        waiting.append(pool.submit(self._share, self._next(spans, planner)))
+                    self.span, batch, skipped = waiting.popleft().result()
+                    self.position = self.span.last
                     self._count(skipped)
                     yield batch
             finally:
-                for _, future in waiting:
+                for future in waiting:
                     future.cancel()
+
+    def _next(self, spans: Iterator[Span], planner: ThreadPoolExecutor) -> Future[Span]:
+        """The next batch's places; in the background where samples have to be read to find them out."""
+        if self.budget is not None:
+            return planner.submit(next, spans)
+        known: Future[Span] = Future()
+        known.set_result(next(spans))
+        return known
+
+    def _spans(self, first: int) -> Iterator[Span]:
+        while True:
+            span = self.span_at(first)
+            yield span
+            first = span.last
+
+    def span_at(self, first: int) -> Span:
+        """The batch that begins at a position: up to where it goes, and how the ranks share it."""
+        if self.budget is None:
+            share = self.batch_size // self.ranks
+            last = first + self.batch_size
+            return Span(first, last, tuple(range(first, last + 1, share)))
+        return self._filled(first, self.budget)
+
+    def _filled(self, first: int, budget: Budget) -> Span:
+        assert isinstance(self.processor, ChatProcessor)
+        drawn: dict[int, tuple[Sample, np.random.Generator] | Skipped] = {}
+        costs: list[int] = []  # tokens of each place
+        tokens = slots = 0
+        for place in range(first, first + len(self.source)):
+            try:
+                found = self.sample_at(place)
+                ids, _ = self.processor.tokens(found[0])
+                own = sum(ids.count(slot) for slot in self.processor.slot_ids)
+                if not budget.share(self.ranks).holds(len(ids), own):
+                    raise DataError(
+                        f"sample '{found[0].key}' has {len(ids)} tokens, {own} of them for its pictures; a batch of "
+                        f"{budget} for {self.ranks} processes has no room for it: raise data.batch_tokens"
+                    )
+            except DataError as error:
+                drawn[place] = Skipped(self.source.called(self._index(place)), str(error))
+                costs.append(0)
+                continue
+            if not budget.holds(tokens + len(ids), slots + own):
+                break
+            tokens, slots = tokens + len(ids), slots + own
+            drawn[place] = found
+            costs.append(len(ids))
+        return Span(first, first + len(costs), _even(first, costs, self.ranks), drawn)
+
+    def _share(self, span: Future[Span]) -> tuple[Span, Batch | None, list[Skipped]]:
+        found = span.result()
+        return found, *self._of_rank(found)
 
     def sample_at(self, position: int) -> tuple[Sample, np.random.Generator]:
         """The sample at a position of the data, with the generator that draws its caption and augmentation."""
@@ -150,25 +252,31 @@ class Reader:
 
     def batch_at(self, position: int) -> tuple[Batch | None, list[Skipped]]:
         """This rank's part of the batch that starts at a position, and the samples that had to be left out."""
-        share = self.batch_size // self.ranks
-        first = position + self.rank * share
-        return self._read(first, first + share)
+        return self._of_rank(self.span_at(position))
+
+    def _of_rank(self, span: Span) -> tuple[Batch | None, list[Skipped]]:
+        return self._read(span, span.bounds[self.rank], span.bounds[self.rank + 1])
 
     def evened(self) -> Batch | None:
-        """This rank's even part of what is sound in the batch that `position` now stands behind.
+        """This rank's even part of what is sound in the batch that was handed out last.
 
         For the rare batch of which a rank has nothing else: all of it is read again, so it takes `ranks` times as long.
         """
-        batch, _ = self._read(self.position - self.batch_size, self.position)
+        batch, _ = self._read(self.span_at(self.span.first), self.span.first, self.span.last)
         return batch.split(self.ranks)[self.rank] if batch is not None and len(batch) >= self.ranks else None
 
-    def _read(self, first: int, last: int) -> tuple[Batch | None, list[Skipped]]:
-        drawn, skipped = [], []
+    def _read(self, span: Span, first: int, last: int) -> tuple[Batch | None, list[Skipped]]:
+        drawn: list[tuple[Sample, np.random.Generator]] = []
+        skipped: list[Skipped] = []
         for place in range(first, last):
             try:
-                drawn.append(self.sample_at(place))
+                found = span.drawn[place] if span.drawn is not None else self.sample_at(place)
             except DataError as error:
-                skipped.append(Skipped(self.source.called(self._index(place)), str(error)))
+                found = Skipped(self.source.called(self._index(place)), str(error))
+            if isinstance(found, Skipped):
+                skipped.append(found)
+            else:
+                drawn.append(found)
         try:
             return self._processed(drawn), skipped
         except DataError:
@@ -188,7 +296,7 @@ class Reader:
         return self.processor([sample for sample, _ in drawn], [generator for _, generator in drawn])
 
     def _count(self, skipped: list[Skipped]) -> None:
-        self.skips.seen += self.batch_size // self.ranks
+        self.skips.seen += self.span.bounds[self.rank + 1] - self.span.bounds[self.rank]
         for one in skipped:
             if one not in self.skips.samples:  # the same sample comes again every epoch
                 log.warning("skipped %s: %s", one.key, one.reason)
@@ -211,3 +319,23 @@ class Reader:
             return ""
         last = self.skips.samples[-1]
         return f"; the last was {last.key}: {last.reason}"
+
+
+def _even(first: int, costs: Sequence[int], ranks: int) -> tuple[int, ...]:
+    """Bounds that cut places into as many parts of about equal cost, in order, each with a place that costs something.
+
+    Where there are not so many, some part has none.
+    """
+    bounds, behind = [first], [*accumulate(costs, initial=0)]
+    for rank in range(1, ranks):
+        due = behind[-1] * rank / ranks
+        cut = min(range(len(behind)), key=lambda at, due=due: abs(behind[at] - due))  # type: ignore[misc]
+        bounds.append(first + cut)
+    bounds.append(first + len(costs))
+    full = [at for at, cost in enumerate(costs) if cost]
+    if len(full) >= ranks:  # one for each, whatever the costs: from the front, then from the back
+        for rank in range(1, ranks):
+            bounds[rank] = max(bounds[rank], first + next(at for at in full if at >= bounds[rank - 1] - first) + 1)
+        for rank in range(ranks - 1, 0, -1):
+            bounds[rank] = min(bounds[rank], first + max(at for at in full if at < bounds[rank + 1] - first))
+    return tuple(bounds)

@@ -168,7 +168,7 @@ def _training(folder: Path, inner: Path) -> dict[str, str]:
 
 
 _TOLD: dict[str, Sequence[str]] = {
-    "data": ("batch_size", "captions", "train"),
+    "data": ("batch_size", "batch_tokens", "captions", "train"),
     "training": ("steps", "optimiser", "learning_rate", "schedule", "warmup", "precision", "ema", "parts"),
 }
 

@@ -102,7 +102,7 @@ def of_batch(setting: Setting, count: int) -> ShownBatch:
     data = setting.recipe.data
     if setting.processor is None:
         raise DataError(setting.findings[0].title)
-    size = min(count, data.batch_size, len(data.train))
+    size = min(count, data.batch_size or count, len(data.train))
     reader = Reader(data.train, setting.processor, size, seed=setting.recipe.seed, captions=data.captions)
     batch, skipped = reader.batch_at(0)
     if batch is None:
@@ -167,7 +167,7 @@ def _stretched(pixels_CHW: Tensor) -> Pixels:
 
 
 def _facts(setting: Setting, batch: Batch, skipped: int) -> dict[str, str]:
-    facts = {"samples": f"{len(batch)} of batches of {setting.recipe.data.batch_size}"}
+    facts = {"samples": f"{len(batch)} of batches of {setting.recipe.data.told_size.removesuffix(' samples')}"}
     facts["captions"] = setting.recipe.data.captions
     if skipped:
         facts["left out"] = f"{skipped} that cannot be read"

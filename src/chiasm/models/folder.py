@@ -44,7 +44,8 @@ def save(model: Model, folder: Path, recipe: str = "", card: str = "") -> None:
 def write(model: Model, folder: Path, recipe: str, card: str) -> None:
     """Writes the files of a checkpoint into a folder that is made for it."""
     (folder / PROCESSOR).mkdir(parents=True)
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    state = model.adaptation.write(model, folder) if model.adaptation is not None else model.state_dict()
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     config = {"chiasm": __version__, **dump(model.config)}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
@@ -86,18 +87,23 @@ def sync(folder: Path) -> None:
 
 def load(folder: Path, device: str = "cpu") -> Model:
     """The model of a checkpoint folder, ready to be asked. Raises CheckpointError, saying what is missing or wrong."""
-    file = folder / CONFIG
-    if not file.exists():
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no {CONFIG}")
-    entries = json.loads(file.read_text())
-    entries.pop("chiasm", None)
-    config = parse(ModelConfig, entries, str(file))  # type: ignore[type-abstract]  # one of its subclasses
+    config = read_config(folder)
     kind = config.model()
     with torch.device("meta"):
         model = kind(config, kind.processor_type.load(folder / PROCESSOR))
     model = model.to_empty(device=choose_device(device))
     load_weights(model, folder / WEIGHTS)
     return model.eval()
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """What a checkpoint folder says of its model. Raises CheckpointError where there is nothing."""
+    file = folder / CONFIG
+    if not file.exists():
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {CONFIG}")
+    entries = json.loads(file.read_text())
+    entries.pop("chiasm", None)
+    return parse(ModelConfig, entries, str(file))  # type: ignore[type-abstract]  # one of its subclasses
 
 
 def load_weights(model: nn.Module, file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import torch
@@ -40,14 +41,27 @@ class ModelConfig(Component, ABC, room="chiasm.models", key="family"):
         return sum(parameter.numel() for parameter in model.parameters())
 
 
+class Adapting(Protocol):
+    """What adapters in a model do for its checkpoints, which hold what learned and refer to a base for the rest."""
+
+    def write(self, model: nn.Module, folder: Path) -> dict[str, Tensor]:
+        """Writes the adapters into a folder; returns the other tensors that learned."""
+
+    def read(self, model: nn.Module, folder: Path) -> dict[str, Tensor]:
+        """All that learned, by the names of the model's state."""
+
+
 class Model(nn.Module, ABC):
     """A vision-language model.
 
     A family is one file in `chiasm/models/` with a Config, the published SIZES, and one subclass. `config` and
-    `processor` travel with the weights; `processor_type` reads the latter back.
+    `processor` travel with the weights; `processor_type` reads the latter back. `adaptation`: the adapters in it.
+    `shared`: other processes show it pictures, and wait for this one there, whether or not its own batch has any.
     """
 
     processor_type: type[Processor]
+    adaptation: Adapting | None = None
+    shared = False
 
     def __init__(self, config: ModelConfig, processor: Processor) -> None:
         super().__init__()

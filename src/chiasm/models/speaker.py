@@ -114,6 +114,8 @@ class Speaker(Model):
             )
         if slots:
             x_TD = x_TD.masked_scatter(words.slot_T[:, None], features_SD.to(x_TD.dtype))
+        elif self.shared and self.training and (idle := self._idle()) is not None:
+            x_TD = x_TD + idle.to(x_TD.dtype)
         return self._prompt(words, x_TD)
 
     def _prompt(self, words: Stream, x_TD: Tensor, sight: Sight | None = None) -> Prompt:
@@ -122,6 +124,10 @@ class Speaker(Model):
         positions, ends = self._positions(words, lengths)
         ids = tuple(tuple(row.tolist()) for row in torch.split(words.ids_T, list(lengths)))
         return Prompt(x_TD, lengths, positions, ends, ids, sight)
+
+    def _idle(self) -> Tensor | None:
+        """A zero that comes out of the parts that a batch without pictures leaves out; None where there are none."""
+        return None
 
     def _positions(self, words: Stream, lengths: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
         if words.positions_AT is None:
@@ -266,6 +272,12 @@ class VisualSpeaker(Speaker):
     @abstractmethod
     def picture_features(self, images: Images) -> Tensor: ...
 
+    def _idle(self) -> Tensor | None:
+        """Of a grey picture: other ranks have pictures, and wait for this one where they put slices together."""
+        assert self.processor.layout is not None
+        images = self.processor.layout.images([_grey_of(28, 28)])
+        return self.picture_features(images.to(self.device)).sum() * 0
+
     def score(self, images: Sequence[Image], texts: Sequence[str], *, by: ScoreBy = "likelihood") -> Tensor:
         """(N_images, N_texts), higher matches better.
 
@@ -352,9 +364,12 @@ def _heads(prompt: Prompt, counts: Sequence[int]) -> Prompt:
 
 def grey(image: Image) -> Image:
     """A picture of the same size without content."""
+    return _grey_of(*image.size)
+
+
+def _grey_of(width: int, height: int) -> Image:
     import numpy as np
 
-    width, height = image.size
     return Image(np.full((height, width, 3), 128, np.uint8))
 
 

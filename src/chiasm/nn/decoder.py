@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from chiasm.config import Component
 from chiasm.errors import RecipeError
 from chiasm.nn.linear import Linear, linear
+from chiasm.nn.recompute import Recomputable, recomputed
 from chiasm.nn.rotary import Rotary, turn
 from chiasm.nn.sight import Sight
 
@@ -131,13 +132,14 @@ class GatedMLP(nn.Module):
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
-class DecoderBlock(nn.Module):
+class DecoderBlock(Recomputable):
     """x + attention(norm(x)), then x + mlp(norm(x)); parts are built and handed in."""
 
     def __init__(self, attention: GroupedAttention, mlp: nn.Module, norm1: nn.Module, norm2: nn.Module) -> None:
         super().__init__()
         self.norm1, self.attention, self.norm2, self.mlp = norm1, attention, norm2, mlp
 
+    @recomputed
     def forward(self, x_TD: Tensor, turns: tuple[Tensor, Tensor] | None, layer: int, attend: Attend) -> Tensor:
         x_TD = x_TD + self.attention(self.norm1(x_TD), turns, layer, attend)
         return x_TD + self.mlp(self.norm2(x_TD))

@@ -24,7 +24,7 @@ from chiasm.errors import CheckpointError
 from chiasm.models import folder as model_folder
 from chiasm.models.model import Model
 from chiasm.training.distributed import Ranks, StoppedElsewhere
-from chiasm.training.parallel import Alone, local
+from chiasm.training.parallel import Alone, first_row, local
 from chiasm.training.settings import Training
 from chiasm.training.slices import Slices, write_slices
 
@@ -242,9 +242,15 @@ def _training_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("training-*.safetensors"))
 
 
+@torch.no_grad()
 def _restored(path: Path, model: Model, state: State) -> Progress:
     weights = model.state_dict()
-    if any(isinstance(tensor, DTensor) for tensor in weights.values()):
+    if model.adaptation is not None:  # little enough that every rank reads all of it
+        for name, whole in model.adaptation.read(model, path).items():
+            first = first_row(weights[name])
+            own = local(weights[name])
+            own.copy_(whole[first : first + len(own)] if own.ndim else whole)
+    elif any(isinstance(tensor, DTensor) for tensor in weights.values()):
         saved = Slices([path / model_folder.WEIGHTS])
         for name, tensor in weights.items():
             local(tensor).copy_(local(saved.like(name, tensor)))

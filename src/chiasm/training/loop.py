@@ -134,7 +134,7 @@ class Loop:
                 sizes, stop, seen, skipped = self._agree(batch)
             if stop:
                 return
-            empty = 0 if min(sizes) else empty + self.reader.batch_size
+            empty = 0 if min(sizes) else empty + self.reader.handed
             try:
                 self.reader.judge(seen, skipped, empty)
             except DataError as error:
@@ -156,7 +156,7 @@ class Loop:
         with self.pace.counting():
             losses = self._backward(batch, sizes)
         self.scaler.unscale_(self.optimiser)
-        if step == 0:
+        if step == (0 if self.model.adaptation is None else 1):  # adapters begin with a zero, behind which none arrives
             self._report_dead_tensors()
         norm = self._gradient_norm()
         if math.isfinite(losses["loss"]) and math.isfinite(norm):
@@ -188,7 +188,9 @@ class Loop:
             named = self._cached(self.model, parts)
             self.parallel.reduce()
             return self.ranks.mean(_numbers({"loss": self._weighed(named), **named}))
-        whole = float(self.ranks.gather([self.model.weight(batch)]).sum())
+        told = self.ranks.gather([self.model.weight(batch), batch.images is not None])
+        whole = float(told[:, 0].sum())
+        self.model.shared = self.ranks.count > 1 and bool(told[:, 1].any())  # all go through what one of them needs
         for part in parts:
             share = self.ranks.count * self.model.weight(part) / whole
             with nullcontext() if part is parts[-1] else self.parallel.local():
@@ -302,12 +304,12 @@ class Loop:
         self.monitor.say(text, warning=True)
 
     def _report_dead_tensors(self) -> None:
-        """After the first step: trainable tensors that the losses do not reach are nearly always a mistake."""
+        """After the first steps: trainable tensors that the losses do not reach are nearly always a mistake."""
         dead = dead_tensors(self.model, self.ranks)
         if dead:
             more = f" and {len(dead) - 8} more" if len(dead) > 8 else ""
             self._warn(f"no gradient reaches {len(dead)} trainable tensors: {', '.join(dead[:8])}{more}")
-            self.monitor.write({"step": 1, "without_gradient": dead})
+            self.monitor.write({"step": self.progress.step + 1, "without_gradient": dead})
 
     def _nonfinite(self, batch: Batch, losses: dict[str, float], norm: float) -> None:
         step = self.progress.step + 1

@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from chiasm.adaptation import adapted
 from chiasm.errors import CapabilityError, CheckpointError
 from chiasm.models import folder as model_folder
 from chiasm.models.model import Model
 from chiasm.nn.device import choose_device
+from chiasm.weights import adapters
 from chiasm.weights.files import TORCHSCRIPT, is_open_clip, is_torchscript
 
 
-def load(name: str | Path, device: str = "cpu", *, image_size: int | None = None, context: int | None = None) -> Model:
+def load(
+    name: str | Path,
+    device: str = "cpu",
+    *,
+    image_size: int | None = None,
+    context: int | None = None,
+    adapter: str | Path | None = None,
+) -> Model:
     """Opens a checkpoint: a run's folder, chiasm's own, or one in the layout of transformers or open_clip.
 
     name: a folder, or the name of a repository on the Hub, `owner/name` or `owner/name@revision`; `hf-hub:owner/name`
@@ -20,13 +29,16 @@ def load(name: str | Path, device: str = "cpu", *, image_size: int | None = None
         taken where only its files are there.
     image_size, context: of a dual encoder, to see pictures of that many pixels, or read that many tokens, with its
         learned positions resized as open_clip resizes them; see `models/resolution.py` for other ways.
+    adapter: a folder of adapters to put on to it: of a run that adapted this very model, or in peft's own format, with
+        its modules named as here or as in transformers. A run with adapters needs none: it knows its base.
     Raises CheckpointError if there is no such checkpoint, or it is incomplete.
     """
     where = choose_device(device)
     model = _from_folder(Path(name), device) if Path(name).exists() else _from_hub(str(name))
     if image_size is not None or context is not None:
         _resize(model, image_size, context)
-    return model.to(where)
+    model = model.to(where)
+    return adapters.put_on(model, Path(adapter)) if adapter is not None else model
 
 
 def _from_hub(text: str) -> Model:
@@ -77,6 +89,8 @@ def _from_folder(path: Path, device: str) -> Model:
         raise CheckpointError(f"{file} is not JSON: {error}") from error
     if not isinstance(entries, dict):
         raise CheckpointError(f"{file} is damaged: it holds no entries")
+    if (path / adapted.FACTS).exists():
+        return adapted.load(path, lambda base: adapted.merged(load(base)), device)
     if "family" in entries:
         return model_folder.load(path, device)
     if "model_type" in entries:

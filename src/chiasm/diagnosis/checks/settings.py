@@ -129,8 +129,9 @@ class Settings(Check):
                 "Lower data.batch_size.",
             )
             return
-        epochs = recipe.training.steps * recipe.data.batch_size / count
-        title = f"each of {count:,} training samples is seen {epochs:.3g} times"
-        yield self.found("note", title, figures={"epochs": epochs, "samples": float(count)})
+        if recipe.data.budget is None:
+            epochs = recipe.training.steps * recipe.data.batch_size / count
+            title = f"each of {count:,} training samples is seen {epochs:.3g} times"
+            yield self.found("note", title, figures={"epochs": epochs, "samples": float(count)})
         if not recipe.evaluation:
             yield self.found("note", "the recipe evaluates nothing", "", "Add tasks under `evaluation`.")

@@ -77,14 +77,14 @@ class Step(Check):
         if recipe.training.ema is not None:
             needs["average"] = needs["weights"]
         part = -(-recipe.data.batch_size // recipe.training.accumulate)
-        if tried is not None:
+        if tried is not None and part:
             needs["activations"] = tried.activations(part)
         total, free = sum(needs.values()), free_memory(device)
         parts = ", ".join(f"{name} {gib(amount)}" for name, amount in needs.items())
         figures = {**needs, "total": total, **({"free": float(free)} if free is not None else {})}
         title = f"a step takes about {gib(total)} on {device}" + (f"; {gib(free)} are free" if free is not None else "")
-        why = f"Estimated: {parts} (for {part} samples at once)."
-        if tried is None:
+        why = f"Estimated: {parts} (for {part or recipe.data.told_size} {'samples ' if part else ''}at once)."
+        if tried is None or not part:
             why += " Activations could not be estimated."
         if free is None or total <= _NEAR * free:
             yield self.found("note", title, why, figures=figures)

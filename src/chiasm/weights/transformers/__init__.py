@@ -1,11 +1,14 @@
 """Checkpoints of Hugging Face's transformers, read and written without it.
 
 A module here is a family, named as `model_type` in its `config.json`. It has MODEL, our class; TABLE, which says where
-each tensor is stored; `load(folder, settings)` and `save(model, folder)`. To add a family is to add its module."""
+each tensor is stored; `load(folder, settings)` and `save(model, folder)`. To add a family is to add its module.
+It may have `rules(model)` in place of TABLE, and MODULES, where modules are called otherwise in memory than in files:
+with these, adapters have the names of transformers too."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -13,6 +16,7 @@ from chiasm.config import module_names
 from chiasm.errors import CheckpointError
 from chiasm.models.model import Model
 from chiasm.weights.files import read_json
+from chiasm.weights.mapping import AS_IS, Rule, links
 from chiasm.weights.texts import TOKENIZERS as TOKENIZERS
 from chiasm.weights.transformers._towers import WEIGHTS as WEIGHTS
 
@@ -60,6 +64,26 @@ def save(model: Model, folder: Path) -> None:
             family.save(model, folder)
             return
     raise CheckpointError(f"we cannot write a {type(model).__name__} for transformers; known: {module_names(__name__)}")
+
+
+def linear_names(model: Model) -> dict[str, str]:
+    """What transformers calls the linear layers of our model, by our names.
+
+    Raises CheckpointError where it has no such model, or stores several of our layers as one.
+    """
+    family = next((one for one in map(_family, module_names(__name__)) if type(model) is one.MODEL), None)
+    rules: Callable[[Model], tuple[Rule, ...]] | None = getattr(family, "rules", None)
+    table = rules(model) if rules is not None else getattr(family, "TABLE", None)
+    if family is None or table is None:
+        raise CheckpointError(f"we cannot tell what transformers calls the layers of a {type(model).__name__}")
+    modules = getattr(family, "MODULES", {})
+    found = {}
+    for link in links(table, model.state_dict()):
+        if len(link.ours) == 1 and link.form is AS_IS and link.theirs.endswith(".weight"):
+            theirs = link.theirs.removesuffix(".weight")
+            prefix = next((one for one in modules if theirs.startswith(one)), "")
+            found[link.ours[0].removesuffix(".weight")] = modules.get(prefix, "") + theirs.removeprefix(prefix)
+    return found
 
 
 def _family(name: str) -> Family:

@@ -41,5 +41,10 @@ def save(model: Language, folder: Path) -> None:
     write_tensors(folder / "model.safetensors", give_tensors(model, _table(decoder)))
 
 
+def rules(model: Language) -> tuple[Rule, ...]:
+    """Where each tensor of this model is stored."""
+    return _table(model.config.language)
+
+
 def _table(decoder: DecoderConfig) -> tuple[Rule, ...]:
     return decoder_rules("language.", "model.", decoder, "lm_head.weight")

@@ -149,6 +149,20 @@ _VARIANTS = {
 }
 
 
+# What the modules are called in memory, where the names of the files are older.
+MODULES = {
+    "vision_tower.": "model.vision_tower.",
+    "multi_modal_projector.": "model.multi_modal_projector.",
+    "language_model.model.": "model.language_model.",
+    "language_model.lm_head": "lm_head",
+}
+
+
+def rules(model: LLaVA) -> tuple[Rule, ...]:
+    """Where each tensor of this model is stored."""
+    return table(model.config.language)
+
+
 def table(decoder: DecoderConfig) -> tuple[Rule, ...]:
     """Where each tensor is stored."""
     return (

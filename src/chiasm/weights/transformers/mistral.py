@@ -11,6 +11,7 @@ from chiasm.weights.transformers import _alone
 MODEL = Language
 
 save = _alone.save
+rules = _alone.rules
 
 
 def load(folder: Path, settings: dict[str, Any]) -> Language:

@@ -1,0 +1,121 @@
+"""A recipe of several stages: each is a run that starts from the model of the one before it.
+
+runs/NAME/   recipe.yaml   metrics.jsonl   stages/1-FIRST/ ...   checkpoint -> that of the last   evaluation/ ..."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import torch
+from rich.console import Console
+
+from chiasm.adaptation.adapted import check_adapters
+from chiasm.data.processor import Processor
+from chiasm.experiment import CHECKPOINT, RECIPE, STAGES, Experiment, model_config
+from chiasm.recipe import Recipe
+from chiasm.training.distributed import Ranks
+from chiasm.training.monitor import METRICS
+from chiasm.training.optimiser import freeze
+
+
+def experiment(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+    ranks: Ranks | None = None,
+) -> Experiment:
+    """What a recipe becomes in a folder: one run, or one of several stages. See Experiment."""
+    kind = Staged if recipe.stages else Experiment
+    return kind(recipe, folder, resume=resume, overwrite=overwrite, console=console, ranks=ranks)
+
+
+class Staged(Experiment):
+    """Stages in one folder. What of them is done stays done; `resume` goes on in the midst of any."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        console: Console | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.recipe, self.folder, self.ranks = recipe, folder, ranks or Ranks()
+        self.console = (console or Console()) if self.ranks.first else Console(quiet=True)
+        self.ranks.on_first(lambda: self._check_folder(resume, overwrite))
+        self.ranks.on_first(lambda: self._check_start(overwrite))
+        self.recipes = self.ranks.together(lambda: list(self._recipes()))
+        self.ranks.on_first(self._check_stages)
+        self.ranks.on_first(lambda: self._claim_folder(overwrite))
+        done = [self._is_done(at) for at in range(len(self.recipes) - 1)]
+        self.at = done.index(False) if False in done else len(done)
+        self.stage = self._stage(self.at)
+
+    def train(self) -> bool:
+        """Trains the stages that are not done; False if a signal stopped one of them."""
+        for at in range(self.at, len(self.recipes)):
+            if at > self.at:
+                self.stage, self.at = self._stage(at), at
+            steps, name = self.recipes[at].training.steps, self.recipe.stages[at].name
+            self._say(f"stage {at + 1} of {len(self.recipes)}, {name}: {steps:,} steps")
+            done = self.stage.train()
+            self.ranks.on_first(self._join_metrics)
+            if not done:
+                return False
+        self.model = self.stage.model
+        self.ranks.on_first(self._point_at_last)
+        return True
+
+    @property
+    def steps(self) -> int:
+        """Of all stages."""
+        return sum(recipe.training.steps for recipe in self.recipes)
+
+    def _recipes(self) -> Iterator[Recipe]:
+        for at in range(len(self.recipe.stages)):
+            yield self.recipe.stage(at, str(self._place(at - 1).resolve()) if at else None)
+
+    def _place(self, at: int) -> Path:
+        return self.folder / STAGES / f"{at + 1}-{self.recipe.stages[at].name}"
+
+    def _is_done(self, at: int) -> bool:
+        return self.ranks.any(self.ranks.first and (self._place(at) / CHECKPOINT).is_dir())
+
+    def _stage(self, at: int) -> Experiment:
+        begun = self.ranks.any(self.ranks.first and (self._place(at) / RECIPE).exists())
+        return Experiment(self.recipes[at], self._place(at), resume=begun, console=self.console, ranks=self.ranks)
+
+    def _check_stages(self) -> None:
+        """What is wrong in a later stage is told before the first is trained: parts and layers that are not there."""
+        config = model_config(self.recipe)
+        for recipe in self.recipes:
+            with torch.device("meta"):
+                model = config.model()(config, cast("Processor", None))  # no shape depends on the processor
+            check_adapters(model, recipe.adapters)
+            freeze(model, recipe.training)
+
+    def _join_metrics(self) -> None:
+        """The figures of all stages as those of one run; steps go on from stage to stage."""
+        lines, before = list[str](), 0
+        for at, named in enumerate(self.recipe.stages):
+            file = self._place(at) / METRICS
+            for line in file.read_text().splitlines() if file.exists() else ():
+                figures = json.loads(line)
+                lines.append(json.dumps({**figures, "step": figures["step"] + before, "stage": named.name}) + "\n")
+            before += self.recipes[at].training.steps
+        aside = self.folder / f"{METRICS}.new"
+        aside.write_text("".join(lines))
+        aside.replace(self.folder / METRICS)
+
+    def _point_at_last(self) -> None:
+        last = self._place(len(self.recipes) - 1) / CHECKPOINT
+        if not self.checkpoint.is_symlink():
+            self.checkpoint.symlink_to(last.relative_to(self.folder))

@@ -1,0 +1,86 @@
+"""Batches of which one rank has all pictures and the other none; `torchrun` starts this, `test_mixed` judges it.
+
+Usage: mixed_ranks.py FOLDER."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+
+from chiasm.adaptation.adapted import adapt
+from chiasm.adaptation.adapters import lora
+from chiasm.data.reader import Budget, Reader
+from chiasm.training.distributed import Ranks, joined
+from chiasm.training.loop import Loop
+from chiasm.training.settings import Training
+from tests.models.speakers import small_llava
+from tests.training.chats import Chats
+from tests.training.ranks import whole
+
+STEPS, BATCH = 4, 8
+RUNS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "packed": {"budget": Budget(500), "accumulate": 3},
+    "adapted": {"adapted": True, "checkpoint_every": 3},
+}
+WAYS = (("plain", "ddp"), ("plain", "fsdp"), ("packed", "fsdp"), ("adapted", "fsdp"))
+
+
+@dataclass(frozen=True)
+class InOrder(Chats):
+    """Of eight that follow each other the first half has pictures; the third eight have none at all."""
+
+    def at(self, position: int, seed: int) -> int:
+        return position % self.count
+
+
+def pictured(index: int) -> bool:
+    return index % BATCH < BATCH // 2 and index // BATCH != 2
+
+
+def loop(folder: Path, ranks: Ranks, *, budget: Budget | None = None, adapted: bool = False, **changes: Any) -> Loop:
+    """The same run for any number of ranks."""
+    model = small_llava()
+    if adapted:
+        torch.manual_seed(0)
+        adapt(model, {"language": lora.Config(rank=4), "vision": lora.Config(rank=2, dora=True)})
+    entries = {"steps": STEPS, "learning_rate": 1e-3, "device": "cpu", "log_every": 1, "epsilon": 1e-4}
+    reader = Reader(
+        InOrder(pictured=pictured),
+        model.processor,
+        0 if budget else BATCH,
+        budget=budget,
+        captions="keep",
+        rank=ranks.rank,
+        ranks=ranks.count,
+    )
+    return Loop(model, reader, Training(**{**entries, **changes}), folder, console=Console(quiet=True), ranks=ranks)
+
+
+def write(run: Loop, file: Path) -> None:
+    """All that learns."""
+    state = {name: whole(one) for name, one in run.model.named_parameters() if one.requires_grad}
+    if run.ranks.first:
+        save_file(state, file)
+
+
+def main(folder: Path, ranks: Ranks) -> None:
+    for name, way in WAYS:
+        run = loop(folder / f"{name}-{way}", ranks, parallel=way, **RUNS[name])
+        assert run.run()
+        write(run, folder / f"{name}-{way}.safetensors")
+    again = loop(folder / "adapted-fsdp", ranks, parallel="fsdp", **RUNS["adapted"])  # from the checkpoint at step 3
+    assert again.resume() == STEPS - 1
+    assert again.run()
+    write(again, folder / "resumed.safetensors")
+
+
+if __name__ == "__main__":
+    with joined(lambda: Training(1, device="cpu", timeout=60)) as here:
+        main(Path(sys.argv[1]), here)
