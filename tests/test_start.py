@@ -185,3 +185,61 @@ def test_sources_of_parts_and_prompts_are_written_back() -> None:
     }
     source = parse(Source, entries)  # type: ignore[type-abstract]  # a choice of the room is built
     assert parse(Source, dump(source)) == source  # type: ignore[type-abstract]  # likewise
+
+
+TAKING: dict[str, Any] = {
+    "start": None,
+    "processor": {"tokenizer": {"learn": 320}, "text": {"context": 16}, "image": {"size": 16}},
+    "model": {
+        "family": "clip",
+        "vision": {"tower": "vit", "image_size": 16, "patch": 8, "width": 32, "layers": 1, "heads": 2, "hidden": 64},
+        "text": {
+            "tower": "transformer",
+            "vocabulary": 320,
+            "context": 16,
+            "width": 16,
+            "layers": 1,
+            "heads": 2,
+            "hidden": 8,
+        },
+        "width": 24,
+    },
+}
+
+
+def test_a_part_of_a_trained_model_begins_a_new_one(tmp_path: Path) -> None:
+    trained = _start(tmp_path)
+    taken = {"vision": {"checkpoint": str(tmp_path / "start"), "part": "vision"}}
+    recipe = _recipe(tmp_path, **TAKING, pretrained=taken)
+    model, fresh = build_model(recipe), build_model(_recipe(tmp_path, **TAKING))
+    state, own, before = trained.state_dict(), model.state_dict(), fresh.state_dict()
+    for name, tensor in own.items():
+        if name.startswith("vision."):
+            assert torch.equal(tensor, state[name])
+        else:
+            assert torch.equal(tensor, before[name]), "the rest begins as without"
+    assert not torch.equal(own["vision.position"], before["vision.position"])
+    assert load_recipe(_written(tmp_path, recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("into", "part", "kind", "told"),
+    [
+        ("vision", "visoin", RecipeError, "has no part 'visoin'; did you mean 'vision'?"),
+        ("visoin", "vision", RecipeError, "the model has no part 'visoin'; did you mean 'vision'?"),
+        ("text", "", CheckpointError, "pretrained.text: START does not fit"),
+    ],
+)
+def test_a_part_that_does_not_fit_is_told(
+    into: str, part: str, kind: type[ChiasmError], told: str, tmp_path: Path
+) -> None:
+    _start(tmp_path)
+    taken = {into: {"checkpoint": str(tmp_path / "start"), "part": part}}
+    with pytest.raises(kind) as error:
+        build_model(_recipe(tmp_path, **TAKING, pretrained=taken))
+    assert told.replace("START", str(tmp_path / "start")) in str(error.value)
+
+
+def _written(where: Path, recipe: Recipe) -> Path:
+    (where / "written.yaml").write_text(recipe.text())
+    return where / "written.yaml"

@@ -151,7 +151,7 @@ class Recipe:
         if (self.model is None) == (self.start is None):
             raise RecipeError("give either model, for a new one, or start: {checkpoint: FOLDER}, for a trained one")
         if self.start is not None and self.pretrained:
-            raise RecipeError("pretrained puts packaged weights into a new model; a model from a start has its own")
+            raise RecipeError("pretrained puts weights into parts of a new model; a model from a start has its own")
         if self.seed < 0:
             raise RecipeError(f"seed must not be negative, but is {self.seed}")
         for part, adapter in self.adapters.items():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from chiasm.cli import main
 from chiasm.config import module_names
+from chiasm.recipe import Piece, load_recipe
 
 TINY = ["training.steps=2", "data.batch_size=8", "training.evaluate_every=0"]
 FEW = [f"evaluation.{at}.limit=3" for at in range(3)]
@@ -100,3 +102,25 @@ def test_an_unknown_word_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["ls", "models", "--fast"])
     assert "unrecognized arguments: --fast" in capsys.readouterr().err
+
+
+def test_the_demo_trains_three_models_and_shows_what_the_chat_model_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "demo"
+    assert main(["demo", *TINY, *FEW, "--out", str(out)]) == 0
+    names = ["clip-scenes", "siglip-scenes", "chat-scenes"]
+    told = capsys.readouterr().out
+    assert all(name in told for name in names)
+    results = [json.loads((out / name / "evaluation" / "results.json").read_text())["results"] for name in names]
+    figures = [
+        {(one["name"], score["name"], score["items"]) for one in each for score in one["scores"]} for each in results
+    ]
+    assert figures[0] == figures[1] < figures[2], "the chat model is asked all that the others are asked, and more"
+    page = (out / "report.html").read_text()
+    example = next(one for one in results[2][-1]["examples"] if one["references"])
+    assert example["query"]["text"] in page
+    assert all(reference in page for reference in example["references"])
+    begun = load_recipe(out / "chat-scenes" / "recipe.yaml").pretrained["vision"]
+    assert isinstance(begun, Piece)
+    assert (Path(begun.checkpoint) / "checkpoint" / "model.safetensors").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from chiasm.evaluation.report import write_report
 from chiasm.experiment import Experiment, build_model
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.folder import save
-from chiasm.models.speaker import Speaker
+from chiasm.models.model import Generator
 from chiasm.recipe import Recipe, load_recipe, shipped_recipes
 from tests.shared_data import shared_data
 
@@ -27,6 +28,11 @@ def _recipe(name: str, folder: Path) -> Recipe:
     overrides = [*SHORT]
     overrides += [f"data.root={shared_data('flickr8k').parent}"] if "root: ???" in text else []
     overrides += [f"data.features={folder}/features"] if "features:" in text or name.startswith("finetune/") else []
+    if name.startswith("llava/"):
+        save(build_model(load_recipe("clip/scenes")), folder / "clip")
+        overrides += [f"pretrained.vision.checkpoint={folder}/clip"]
+    if name.endswith("easy-vqa"):
+        overrides = [one for one in overrides if not one.startswith("data.root")] + [f"data.root={_easy_vqa()}"]
     if name.startswith("finetune/"):
         begun = build_model(load_recipe("clip/scenes"))
         save(begun, folder / "start")
@@ -37,6 +43,13 @@ def _recipe(name: str, folder: Path) -> Recipe:
     short = load_recipe(name, overrides)
     overrides += [f"evaluation.{at}.limit=4" for at in range(len(short.evaluation))]
     return load_recipe(name, overrides)
+
+
+def _easy_vqa() -> Path:
+    spec = find_spec("easy_vqa")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("needs easy-vqa")
+    return Path(next(iter(spec.submodule_search_locations))) / "data"
 
 
 @pytest.mark.parametrize("name", [name for name in shipped_recipes() if "photos" not in name])
@@ -50,14 +63,20 @@ def test_a_shipped_recipe_runs_from_data_to_report(name: str, tmp_path: Path) ->
     assert [result.name for result in evaluation.results] == [task.title for task in recipe.evaluation]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2]
-    assert not [line for line in lines if "without_gradient" in line and "siglip" not in name]
+    # A SigLIP learns its bias late; a page that is seen whole has no rows of tiles that a learned vector could end.
+    unreached = [line for line in lines if "without_gradient" in line]
+    assert (
+        not unreached
+        or "siglip" in name
+        or (name.endswith("-whole") and unreached[0]["without_gradient"] == ["newline"])
+    )
     page = write_report([run], run / "report.html").read_text()
     assert recipe.name in page
     model = chiasm.load(run / "checkpoint")
-    if isinstance(model, Speaker):
-        assert len(model.generate([Sample("a", (Text("a red circle"),))], max_tokens=2)) == 1
-    else:
-        assert isinstance(model, DualEncoder)
+    if isinstance(model, DualEncoder):
         assert model.embed_texts(["a red circle"]).shape[0] == 1
+    else:
+        assert isinstance(model, Generator)
+        assert len(model.generate([Sample("a", (Text("a red circle"),))], max_tokens=2)) == 1
     assert "| task |" in (run / "checkpoint" / "README.md").read_text()
     assert load_recipe(run / "recipe.yaml") == recipe

@@ -239,6 +239,17 @@ def test_frozen_parts_do_not_change_and_stay_in_eval_mode(tmp_path: Path) -> Non
         assert torch.equal(tensor, before[name]) == name.startswith("vision."), name
 
 
+def test_a_part_of_a_frozen_part_may_learn(tmp_path: Path) -> None:
+    loop = _loop(tmp_path, parts={"vision.blocks": Part(), "vision": Part(frozen=True)})
+    before = _weights(loop)
+    loop.run()
+    assert not loop.model.get_submodule("vision").training
+    assert loop.model.get_submodule("vision.blocks.0").training
+    for name, tensor in _weights(loop).items():
+        kept = name.startswith("vision.") and not name.startswith("vision.blocks.")
+        assert torch.equal(tensor, before[name]) == kept, name
+
+
 def test_evaluation_changes_nothing_that_is_learned(tmp_path: Path) -> None:
     plain = _loop(tmp_path / "plain")
     plain.run()

@@ -34,7 +34,8 @@ class Rendered:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A checkpoint's chat template. source: in Jinja; "" joins the texts of a sample plainly, without roles.
+    """A checkpoint's chat template. source: in Jinja; "" joins the texts of a sample plainly, without roles but for the
+    end of what the assistant says.
 
     image, video: how the template itself writes a picture or a video; they become IMAGE and VIDEO.
     marks: what the template may use by name: bos_token, eos_token, ...
@@ -86,8 +87,16 @@ class ChatTemplate:
 
     def _text(self, sample: Sample, answer: bool, marked: bool) -> str:
         if not self.source or not any(text.role for text in sample.texts):
-            return "".join(_written(part, IMAGE, VIDEO, marked) for part in sample.parts)
+            return self._joined(sample, marked)
         return self._rendered(_messages(sample, self._lists, self.image, self.video, marked), answer, sample.key)
+
+    def _joined(self, sample: Sample, marked: bool) -> str:
+        """Parts one behind the other; what the assistant said has its end where the chat goes on, too."""
+        written = [_written(part, IMAGE, VIDEO, marked) for part in sample.parts]
+        for at, part in enumerate(sample.parts[:-1]):
+            if isinstance(part, Text) and part.role == "assistant" and self.ends:
+                written[at] += self.ends[0]
+        return "".join(written)
 
     def _rendered(self, messages: list[dict[str, Any]], answer: bool, key: str) -> str:
         from jinja2 import TemplateError

@@ -89,8 +89,8 @@ class Model(nn.Module, ABC):
     def train(self, mode: bool = True) -> Any:
         """Frozen parts stay in eval mode, whatever the rest does: their dropout and batch statistics are not ours."""
         super().train(mode)
-        for part in self.modules():
-            if (frozen := getattr(part, "frozen", None)) is not None:  # inner parts come later, and have the last word
+        for part in self.modules():  # a part of a part comes after it
+            if (frozen := vars(part).get("frozen")) is not None:
                 nn.Module.train(part, mode and not frozen)
         return self
 

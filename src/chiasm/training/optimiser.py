@@ -21,7 +21,7 @@ def freeze(model: nn.Module, settings: Training) -> None:
     Raises RecipeError for a name that fits no part of the model.
     """
     modules = dict(model.named_modules())
-    for name, part in settings.parts.items():
+    for name, part in sorted(settings.parts.items(), key=lambda one: len(one[0])):  # a part of a part comes after it
         if name not in modules:
             top = [module for module in modules if module.count(".") < 2]
             raise RecipeError(f"training.parts.{name}: the model has no such part{suggest(name, top)}")

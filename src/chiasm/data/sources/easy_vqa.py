@@ -15,6 +15,7 @@ from chiasm.data.source import Source
 from chiasm.errors import DataError
 
 _YES_NO = ("yes", "no")
+_SHAPES = ("circle", "rectangle", "triangle")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class EasyVQA(Source):
     """One sample a picture with all its questions.
 
     path: a folder with questions.json, a list of [question, answer, number of the picture], and images/NUMBER.png.
-    The kind of a question is "yes/no", whose choices are these two, or "other".
+    The kind of a question follows from its answer: "yes/no", whose choices are these two, "shape" or "colour".
     """
 
     path: Place
@@ -56,8 +57,11 @@ class EasyVQA(Source):
         picture = inside(self.path / "images", f"{number}.png")
         if isinstance(picture, Path) and not picture.is_file():  # a store is not asked twice a picture
             raise DataError(f"there is no picture {picture}, which {self.path / 'questions.json'} asks about")
-        questions = tuple(
-            Question(text, answer, "yes/no", _YES_NO) if answer in _YES_NO else Question(text, answer, "other")
-            for text, answer in self._asked[number]
-        )
+        questions = tuple(_question(text, answer) for text, answer in self._asked[number])
         return Sample(key=str(number), parts=(image_at(picture),), questions=questions)
+
+
+def _question(text: str, answer: str) -> Question:
+    if answer in _YES_NO:
+        return Question(text, answer, "yes/no", _YES_NO)
+    return Question(text, answer, "shape" if answer in _SHAPES else "colour")
