@@ -21,9 +21,9 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from chiasm.assembly import build_model
 from chiasm.data.batch import Batch
 from chiasm.data.reader import Reader
-from chiasm.experiment import build_model
 from chiasm.models.model import Model
 from chiasm.recipe import Recipe, load_recipe
 from chiasm.training.loop import Loop

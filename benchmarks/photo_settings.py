@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from chiasm.assembly import build_model
 from chiasm.data.batch import Images, Tokens
 from chiasm.data.image import Image
 from chiasm.data.reader import Reader
@@ -25,7 +26,6 @@ from chiasm.data.sample import Sample
 from chiasm.data.source import Source
 from chiasm.evaluation.run import quick_scores
 from chiasm.evaluation.tasks.retrieval import Retrieval
-from chiasm.experiment import build_model
 from chiasm.models.clip import CLIP
 from chiasm.models.features import CachedProcessor
 from chiasm.recipe import Recipe, load_recipe

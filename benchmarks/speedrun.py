@@ -34,10 +34,10 @@ from rich.console import Console
 from tests import peers
 from torch import Tensor, nn
 
+from chiasm.assembly import build_model
 from chiasm.data.batch import Batch
 from chiasm.data.reader import Reader
 from chiasm.data.sources.scenes import Scenes
-from chiasm.experiment import build_model
 from chiasm.models.clip import CLIP, Config
 from chiasm.models.model import Model
 from chiasm.nn.image_towers import vit

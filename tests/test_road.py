@@ -26,6 +26,7 @@ ROAD = (
     "curation",
     "serving",
     "recipe",
+    "assembly",
     "experiment",
     "stages",
     "diagnosis",

@@ -13,9 +13,10 @@ import yaml
 from rich.console import Console
 
 import chiasm
+from chiasm.assembly import build_model
 from chiasm.data.source import Source
 from chiasm.errors import CheckpointError, ChiasmError, RecipeError, TrainingError
-from chiasm.experiment import Experiment, build_model
+from chiasm.experiment import Experiment
 from chiasm.models import clip, folder
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.recipe import Recipe, load_recipe

@@ -5,38 +5,34 @@ runs/NAME/   recipe.yaml   metrics.jsonl   checkpoints/   checkpoint/   evaluati
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from rich.console import Console
 
-from chiasm.adaptation.adapted import adapt, check_adapters, merged, put
-from chiasm.config import dump, parse, suggest
+from chiasm.adaptation.adapted import adapt, check_adapters, put
+from chiasm.assembly import build_model
 from chiasm.data.cache import DecodedSource, PictureCache
-from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.processor import Processor
 from chiasm.data.reader import Reader
 from chiasm.data.source import Source
-from chiasm.errors import DataError, RecipeError, TrainingError
+from chiasm.errors import RecipeError, TrainingError
 from chiasm.evaluation.asking import Way
 from chiasm.evaluation.result import Evaluation
 from chiasm.evaluation.run import check, evaluate, quick_scores
 from chiasm.models import folder as model_folder
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.features import CachedProcessor
-from chiasm.models.model import Model, ModelConfig
+from chiasm.models.model import Model
 from chiasm.models.speaker_features import CachedChatProcessor, Reading
-from chiasm.recipe import Piece, Recipe, Start, laid_over, learned_by
+from chiasm.recipe import Piece, Recipe, learned_by
 from chiasm.training.distributed import Ranks
 from chiasm.training.loop import Loop
 from chiasm.training.monitor import METRICS
-from chiasm.weights import load, packages
-from chiasm.weights.foreign import ForeignModel
 
 RECIPE, CHECKPOINT, EVALUATION, BASE, STAGES = "recipe.yaml", "checkpoint", "evaluation", "base", "stages"
-_LEARNED_FROM = 4000  # samples whose captions a tokenizer is learned from
 
 
 class Experiment:
@@ -61,7 +57,7 @@ class Experiment:
         self.ranks.on_first(lambda: self._check_folder(resume, overwrite))
         self.ranks.on_first(lambda: self._check_start(overwrite))
         # Whatever is wrong is told before anything is removed or written.
-        self.model = self.ranks.together(lambda: _checked(build_model(recipe), recipe))
+        self.model = self.ranks.together(self._built)
         self.ranks.on_first(lambda: self._check_evaluation())
         reader = self.ranks.in_turn(self._reader) if recipe.data.features else self.ranks.together(self._reader)
         self.ranks.on_first(lambda: self._claim_folder(overwrite))
@@ -234,6 +230,11 @@ class Experiment:
                 f"{self.folder} holds the model to start from, and --overwrite would remove it; give another --out"
             )
 
+    def _built(self) -> Model:
+        model = build_model(self.recipe)
+        check_adapters(model, self.recipe.adapters)
+        return model
+
     def _claim_folder(self, overwrite: bool) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -247,116 +248,6 @@ class Experiment:
             aside.replace(self.folder / RECIPE)
         except OSError as error:
             raise TrainingError(f"cannot write the run folder {self.folder}: {error.strerror or error}") from error
-
-
-def build_model(recipe: Recipe) -> Model:
-    """The recipe's model before training: its processor, its first weights, its pretrained parts; or a trained one."""
-    if recipe.start is not None:
-        return _started(recipe.start, recipe.processor)
-    assert recipe.model is not None
-    kind = recipe.model.model()
-    processor = build_processor(recipe)
-    torch.manual_seed(recipe.seed)
-    model = kind(recipe.model, processor)
-    model.check()
-    for part, weights in recipe.pretrained.items():
-        if isinstance(weights, Piece):
-            _take_piece(model, part, weights)
-        else:
-            packages.load_packaged(model, part, weights)
-    return model
-
-
-def _checked(model: Model, recipe: Recipe) -> Model:
-    check_adapters(model, recipe.adapters)
-    return model
-
-
-def _take_piece(model: Model, name: str, piece: Piece) -> None:
-    """Puts a part of a trained model into a part of this one, which has just its tensors or fewer."""
-    trained = merged(load(piece.checkpoint))
-    of_other = piece.part or name
-    for where, owner, part in (("", model, name), (".part", trained, of_other)):
-        if part not in (parts := dict(owner.named_modules())):
-            what = f"{piece.checkpoint} has" if where else "the model has"
-            raise RecipeError(f"pretrained.{name}{where}: {what} no part '{part}'{suggest(part, parts)}")
-    target, given = model.get_submodule(name), trained.get_submodule(of_other).state_dict()
-    # A first stage may have learned with more than the second needs, such as words beside queries.
-    taken = {key: tensor for key, tensor in given.items() if key in target.state_dict()}
-    model_folder.assign(target, taken, f"pretrained.{name}: {piece.checkpoint}")
-
-
-def build_processor(recipe: Recipe) -> Processor:
-    """The recipe's processor; its tokenizer is learned from the training texts where the recipe says so.
-
-    Where the recipe starts from a checkpoint, that model's, with the recipe's changes.
-    """
-    if recipe.start is not None:
-        return _trainable(recipe.start).processor.changed(recipe.processor)
-    assert recipe.model is not None
-    kind = recipe.model.model().processor_type
-    entries = laid_over(recipe.model.processor_entries(), _with_packaged(recipe.processor, kind))
-    return kind.from_recipe(entries, training_texts(recipe.data.train))
-
-
-def _started(start: Start, processor: Mapping[str, Any]) -> Model:
-    """The model of a checkpoint with changed entries. Raises ChiasmError where they do not suit its weights."""
-    trained = _trainable(start)
-    config = _changed(trained.config, start)
-    model = config.model()(config, trained.processor.changed(processor))
-    model.check()
-    model_folder.assign(model, trained.state_dict(), f"start.model: {start.checkpoint}")
-    return model
-
-
-def _trainable(start: Start) -> Model:
-    """The model to start from. Raises CapabilityError for one that can only be asked."""
-    model = load(start.checkpoint)
-    if isinstance(model, ForeignModel):
-        model.refuse("trained")
-    return merged(model)
-
-
-def model_config(recipe: Recipe) -> ModelConfig:
-    """The recipe's model, or that of the checkpoint that it starts from, with the recipe's changes."""
-    if recipe.start is not None:
-        return _changed(_trainable(recipe.start).config, recipe.start)
-    assert recipe.model is not None
-    return recipe.model
-
-
-def _changed(trained: ModelConfig, start: Start) -> ModelConfig:
-    entries = dump(trained)
-    key = trained.key
-    if start.model.get(key, entries[key]) != entries[key]:
-        raise RecipeError(f"start.model.{key}: {start.checkpoint} is of the family '{entries[key]}', which stays")
-    return parse(ModelConfig, laid_over(entries, dict(start.model)), "start.model")  # type: ignore[type-abstract]  # a subclass
-
-
-def _with_packaged(entries: Mapping[str, Any], kind: type[Processor]) -> Mapping[str, Any]:
-    """`tokenizer: {package: NAME}` names packaged weights; the file inside of them stands for it.
-
-    With the tokenizer of a model that chats come its template and its marks; the recipe's own entries go first.
-    """
-    tokenizer = entries.get("tokenizer")
-    if not isinstance(tokenizer, Mapping) or set(tokenizer) != {"package"}:
-        return entries
-    package = packages.choose(str(tokenizer["package"]), "processor.tokenizer.package")
-    chats = package.chat_entries() if issubclass(kind, ChatProcessor) and hasattr(package, "chat_entries") else {}
-    return {**chats, **entries, "tokenizer": {"file": package.tokenizer_file()}}
-
-
-def training_texts(source: Source) -> Iterator[str]:
-    """The texts of the training samples, evenly spread over the source; what cannot be read is passed over here, as
-    the reader will count and name it."""
-    stride = max(1, len(source) // _LEARNED_FROM)
-    for index in range(0, len(source), stride):
-        try:
-            sample = source[index]
-        except DataError:
-            continue
-        yield from sample.captions
-        yield from (text.text for text in sample.texts)
 
 
 def model_card(recipe: Recipe, model: Model, evaluation: Evaluation | None = None) -> str:

@@ -13,8 +13,9 @@ import torch
 from rich.console import Console
 
 from chiasm.adaptation.adapted import check_adapters
+from chiasm.assembly import model_config
 from chiasm.data.processor import Processor
-from chiasm.experiment import CHECKPOINT, RECIPE, STAGES, Experiment, model_config
+from chiasm.experiment import CHECKPOINT, RECIPE, STAGES, Experiment
 from chiasm.recipe import Recipe
 from chiasm.training.distributed import Ranks
 from chiasm.training.monitor import METRICS

@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 import chiasm
+from chiasm.assembly import build_model
 from chiasm.data.sample import Sample, Text
 from chiasm.evaluation.report import write_report
-from chiasm.experiment import Experiment, build_model
+from chiasm.experiment import Experiment
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.folder import save
 from chiasm.models.model import Generator

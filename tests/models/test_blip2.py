@@ -12,12 +12,13 @@ import transformers
 from rich.console import Console
 
 import chiasm
+from chiasm.assembly import build_model
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.data.processor import PairProcessor
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import CheckpointError, DataError, RecipeError, TrainingError
-from chiasm.experiment import Experiment, build_model
+from chiasm.experiment import Experiment
 from chiasm.models import blip2, blip2_stage1, folder, minigpt4
 from chiasm.models.blip2 import BLIP2
 from chiasm.models.model import Model
@@ -235,7 +236,9 @@ def recipe(place: Path, part: str = "q_former") -> Recipe:
     return load_recipe(file)
 
 
-def test_a_first_stage_hands_its_parts_on_and_only_the_connector_learns(tmp_path: Path) -> None:
+def test_a_first_stage_hands_its_parts_on_and_only_the_connector_learns(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     given = stage1(tmp_path / "stage1").state_dict()
     run = Experiment(recipe(tmp_path), tmp_path / "run", console=Console(quiet=True))
     begun = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
@@ -245,6 +248,7 @@ def test_a_first_stage_hands_its_parts_on_and_only_the_connector_learns(tmp_path
         if name.startswith(("vision.", "connector.q_former."))
     }
     assert len(handed) > 100
+    assert "are left out: " in caplog.text, "the first stage reads words too"
     assert all(torch.equal(begun[name], tensor) for name, tensor in handed.items())
     assert run.train()
     moved = {name for name, tensor in run.model.state_dict().items() if not torch.equal(tensor, begun[name])}

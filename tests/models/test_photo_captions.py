@@ -9,10 +9,11 @@ import pytest
 import torch
 from rich.console import Console
 
+from chiasm.assembly import build_processor
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import MissingExtra
-from chiasm.experiment import Experiment, build_processor
+from chiasm.experiment import Experiment
 from chiasm.models.frozen import Frozen
 from chiasm.recipe import load_recipe
 from chiasm.weights.packages import smollm2_135m

@@ -17,7 +17,6 @@ from chiasm.config import dump
 from chiasm.errors import CheckpointError, RecipeError
 from chiasm.models.folder import assign
 from chiasm.models.model import Model
-from chiasm.weights.foreign import ForeignModel
 
 
 def blend(first: Model, second: Model, alpha: float) -> Model:
@@ -32,8 +31,7 @@ def blend(first: Model, second: Model, alpha: float) -> Model:
     if not 0 <= alpha <= 1:
         raise RecipeError(f"alpha is the share of the second model, 0 to 1, not {alpha:g}")
     for one in (first, second):
-        if isinstance(one, ForeignModel):
-            one.refuse("blended")
+        one.require_own("blended")
     if problems := [*_unlike_configs(first, second), *_unlike_inputs(first, second)]:
         raise CheckpointError(f"the two models cannot be blended: {'; '.join(problems)}")
     ours, theirs = first.state_dict(), second.state_dict()

@@ -115,8 +115,8 @@ def _show_read(options: argparse.Namespace, console: Console) -> None:
 
 def _processor(what: str) -> Processor:
     """Of a model's folder, or of a recipe."""
+    from chiasm.assembly import build_processor
     from chiasm.diagnosis.checkpoint import is_checkpoint
-    from chiasm.experiment import build_processor
     from chiasm.recipe import load_recipe
     from chiasm.weights import load
 

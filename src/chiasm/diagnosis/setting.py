@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from chiasm.assembly import build_processor, model_config
 from chiasm.config import dump
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.processor import PairProcessor, Processor
@@ -20,7 +21,6 @@ from chiasm.diagnosis.seen import TRAINING, Seen, look, processor_of_chats
 from chiasm.errors import ChiasmError
 from chiasm.evaluation.asking import Way
 from chiasm.evaluation.run import check
-from chiasm.experiment import build_processor, model_config
 from chiasm.models.model import Model
 from chiasm.recipe import Recipe
 from chiasm.training.optimiser import freeze

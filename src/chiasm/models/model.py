@@ -78,6 +78,9 @@ class Model(nn.Module, ABC):
     def check(self) -> None:
         """Raises RecipeError if the processor makes what this model cannot read; a family says what that is."""
 
+    def require_own(self, deed: str) -> None:
+        """Raises CapabilityError for a model that can only be asked. deed: what was to be done, such as "blended"."""
+
     def waiting(self) -> frozenset[str]:
         """Names of the tensors that no gradient reaches yet, by design: others have to move first."""
         return frozenset()

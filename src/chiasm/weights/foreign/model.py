@@ -48,10 +48,9 @@ class ForeignModel(Model):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Raises CapabilityError: there is nothing here to learn by."""
         del batch
-        self.refuse("trained")
+        self.require_own("trained")
 
-    def refuse(self, deed: str) -> NoReturn:
-        """Raises CapabilityError, saying that this cannot be done to the model."""
+    def require_own(self, deed: str) -> NoReturn:
         raise CapabilityError(
             f"a {self.config.chosen()} can be asked and evaluated, but not {deed} here; choose a checkpoint of a "
             "family in `chiasm ls models`"
