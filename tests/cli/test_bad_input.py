@@ -147,7 +147,7 @@ def test_slots_that_the_features_do_not_fill(refused: Refused, model: Path, tmp_
     layout = json.loads((model / "processor" / "processor.json").read_text())["layout"]
     spoil(model / "processor" / "processor.json", layout=layout | {"slots": 3})
     chats(tmp_path)
-    assert "has 3 slots, but its pictures made 16 features" in refused(*training(model, tmp_path))
+    assert "processor.layout.slots is 3, but the model fills 16 slots a picture" in refused(*training(model, tmp_path))
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
