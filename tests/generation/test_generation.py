@@ -68,9 +68,9 @@ def test_greedy_answers_of_mixed_lengths_are_those_of_transformers_one_by_one(wi
 
 
 @pytest.mark.parametrize("beams", [2, 5])
-@pytest.mark.parametrize("penalty", [1.0, 0.3])
-def test_beams_are_those_of_transformers(beams: int, penalty: float) -> None:
-    decoder, peer = pair()
+@pytest.mark.parametrize(("penalty", "window"), [(1.0, None), (0.3, None), (1.0, 4)])
+def test_beams_are_those_of_transformers(beams: int, penalty: float, window: int | None) -> None:
+    decoder, peer = pair(window)
     found = beam_search(decoder, Prompt.of_ids(decoder, ROWS), 12, ended, beams, penalty)
     assert found == [said_by_peer(peer, row, 12, num_beams=beams, length_penalty=penalty) for row in ROWS]
 
@@ -171,6 +171,10 @@ def test_a_full_context_ends_an_answer_and_a_longer_prompt_is_an_error() -> None
     row = [1] * (decoder.context - 3)
     (found,) = continuations(decoder, Prompt.of_ids(decoder, [row]), 50, lambda _row, _tokens: False)
     assert len(found) == 4  # three fill the context; the last follows from them and is not read again
+    beyond = beam_search(decoder, Prompt.of_ids(decoder, [row, [3]]), 50, lambda _row, _tokens: False, 3)
+    assert [len(one) for one in beyond] == [4, 50]
+    alone = beam_search(decoder, Prompt.of_ids(decoder, [[3]]), 50, lambda _row, _tokens: False, 3)
+    assert beyond[1:] == alone
     with pytest.raises(DataError, match="beyond the model's context of 64"):
         continuations(decoder, Prompt.of_ids(decoder, [[1] * 65]), 5, ended)
     with pytest.raises(DataError, match="row 1 is empty"):

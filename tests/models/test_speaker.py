@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from chiasm.data.batch import Images
 from chiasm.data.sample import Sample, Text
-from chiasm.errors import DataError
+from chiasm.errors import DataError, RecipeError
 from chiasm.models.speaker import Shared, Speaker
 from chiasm.nn.image_towers.vit import ViT
 from tests.models.speakers import noise, small_language, small_llava
@@ -67,6 +68,13 @@ def test_pictures_behind_the_question_are_refused() -> None:
         small_llava().answers(begun, questions)  # type: ignore[arg-type]  # the mistake itself
 
 
+@pytest.mark.parametrize("more", [{"max_tokens": 0}, {"beams": 0}, {"stop": [""]}])
+def test_what_leaves_no_room_for_an_answer_is_refused(more: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match="must be at least 1, and no text of stop may be empty"):
+        small_language().generate([Sample("a", (Text("hi"),))], **more)
+    assert small_language().generate([], beams=2) == []
+
+
 def test_the_length_of_a_prompt_is_that_of_its_stream() -> None:
     model = small_llava()
     sample = Sample("a", (noise(1), Text(QUESTIONS[0], role="user")))
@@ -91,6 +99,27 @@ def test_likelihood_is_that_of_all_tokens_of_the_text_whatever_stands_beside_it(
     grey = together - model.score([image], texts, by="gain")[0]
     torch.testing.assert_close(grey, model.score([noise(2)], texts)[0] - model.score([noise(2)], texts, by="gain")[0])
     assert not torch.allclose(grey, together)
+
+
+def test_answers_to_one_question_are_read_behind_one_reading_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = small_llava(), (noise(1), noise(2))
+    seen: list[int] = []
+    asked = Text(QUESTIONS[0], role="user")
+    said = [Text(one, role="assistant", target=True) for one in ("Yes", "No", "red and blue")]
+    samples = [Sample(f"{image}", (images[image], asked, one)) for one in said for image in (0, 1)]
+    samples.append(Sample("two", (images[0], asked, said[0], asked, said[1])))  # words between what is learned
+    samples.append(Sample("other", (images[0], Text("Why?", role="user"), said[0])))
+    alone = torch.cat([model.log_likelihood([sample]) for sample in samples])
+    features = model.picture_features
+
+    def counted(images: Images) -> torch.Tensor:
+        seen.append(len(images))
+        return features(images)
+
+    monkeypatch.setattr(model, "picture_features", counted)
+    torch.testing.assert_close(model.log_likelihood(samples), alone, atol=1e-3, rtol=1e-4)
+    assert seen == [1, 1, 2]
+    assert model.log_likelihood([]).shape == (0,)
 
 
 def test_yes_is_the_difference_of_the_words_behind_the_question() -> None:

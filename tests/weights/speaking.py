@@ -14,11 +14,13 @@ import torch
 import transformers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
+import chiasm
 from chiasm.data.batch import Batch
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample, Text
 from chiasm.models.speaker import VisualSpeaker
 from chiasm.nn.decoder import Packed
+from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.shared_data import shared_data
 
@@ -162,3 +164,51 @@ def assert_same_answers(
     assert alone == [one[0] for one in known[:-1]]
     assert [one.texts[-1].text for one in ours.generate(samples, max_tokens=8)] == known[-1]
     assert len(set(alone)) > 1 or len(rows) == 1
+
+
+def assert_written_as_read(
+    ours: VisualSpeaker, theirs: Any, folder: Path, processors: Any, paths: Sequence[Path]
+) -> None:
+    """What we write, transformers reads: equal inputs, equal logits; and so do we.
+
+    processors: makes transformers' processor of a folder; theirs stands in `folder / "theirs"`.
+    """
+    save(ours, folder / "ours")
+    again = type(theirs).from_pretrained(folder / "ours")
+    inputs, made = (asked(processors(folder / one), [paths], "What is it?") for one in ("theirs", "ours"))
+    assert made.keys() == inputs.keys()
+    assert all(torch.equal(made[key], inputs[key]) for key in inputs)
+    with torch.no_grad():
+        assert torch.equal(again(**made).logits, theirs(**inputs).logits)
+    twice = chiasm.load(folder / "ours")
+    assert isinstance(twice, VisualSpeaker)
+    assert twice.config == ours.config
+    assert twice.processor.layout == ours.processor.layout
+
+
+def tiny_llama(vocabulary: int) -> Any:
+    """The settings of a language model as small as it can be, whose random weights differ between words."""
+    return transformers.LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=48,
+        intermediate_size=80,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+    )
+
+
+def tiny_clip(size: int, patch: int) -> Any:
+    """The settings of CLIP's image tower for pictures of `size` pixels a side, whose random weights differ between
+    pictures."""
+    return transformers.CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=size,
+        patch_size=patch,
+        initializer_range=0.3,
+        initializer_factor=5.0,
+    )

@@ -1,29 +1,63 @@
 """The packaged GGUF of SmolLM2: converted once, and it answers as it was trained to."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import CheckpointError, MissingExtra
+from chiasm.models.language import Language
+from chiasm.nn.decoder import Packed, positions_of
 from chiasm.weights import gguf
 from chiasm.weights.packages import smollm2_135m
+from tests import peers  # noqa: F401  # before any class of transformers is touched
 
 
-def test_smollm2_is_converted_once_and_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CHIASM_CACHE", str(tmp_path))
-    try:
-        model = smollm2_135m.language()
-    except MissingExtra as error:
-        pytest.skip(str(error))
-    question = Sample("france", (Text("What is the capital of France?", role="user"),))
-    (answered,) = model.generate([question], max_tokens=12)
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Language, Path]]:
+    """The model, converted anew, and its folder."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("CHIASM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        try:
+            yield smollm2_135m.language(), smollm2_135m.folder()
+        except MissingExtra as error:
+            pytest.skip(str(error))
+
+
+def asked(question: str) -> Sample:
+    return Sample(question, (Text(question, role="user"),))
+
+
+def test_smollm2_is_converted_once_and_answers(smollm2: tuple[Language, Path]) -> None:
+    model, folder = smollm2
+    (answered,) = model.generate([asked("What is the capital of France?")], max_tokens=12)
     assert answered.texts[-1].text == "The capital of France is Paris."
-    folder = smollm2_135m.folder()
     made = (folder / "model.safetensors").stat().st_mtime_ns
     assert smollm2_135m.folder() == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == made
     assert [one.name for one in folder.parent.iterdir()] == [folder.name]  # nothing half-made is left
+
+
+def test_smollm2_is_that_of_transformers_in_words_scores_and_answers(smollm2: tuple[Language, Path]) -> None:
+    """On the trained weights, with answers of two lengths in one batch."""
+    model, folder = smollm2
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    questions = ["What is the capital of France?", "Write a short poem about 12 red boats."]
+    found = model.generate([asked(question) for question in questions], max_tokens=16)
+    for question, answered in zip(questions, found, strict=True):
+        chat = [{"role": "user", "content": question}]
+        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=False)
+        row = ids[0].tolist()
+        assert model.processor.tokens(asked(question), answer=True)[0] == row
+        with torch.no_grad():
+            h_TD = model.language(model.language.embed(ids[0]), positions_of([len(row)]), Packed([len(row)]))
+            torch.testing.assert_close(model.language.logits(h_TD), theirs(ids).logits[0], atol=1e-4, rtol=1e-4)
+            said = theirs.generate(ids, max_new_tokens=16, do_sample=False)[0, len(row) :]
+        assert answered.texts[-1].text == tokenizer.decode(said, skip_special_tokens=True)
 
 
 def test_what_is_no_gguf_is_one_sentence(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from chiasm.data.patches import patches_of
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import DataError, RecipeError
 from chiasm.models.idefics2 import Idefics2
-from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.weights import speaking
 
@@ -135,19 +134,8 @@ def test_epsilon_is_the_language_models_where_no_width_is_given(tmp_path: Path) 
 
 def test_what_we_write_transformers_reads(tmp_path: Path) -> None:
     theirs = peer(tmp_path / "theirs", split=True)
-    ours = loaded(tmp_path / "theirs")
-    save(ours, tmp_path / "ours")
-    again = transformers.Idefics2ForConditionalGeneration.from_pretrained(tmp_path / "ours")
     pictures = speaking.odd_photos(tmp_path / "photos")[:2]
-    inputs = speaking.asked(processor(tmp_path / "theirs"), [pictures], QUESTION)
-    made = speaking.asked(processor(tmp_path / "ours"), [pictures], QUESTION)
-    assert made.keys() == inputs.keys()
-    assert all(torch.equal(made[key], inputs[key]) for key in inputs)
-    with torch.no_grad():
-        assert torch.equal(again(**made).logits, theirs(**inputs).logits)
-    twice = loaded(tmp_path / "ours")
-    assert twice.config == ours.config
-    assert twice.processor.layout == ours.processor.layout
+    speaking.assert_written_as_read(loaded(tmp_path / "theirs"), theirs, tmp_path, processor, pictures)
 
 
 def test_words_and_pictures_in_any_order_are_written_as_theirs(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from chiasm.data.layouts.tiled import Tiled, scaled
 from chiasm.data.patches import patches_of
 from chiasm.errors import DataError, RecipeError
 from chiasm.models.idefics3 import Idefics3
-from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.weights import speaking
 
@@ -129,19 +128,8 @@ def test_pixels_tokens_logits_losses_and_answers_agree(shape: str, pixels: dict[
 
 def test_what_we_write_transformers_reads(tmp_path: Path) -> None:
     theirs = peer(tmp_path / "theirs", "smolvlm")
-    ours = loaded(tmp_path / "theirs")
-    save(ours, tmp_path / "ours")
-    again = transformers.Idefics3ForConditionalGeneration.from_pretrained(tmp_path / "ours")
     pictures = speaking.odd_photos(tmp_path / "photos")[:2]
-    inputs = speaking.asked(processor(tmp_path / "theirs"), [pictures], QUESTION)
-    made = speaking.asked(processor(tmp_path / "ours"), [pictures], QUESTION)
-    assert made.keys() == inputs.keys()
-    assert all(torch.equal(made[key], inputs[key]) for key in inputs)
-    with torch.no_grad():
-        assert torch.equal(again(**made).logits, theirs(**inputs).logits)
-    twice = loaded(tmp_path / "ours")
-    assert twice.config == ours.config
-    assert twice.processor.layout == ours.processor.layout
+    speaking.assert_written_as_read(loaded(tmp_path / "theirs"), theirs, tmp_path, processor, pictures)
 
 
 def test_a_picture_beyond_the_context_is_named(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from chiasm.nn.decoder import Packed
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.shared_data import shared_data
-from tests.weights.speaking import write_tokenizer
+from tests.weights.speaking import tiny_clip, tiny_llama, write_tokenizer
 
 SIZE = 28
 
@@ -29,25 +29,7 @@ SIZE = 28
 def peer(folder: Path, **more: Any) -> Any:
     vocabulary = write_tokenizer(folder)
     torch.manual_seed(0)
-    text = transformers.LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=48,
-        intermediate_size=80,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-    )
-    vision = transformers.CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        image_size=SIZE,
-        patch_size=14,
-        initializer_range=0.3,
-        initializer_factor=5.0,
-    )
+    text, vision = tiny_llama(vocabulary), tiny_clip(SIZE, 14)
     config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=vocabulary - 1, **more)
     model = transformers.LlavaForConditionalGeneration(config).eval()
     model.generation_config.eos_token_id = 2

@@ -19,7 +19,7 @@ from chiasm.models.llava_next import LLaVANeXT
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.weights import speaking
-from tests.weights.speaking import write_tokenizer
+from tests.weights.speaking import tiny_clip, tiny_llama, write_tokenizer
 
 SIDE = 28
 GRIDS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
@@ -29,25 +29,7 @@ QUESTION = "What is in the picture?"
 def peer(folder: Path, **more: Any) -> Any:
     vocabulary = write_tokenizer(folder)
     torch.manual_seed(0)
-    text = transformers.LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=48,
-        intermediate_size=80,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-    )
-    vision = transformers.CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        image_size=SIDE,
-        patch_size=7,
-        initializer_range=0.3,
-        initializer_factor=5.0,
-    )
+    text, vision = tiny_llama(vocabulary), tiny_clip(SIDE, 7)
     config = transformers.LlavaNextConfig(
         vision_config=vision,
         text_config=text,

@@ -6,10 +6,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from chiasm.config import Component
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,16 +27,24 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _models() -> Table:
-    """Each family with its verbs, and each of its sizes with its parameters, counted on the meta device."""
+def _models() -> Group:
+    """Each family with its verbs and paper, and each of its sizes with its parameters, counted on the meta device."""
+    from rich.console import Group
+    from rich.text import Text
+
     from chiasm.models.model import ModelConfig, verbs
 
-    table = Table("family", "size", "parameters", "verbs", "paper", box=None)
+    parts: list[Text | Table] = []
     for family in ModelConfig.names():
         kind = ModelConfig.choose(family)
+        sizes = Table(show_header=False, box=None, padding=(0, 0, 0, 4))
+        sizes.add_column(min_width=16)
+        sizes.add_column(min_width=15, justify="right")
         for size, config in kind.sizes().items():
-            table.add_row(family, size, f"{config.parameters():,}", ", ".join(verbs(config.model())), _about(kind))
-    return table
+            sizes.add_row(size, f"{config.parameters():,}")
+        title = Text(f"{family} ({', '.join(verbs(kind.model()))})", style="bold")
+        parts += [title, Text(_about(kind), style="dim"), sizes]
+    return Group(*parts)
 
 
 def _recipes() -> Table:
@@ -56,10 +68,10 @@ def _components(base: Callable[[], type[Component]]) -> Callable[[], Table]:
 
 
 def _about(kind: type) -> str:
-    """The first line of the module that defines a component."""
+    """What the module that defines a component says of itself first: its first paragraph, in one line."""
     import sys
 
-    return (sys.modules[kind.__module__].__doc__ or "").strip().splitlines()[0]
+    return " ".join((sys.modules[kind.__module__].__doc__ or "").strip().split("\n\n")[0].split())
 
 
 def _sources() -> type[Component]:
@@ -74,7 +86,7 @@ def _tasks() -> type[Component]:
     return Task
 
 
-_LISTS: dict[str, Callable[[], Table]] = {
+_LISTS: dict[str, Callable[[], Group | Table]] = {
     "models": _models,
     "recipes": _recipes,
     "sources": _components(_sources),

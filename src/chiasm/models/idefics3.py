@@ -21,7 +21,6 @@ from chiasm.nn.connectors import pixel_shuffle_linear
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
 from chiasm.nn.image_towers import native
-from chiasm.nn.rotary import Llama3Scaling
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,7 @@ class Idefics3(VisualSpeaker):
 
 _SO400M = native.Config(14, 1152, 27, 16, 4304)
 _B16 = native.Config(16, 768, 12, 12, 3072, positions=1024)
-_LLAMA3 = replace(
-    llama.SIZES["llama3-8b"], vocabulary=128_259, context=131_072, scaling=Llama3Scaling(8.0, 1.0, 4.0, 8192)
-)
+_LLAMA3 = replace(llama.SIZES["llama3.1-8b"], vocabulary=128_259)
 
 
 def _smol(size: str, vocabulary: int) -> llama.Config:

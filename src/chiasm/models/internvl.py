@@ -72,7 +72,8 @@ _6B = internvit.Config(448, 14, 3200, 45, 25, 12_800, norm="rms", bias=False, qk
 # InternLM2 has Llama's shape, under names of its own.
 _INTERNLM2 = replace(llama.SIZES["llama3-8b"], vocabulary=92_553, context=32_768, theta=1e6)
 _INTERNLM2_20B = replace(_INTERNLM2, width=6144, layers=48, heads=48, hidden=16_384)
-_LLAMA3_70B = replace(llama.SIZES["llama3-8b"], vocabulary=128_265, width=8192, layers=80, heads=64, hidden=28_672)
+_YI = llama.Config(64_007, 7168, 60, 56, 8, 20_480, 4096, theta=5e6)
+_LLAMA3_70B = replace(llama.SIZES["llama3-70b"], vocabulary=128_265)
 # Version 3 is built on Qwen2.5, which has Qwen2's shape, and does not tie its head.
 _QWEN = replace(llama.SIZES["qwen2-7b"], vocabulary=151_674)
 _QWEN_32B = replace(_QWEN, width=5120, layers=64, heads=40, groups=8, hidden=27_648)
@@ -83,13 +84,14 @@ SIZES = {
     "2-2b": Config(_300M, replace(_INTERNLM2, width=2048, layers=24, heads=16, hidden=8192)),
     "2-8b": Config(_300M, _INTERNLM2),
     "2-26b": Config(_6B, _INTERNLM2_20B),
+    "2-40b": Config(_6B, _YI),
     "2-76b": Config(_6B, _LLAMA3_70B),
     "3-1b": Config(_300M, replace(llama.SIZES["qwen2-0.5b"], vocabulary=151_674, tied=False)),
     "3-2b": Config(_300M, replace(llama.SIZES["qwen2-1.5b"], vocabulary=151_674, tied=False)),
     "3-8b": Config(_300M, _QWEN),
     "3-14b": Config(_300M, replace(_QWEN_32B, layers=48, hidden=13_824)),
     "3-38b": Config(_6B, _QWEN_32B),
-    "3-78b": Config(_6B, replace(_QWEN, width=8192, layers=80, heads=64, groups=8, hidden=29_568)),
+    "3-78b": Config(_6B, replace(llama.SIZES["qwen2-72b"], vocabulary=151_674)),
     # AspectTiles of 64 pixels with 16 slots each; trained on a laptop.
     "small": Config(internvit.Config(64, 8, 128, 4, 4, 512), llama.SIZES["small"]),
 }

@@ -76,7 +76,7 @@ def _turned(size: str) -> llama.Config:
 SIZES = {
     "2b": Config(_TOWER, _turned("qwen2-1.5b")),
     "7b": Config(_TOWER, _turned("qwen2-7b")),
-    "72b": Config(_TOWER, replace(_turned("qwen2-7b"), width=8192, layers=80, heads=64, groups=8, hidden=29_568)),
+    "72b": Config(_TOWER, _turned("qwen2-72b")),
     # For pictures of up to 256x256 pixels, trained on a laptop.
     "small": Config(packed_vit.Config(8, 128, 4, 4, 512), replace(llama.SIZES["small"], sections=(4, 6, 6))),
 }

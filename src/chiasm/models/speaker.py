@@ -24,6 +24,7 @@ from chiasm.generation.choosing import Sampling
 from chiasm.generation.likelihood import log_likelihoods, token_log_likelihoods
 from chiasm.generation.prompt import Prompt
 from chiasm.generation.tokens import Ended, continuations, stream
+from chiasm.models.beginnings import beginnings
 from chiasm.models.model import Model
 from chiasm.nn.decoder import Decoder, Packed, positions_of
 from chiasm.nn.sight import Sight
@@ -156,9 +157,12 @@ class Speaker(Model):
         """Each sample with the answer as its last part.
 
         sampling: how tokens are drawn; the likeliest where None. beams: above 1, beam search.
-        stop: texts that end an answer; they are cut off. Prompts that begin with the same picture share its encoding
-        only through `answers` and `replies`; here each row stands alone.
+        stop: texts that end an answer; they are cut off. Here each row stands alone; see `answers` for shared pictures.
         """
+        if max_tokens < 1 or beams < 1 or "" in stop:
+            raise RecipeError("max_tokens and beams must be at least 1, and no text of stop may be empty")
+        if not samples:
+            return []
         if beams > 1 and sampling is not None and sampling.temperature > 0:
             raise CapabilityError("beam search draws nothing at random; leave out either beams or sampling")
         self.eval()
@@ -234,8 +238,26 @@ class Speaker(Model):
 
     @torch.inference_mode()
     def log_likelihood(self, samples: Sequence[Sample]) -> Tensor:
-        """(B,) log p of the target parts of each sample, summed over their tokens, given what stands before them."""
+        """(B,) log p of the target parts of each sample, summed over their tokens, given what stands before them.
+
+        What samples share before their targets, such as pictures and a question with several answers, is read once.
+        """
         self.eval()
+        rows = [self.processor.tokens(sample) for sample in samples]
+        groups = beginnings(samples, rows, self.parting_ids)
+        found = torch.empty(len(samples))
+        for first, several in groups.items():
+            if len(several) > 1:
+                begun = self.embedded(self.processor([samples[first]]).to(self.device))
+                answers = [[one for one, target in zip(*rows[at], strict=True) if target] for at in several]
+                before = rows[first][1].index(True)
+                found[several] = log_likelihoods(self.language, _heads(begun, [before]), answers)
+        if alone := [at for at, several in groups.items() if len(several) == 1]:
+            found[alone] = self._likelihoods([samples[at] for at in alone])
+        return found
+
+    def _likelihoods(self, samples: Sequence[Sample]) -> Tensor:
+        """(B,) of samples that share nothing, as one stream."""
         batch = self.processor(samples).to(self.device)
         words = _stream(batch)
         h_TD, targets_T = self._before_targets(batch)

@@ -5,7 +5,7 @@ and values (Qwen2, arXiv:2407.10671), norms of queries and keys (Qwen3, arXiv:25
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -76,6 +76,9 @@ class Config(DecoderConfig):
         return Decoder(embed, blocks, norm, context=self.context, rotary=rotary, head=head)
 
 
+_LLAMA3 = Config(128_256, 4_096, 32, 32, 8, 14_336, 8_192, theta=500_000.0)
+_QWEN3 = Config(151_936, 4_096, 36, 32, 8, 12_288, 40_960, head_width=128, theta=1e6, epsilon=1e-6, qk_norm=True)
+
 SIZES = {
     "smollm2-135m": Config(49_152, 576, 30, 9, 3, 1_536, 8_192, theta=100_000.0, tied=True),
     "smollm2-360m": Config(49_152, 960, 32, 15, 5, 2_560, 8_192, theta=100_000.0, tied=True),
@@ -84,11 +87,19 @@ SIZES = {
     "llama-13b": Config(32_000, 5_120, 40, 40, 40, 13_824, 2_048, epsilon=1e-6),
     "llama2-7b": Config(32_000, 4_096, 32, 32, 32, 11_008, 4_096),
     "llama2-13b": Config(32_000, 5_120, 40, 40, 40, 13_824, 4_096),
-    "llama3-8b": Config(128_256, 4_096, 32, 32, 8, 14_336, 8_192, theta=500_000.0),
+    "llama2-70b": Config(32_000, 8_192, 80, 64, 8, 28_672, 4_096),
+    "llama3-8b": _LLAMA3,
+    "llama3-70b": replace(_LLAMA3, width=8_192, layers=80, heads=64, hidden=28_672),
+    "llama3.1-8b": replace(_LLAMA3, context=131_072, scaling=Llama3Scaling(8.0, 1.0, 4.0, 8_192)),
     "mistral-7b": Config(32_000, 4_096, 32, 32, 8, 14_336, 32_768, window=4_096),
     "qwen2-0.5b": Config(151_936, 896, 24, 14, 2, 4_864, 32_768, theta=1e6, epsilon=1e-6, tied=True, qkv_bias=True),
     "qwen2-1.5b": Config(151_936, 1_536, 28, 12, 2, 8_960, 32_768, theta=1e6, epsilon=1e-6, tied=True, qkv_bias=True),
     "qwen2-7b": Config(152_064, 3_584, 28, 28, 4, 18_944, 32_768, theta=1e6, epsilon=1e-6, qkv_bias=True),
+    "qwen2-72b": Config(152_064, 8_192, 80, 64, 8, 29_568, 32_768, theta=1e6, epsilon=1e-6, qkv_bias=True),
+    "qwen3-0.6b": replace(_QWEN3, width=1_024, layers=28, heads=16, hidden=3_072, tied=True),
+    "qwen3-1.7b": replace(_QWEN3, width=2_048, layers=28, heads=16, hidden=6_144, tied=True),
+    "qwen3-4b": replace(_QWEN3, width=2_560, hidden=9_728, tied=True),
+    "qwen3-8b": _QWEN3,
     # For tests and laptops.
     "small": Config(512, 128, 4, 4, 2, 384, 512, tied=True),
 }
