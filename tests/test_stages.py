@@ -72,6 +72,9 @@ STAGES = [
 ]
 
 
+ADAPTERS = {"language": {"adapter": "lora", "rank": 2, "targets": ["q", "v"]}}
+
+
 def test_two_stages_are_two_runs_with_start(place: Path) -> None:
     made = run(load_recipe(write(place / "staged.yaml", stages=STAGES)), place / "staged")
     assert isinstance(made, Staged)
@@ -133,6 +136,27 @@ def test_a_stage_is_gone_on_with_in_its_midst(
     assert (place / "stopped/stages/1-align/checkpoint/model.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_run_of_stages_goes_on_where_it_was_moved_to(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = [STAGES[0], {**STAGES[1], "adapters": ADAPTERS}]
+    recipe = load_recipe(write(place / "staged.yaml", stages=stages), ["training.checkpoint_every=2"])
+    run(recipe, place / "whole")
+    after = Loop._after_step
+
+    def stopping(loop: Loop, losses: dict[str, float], norm: float, rate: float) -> None:
+        after(loop, losses, norm, rate)
+        loop._stop = loop.folder.name == "2-tune" and loop.progress.step == 2
+
+    monkeypatch.setattr(Loop, "_after_step", stopping)
+    assert not experiment(recipe, place / "here", console=QUIET).train()
+    monkeypatch.undo()
+    (place / "there").mkdir()
+    (place / "here").rename(place / "there/moved")
+    run(recipe, place / "there/moved", resume=True)
+    assert same(weights(place / "there/moved"), weights(place / "whole"))
+    kept = yaml.safe_load((place / "there/moved/stages/2-tune/recipe.yaml").read_text())
+    assert kept["start"]["checkpoint"] == "../1-align"
+
+
 def test_a_mistake_in_a_later_stage_is_told_before_the_first(place: Path) -> None:
     wrong = [STAGES[0], {"name": "tune", "adapters": {"language": {"adapter": "lora", "targets": ["qq"]}}}]
     with pytest.raises(RecipeError, match="no linear layer is called 'qq'"):
@@ -143,9 +167,6 @@ def test_a_mistake_in_a_later_stage_is_told_before_the_first(place: Path) -> Non
         experiment(load_recipe(write(place / "a.yaml", stages=typo)), place / "run", console=QUIET)
     with pytest.raises(RecipeError, match="two have the same name"):
         load_recipe(write(place / "a.yaml", stages=[STAGES[0], STAGES[0]]))
-
-
-ADAPTERS = {"language": {"adapter": "lora", "rank": 2, "targets": ["q", "v"]}}
 
 
 def test_a_run_with_adapters_keeps_them_alone_and_goes_on_to_the_same_bits(place: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from chiasm.adaptation.adapted import merged
+from chiasm.adaptation.adapted import adapt, merged
+from chiasm.adaptation.adapter import AdapterConfig
 from chiasm.config import dump, parse, suggest
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.processor import Processor
@@ -96,6 +97,18 @@ def model_config(recipe: Recipe) -> ModelConfig:
         return _changed(_trainable(recipe.start).config, recipe.start)
     assert recipe.model is not None
     return recipe.model
+
+
+def hollow_model(
+    config: ModelConfig, adapters: Mapping[str, AdapterConfig], processor: Processor | None = None
+) -> Model:
+    """A model with adapters on the meta device: shapes without weights. None of them depends on the processor.
+
+    Raises RecipeError for adapters of parts or layers that the model has not, MissingExtra where they need a package.
+    """
+    with torch.device("meta"):
+        model = config.model()(config, cast("Processor", processor))
+    return adapt(model, adapters)
 
 
 def _changed(trained: ModelConfig, start: Start) -> ModelConfig:

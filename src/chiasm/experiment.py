@@ -79,13 +79,18 @@ class Experiment:
             recipe.training,
             folder,
             name=recipe.name,
-            recipe=recipe.text(),
+            recipe=self.text,
             evaluate=self._live_figures if recipe.evaluation else None,
             console=self.console,
             ranks=self.ranks,
         )
         if resume:
             self._say(f"going on from step {self.loop.resume()} of {recipe.training.steps}")
+
+    @property
+    def text(self) -> str:
+        """The recipe as the folder keeps it."""
+        return self.recipe.text()
 
     @property
     def steps(self) -> int:
@@ -105,9 +110,7 @@ class Experiment:
             return False
         self.model = self.loop.finished() or self.model
         self.ranks.on_first(
-            lambda: model_folder.save(
-                self.model, self.checkpoint, self.recipe.text(), model_card(self.recipe, self.model)
-            )
+            lambda: model_folder.save(self.model, self.checkpoint, self.text, model_card(self.recipe, self.model))
         )
         return True
 
@@ -202,7 +205,7 @@ class Experiment:
 
     def _check_folder(self, resume: bool, overwrite: bool) -> None:
         """Raises TrainingError unless the folder is free, or it is said what to do with the run in it."""
-        file, text = self.folder / RECIPE, self.recipe.text()
+        file, text = self.folder / RECIPE, self.text
         if resume:
             if not file.exists():
                 raise TrainingError(f"{self.folder} holds no run to go on with; leave --resume out to begin one")
@@ -244,7 +247,7 @@ class Experiment:
                 elif old.name != RECIPE:  # the mark of a run stays until another takes its place, whatever ends us
                     old.unlink()
             aside = self.folder / f"{RECIPE}.new"
-            aside.write_text(self.recipe.text())
+            aside.write_text(self.text)
             aside.replace(self.folder / RECIPE)
         except OSError as error:
             raise TrainingError(f"cannot write the run folder {self.folder}: {error.strerror or error}") from error

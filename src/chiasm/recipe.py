@@ -129,7 +129,7 @@ class Recipe:
     adapters: by part of the model, what learns in its place, such as `language: {adapter: lora, rank: 8}`.
     stages: trained one after the other, in place of one training.
     score_by: by what a model that speaks scores texts in the evaluation, "likelihood" (the default), "gain" or
-        "yes"; see `VisualSpeaker.score`.
+        "yes"; see `CaptionScorer.score`.
     """
 
     name: str

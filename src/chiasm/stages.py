@@ -5,16 +5,14 @@ runs/NAME/   recipe.yaml   metrics.jsonl   stages/1-FIRST/ ...   checkpoint -> t
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
-import torch
 from rich.console import Console
 
-from chiasm.adaptation.adapted import check_adapters
-from chiasm.assembly import model_config
-from chiasm.data.processor import Processor
+from chiasm.assembly import hollow_model, model_config
 from chiasm.experiment import CHECKPOINT, RECIPE, STAGES, Experiment
 from chiasm.recipe import Recipe
 from chiasm.training.distributed import Ranks
@@ -34,6 +32,18 @@ def experiment(
     """What a recipe becomes in a folder: one run, or one of several stages. See Experiment."""
     kind = Staged if recipe.stages else Experiment
     return kind(recipe, folder, resume=resume, overwrite=overwrite, console=console, ranks=ranks)
+
+
+class _Stage(Experiment):
+    """A run among others in one folder. Its recipe names the stage before it from here, so that all may be moved."""
+
+    @property
+    def text(self) -> str:
+        start, here = self.recipe.start, self.folder.resolve()
+        if start is None or not Path(start.checkpoint).resolve().is_relative_to(here.parent):
+            return self.recipe.text()
+        near = os.path.relpath(Path(start.checkpoint).resolve(), here)
+        return replace(self.recipe, start=replace(start, checkpoint=near)).text()
 
 
 class Staged(Experiment):
@@ -92,16 +102,13 @@ class Staged(Experiment):
 
     def _stage(self, at: int) -> Experiment:
         begun = self.ranks.any(self.ranks.first and (self._place(at) / RECIPE).exists())
-        return Experiment(self.recipes[at], self._place(at), resume=begun, console=self.console, ranks=self.ranks)
+        return _Stage(self.recipes[at], self._place(at), resume=begun, console=self.console, ranks=self.ranks)
 
     def _check_stages(self) -> None:
         """What is wrong in a later stage is told before the first is trained: parts and layers that are not there."""
         config = model_config(self.recipe)
         for recipe in self.recipes:
-            with torch.device("meta"):
-                model = config.model()(config, cast("Processor", None))  # no shape depends on the processor
-            check_adapters(model, recipe.adapters)
-            freeze(model, recipe.training)
+            freeze(hollow_model(config, recipe.adapters), recipe.training)
 
     def _join_metrics(self) -> None:
         """The figures of all stages as those of one run; steps go on from stage to stage."""

@@ -17,7 +17,7 @@ from chiasm.data.sample import Sample
 from chiasm.models import folder
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.model import Embedder, Model, ModelConfig, Scorer, verbs
-from chiasm.models.speaker import Speaker
+from chiasm.models.speaker import Speaker, VisualSpeaker
 from chiasm.recipe import laid_over
 from chiasm.training.loop import Loop
 from chiasm.training.settings import Training
@@ -88,6 +88,30 @@ def test_losses_reach_every_trainable_tensor(family: str) -> None:
     missing = [name for name, p in learned if p.grad is None or not p.grad.any()]
     # A softmax does not change when every key gets the same bias (nor with one key alone).
     assert [name for name in missing if not name.endswith("attention.k.bias")] == []
+
+
+@pytest.mark.parametrize(
+    "family", [one for one in FAMILIES if issubclass(ModelConfig.choose(one).model(), VisualSpeaker)]
+)
+def test_a_batch_without_pictures_goes_through_all_parts_where_others_have_some(family: str) -> None:
+    """Processes put slices of the model together, and gradients: each has to come by where any of them does."""
+    model = _small(family).train()
+    pairs = _samples(family, 4)
+    words = model.processor([replace(one, parts=one.texts) for one in pairs])
+    found = []
+    for batch, shared in ((model.processor(pairs), True), (words, True), (words, False)):
+        model.zero_grad()
+        model.shared = shared
+        torch.autograd.backward(model.losses(batch)["next_token"])
+        found.append({name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None})
+    pictured, idle, alone = found
+    assert idle.keys() == pictured.keys()
+    for name, gradient in idle.items():
+        if name.startswith("language.") and name in alone:
+            torch.testing.assert_close(gradient, alone[name], atol=1e-7, rtol=1e-5)
+        else:
+            assert not gradient.any(), name  # nor is it NaN
+    assert any(not name.startswith("language.") for name in idle)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from chiasm.data.chat_processor import ChatProcessor, ChatSettings
 from chiasm.data.image import Image
 from chiasm.data.layouts.fixed import Fixed
+from chiasm.data.layouts.marked import Marked
 from chiasm.data.tokenizer import learn_tokenizer
 from chiasm.data.transforms import ImageTransform
-from chiasm.models import language, llava
+from chiasm.models import flamingo, language, llava
+from chiasm.nn import cross
+from chiasm.nn.connectors import resampler
+from chiasm.nn.decoders import llama
+from chiasm.nn.image_towers import vit
 from tests.worlds import Patches
 
 CHAT = (
@@ -22,6 +29,14 @@ TEXTS = (
     "Yes",
     "No",
     "What colour is the ball? red blue green",
+)
+
+
+TINY_FLAMINGO = flamingo.Config(
+    vit.Config(32, 16, 32, 2, 2, 48),
+    llama.Config(300, 32, 4, 4, 2, 48, 512),
+    cross.Config(heads=4, hidden=48, groups=2, every=2),
+    resampler.Config(latents=3, layers=1, heads=2, head_width=8),
 )
 
 
@@ -47,3 +62,19 @@ def small_language(template: str = CHAT) -> language.Language:
 
 def noise(seed: int, size: int = 64) -> Image:
     return Image(np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8))
+
+
+def small_flamingo(gate: float = 1.0, config: flamingo.Config = TINY_FLAMINGO, until: str = "") -> flamingo.Flamingo:
+    captions = [caption for sample in Patches() for caption in sample.captions]
+    backend = learn_tokenizer([*captions, *TEXTS], 290)
+    layout = Marked(ImageTransform(size=config.vision.image_size), until=until)
+    backend.add_special_tokens([layout.slot])
+    torch.manual_seed(0)
+    processor = ChatProcessor(backend, ChatSettings(layout=layout, context=512), CHAT)
+    model = flamingo.Flamingo(replace(config, cross=replace(config.cross, gate=gate)), processor)
+    with torch.no_grad():  # random weights say the same to everything; larger ones differ between pictures
+        for name, one in model.named_parameters():
+            if "gate1" not in name and "gate2" not in name:
+                one.mul_(3.0)
+    model.check()
+    return model.eval()

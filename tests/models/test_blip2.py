@@ -21,8 +21,8 @@ from chiasm.errors import CheckpointError, DataError, RecipeError, TrainingError
 from chiasm.experiment import Experiment
 from chiasm.models import blip2, blip2_stage1, folder, minigpt4
 from chiasm.models.blip2 import BLIP2
+from chiasm.models.caption_scores import ScoreBy
 from chiasm.models.model import Model
-from chiasm.models.speaker import ScoreBy
 from chiasm.nn.connectors import concatenated
 from chiasm.nn.connectors.q_former import QFormer
 from chiasm.nn.decoders import opt

@@ -11,52 +11,24 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chiasm.data.chat_processor import ChatProcessor, ChatSettings
 from chiasm.data.image import Image
 from chiasm.data.layouts.fixed import Fixed
-from chiasm.data.layouts.marked import Marked
 from chiasm.data.sample import Sample, Text
-from chiasm.data.tokenizer import learn_tokenizer
-from chiasm.data.transforms import ImageTransform
 from chiasm.errors import DataError, RecipeError
 from chiasm.models import flamingo
 from chiasm.models.flamingo import Flamingo
 from chiasm.models.speaker import Shared
 from chiasm.nn import cross
-from chiasm.nn.connectors import resampler
 from chiasm.nn.decoder import Packed
-from chiasm.nn.decoders import llama
-from chiasm.nn.image_towers import vit
 from chiasm.nn.image_towers.vit import ViT
 from chiasm.training.optimiser import freeze
 from chiasm.training.settings import Part, Training
 from tests import peers  # noqa: F401  # before any class of transformers is touched
-from tests.models.speakers import CHAT, TEXTS, noise
-from tests.worlds import Patches
+from tests.models.speakers import TINY_FLAMINGO as TINY
+from tests.models.speakers import noise
+from tests.models.speakers import small_flamingo as small
 
-TINY = flamingo.Config(
-    vit.Config(32, 16, 32, 2, 2, 48),
-    llama.Config(300, 32, 4, 4, 2, 48, 512),
-    cross.Config(heads=4, hidden=48, groups=2, every=2),
-    resampler.Config(latents=3, layers=1, heads=2, head_width=8),
-)
 QUESTIONS = ("Is there a dog?", "Is there a red ball in the picture?", "What colour is it? Say one word.", "Why?")
-
-
-def small(gate: float = 1.0, config: flamingo.Config = TINY, until: str = "") -> Flamingo:
-    captions = [caption for sample in Patches() for caption in sample.captions]
-    backend = learn_tokenizer([*captions, *TEXTS], 290)
-    layout = Marked(ImageTransform(size=config.vision.image_size), until=until)
-    backend.add_special_tokens([layout.slot])
-    torch.manual_seed(0)
-    processor = ChatProcessor(backend, ChatSettings(layout=layout, context=512), CHAT)
-    model = Flamingo(replace(config, cross=replace(config.cross, gate=gate)), processor)
-    with torch.no_grad():  # random weights say the same to everything; larger ones differ between pictures
-        for name, one in model.named_parameters():
-            if "gate1" not in name and "gate2" not in name:
-                one.mul_(3.0)
-    model.check()
-    return model.eval()
 
 
 def shots(seeds: list[int], *more: Text) -> Sample:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 
 from chiasm.data.batch import Images
+from chiasm.data.image import Image
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import DataError, RecipeError
+from chiasm.models.llava import LLaVA
 from chiasm.models.speaker import Shared, Speaker
 from chiasm.nn.image_towers.vit import ViT
 from tests.models.speakers import noise, small_language, small_llava
@@ -160,3 +163,25 @@ def test_many_answers_are_read_in_several_passes(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("chiasm.generation.likelihood._AT_ONCE", 8)
     torch.testing.assert_close(model.score([image], texts), whole, atol=1e-5, rtol=1e-5)
     assert model.score([image], []).shape == (1, 0)
+
+
+def test_what_texts_gain_is_asked_without_a_picture_once_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, texts = small_llava(), ["red and blue", "a red ball"]
+    images = [noise(1), noise(2), noise(3, 48), noise(4)]
+    alone = torch.cat([model.score([image], texts, by="gain") for image in images])
+    asked: list[tuple[int, int]] = []
+    likelihoods = LLaVA.caption_likelihoods
+
+    def counted(self: LLaVA, image: Image, texts: Sequence[str]) -> torch.Tensor:
+        if (image.levels() == 128).all():
+            asked.append(image.size)
+        return likelihoods(self, image, texts)
+
+    monkeypatch.setattr(LLaVA, "caption_likelihoods", counted)
+    torch.testing.assert_close(model.score(images, texts, by="gain"), alone)
+    assert sorted(asked) == [(48, 48), (64, 64)]
+    with model.unchanged():  # as an evaluation asks: picture by picture
+        torch.testing.assert_close(torch.cat([model.score([one], texts, by="gain") for one in images]), alone)
+    assert len(asked) == 4
+    model.score(images[:1], texts, by="gain")  # weights may have changed since
+    assert len(asked) == 5

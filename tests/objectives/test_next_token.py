@@ -42,3 +42,18 @@ def test_all_scores_are_never_held_at_once() -> None:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         next_token(h, weight, torch.zeros(512, dtype=torch.long), 16)
     assert max(sizes) <= h.numel()
+
+
+def test_the_gradient_of_the_head_is_given_away_and_not_copied() -> None:
+    h, weight = torch.randn(5, 8, requires_grad=True), torch.randn(31, 8, requires_grad=True)
+    loss = next_token(h, weight, torch.arange(5))
+    made = loss.grad_fn.grad_weight  # type: ignore[union-attr]  # our own function's
+    place = made.data_ptr()
+    del made
+    torch.autograd.backward(loss)
+    assert weight.grad is not None
+    assert weight.grad.data_ptr() == place
+    again = next_token(h, weight, torch.arange(5))
+    torch.autograd.grad(again, weight, retain_graph=True)
+    with pytest.raises(RuntimeError, match="goes backward once"):
+        torch.autograd.grad(again, weight)

@@ -19,7 +19,7 @@ from chiasm.data.reader import Budget, Reader
 from chiasm.training.distributed import Ranks, joined
 from chiasm.training.loop import Loop
 from chiasm.training.settings import Training
-from tests.models.speakers import small_llava
+from tests.models.speakers import small_flamingo, small_llava
 from tests.training.chats import Chats
 from tests.training.ranks import whole
 
@@ -28,8 +28,16 @@ RUNS: dict[str, dict[str, Any]] = {
     "plain": {},
     "packed": {"budget": Budget(500), "accumulate": 3},
     "adapted": {"adapted": True, "checkpoint_every": 3},
+    "beside": {"beside": True},
 }
-WAYS = (("plain", "ddp"), ("plain", "fsdp"), ("packed", "fsdp"), ("adapted", "fsdp"))
+WAYS = (
+    ("plain", "ddp"),
+    ("plain", "fsdp"),
+    ("packed", "fsdp"),
+    ("adapted", "fsdp"),
+    ("beside", "ddp"),
+    ("beside", "fsdp"),
+)
 
 
 @dataclass(frozen=True)
@@ -44,9 +52,17 @@ def pictured(index: int) -> bool:
     return index % BATCH < BATCH // 2 and index // BATCH != 2
 
 
-def loop(folder: Path, ranks: Ranks, *, budget: Budget | None = None, adapted: bool = False, **changes: Any) -> Loop:
-    """The same run for any number of ranks."""
-    model = small_llava()
+def loop(
+    folder: Path,
+    ranks: Ranks,
+    *,
+    budget: Budget | None = None,
+    adapted: bool = False,
+    beside: bool = False,
+    **changes: Any,
+) -> Loop:
+    """The same run for any number of ranks. beside: of Flamingo, whose pictures stand beside the stream."""
+    model = small_flamingo() if beside else small_llava()
     if adapted:
         torch.manual_seed(0)
         adapt(model, {"language": lora.Config(rank=4), "vision": lora.Config(rank=2, dora=True)})

@@ -366,6 +366,18 @@ def test_a_part_that_does_not_exist_is_an_error() -> None:
         build_optimiser(model, settings)
 
 
+def test_nothing_can_be_set_for_a_part_that_the_family_never_trains() -> None:
+    model = tiny_clip()
+    model.text.requires_grad_(False)
+    with pytest.raises(RecipeError, match=r"training\.parts\.text: a CLIP never trains this part"):
+        freeze(model, Training(steps=1, parts={"text": Part(learning_rate=1e-4)}))
+    with pytest.raises(RecipeError, match=r"training\.parts\.text\.blocks: .* leave the entry out"):
+        freeze(model, Training(steps=1, parts={"text": Part(frozen=True), "text.blocks": Part()}))
+    freeze(model, Training(steps=1, parts={"text": Part(frozen=True), "vision": Part(learning_rate=1e-4)}))
+    assert not any(one.requires_grad for one in model.text.parameters())
+    assert all(one.requires_grad for one in model.vision.parameters())
+
+
 def test_a_full_disk_keeps_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from chiasm.errors import CheckpointError
     from chiasm.training import slices

@@ -20,11 +20,11 @@ pytest.importorskip("peft", reason="pip install peft")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process and two have left."""
     place = tmp_path_factory.mktemp("mixed")
-    for name, changes in mixed_ranks.RUNS.items():
+    process = torchrun(2, str(ROOT / "tests/training/mixed_ranks.py"), str(place))
+    for name, changes in mixed_ranks.RUNS.items():  # while the two are starting
         alone = mixed_ranks.loop(place / name, Ranks(), **changes)
         alone.run()
         mixed_ranks.write(alone, place / f"{name}.safetensors")
-    process = torchrun(2, str(ROOT / "tests/training/mixed_ranks.py"), str(place))
     _, error = process.communicate(timeout=240)
     assert process.returncode == 0, error
     return place

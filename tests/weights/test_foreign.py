@@ -20,7 +20,7 @@ from chiasm.data.sample import Sample, Text, Video
 from chiasm.errors import CapabilityError, CheckpointError, DataError
 from chiasm.evaluation.result import Evaluation
 from chiasm.generation.choosing import Sampling
-from chiasm.models.speaker import SHOWN, grey
+from chiasm.models.caption_scores import SHOWN, grey
 from chiasm.weights.foreign import ForeignModel
 from chiasm.weights.foreign.comparing import ForeignEmbedder, ForeignMatcher
 from chiasm.weights.foreign.speaking import ForeignSpeaker, ForeignVisualSpeaker
@@ -134,7 +134,10 @@ def test_scores_are_likelihoods_of_captions(make: Make, tmp_path: Path) -> None:
     plain = torch.stack([ours.log_likelihood(row) / counts for row in each])
     assert torch.allclose(ours.score(images, texts), plain, rtol=1e-4)
     blind = torch.stack(
-        [ours.log_likelihood([Sample("a", (grey(one), Text(text, target=True))) for text in texts]) for one in images]
+        [
+            ours.log_likelihood([Sample("a", (grey(*one.size), Text(text, target=True))) for text in texts])
+            for one in images
+        ]
     )
     assert torch.allclose(ours.score(images, texts, by="gain"), plain - blind / counts, atol=1e-3)
     assert plain.std(0).min() > 1e-5  # the picture counts

@@ -310,7 +310,11 @@ def edited(folder: Path, name: str, edit: dict[str, Any]) -> Path:
         ("config.json", {"vision_config.hidden_act": "silu"}, r"vision_config.hidden_act: 'silu' is not a choice"),
         ("config.json", {"text_config.attention_dropout": 0.1}, r"text_config.attention_dropout: 0.1 is not a choice"),
         ("config.json", {"vision_config.num_channels": 4}, "num_channels: 4"),
-        ("config.json", {"model_type": "clop"}, r"holds a 'clop', which we cannot read; did you mean 'clip'\?"),
+        (
+            "config.json",
+            {"model_type": "clop"},
+            r"holds a 'clop', which neither chiasm nor transformers .* knows; did you mean 'clip'\?",
+        ),
         ("config.json", {"text_config.eos_token_id": 17}, "at the first 17"),
         ("config.json", {"text_config.vocab_size": 100}, "but its model only 100"),
         ("preprocessor_config.json", {"size.longest_edge": 40}, "does not make one square of every picture"),

@@ -212,17 +212,24 @@ def merged(model: M) -> M:
             if isinstance(layer, SmallLinear):
                 values[f"{_dotted(part, name)}.weight".replace(_BASE, "")] = layer.dequantize()
     model_folder.assign(plain, {name: values[name] for name in plain.state_dict() if name in values}, "it")
+    learns = [one.requires_grad for one in plain.parameters()]
     beside = Adaptation("", "")
     for part, wrapper in adaptation.peft.items():
         _add(beside, plain, part, copy.deepcopy(wrapper.peft_config[_NAME]), None)
         put(plain, {name: state[name] for name in beside.names[part] if name in state})
         beside.peft[part].merge_and_unload()
-    plain.requires_grad_(True)
+    for one, learned in zip(plain.parameters(), learns, strict=True):  # as the family has it
+        one.requires_grad_(learned)
     return plain.eval()
 
 
 def mark_of(state: Mapping[str, Tensor]) -> str:
-    """A short mark of a model's weights: of names, shapes, and up to 64 values of each tensor, evenly spread."""
+    """A short mark of a model's weights: of names, shapes, and up to 64 values of each tensor, evenly spread.
+
+    A model on the meta device has no weights, and no mark.
+    """
+    if any(tensor.is_meta for tensor in state.values()):
+        return ""
     mark = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         flat = tensor.detach().flatten()

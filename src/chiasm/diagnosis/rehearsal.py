@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from chiasm.adaptation.adapted import adapt
 from chiasm.data.batch import Batch
 from chiasm.data.processor import Processor
 from chiasm.data.reader import Reader
@@ -30,7 +31,8 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """fixed, each: bytes kept for the backward pass, for a batch of any size and for each sample of it.
+    """fixed, each: bytes kept for the backward pass, for a batch of any size and for each sample of it, or for
+        each token where batches are bounded by tokens.
 
     tried: whether a step was really made; losses, finite and dead are known only then.
     losses: their names, without those that are only logged. dead: trainable tensors that no gradient reaches.
@@ -43,9 +45,9 @@ class Rehearsal:
     finite: bool = True
     dead: tuple[str, ...] = ()
 
-    def activations(self, batch_size: int) -> float:
-        """Bytes kept for the backward pass of a batch."""
-        return self.fixed + self.each * batch_size
+    def activations(self, size: int) -> float:
+        """Bytes kept for the backward pass of a batch of so many samples, or tokens."""
+        return self.fixed + self.each * size
 
 
 def rehearse(setting: Setting) -> Rehearsal | None:
@@ -55,11 +57,13 @@ def rehearse(setting: Setting) -> Rehearsal | None:
     batches = _batches(setting, setting.processor)
     if batches is None:
         return None
+    by_tokens = setting.recipe.data.budget is not None
+    sizes = [len(one.stream.ids_T) if by_tokens and one.stream is not None else len(one) for one in batches]
     count = sum(one.numel() for one in setting.model.parameters())
     if count <= MOST_PARAMETERS:
-        return _tried(setting, setting.processor, batches)
+        return _tried(setting, setting.processor, batches, sizes)
     low = setting.recipe.training.precision in _DTYPES
-    return _walked(setting.model, batches, _LOW if low else 1.0)
+    return _walked(setting.model, batches, sizes, _LOW if low else 1.0)
 
 
 def _batches(setting: Setting, processor: Processor) -> list[Batch] | None:
@@ -86,13 +90,18 @@ def _batches(setting: Setting, processor: Processor) -> list[Batch] | None:
     return [processor([one for one, _ in drawn[:size]], [two for _, two in drawn[:size]]) for size in sizes]
 
 
-def _tried(setting: Setting, processor: Processor, batches: list[Batch]) -> Rehearsal:
+def _tried(setting: Setting, processor: Processor, batches: list[Batch], sizes: list[int]) -> Rehearsal:
     """A real forward and backward pass on the CPU, without a step of the optimiser."""
     settings = setting.recipe.training
     with torch.random.fork_rng():
         torch.manual_seed(setting.recipe.seed)
         assert setting.model is not None
         model = type(setting.model)(setting.model.config, processor)
+        whole = {id(one) for one in model.parameters()}
+        adapt(model, setting.recipe.adapters)
+        for one in model.parameters():  # half of an adapter begins as zeros, through which no gradient goes at first
+            if id(one) not in whole and one.requires_grad and not one.any():
+                nn.init.normal_(one, std=0.02)
     freeze(model, settings)
     model.train()
     autocast = torch.autocast("cpu", _DTYPES[settings.precision]) if settings.precision in _DTYPES else nullcontext()
@@ -109,11 +118,11 @@ def _tried(setting: Setting, processor: Processor, batches: list[Batch]) -> Rehe
     learned = {name: one for name, one in model.named_parameters() if one.requires_grad and name not in waiting}
     dead = [name for name, one in learned.items() if one.grad is None or not one.grad.any()]
     finite = all(math.isfinite(float(one.detach())) for one in named.values())
-    fixed, each = _line([len(batch) for batch in batches], kept)
+    fixed, each = _line(sizes, kept)
     return Rehearsal(fixed, each, True, tuple(name for name in named if name[0] != "_"), finite, tuple(dead))
 
 
-def _walked(model: Model, batches: list[Batch], share: float) -> Rehearsal | None:
+def _walked(model: Model, batches: list[Batch], sizes: list[int], share: float) -> Rehearsal | None:
     """The parts of the model on the meta device: sizes without numbers. None for models of unknown parts."""
     if not isinstance(model, (DualEncoder, Speaker)):
         return None
@@ -124,7 +133,7 @@ def _walked(model: Model, batches: list[Batch], share: float) -> Rehearsal | Non
             outputs = list(_walk(model, batch))  # held until counted: storages are told apart by where they are
         kept.append(round(counter.bytes * share))
         del outputs
-    fixed, each = _line([len(batch) for batch in batches], kept)
+    fixed, each = _line(sizes, kept)
     return Rehearsal(fixed, each, tried=False)
 
 

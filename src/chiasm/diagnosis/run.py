@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -26,35 +27,80 @@ def diagnose(recipe: Recipe, sample: int | None = SAMPLE, console: Console | Non
     """Looks for what would break or spoil the training of a recipe. Nothing is written, nothing trained.
 
     sample: samples read of each set, evenly spread; None reads all. console: shows progress where it is a terminal.
-    What is wrong with the recipe's parts is among the findings, not raised.
+    What is wrong with the recipe's parts is among the findings, not raised. Of stages each is looked at; data that
+    several of them share are read once.
     """
     started = time.perf_counter()
-    setting = Setting(recipe)
-    checks = [Check.choose(name)(setting) for name in Check.names()]
-    findings: list[Finding] = []
+    stages = {one.name: replace(recipe.stage(at, None), name=recipe.name) for at, one in enumerate(recipe.stages)}
+    told: list[tuple[Finding, list[str]]] = []  # with the stages that it concerns
     read: list[Read] = []
+    left = dict(stages or {"": recipe})
     with _bars(console) as bars, ThreadPoolExecutor(min(4, os.cpu_count() or 1), "doctor") as pool:
-        for one in setting.sets:
+        while left:
+            alike = [name for name, one in left.items() if _data(one) == _data(next(iter(left.values())))]
+            for at, name in enumerate(alike):
+                found = _Look(left.pop(name), sample, bars, pool, reads=not at)
+                read += [one for one in found.read if one not in read]
+                told += [(finding, alike) for finding in found.of_data] + [(one, [name]) for one in found.findings]
+    merged: list[tuple[Finding, list[str]]] = []
+    for finding, names in told:
+        if (known := next((others for one, others in merged if one == finding), None)) is not None:
+            known += [name for name in names if name not in known]
+        else:
+            merged.append((finding, [*names]))
+    whole = max(1, len(stages))
+    findings = [
+        one if len(names) == whole else replace(one, title=f"stage {', '.join(names)}: {one.title}")
+        for one, names in merged
+    ]
+    return Diagnosis(recipe.name, worst_first(findings), tuple(read), time.perf_counter() - started)
+
+
+def _data(recipe: Recipe) -> tuple[object, ...]:
+    """What the checks that read samples depend on."""
+    data = recipe.data
+    return data.train, data.budget, data.captions, data.max_skipped, data.threads
+
+
+class _Look:
+    """One look at a recipe without stages. reads: whether samples are read, or only what needs none is checked.
+
+    of_data, findings: what the samples tell, and the rest. read: how much of each set was read.
+    """
+
+    def __init__(
+        self, recipe: Recipe, sample: int | None, bars: Progress, pool: ThreadPoolExecutor, reads: bool
+    ) -> None:
+        setting = Setting(recipe)
+        kinds = [Check.choose(name) for name in Check.names()]
+        checks = [kind(setting) for kind in kinds if reads or not _sees(kind)]
+        self.of_data: list[Finding] = []
+        self.read: list[Read] = []
+        for one in setting.sets if reads else ():
             try:
                 indexes = one.spread(sample)
             except ChiasmError as error:
                 if not any(str(error) in finding.title for finding in setting.findings):  # not told yet
                     why = "None of its samples can be read."
-                    findings.append(Finding("readable", "error", f"{one.name}: {error}", why))
+                    self.of_data.append(Finding("readable", "error", f"{one.name}: {error}", why))
                 continue
-            read.append(Read(one.name, len(indexes), len(one.source)))
+            self.read.append(Read(one.name, len(indexes), len(one.source)))
             onlookers = [check for check in checks if check.evaluation or one is setting.sets[-1]]
             shown = bars.add_task(f"reading {one.name}", total=len(indexes))
             for seen in _seen(setting, one, indexes, pool):
                 for check in onlookers:
                     check.see(seen)
                 bars.advance(shown)
+        self.findings = [*setting.findings]
         closing = bars.add_task("comparing", total=len(checks))
         for check in checks:
-            findings += check.findings()
+            (self.of_data if _sees(type(check)) else self.findings).extend(check.findings())
             bars.advance(closing)
-    seconds = time.perf_counter() - started
-    return Diagnosis(recipe.name, worst_first([*setting.findings, *findings]), tuple(read), seconds)
+
+
+def _sees(kind: type[Check]) -> bool:
+    """Whether this check looks at samples."""
+    return kind.see is not Check.see
 
 
 def _seen(setting: Setting, one: Set, indexes: Sequence[int], pool: ThreadPoolExecutor) -> Iterator[Seen]:

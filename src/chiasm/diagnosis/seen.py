@@ -14,7 +14,7 @@ from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.image import MAX_PIXELS, Image
 from chiasm.data.processor import Processor
 from chiasm.data.reader import CaptionChoice
-from chiasm.data.sample import Sample
+from chiasm.data.sample import Sample, Video
 from chiasm.data.source import Source
 from chiasm.diagnosis.prints import SIDE, Print, print_of
 from chiasm.errors import DataError
@@ -92,7 +92,7 @@ class Seen:
 
 
 def look(name: str, source: Source, index: int, chat: ChatProcessor | None, captions: CaptionChoice = "keep") -> Seen:
-    """Reads one sample with all its pictures. Whatever is wrong with it is told, not raised.
+    """Reads one sample with all its pictures and frames of videos. Whatever is wrong with it is told, not raised.
 
     captions: which of its captions a chat is made with in training, see data.reader.Reader.
     """
@@ -106,6 +106,10 @@ def look(name: str, source: Source, index: int, chat: ChatProcessor | None, capt
         if isinstance(found, Trouble):
             return replace(seen, trouble=found)
         seen = replace(seen, pictures=(*seen.pictures, found))
+    for at, video in enumerate(one for one in sample.shown if isinstance(one, Video)):
+        for frame, image in enumerate(video.frames):  # neighbours look alike, so no check of pictures is shown them
+            if isinstance(found := _pictured(image), Trouble):
+                return replace(seen, trouble=replace(found, told=f"frame {frame} of video {at}: {found.told}"))
     if chat is None or name != TRAINING:
         return seen
     try:

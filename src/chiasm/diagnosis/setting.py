@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
-import torch
 from torch import nn
 
-from chiasm.assembly import build_processor, model_config
+from chiasm.assembly import build_processor, hollow_model, model_config
 from chiasm.config import dump
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.processor import PairProcessor, Processor
@@ -65,12 +64,10 @@ class Setting:
             self._built("a part cannot be frozen", lambda: freeze(model, recipe.training))
 
     def _hollow(self) -> Model | None:
-        """The model on the meta device: shapes without weights."""
+        """The model with its adapters on the meta device: shapes without weights."""
         if self.processor is None:
             return None
-        config = model_config(self.recipe)
-        with torch.device("meta"):
-            model = config.model()(config, self.processor)
+        model = hollow_model(model_config(self.recipe), self.recipe.adapters, self.processor)
         model.check()
         return model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -15,6 +16,7 @@ from chiasm.data.image import Image
 from chiasm.errors import CapabilityError, DataError
 from chiasm.evaluation.item import Item, checked, group_means
 from chiasm.evaluation.task import Answer, Failed, Match, picture_key
+from chiasm.models.caption_scores import CaptionScorer
 from chiasm.models.model import Scorer
 from chiasm.weights.endpoint import ScoringEndpoint, Told
 
@@ -57,10 +59,11 @@ class Scores:
                 asked[at][0].keep(answer, told)
                 self._progress.update(bar, advance=1, description=f"scores, {self._model.cost}")
             return
-        for several in _about_one_picture(items):
-            for item, answer in zip(several, self._answers(several), strict=True):
-                item.keep(answer)
-            self._progress.advance(bar, len(several))
+        with self._model.unchanged() if isinstance(self._model, CaptionScorer) else nullcontext():
+            for several in _about_one_picture(items):
+                for item, answer in zip(several, self._answers(several), strict=True):
+                    item.keep(answer)
+                self._progress.advance(bar, len(several))
 
     def _answers(self, items: Sequence[Item]) -> list[Answer]:
         """The answers to questions about the same pictures."""

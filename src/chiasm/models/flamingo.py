@@ -86,6 +86,9 @@ class Flamingo(VisualSpeaker):
                 f"the stream of {', '.join(batch.keys[:4])} marks {marks} pictures, but has {shown}; the processor's "
                 "layout does not fit the model"
             )
+        if batch.images is None and self.idles:
+            unseen_T2 = torch.zeros(len(x_TD), 2, dtype=torch.long)
+            return self._prompt(words, x_TD, Sight(Memory(self.picture_features(self._grey())), unseen_T2))
         if batch.images is None:
             return self._prompt(words, x_TD)
         return self._prompt(words, x_TD, self.sight(batch, self.picture_features(batch.images)))

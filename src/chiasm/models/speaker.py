@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -25,15 +24,11 @@ from chiasm.generation.likelihood import log_likelihoods, token_log_likelihoods
 from chiasm.generation.prompt import Prompt
 from chiasm.generation.tokens import Ended, continuations, stream
 from chiasm.models.beginnings import beginnings
+from chiasm.models.caption_scores import SHOWN, CaptionScorer, grey
 from chiasm.models.model import Model
 from chiasm.nn.decoder import Decoder, Packed, positions_of
 from chiasm.nn.sight import Sight
 from chiasm.objectives.next_token import next_token
-
-ScoreBy = Literal["likelihood", "gain", "yes"]
-SHOWN = (
-    'Does this figure show "{}"? Please answer yes or no.'  # VQAScore's question (Lin et al. 2024, arXiv:2404.01291)
-)
 
 
 @dataclass(frozen=True)
@@ -115,7 +110,7 @@ class Speaker(Model):
             )
         if slots:
             x_TD = x_TD.masked_scatter(words.slot_T[:, None], features_SD.to(x_TD.dtype))
-        elif self.shared and self.training and (idle := self._idle()) is not None:
+        elif self.idles and (idle := self._idle()) is not None:
             x_TD = x_TD + idle.to(x_TD.dtype)
         return self._prompt(words, x_TD)
 
@@ -125,6 +120,12 @@ class Speaker(Model):
         positions, ends = self._positions(words, lengths)
         ids = tuple(tuple(row.tolist()) for row in torch.split(words.ids_T, list(lengths)))
         return Prompt(x_TD, lengths, positions, ends, ids, sight)
+
+    @property
+    def idles(self) -> bool:
+        """Whether batches without pictures go through the parts for them too: for other processes, which have some, or
+        where there is nothing else for a gradient to go through."""
+        return self.training and (self.shared or not any(one.requires_grad for one in self.language.parameters()))
 
     def _idle(self) -> Tensor | None:
         """A zero that comes out of the parts that a batch without pictures leaves out; None where there are none."""
@@ -286,43 +287,33 @@ class Speaker(Model):
         return replace(sample, parts=(*sample.parts, Text(text, role=role)))
 
 
-class VisualSpeaker(Speaker):
-    """A speaker that sees: pictures stand in its stream, so texts about them can be scored too."""
+class VisualSpeaker(CaptionScorer, Speaker):
+    """A speaker that sees: pictures stand in its stream, so texts about them can be scored too.
 
-    scorings: ClassVar[tuple[str, ...]] = get_args(ScoreBy)
+    idle_images: what goes through its parts where only other processes have pictures; a grey one where None.
+    """
+
+    idle_images: Images | None = None
 
     @abstractmethod
     def picture_features(self, images: Images) -> Tensor: ...
 
     def _idle(self) -> Tensor | None:
         """Of a grey picture: other ranks have pictures, and wait for this one where they put slices together."""
-        assert self.processor.layout is not None
-        images = self.processor.layout.images([_grey_of(28, 28)])
-        return self.picture_features(images.to(self.device)).sum() * 0
+        return self.picture_features(self._grey()).sum() * 0
 
-    def score(self, images: Sequence[Image], texts: Sequence[str], *, by: ScoreBy = "likelihood") -> Tensor:
-        """(N_images, N_texts), higher matches better.
-
-        by: "likelihood": log p(text | picture) per token; "gain": minus what it is without the picture's content
-            (a grey one in its place), so that a text gains nothing by being common; "yes": log p("yes") - log p("no")
-            after the question whether the picture shows the text (VQAScore).
-        """
-        rows = [self._scores(image, texts, by) for image in images]
-        return torch.stack(rows) if rows else torch.empty(0, len(texts))
+    def _grey(self) -> Images:
+        """What stands for pictures where there are none, as the processor makes it."""
+        if self.idle_images is None:
+            assert self.processor.layout is not None
+            self.idle_images = self.processor.layout.images([grey(28, 28)])
+        return self.idle_images.to(self.device)
 
     @torch.inference_mode()
-    def _scores(self, image: Image, texts: Sequence[str], by: ScoreBy) -> Tensor:
-        self.eval()
-        if not texts:
-            return torch.empty(0)
-        if by == "yes":
-            return self._yes(image, texts)
-        found = self._caption_likelihoods(image, texts)
-        return found - self._caption_likelihoods(grey(image), texts) if by == "gain" else found
-
-    def _yes(self, image: Image, texts: Sequence[str]) -> Tensor:
+    def yes_over_no(self, image: Image, texts: Sequence[str]) -> Tensor:
         """(N,) log p("Yes") - log p("No"). Both are read behind the rest of the question, whose own likelihood is the
         same for both, so the picture and the beginning of all questions are read once."""
+        self.eval()
         asked = [Sample("score", (image, Text(SHOWN.format(text), role="user"))) for text in texts]
         ids = [self.processor.tokens(sample, answer=True)[0] for sample in asked]
         alike = _alike(ids, self.parting_ids)
@@ -331,8 +322,10 @@ class VisualSpeaker(Speaker):
         found = log_likelihoods(self.language, begun, [row[alike:] + word for word in said for row in ids])
         return found[: len(texts)] - found[len(texts) :]
 
-    def _caption_likelihoods(self, image: Image, texts: Sequence[str]) -> Tensor:
-        """Mean log-likelihood a token of each caption; the picture is read once, if captions begin alike."""
+    @torch.inference_mode()
+    def caption_likelihoods(self, image: Image, texts: Sequence[str]) -> Tensor:
+        """(N,) mean log-likelihood a token of each caption; the picture is read once, if captions begin alike."""
+        self.eval()
         samples = [Sample("score", (image, Text(text, target=True))) for text in texts]
         rows = [self.processor.tokens(sample) for sample in samples]
         # What is alike in all captions is scored too, so that a score does not depend on the texts beside it. Where a
@@ -382,17 +375,6 @@ def _heads(prompt: Prompt, counts: Sequence[int]) -> Prompt:
     ids = tuple(row[:count] for row, count in zip(prompt.ids, counts, strict=True))
     sight = prompt.sight.at(kept.nonzero()[:, 0].cpu()) if prompt.sight is not None else None
     return Prompt(prompt.x_TD[kept], tuple(counts), positions, ends, ids, sight)
-
-
-def grey(image: Image) -> Image:
-    """A picture of the same size without content."""
-    return _grey_of(*image.size)
-
-
-def _grey_of(width: int, height: int) -> Image:
-    import numpy as np
-
-    return Image(np.full((height, width, 3), 128, np.uint8))
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -30,6 +30,7 @@ class Reading(Protocol):
 
     vision: ImageTower
     processor: ChatProcessor
+    idle_images: Images | None
 
     @property
     def reading(self) -> str: ...
@@ -64,6 +65,8 @@ class CachedChatProcessor(ChatProcessor):
                 "data.features"
             )
         self.model, self._own = model, own
+        no_features = torch.zeros(1, *model.features_shape)  # the tower is not called on any process
+        model.idle_images = Images(torch.empty(0), torch.zeros(1, dtype=torch.long), no_features)
         told = mark(model.vision, f"{transform!r}, {model.reading}")
         self.file = VectorFile(folder / f"images-{told}" / ROWS, *model.features_shape)
 

@@ -48,15 +48,18 @@ class _NextToken(torch.autograd.Function):
             if grad_weight is not None:
                 grad_weight += slopes_CV.T @ h_CD
             at += len(h_CD)
-        ctx.save_for_backward(grad_h, grad_weight)
-        ctx.dtype = weight_VD.dtype
+        ctx.save_for_backward(grad_h)
+        ctx.grad_weight, ctx.dtype = grad_weight, weight_VD.dtype  # given away in the backward pass, not copied
         return total / count
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        grad_h, grad_weight = ctx.saved_tensors
-        scale = grads[0]
-        by_weight = (grad_weight * scale).to(ctx.dtype) if grad_weight is not None else None
+        scale, (grad_h,) = grads[0], ctx.saved_tensors
+        by_weight, ctx.grad_weight = ctx.grad_weight, None
+        if by_weight is not None:
+            by_weight = by_weight.mul_(scale).to(ctx.dtype)
+        elif ctx.needs_input_grad[1]:
+            raise RuntimeError("next_token goes backward once; compute it anew for another pass")
         return grad_h * scale.to(grad_h.dtype), by_weight, None, None
 
 

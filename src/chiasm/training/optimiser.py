@@ -18,13 +18,21 @@ from chiasm.training.settings import Part, Training
 def freeze(model: nn.Module, settings: Training) -> None:
     """Freezes the parts that the recipe names, but for parts of them that it names and does not freeze.
 
-    Raises RecipeError for a name that fits no part of the model.
+    Raises RecipeError for a name that fits no part of the model, and for a part that is to learn, or to learn at a rate
+    of its own, though the family never trains it.
     """
     modules = dict(model.named_modules())
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name, part in sorted(settings.parts.items(), key=lambda one: len(one[0])):  # a part of a part comes after it
         if name not in modules:
             top = [module for module in modules if module.count(".") < 2]
             raise RecipeError(f"training.parts.{name}: the model has no such part{suggest(name, top)}")
+        held = [one for one, _ in modules[name].named_parameters(name)]
+        if held and not part.frozen and not learning & set(held):
+            raise RecipeError(
+                f"training.parts.{name}: a {type(model).__name__} never trains this part, so nothing can be set for "
+                "it; leave the entry out, adapt the part (adapters), or take another family"
+            )
         if part.frozen or any(other.frozen for outer, other in settings.parts.items() if name.startswith(f"{outer}.")):
             modules[name].frozen = part.frozen  # a mark that Model.train reads
     for name, parameter in model.named_parameters():

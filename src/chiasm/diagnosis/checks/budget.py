@@ -1,4 +1,4 @@
-"""Chats longer than the context, and how much of them is pictures."""
+"""Chats longer than the context, or than a batch, and how much of them is pictures."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from chiasm.diagnosis.setting import Setting
 
 
 class Budget(Check):
-    """Counts the tokens and slots of every sample; nothing is decoded for it."""
+    """Counts the tokens and slots of every sample, against the context and what a batch holds; nothing is decoded."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self._lengths, self._slots = array("l"), array("l")
-        self._long, self._filled, self._refused = Rows(), Rows(), Rows()
+        self._long, self._filled, self._refused, self._over = Rows(), Rows(), Rows(), Rows()
 
     def see(self, seen: Seen) -> None:
         if seen.refused:
@@ -35,6 +35,8 @@ class Budget(Check):
             self._filled.add(seen.name, told, seen.images)
         elif chat.tokens > context:
             self._long.add(seen.name, told, seen.images)
+        elif (budget := self.setting.recipe.data.budget) is not None and not budget.holds(chat.tokens, chat.slots):
+            self._over.add(seen.name, told, seen.images)
 
     def findings(self) -> Iterator[Finding]:
         if self.setting.chats is None:
@@ -61,6 +63,17 @@ class Budget(Check):
                 "A sample is never cut, so training leaves it out, and stops where there are many.",
                 f"Raise processor.context (the longest has {max(self._lengths):,}), or split the samples.",
                 rows=self._long,
+                of=of,
+            )
+        if self._over.count:
+            allowed = self._over.count / of <= self.setting.recipe.data.max_skipped
+            yield self.found(
+                "warning" if allowed else "error",
+                f"samples that alone need more than a batch holds, {self.setting.recipe.data.budget}",
+                "Training leaves such samples out, and stops where there are more than data.max_skipped. Several "
+                "processes share a batch, so there may be more of them there.",
+                f"Raise data.batch_tokens (the longest has {max(self._lengths):,}) or data.batch_slots.",
+                rows=self._over,
                 of=of,
             )
         if self._lengths:

@@ -18,7 +18,8 @@ class Disk(Check):
         if self.setting.model is None:
             return
         training = self.setting.recipe.training
-        weights = 4.0 * sum(one.numel() for one in self.setting.model.parameters())
+        kept = self.setting.trainable if self.setting.recipe.adapters else self.setting.model.parameters()
+        weights = 4.0 * sum(one.numel() for one in kept)  # with adapters, what learns alone
         one = weights + optimiser_bytes(self.setting) + (weights if training.ema is not None else 0)
         count = training.keep + 1 if training.checkpoint_every else 1  # a signal saves one too
         needed = count * one + weights

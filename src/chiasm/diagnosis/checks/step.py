@@ -71,25 +71,33 @@ class Step(Check):
         except ChiasmError as error:
             yield self.found("error", str(error), "`chiasm train` stops here.", "Set training.device.")
             return
-        needs = {"weights": 4.0 * sum(one.numel() for one in self.setting.model.parameters())}
+        needs = {"weights": float(sum(one.nbytes for one in self.setting.model.parameters()))}  # some in few bits
         needs["gradients"] = 4.0 * sum(one.numel() for one in self.setting.trainable)
         needs["optimiser"] = optimiser_bytes(self.setting)
         if recipe.training.ema is not None:
             needs["average"] = needs["weights"]
-        part = -(-recipe.data.batch_size // recipe.training.accumulate)
-        if tried is not None and part:
+        budget = recipe.data.budget
+        unit, whole = ("tokens", budget.tokens) if budget is not None else ("samples", recipe.data.batch_size)
+        part = -(-whole // recipe.training.accumulate)
+        if tried is not None:
             needs["activations"] = tried.activations(part)
         total, free = sum(needs.values()), free_memory(device)
         parts = ", ".join(f"{name} {gib(amount)}" for name, amount in needs.items())
         figures = {**needs, "total": total, **({"free": float(free)} if free is not None else {})}
         title = f"a step takes about {gib(total)} on {device}" + (f"; {gib(free)} are free" if free is not None else "")
-        why = f"Estimated: {parts} (for {part or recipe.data.told_size} {'samples ' if part else ''}at once)."
-        if tried is None or not part:
+        why = f"Estimated: {parts} (for {part:,} {unit} at once)."
+        of, learned = (
+            sum(one.numel() for one in some) for some in (self.setting.model.parameters(), self.setting.trainable)
+        )
+        if learned < of:
+            why += f" {learned:,} of {of:,} values learn."
+        if tried is None:
             why += " Activations could not be estimated."
         if free is None or total <= _NEAR * free:
             yield self.found("note", title, why, figures=figures)
             return
-        mend = "Lower data.batch_size, or raise training.accumulate, freeze parts, or choose a smaller model."
+        size = "batch_size" if budget is None else "batch_tokens"
+        mend = f"Lower data.{size}, or raise training.accumulate, freeze parts, or choose a smaller model."
         over = total > free
         yield self.found("error" if over else "warning", title, why, mend, figures=figures)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import DataError
-from chiasm.models.speaker import SHOWN
+from chiasm.models.caption_scores import SHOWN
 from chiasm.weights.endpoint.client import Client
 from chiasm.weights.endpoint.settings import Encoding, Settings
 from chiasm.weights.endpoint.wire import Reply, Told, messages

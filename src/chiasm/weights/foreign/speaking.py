@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from chiasm.data.image import Image
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import CapabilityError, DataError
 from chiasm.generation.choosing import Sampling
-from chiasm.models.speaker import SHOWN, ScoreBy, grey
+from chiasm.models.caption_scores import SHOWN, CaptionScorer
 from chiasm.weights.foreign.model import ForeignModel
 
 _ROWS = 8  # answers scored at once
@@ -141,30 +141,18 @@ class ForeignSpeaker(ForeignModel):
         return min(wanted, context - tokens)
 
 
-class ForeignVisualSpeaker(ForeignSpeaker):
+class ForeignVisualSpeaker(CaptionScorer, ForeignSpeaker):
     """A model of transformers that reads pictures and words, so texts about pictures can be scored too."""
 
-    scorings: ClassVar[tuple[str, ...]] = get_args(ScoreBy)
-
-    def score(self, images: Sequence[Image], texts: Sequence[str], *, by: ScoreBy = "likelihood") -> Tensor:
-        """(N_images, N_texts), higher matches better; see `VisualSpeaker.score`."""
-        rows = [self._scores(image, texts, by) for image in images]
-        return torch.stack(rows) if rows else torch.empty(0, len(texts))
-
-    def _scores(self, image: Image, texts: Sequence[str], by: ScoreBy) -> Tensor:
-        if by == "yes":
-            return torch.stack([self._yes(image, text) for text in texts]) if texts else torch.empty(0)
-        found = self._captions(image, texts)
-        return found - self._captions(grey(image), texts) if by == "gain" else found
-
-    def _captions(self, image: Image, texts: Sequence[str]) -> Tensor:
-        """Mean log-likelihood a token of each caption."""
+    def caption_likelihoods(self, image: Image, texts: Sequence[str]) -> Tensor:
+        """(N,) mean log-likelihood a token of each caption."""
         samples = [Sample("score", (image, Text(text, target=True))) for text in texts]
-        if not samples:
-            return torch.empty(0)
         prompts, answers = zip(*map(self.processor.prompt, samples), strict=True)
         ids = [self._ids(answer) for answer in answers]
         return self._forced(samples[0], prompts[0], ids) / torch.tensor([len(one) for one in ids])
+
+    def yes_over_no(self, image: Image, texts: Sequence[str]) -> Tensor:
+        return torch.stack([self._yes(image, text) for text in texts])
 
     def _yes(self, image: Image, text: str) -> Tensor:
         asked = Sample("score", (image, Text(SHOWN.format(text), role="user")))

@@ -116,7 +116,7 @@ def q_former_section(config: q_former.Config, words: q_former.Words | None) -> d
     return {"model_type": "blip_2_qformer", **asdict(found)}
 
 
-def rules(ours: str) -> tuple[Rule, ...]:
+def shared_rules(ours: str) -> tuple[Rule, ...]:
     """Where tower and Q-Former are stored. ours: our name of the Q-Former."""
     block, layer = "vision.blocks.*", "vision_model.encoder.layers.*"
     of_tower = {

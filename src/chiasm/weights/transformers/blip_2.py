@@ -23,7 +23,13 @@ from chiasm.weights.chats import read_chat, slot_id, token_of, write_chat, write
 from chiasm.weights.files import read_tensors, write_json, write_tensors
 from chiasm.weights.mapping import Rule, give_tensors, take_tensors
 from chiasm.weights.transformers import _opt, blip_2_stage1
-from chiasm.weights.transformers._blip_2 import q_former_section, read_q_former, read_vision, rules, vision_section
+from chiasm.weights.transformers._blip_2 import (
+    q_former_section,
+    read_q_former,
+    read_vision,
+    shared_rules,
+    vision_section,
+)
 from chiasm.weights.transformers._language import CONSTANTS, decoder_rules, decoder_section
 from chiasm.weights.transformers._pixels import read_pixels, write_pixels
 from chiasm.weights.transformers._towers import WEIGHTS
@@ -123,9 +129,14 @@ def _marks(processor: ChatProcessor) -> dict[str, int]:
     }
 
 
+def rules(model: BLIP2) -> tuple[Rule, ...]:
+    """Where each tensor of this model is stored."""
+    return _table(model.config.language)
+
+
 def _table(decoder: DecoderConfig) -> tuple[Rule, ...]:
     return (
-        *rules("connector.q_former"),
+        *shared_rules("connector.q_former"),
         Rule("connector.map.*", "language_projection.*"),
         *decoder_rules("language.", "language_model.model.", decoder, _HEAD),
     )

@@ -19,7 +19,7 @@ from chiasm.weights.transformers._blip_2 import (
     q_former_section,
     read_q_former,
     read_vision,
-    rules,
+    shared_rules,
     vision_section,
 )
 from chiasm.weights.transformers._pixels import read_pixels, write_pixels
@@ -30,7 +30,7 @@ ARCHITECTURE = "Blip2ForImageTextRetrieval"
 _LEARNS = ("log_scale", "caption_head.bias", "caption_head.*.*")  # not stored there
 
 _TABLE = (
-    *rules("q_former"),
+    *shared_rules("q_former"),
     Rule("image_head.*", "vision_projection.*"),
     Rule("text_head.*", "text_projection.*"),
     Rule("matching_head.*", "itm_head.*"),

@@ -247,11 +247,16 @@ def _whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+def rules(model: Flamingo) -> tuple[Rule, ...]:
+    """Where each tensor of this model is stored."""
+    return _table(model.config)
+
+
 def _table(config: Config) -> tuple[Rule, ...]:
     tower, look = "model.vision_model", "model.gated_cross_attn_layers.*"
     layer, between = "connector.layers.*", "model.perceiver_resampler"
     gate = AS_IS if config.cross.gates == "one" else _ONE_OF_EACH
-    rules = [
+    table = [
         Rule("vision.embed.*", f"{tower}.embeddings.patch_embedding.*"),
         Rule("vision.class_token", f"{tower}.embeddings.class_embedding"),
         Rule("vision.position", f"{tower}.embeddings.position_embedding.weight"),
@@ -286,4 +291,4 @@ def _table(config: Config) -> tuple[Rule, ...]:
         Rule("language.look.*.gate1", f"{look}.alpha_cross_attn", gate),
         Rule("language.look.*.gate2", f"{look}.alpha_dense", gate),
     ]
-    return (*rules, *decoder_rules("language.", "model.", config.language, "lm_head.weight"))
+    return (*table, *decoder_rules("language.", "model.", config.language, "lm_head.weight"))

@@ -130,6 +130,11 @@ def _connector(settings: Mapping[str, Any], decoder: llama.Config, where: str) -
     )
 
 
+def rules(model: Idefics2) -> tuple[Rule, ...]:
+    """Where each tensor of this model is stored."""
+    return _table(model.config.language)
+
+
 def _table(decoder: DecoderConfig) -> tuple[Rule, ...]:
     theirs = "model.connector.perceiver_resampler"
     layer, own = f"{theirs}.layers.*", "connector.layers.*"

@@ -87,5 +87,10 @@ def save(model: Idefics3, folder: Path) -> None:
     _idefics.write(model, folder, settings, (pixels, around), _table(config.language))
 
 
+def rules(model: Idefics3) -> tuple[Rule, ...]:
+    """Where each tensor of this model is stored."""
+    return _table(model.config.language)
+
+
 def _table(decoder: DecoderConfig) -> tuple[Rule, ...]:
     return (*_idefics.table(decoder), Rule("connector.map.weight", "model.connector.modality_projection.proj.weight"))

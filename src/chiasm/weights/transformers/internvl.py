@@ -158,8 +158,20 @@ _VARIANTS = {
     "model.language_model.": "language_model.model.",
     "lm_head.": "language_model.lm_head.",
 }
+# What the modules are called in memory, where the names of the files are older.
+MODULES = {
+    "vision_tower.": "model.vision_tower.",
+    "multi_modal_projector.": "model.multi_modal_projector.",
+    "language_model.model.": "model.language_model.",
+    "language_model.lm_head": "lm_head",
+}
 _FIRST = Form(lambda ours: ours[0][None, None], lambda theirs, _: (theirs[0, 0],))
 _ROWS = Form(lambda ours: ours[0][None], lambda theirs, _: (theirs[0],))
+
+
+def rules(model: InternVL) -> tuple[Rule, ...]:
+    """Where each tensor of this model is stored."""
+    return _table(model.config.language)
 
 
 def _table(decoder: DecoderConfig) -> tuple[Rule, ...]:

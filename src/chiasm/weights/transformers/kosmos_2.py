@@ -160,6 +160,12 @@ def _check_marks(vocabulary: dict[str, int], where: Path) -> None:
 _HEAD = "text_model.lm_head.weight"
 
 
+def rules(model: Kosmos2) -> tuple[Rule, ...]:
+    """Where each tensor of this model is stored."""
+    assert isinstance(model.config.language, magneto.Config)
+    return _table(model.config.language)
+
+
 def _table(decoder: magneto.Config) -> tuple[Rule, ...]:
     """Where each tensor is stored."""
     seen, said, between = "vision_model.model", "text_model.model", "image_to_text_projection"

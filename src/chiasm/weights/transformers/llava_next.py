@@ -94,5 +94,13 @@ def _layout(folder: Path, config: Config, slot: str) -> AnyResolution:
     return AnyResolution(tower.image_size, tower.patch, config.grids, transform, slot)
 
 
+MODULES = llava.MODULES
+
+
+def rules(model: LLaVANeXT) -> tuple[Rule, ...]:
+    """Where each tensor of this model is stored."""
+    return _table(model.config.language)
+
+
 def _table(decoder: DecoderConfig) -> tuple[Rule, ...]:
     return (*llava.table(decoder), Rule("newline", "image_newline"))

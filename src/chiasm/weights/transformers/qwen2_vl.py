@@ -153,6 +153,18 @@ def save(model: Qwen2VL, folder: Path) -> None:
 _VARIANTS = {"model.visual.": "visual.", "model.language_model.": "model."}
 
 
+# What the modules are called in memory, where the names of the files are older.
+MODULES = {
+    "visual.": "model.visual.",
+    "model.": "model.language_model.",
+}
+
+
+def rules(model: Qwen2VL) -> tuple[Rule, ...]:
+    """Where each tensor of this model is stored."""
+    return _table(model.config)
+
+
 def _table(config: Config) -> tuple[Rule, ...]:
     block, theirs, tower = "vision.blocks.*", "visual.blocks.*", config.vision
     shape = (-1, 3, tower.time, tower.patch, tower.patch)
