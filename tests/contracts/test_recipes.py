@@ -32,6 +32,8 @@ def _recipe(name: str, folder: Path) -> Recipe:
     if name.startswith("llava/"):
         save(build_model(load_recipe("clip/scenes")), folder / "clip")
         overrides += [f"pretrained.vision.checkpoint={folder}/clip"]
+    if name == "llava/smollm2-scenes":  # llava/smollm2-easy-vqa has all of SmolLM2; here are two layers of its shape
+        overrides += ["model.language.layers=2", f"pretrained={{vision: {{checkpoint: {folder}/clip, part: vision}}}}"]
     if name.endswith("easy-vqa"):
         overrides = [one for one in overrides if not one.startswith("data.root")] + [f"data.root={_easy_vqa()}"]
     if name.startswith("finetune/"):
