@@ -1,12 +1,13 @@
 """Time to quality: a small CLIP on rendered scenes to a given recall, chiasm's recipe beside open_clip's.
 
-    python -m benchmarks.speedrun [--seeds 3] [--recall 0.5] [--limit 400] [--pool 100] [--rates 5e-4 1e-3 2e-3]
+    python -m benchmarks.speedrun [--seeds 3] [--recall 0.5] [--limit 400] [--patience 2] [--rates 5e-4 1e-3 2e-3]
 
 chiasm is the recipe clip/scenes as it ships. open_clip is its CLIP class, built with the same widths, layers and heads
 (its image tower cuts patches by one convolution, where the recipe's has a stem of several), its ClipLoss, and its
 training recipe: AdamW (betas 0.9, 0.98; epsilon 1e-6; weight decay 0.2, none on vectors; fused, which is faster than
 its default), warm-up over a tenth of the steps, then a cosine, the scale held below 100. Its learning rate is the best
-of `--rates`, found on a seed that is not counted.
+of `--rates`, found on a seed that is not counted. It may take `--patience` times as many steps, and its schedule is as
+long.
 
 Both are given the same pixels and the same token ids, rendered and cut beforehand; open_clip's are padded to the
 context, as its tokenizer does. Quality is the mean of R@1 both ways among held-out scenes, asked every `--every` steps.
@@ -61,6 +62,7 @@ class World:
     asked: Batch
     recall: float
     limit: int
+    patience: int
     every: int
 
 
@@ -119,7 +121,7 @@ def prepared(options: argparse.Namespace) -> World:
     assert isinstance(recipe.data.train, Scenes)
     held_out = replace(recipe.data.train, seed=2, count=options.asked)
     asked = next(iter(Reader(held_out, processor, options.asked, captions="first")))
-    return World(recipe, batches, asked, options.recall, options.limit, options.every)
+    return World(recipe, batches, asked, options.recall, options.limit, options.patience, options.every)
 
 
 def of_chiasm(world: World, seed: int) -> Outcome:
@@ -155,7 +157,7 @@ def of_open_clip(world: World, seed: int, rate: float) -> Outcome:
     end = int(world.asked.texts.ids_BT[0, int(world.asked.texts.lengths_B[0]) - 1])
     model = _their_model(world.recipe, end)
     optimiser = _their_optimiser(model, rate)
-    clip_loss, limit = open_clip.ClipLoss(), world.limit
+    clip_loss, limit = open_clip.ClipLoss(), world.limit * world.patience
     rise, seconds, found = max(1, limit // 10), 0.0, list[float]()
     for step, at in zip(range(limit), order(len(world.batches), seed), strict=False):
         pixels, ids_BT = _given(world, world.batches[at])
@@ -279,6 +281,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=3, help="runs of each side (default: 3)")
     parser.add_argument("--recall", type=float, default=0.5, help="mean R@1 both ways (default: 0.5)")
     parser.add_argument("--limit", type=int, default=400, help="steps at most, and of the schedules (default: 400)")
+    parser.add_argument("--patience", type=int, default=2, help="times as many steps for open_clip (default: 2)")
     parser.add_argument("--every", type=int, default=10, help="steps between two evaluations (default: 10)")
     parser.add_argument("--pool", type=int, default=100, help="batches that are rendered (default: 100)")
     parser.add_argument("--asked", type=int, default=200, help="held-out scenes (default: 200)")
