@@ -195,7 +195,8 @@ def test_replies_are_read_as_transformers_reads_them(text: str) -> None:
 @given(corners=boxes(least=0.01))
 @settings(max_examples=100, deadline=None)
 def test_bins_are_those_of_florence_2(corners: Corners) -> None:
-    assume(all(abs(one * 1000 - round(one * 1000)) > 1e-6 for one in corners[2:]))  # their float64 is not ours
+    # On the edge of a bin their float64 is not ours: they go through pixels.
+    assume(all(one == 0 or abs(one * 1000 - round(one * 1000)) > 1e-6 for one in corners))
 
     class Plain:
         all_special_tokens = ()
