@@ -68,7 +68,7 @@ def _cells(score: Score | None) -> tuple[str, str]:
         return "", ""
     notes = [f"{score.failed} failed"] if score.failed else []
     notes += [f"{_share(score.ties)}% tied"] if score.ties else []
-    if score.lenient is not None:
+    if score.lenient is not None and (score.unparsed or score.lenient.value != score.value):
         notes.append(f"{_share(score.unparsed)}% unparsed; leniently {_share(score.lenient.value)}")
     note = f" ({', '.join(notes)})" if notes else ""
     blind = score.baselines.get("blind")
