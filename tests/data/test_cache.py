@@ -136,6 +136,44 @@ def test_random_crops_are_cut_from_the_picture_at_the_side_asked_for(tmp_path: P
     assert np.abs(ours - theirs).mean() < 3  # it was resized twice
 
 
+def test_crops_drawn_beforehand_are_those_of_the_exact_path(tmp_path: Path, decodings: list[str]) -> None:
+    source = _source()
+    transform = replace(AUGMENTED, decoding="fast")  # what is stored is exact all the same
+    decoded = _filled(source, tmp_path, transform, crops=4)
+    assert decoded.pictures.bytes == 20 * 4 * 32 * 32 * 3
+    for index in (0, 19):
+        image = source.samples[index].image
+        drawn = [AUGMENTED.levels(image, np.random.default_rng([int(image.key, 16), at])) for at in range(4)]
+        assert len({one.tobytes() for one in drawn}) == 4
+        taken = [transform.levels(decoded[index].image, np.random.default_rng(at)) for at in range(40)]
+        assert {one.tobytes() for one in taken} == {one.tobytes() for one in drawn}  # all of them, and nothing else
+        assert np.array_equal(transform.levels(decoded[index].image), drawn[0])
+    pixels = [
+        batch.images.pixels
+        for threads in (1, 3)
+        for batch in islice(
+            Reader(decoded, PairProcessor(transform, tiny_processor().tokenizer), 5, threads=threads), 9
+        )
+        if batch.images is not None
+    ]
+    assert len(pixels) == 18
+    assert all(torch.equal(one, other) for one, other in zip(pixels[:9], pixels[9:], strict=True))
+    assert len(decodings) == 20
+    _filled(source, tmp_path, transform, crops=4)
+    assert len(decodings) == 20
+    _filled(source, tmp_path, transform, crops=5)
+    assert len(decodings) == 40
+
+
+def test_crops_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"either side or crops"):
+        PictureCache(tmp_path, side=40, crops=4)
+    with pytest.raises(RecipeError, match=r"at least 1, not 0"):
+        PictureCache(tmp_path, crops=0)
+    with pytest.raises(RecipeError, match=r"no 'augment', so there are no crops"):
+        _filled(_source(), tmp_path, crops=4)
+
+
 def test_pictures_are_decoded_once_and_found_again_by_content(tmp_path: Path, decodings: list[str]) -> None:
     source = _source()
     _filled(source, tmp_path)

@@ -28,9 +28,9 @@ from chiasm.data.order import Stretches
 from chiasm.data.resizing import resized
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
-from chiasm.data.transforms import ImageTransform, Seen
+from chiasm.data.transforms import ImageTransform, Seen, Views
 from chiasm.data.vectors import GrowingArray, KeyFile
-from chiasm.errors import CheckpointError, DataError
+from chiasm.errors import CheckpointError, DataError, RecipeError
 
 _VERSION = 2  # of what is stored; another one begins a new folder
 _CHUNK = 64  # samples that are decoded before any of them is written
@@ -45,10 +45,19 @@ class PictureCache:
     folder: `pictures` in chiasm's cache folder (CHIASM_CACHE, or chiasm in the user's) if it is not given.
     side: pixels of the shorter side of stored pictures, where the transform crops at random; 8/7 of the transform's
         size if it is not given. Without augmentation the transform's own pixels are stored.
+    crops: in place of a whole picture, so many of its random crops are drawn once and stored, and training takes one of
+        them each time: nothing is left to resize.
     """
 
     folder: Path | None = None
     side: int | None = None
+    crops: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.side is not None and self.crops is not None:
+            raise RecipeError("data.cache: give either side or crops; crops are stored at the transform's own size")
+        if self.crops is not None and self.crops < 1:
+            raise RecipeError(f"data.cache.crops must be at least 1, not {self.crops}")
 
     def place(self) -> Path:
         """The folder of all decoded pictures."""
@@ -131,9 +140,12 @@ class DecodedSource(Source):
 
     def __init__(self, source: Source, transform: ImageTransform, cache: PictureCache, threads: int = 1) -> None:
         self.source, self.threads = source, threads
-        self.transform = replace(transform, asked_decoding="exact")
-        # Only random crops need more than the pixels that they end in.
-        self.side = None if transform.augment is None else cache.side or round(transform.size * _SPARE)
+        if cache.crops is not None and transform.augment is None:
+            raise RecipeError("data.cache.crops: processor.image has no 'augment', so there are no crops to draw")
+        self.transform, self.crops = replace(transform, decoding="exact", asked_decoding="exact"), cache.crops
+        # Only crops that are still to be drawn need more than the pixels that they end in.
+        whole = transform.augment is not None and cache.crops is None
+        self.side = cache.side or round(transform.size * _SPARE) if whole else None
         self.folder = cache.place() / self._mark()
 
     def fill(self, console: Console) -> None:
@@ -189,6 +201,8 @@ class DecodedSource(Source):
             assert without is not None  # a picture that was not read sends its sample to the source
             return without
         levels = self.pictures.at(place)
+        if self.crops is not None:
+            return Views(levels)
         return Seen(levels) if self.side is None else Image(levels)
 
     def _fill(self, pool: ThreadPoolExecutor, text: BinaryIO, console: Console) -> None:
@@ -224,6 +238,11 @@ class DecodedSource(Source):
             return key, str(error)
 
     def _decoded(self, image: Image) -> NDArray[np.uint8]:
+        if self.crops is not None:
+            whole = Image(image.levels())
+            # Drawn from the content, so that a cache made in two sittings is the one made in one.
+            drawn = (np.random.default_rng([int(image.key, 16), at]) for at in range(self.crops))
+            return np.concatenate([self.transform.levels(whole, generator) for generator in drawn])
         if self.side is None:
             return self.transform.levels(image)
         picture = image.decode()
@@ -256,14 +275,14 @@ class DecodedSource(Source):
         except DataError:
             return 0
         if self.side is None:
-            return len(sizes) * self.transform.size**2 * 3
+            return len(sizes) * self.transform.size**2 * 3 * (self.crops or 1)
         return sum(3 * width * height for width, height in (_shrunk(size, self.side) for size in sizes))
 
     def _mark(self) -> str:
         """A hash of all that decides what is stored of a picture, besides its content."""
-        settings = dump(replace(self.transform, std=(1.0, 1.0, 1.0), decoding="exact"))  # these do not matter
+        settings = dump(replace(self.transform, std=(1.0, 1.0, 1.0)))  # it does not matter
         chosen = {"interpolation": settings["interpolation"]} if self.side is not None else settings
-        return _hash([_VERSION, PIL.__version__, self.side, chosen])
+        return _hash([_VERSION, PIL.__version__, self.side, self.crops, chosen])
 
 
 def _key(image: Image) -> str | None:

@@ -49,6 +49,19 @@ class Seen(Image):
     __slots__ = ()
 
 
+class Views(Image):
+    """Random views of a picture that a transform drew beforehand, one below the other: (count * size, size, 3)."""
+
+    __slots__ = ()
+
+    def drawn(self, generator: np.random.Generator | None) -> NDArray[np.uint8]:
+        """One of them, (size, size, 3); the first where nothing is to be drawn."""
+        levels = self.levels()
+        side = levels.shape[1]
+        at = 0 if generator is None else int(generator.integers(len(levels) // side))
+        return levels[at * side : (at + 1) * side]
+
+
 @dataclass(frozen=True)
 class Augment:
     """Random views of training pictures, drawn anew each time.
@@ -119,6 +132,8 @@ class ImageTransform:
 
     def levels(self, image: Image, generator: np.random.Generator | None = None) -> NDArray[np.uint8]:
         """The picture's grey levels, (size, size, 3), before they are normalised."""
+        if isinstance(image, Views):
+            return image.drawn(generator)
         if isinstance(image, Seen) and (generator is None or self.augment is None):
             return image.levels()
         fast = (self.asked_decoding if generator is None else self.decoding) == "fast"
