@@ -13,7 +13,7 @@ from chiasm.data.places import Url
 from chiasm.data.source import Source
 from chiasm.data.sources.easy_vqa import EasyVQA
 from chiasm.data.sources.vqa import VQA
-from chiasm.errors import DataError
+from chiasm.errors import DataError, RecipeError
 from tests.data.server import serve
 from tests.data.sources.made import fails, folder_of_pictures
 
@@ -128,6 +128,12 @@ def test_easy_vqa_is_what_its_package_says() -> None:
     shapes = names["circle"] + names["rectangle"] + names["triangle"]
     assert kinds == {"yes/no": names["yes"] + names["no"], "shape": shapes, "colour": names[""]}
     assert source[7].image.decode().size == (64, 64)
+    without = EasyVQA(folder, leave_out=("yes/no",))
+    seen = [(text, answer, number) for text, answer, number in rows if answer not in ("yes", "no")]
+    assert sorted((one.text, one.answer, int(each.key)) for each in without for one in each.questions) == sorted(seen)
+    assert len(without) == len({number for _, _, number in seen}) < len(source)
+    with pytest.raises(RecipeError, match=r"'color' is none of its kinds: yes/no, shape, colour"):
+        EasyVQA(folder, leave_out=("color",))
 
 
 def test_what_easy_vqa_lacks_is_named(tmp_path: Path) -> None:
