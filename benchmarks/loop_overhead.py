@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,7 +67,7 @@ class Turns(Reader):
         self.batches, self.bare = batches, bare
         self.of_loop, self.of_bare = list[float](), list[float]()
 
-    def shares(self) -> Iterator[Batch | None]:
+    def shares(self) -> Generator[Batch | None]:
         """The batches, again and again; the time until the loop asks for the next one is that of its step."""
         while True:
             for batch in self.batches:

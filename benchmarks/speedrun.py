@@ -24,7 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,7 +88,7 @@ class Prepared(Reader):
         super().__init__(reader.source, reader.processor, reader.batch_size)
         self.batches, self.order = batches, order(len(batches), seed)
 
-    def shares(self) -> Iterator[Batch | None]:
+    def shares(self) -> Generator[Batch | None]:
         """Endless."""
         for at in self.order:
             self.position += self.batch_size

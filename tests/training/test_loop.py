@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import threading
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,10 @@ from torch._dynamo.utils import counters
 
 from chiasm.data.batch import Batch
 from chiasm.data.reader import Reader
-from chiasm.errors import RecipeError, TrainingError
+from chiasm.errors import TrainingError
 from chiasm.models import clip
 from chiasm.models.model import Model
 from chiasm.training.loop import Loop
-from chiasm.training.optimiser import build_optimiser, freeze, schedule
 from chiasm.training.settings import Part, Training
 from tests.worlds import Patches, tiny_clip, tiny_processor
 
@@ -151,6 +151,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_samples(tmp_path:
     assert torch.equal(tensors["images.pixels"], batch.images.pixels)
     assert torch.equal(tensors["texts.ids_BT"], batch.texts.ids_BT)
     assert all(torch.equal(tensor, before[name]) for name, tensor in _weights(loop).items())
+
+
+def test_a_run_that_breaks_off_leaves_no_threads(tmp_path: Path) -> None:
+    loop = _loop(tmp_path)
+    loop._losses = lambda batch: {"contrastive": loop.model.losses(batch)["contrastive"] * math.nan}
+    with pytest.raises(TrainingError) as kept:  # with the frames of the run, which keep its generators
+        loop.run()
+    assert kept.traceback
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("reader", "planner"))]
 
 
 def test_or_its_step_is_skipped_and_counted(tmp_path: Path) -> None:
@@ -309,37 +318,6 @@ class _SamplesAlone(Model):
         return {"closeness": -(features["image"] * features["text"]).sum(1).mean()}
 
 
-@pytest.mark.parametrize(
-    ("kind", "step", "share"),
-    [
-        ("constant", 99, 1.0),
-        ("cosine", 4, 0.5),  # in the middle of the rise over 10 steps
-        ("cosine", 10, 1.0),
-        ("cosine", 55, 0.1 + 0.9 / 2),
-        ("cosine", 100, 0.1),
-        ("linear", 55, 0.1 + 0.9 / 2),
-        ("wsd", 79, 1.0),
-        ("wsd", 90, 0.1 + 0.9 / 2),
-    ],
-)
-def test_schedules(kind: Any, step: int, share: float) -> None:
-    settings = Training(steps=100, warmup=0.1, schedule=kind, final_learning_rate=0.1, decay=0.2)
-    assert schedule(settings, step) == pytest.approx(share)
-
-
-def test_parts_have_rates_of_their_own_and_vectors_do_not_decay() -> None:
-    model = tiny_clip()
-    settings = Training(steps=1, parts={"text": Part(learning_rate=1e-5), "text.embed": Part(weight_decay=0.0)})
-    groups = build_optimiser(model, settings).param_groups
-    found = {name: (group["peak"], group["weight_decay"]) for group in groups for name in group["names"]}
-    assert found["text.embed.weight"] == (1e-3, 0.0)
-    assert found["text.blocks.0.mlp.up.weight"] == (1e-5, 0.1)
-    assert found["text.blocks.0.mlp.up.bias"] == (1e-5, 0.0)
-    assert found["image_head.weight"] == (1e-3, 0.1)
-    assert found["log_scale"] == (1e-3, 0.0)
-    assert len(found) == len(list(model.parameters()))
-
-
 def test_muon_takes_the_matrices_of_linear_layers_and_adamw_the_rest(tmp_path: Path) -> None:
     """One step of each kind of tensor, against torch's own optimisers run apart from each other."""
     loop = _loop(tmp_path, steps=1, optimiser="muon", clip_norm=None, weight_decay=0.2)
@@ -353,29 +331,6 @@ def test_muon_takes_the_matrices_of_linear_layers_and_adamw_the_rest(tmp_path: P
     torch.testing.assert_close(_parameter(loop, "text.embed.weight"), embedding)
     names = [name for group in loop.optimiser.param_groups for name in group["names"]]
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())
-
-
-def test_a_part_that_does_not_exist_is_an_error() -> None:
-    with pytest.raises(RecipeError, match="no such part; did you mean 'vision'"):
-        freeze(tiny_clip(), Training(steps=1, parts={"visoin": Part(frozen=True)}))
-    model = tiny_clip()
-    settings = Training(steps=1, parts={name: Part(frozen=True) for name, _ in model.named_children()})
-    freeze(model, settings)
-    model.log_scale.requires_grad_(False)
-    with pytest.raises(RecipeError, match="nothing is left to train"):
-        build_optimiser(model, settings)
-
-
-def test_nothing_can_be_set_for_a_part_that_the_family_never_trains() -> None:
-    model = tiny_clip()
-    model.text.requires_grad_(False)
-    with pytest.raises(RecipeError, match=r"training\.parts\.text: a CLIP never trains this part"):
-        freeze(model, Training(steps=1, parts={"text": Part(learning_rate=1e-4)}))
-    with pytest.raises(RecipeError, match=r"training\.parts\.text\.blocks: .* leave the entry out"):
-        freeze(model, Training(steps=1, parts={"text": Part(frozen=True), "text.blocks": Part()}))
-    freeze(model, Training(steps=1, parts={"text": Part(frozen=True), "vision": Part(learning_rate=1e-4)}))
-    assert not any(one.requires_grad for one in model.text.parameters())
-    assert all(one.requires_grad for one in model.vision.parameters())
 
 
 def test_a_full_disk_keeps_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

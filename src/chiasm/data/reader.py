@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Literal
@@ -146,19 +147,23 @@ class Reader:
 
     def __iter__(self) -> Iterator[Batch]:
         empty = 0
-        for batch in self.shares():
-            empty = 0 if batch is not None else empty + self.handed
-            self.judge(self.skips.seen, self.skips.count, empty)
-            if batch is not None:
-                yield batch
+        with closing(self.shares()) as shares:
+            for batch in shares:
+                empty = 0 if batch is not None else empty + self.handed
+                self.judge(self.skips.seen, self.skips.count, empty)
+                if batch is not None:
+                    yield batch
 
     @property
     def handed(self) -> int:
         """Places of the last batch, of all ranks together."""
         return self.span.last - self.span.first
 
-    def shares(self) -> Iterator[Batch | None]:
-        """This rank's share of each batch, None where none of its samples could be read; whoever asks is to `judge`."""
+    def shares(self) -> Generator[Batch | None]:
+        """This rank's share of each batch, None where none of its samples could be read; whoever asks is to `judge`.
+
+        Whoever stops asking is to close it: that ends its threads, and must not be left to one of them.
+        """
         spans = self._spans(self.position)
         with (
             ThreadPoolExecutor(max_workers=1, thread_name_prefix="planner") as planner,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import torch
@@ -110,8 +110,9 @@ class Loop:
         self._since = time.perf_counter()
         grace = _SIGNAL_GRACE if self.ranks.count > 1 else 0.0
         with self.monitor, stopping(self._on_signal, grace=grace), self.ranks.watching(self.checkpoints.newest):
-            for batch, sizes in self._batches():
-                self._step(batch, sizes)
+            with closing(self._batches()) as batches:  # a generator left behind keeps its threads
+                for batch, sizes in batches:
+                    self._step(batch, sizes)
             if self.ranks.any(self._stop):
                 path = self._save()
                 self.monitor.say(f"stopped at step {self.progress.step}; saved {path}; go on with --resume")
@@ -123,25 +124,26 @@ class Loop:
         """The model that stands for the run, on the first rank; with the averaged weights where the recipe has them."""
         return self.parallel.whole(self.average.state_dict(self.model) if self.average is not None else None)
 
-    def _batches(self) -> Iterator[tuple[Batch, list[int]]]:
+    def _batches(self) -> Generator[tuple[Batch, list[int]]]:
         """This rank's share of each batch with the sizes of all shares, until the last step or a signal to any rank."""
-        shares, empty = self.reader.shares(), 0
-        while self.progress.step < self.settings.steps:
-            batch = next(shares)
-            sizes, stop, seen, skipped = self._agree(batch)
-            if min(sizes) == 0 < sum(sizes):
-                batch = self.reader.evened()
+        empty = 0
+        with closing(self.reader.shares()) as shares:
+            while self.progress.step < self.settings.steps:
+                batch = next(shares)
                 sizes, stop, seen, skipped = self._agree(batch)
-            if stop:
-                return
-            empty = 0 if min(sizes) else empty + self.reader.handed
-            try:
-                self.reader.judge(seen, skipped, empty)
-            except DataError as error:
-                self.ranks.refuse(error)
-            self.progress.samples_seen, self.progress.samples_skipped = seen, skipped
-            if batch is not None and min(sizes):
-                yield batch, sizes
+                if min(sizes) == 0 < sum(sizes):
+                    batch = self.reader.evened()
+                    sizes, stop, seen, skipped = self._agree(batch)
+                if stop:
+                    return
+                empty = 0 if min(sizes) else empty + self.reader.handed
+                try:
+                    self.reader.judge(seen, skipped, empty)
+                except DataError as error:
+                    self.ranks.refuse(error)
+                self.progress.samples_seen, self.progress.samples_skipped = seen, skipped
+                if batch is not None and min(sizes):
+                    yield batch, sizes
 
     def _agree(self, batch: Batch | None) -> tuple[list[int], bool, int, int]:
         """How many samples each rank has, whether one of them is to stop, and all samples seen and skipped so far."""
