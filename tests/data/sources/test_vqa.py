@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.ImageColor
 import pytest
 
 from chiasm.config import dump, parse
@@ -128,12 +130,37 @@ def test_easy_vqa_is_what_its_package_says() -> None:
     shapes = names["circle"] + names["rectangle"] + names["triangle"]
     assert kinds == {"yes/no": names["yes"] + names["no"], "shape": shapes, "colour": names[""]}
     assert source[7].image.decode().size == (64, 64)
+    asked = {one.text: one for sample in source for one in sample.questions}
+    assert asked["what is the blue shape?"].statements == ("a blue circle", "a blue rectangle", "a blue triangle")
+    assert asked["what color is the triangle?"].statements[:2] == ("a black triangle", "a blue triangle")
+    assert asked["what color is the shape?"].statements[-1] == "a yellow shape"
     without = EasyVQA(folder, leave_out=("yes/no",))
     seen = [(text, answer, number) for text, answer, number in rows if answer not in ("yes", "no")]
     assert sorted((one.text, one.answer, int(each.key)) for each in without for one in each.questions) == sorted(seen)
     assert len(without) == len({number for _, _, number in seen}) < len(source)
     with pytest.raises(RecipeError, match=r"'color' is none of its kinds: yes/no, shape, colour"):
         EasyVQA(folder, leave_out=("color",))
+
+
+def test_captions_of_easy_vqa_tell_what_the_pixels_show() -> None:
+    spec = find_spec("easy_vqa")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("needs easy-vqa")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "data" / "test"
+    colours = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
+    named = {name: np.array(PIL.ImageColor.getrgb(name)) for name in colours}
+    told: Counter[str] = Counter()
+    for sample in EasyVQA(folder, leave_out=("colour", "shape")):  # captions tell of questions that are left out, too
+        words = sample.captions[0].split()
+        levels = np.asarray(sample.image.decode()).astype(int)
+        rows, columns = np.where(np.abs(levels - np.median(levels[[0, 0, -1, -1], [0, -1, 0, -1]], 0)).sum(2) > 90)
+        colour = np.median(levels[rows, columns], 0)
+        filled = len(rows) / ((np.ptp(rows) + 1) * (np.ptp(columns) + 1))  # of the smallest box around it
+        shape = "rectangle" if filled > 0.95 else "circle" if filled > 0.7 else "triangle"
+        assert set(words) <= {"a", "shape", shape, min(named, key=lambda one: np.abs(named[one] - colour).sum())}
+        told[" ".join("colour" if word in named else word for word in words)] += 1
+    assert told["a shape"] < 20
+    assert sum(told[f"a colour {shape}"] for shape in ("circle", "rectangle", "triangle")) > 850  # nearly nine of ten
 
 
 def test_what_easy_vqa_lacks_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Small enough to learn on a laptop; what it has of data lies in the package's fol
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from chiasm.errors import DataError, RecipeError
 _YES_NO = ("yes", "no")
 _KINDS = ("yes/no", "shape", "colour")
 _SHAPES = ("circle", "rectangle", "triangle")
+_COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,12 @@ class EasyVQA(Source):
     """One sample a picture with all its questions.
 
     path: a folder with questions.json, a list of [question, answer, number of the picture], and images/NUMBER.png.
-    The kind of a question follows from its answer: "yes/no", whose choices are these two, "shape" or "colour".
+    The kind of a question follows from its answer: "yes/no", whose choices are these two, "shape" or "colour", with
+    statements such as "a blue circle" for models that score captions.
     leave_out: kinds of questions that are not there; nor are pictures that have no others.
+
+    The caption, such as "a blue rectangle", is what all questions about the picture tell together: nine of ten times
+    colour and shape, else less ("a rectangle", "a blue shape", "a shape").
     """
 
     path: Place
@@ -45,16 +51,17 @@ class EasyVQA(Source):
         for place, row in enumerate(rows if isinstance(rows, list) else [rows]):
             match row:
                 case [str(text), str(answer), int(picture)]:
-                    question = _question(text, answer)
-                    if question.kind not in self.leave_out:
-                        found.setdefault(picture, []).append(question)
+                    found.setdefault(picture, []).append(_question(text, answer))
                 case _:
                     raise DataError(f"{file}, place {place}: expected [question, answer, number of the picture]")
         return found
 
     @cached_property
     def _pictures(self) -> list[int]:
-        return sorted(self._asked)
+        return sorted(number for number, asked in self._asked.items() if any(self._is_kept(one) for one in asked))
+
+    def _is_kept(self, question: Question) -> bool:
+        return question.kind not in self.leave_out
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -64,10 +71,34 @@ class EasyVQA(Source):
         picture = inside(self.path / "images", f"{number}.png")
         if isinstance(picture, Path) and not picture.is_file():  # a store is not asked twice a picture
             raise DataError(f"there is no picture {picture}, which {self.path / 'questions.json'} asks about")
-        return Sample(key=str(number), parts=(image_at(picture),), questions=tuple(self._asked[number]))
+        asked = self._asked[number]
+        kept = tuple(question for question in asked if self._is_kept(question))
+        return Sample(str(number), (image_at(picture),), captions=(_told(asked),), questions=kept)
 
 
 def _question(text: str, answer: str) -> Question:
     if answer in _YES_NO:
         return Question(text, answer, "yes/no", _YES_NO)
-    return Question(text, answer, "shape" if answer in _SHAPES else "colour")
+    named = text.rstrip("?").split()
+    if answer in _SHAPES:
+        colours = [one for one in _COLOURS if one in named]
+        return Question(text, answer, "shape", _SHAPES, tuple(_caption(colours, [shape]) for shape in _SHAPES))
+    shapes = [one for one in _SHAPES if one in named]
+    choices = _COLOURS if answer in _COLOURS else (*_COLOURS, answer)
+    return Question(text, answer, "colour", choices, tuple(_caption([colour], shapes) for colour in choices))
+
+
+def _told(asked: Iterable[Question]) -> str:
+    """What all questions and answers together tell of the picture."""
+    told: set[str] = set()
+    for question in asked:
+        words = question.text.rstrip("?").split()
+        if question.kind != "yes/no":
+            told.add(question.answer)
+        if (question.answer == "no") == ("not" in words or "no" in words):  # it is there, and so is what is asked about
+            told.update(words)
+    return _caption([one for one in _COLOURS if one in told], [one for one in _SHAPES if one in told])
+
+
+def _caption(colours: Sequence[str], shapes: Sequence[str]) -> str:
+    return " ".join(("a", *colours[:1], *(shapes[:1] or ("shape",))))
