@@ -15,24 +15,16 @@ from tests.weights.speaking import CHATML, write_tokenizer
 
 SIZE, PATCH = 28, 14
 
-_TEXT = {
+_BLOCKS: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
     "initializer_range": 0.3,
 }
-_VISION = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "image_size": SIZE,
-    "patch_size": PATCH,
-    "initializer_range": 0.3,
-}
+_TEXT: dict[str, Any] = {**_BLOCKS, "num_key_value_heads": 2, "head_dim": 8}
+_VISION = {**_BLOCKS, "image_size": SIZE, "patch_size": PATCH}
+_BERT = {**_BLOCKS, "max_position_embeddings": 24}
 
 
 def fast(folder: Path, template: str | None = CHATML, extra: tuple[str, ...] = ("<image>",)) -> Any:
@@ -172,9 +164,7 @@ def llava_onevision(folder: Path) -> Any:
     config = transformers.LlavaOnevisionConfig(
         vision_config=transformers.SiglipVisionConfig(**_VISION, vision_use_head=False).to_dict(),
         text_config=transformers.Qwen2Config(
-            **{name: one for name, one in _TEXT.items() if name != "head_dim"},
-            vocab_size=len(tokenizer),
-            eos_token_id=2,
+            **_BLOCKS, num_key_value_heads=2, vocab_size=len(tokenizer), eos_token_id=2
         ).to_dict(),
         image_token_index=image,
         video_token_index=video,
@@ -186,8 +176,7 @@ def llava_onevision(folder: Path) -> Any:
 
 def florence2(folder: Path) -> Any:
     tokenizer = fast(folder, None)
-    for name in ("image_token",):
-        tokenizer._set_model_specific_special_tokens({name: "<image>"})
+    tokenizer._set_model_specific_special_tokens({"image_token": "<image>"})
     tokenizer.bos_token = "<|endoftext|>"
     tokenizer.image_token_id = tokenizer.convert_tokens_to_ids("<image>")
     tokenizer.init_kwargs["image_token"] = "<image>"
@@ -253,45 +242,33 @@ def mistral3(folder: Path) -> Any:
     return _saved(folder, transformers.Mistral3ForConditionalGeneration(config), processor)
 
 
-def phi(folder: Path) -> Any:
-    tokenizer = fast(folder, CHATML, ())
+def _reading(folder: Path, kind: Any, template: str | None = CHATML, **settings: Any) -> Any:
+    """A model of text alone, of a class of transformers."""
+    tokenizer = fast(folder, template, ())
     torch.manual_seed(0)
-    config = transformers.PhiConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=400,
-        initializer_range=0.3,
-        eos_token_id=2,
-    )
-    return _saved(folder, transformers.PhiForCausalLM(config), tokenizer)
+    config = kind.config_class(**{"vocab_size": len(tokenizer), "eos_token_id": 2, **settings})
+    return _saved(folder, kind(config), tokenizer)
+
+
+def phi(folder: Path) -> Any:
+    return _reading(folder, transformers.PhiForCausalLM, **_BLOCKS, max_position_embeddings=400)
 
 
 def gemma(folder: Path) -> Any:
-    tokenizer = fast(folder, CHATML, ())
-    torch.manual_seed(0)
-    config = transformers.GemmaConfig(**_TEXT, vocab_size=len(tokenizer), eos_token_id=2, max_position_embeddings=400)
-    return _saved(folder, transformers.GemmaForCausalLM(config), tokenizer)
+    return _reading(folder, transformers.GemmaForCausalLM, **_TEXT, max_position_embeddings=400)
 
 
 def t5(folder: Path) -> Any:
-    tokenizer = fast(folder, None, ())
-    torch.manual_seed(0)
-    config = transformers.T5Config(
-        vocab_size=len(tokenizer),
-        d_model=32,
-        d_kv=8,
-        d_ff=48,
-        num_layers=2,
-        num_heads=4,
-        decoder_start_token_id=0,
-        pad_token_id=0,
-        eos_token_id=2,
-        initializer_factor=3.0,
-    )
-    return _saved(folder, transformers.T5ForConditionalGeneration(config), tokenizer)
+    sizes: dict[str, Any] = {
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 48,
+        "num_layers": 2,
+        "num_heads": 4,
+        "initializer_factor": 3.0,
+    }
+    marks = {"decoder_start_token_id": 0, "pad_token_id": 0}
+    return _reading(folder, transformers.T5ForConditionalGeneration, None, **sizes, **marks)
 
 
 def align(folder: Path) -> Any:
@@ -317,16 +294,6 @@ def align(folder: Path) -> Any:
         size={"height": 32, "width": 32}, do_center_crop=False, rescale_offset=False, include_top=False
     )
     return _saved(folder, transformers.AlignModel(config), transformers.AlignProcessor(pixels, bert()))
-
-
-_BERT = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 24,
-    "initializer_range": 0.3,
-}
 
 
 def _clip_pixels() -> Any:
@@ -393,8 +360,4 @@ COMPARING: tuple[Callable[[Path], Any], ...] = (align, altclip, clipseg)
 
 def llama(folder: Path) -> Any:
     """One that chiasm has a reader for."""
-    tokenizer = fast(folder, CHATML, ())
-    torch.manual_seed(0)
-    return _saved(
-        folder, transformers.LlamaForCausalLM(transformers.LlamaConfig(**_TEXT, vocab_size=len(tokenizer))), tokenizer
-    )
+    return _reading(folder, transformers.LlamaForCausalLM, **_TEXT)

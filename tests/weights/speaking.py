@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,24 @@ def odd_photos(folder: Path) -> list[Path]:
             picture.convert("RGB").crop((40, 30, 40 + size[0], 30 + size[1])).save(file)
             made.append(file)
     return made
+
+
+def resized_photo(folder: Path, shapes: Mapping[str, tuple[int, int]], shape: str) -> Path:
+    """A real photo, another one for each of these shapes (width, height), stretched to it."""
+    photo = sorted(shared_data("coco").rglob("*.jpg"))[list(shapes).index(shape)]
+    file = folder / f"{shape}.png"
+    with PIL.Image.open(photo) as picture:
+        picture.convert("RGB").resize(shapes[shape]).save(file)
+    return file
+
+
+def rendered(folder: Path, pictures: int, question: str) -> tuple[Any, str]:
+    """The tokenizer in a folder, and what its template writes for so many pictures and a question, ready for an answer.
+
+    For processors that as a whole want torchvision."""
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    chat = [{"role": "user", "content": [*[{"type": "image"}] * pictures, {"type": "text", "text": question}]}]
+    return tokenizer, tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
 
 
 def asking(paths: Sequence[Path], question: str, key: str = "a") -> Sample:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 import transformers
@@ -37,10 +36,6 @@ def pictures(count: int = 2) -> list[Image]:
     return [Image(rng.integers(0, 255, (40 + 30 * at, 70, 3), np.uint8)) for at in range(count)]
 
 
-def seen(image: Image) -> PIL.Image.Image:
-    return image.decode()
-
-
 def asked(processor: Any, image: Image | None, question: str) -> Any:
     """What transformers makes of a question, in the way that its documents show."""
     if not isinstance(processor, transformers.ProcessorMixin):
@@ -53,8 +48,8 @@ def asked(processor: Any, image: Image | None, question: str) -> Any:
     assert image is not None
     if not processor.chat_template:
         mark = "<image>" if "PaliGemma" in type(processor).__name__ else ""
-        return processor(images=seen(image), text=f"{mark}{question}", return_tensors="pt")
-    content = [{"type": "image", "image": seen(image)}, {"type": "text", "text": question}]
+        return processor(images=image.decode(), text=f"{mark}{question}", return_tensors="pt")
+    content = [{"type": "image", "image": image.decode()}, {"type": "text", "text": question}]
     return processor.apply_chat_template(
         [{"role": "user", "content": content}],
         add_generation_prompt=True,
@@ -164,7 +159,7 @@ def test_embeddings_are_those_of_transformers(make: Make, tmp_path: Path) -> Non
     processor = transformers.AutoProcessor.from_pretrained(tmp_path)
     images, texts = pictures(3), ["a dog", "two dogs left of a red circle", "a cat", "dog " * 40]
     padding = {"padding": "max_length" if make.__name__ == "align" else True, "truncation": True}
-    inputs = processor(images=[seen(image) for image in images], text=texts, return_tensors="pt", **padding)
+    inputs = processor(images=[image.decode() for image in images], text=texts, return_tensors="pt", **padding)
     with torch.no_grad():
         out = theirs(**inputs)
     assert torch.allclose(
@@ -188,7 +183,7 @@ def test_a_head_that_matches_scores_pairs(tmp_path: Path) -> None:
         for row, image in enumerate(images):
             for column, text in enumerate(texts):
                 with torch.no_grad():
-                    told = theirs(**processor(images=seen(image), text=text, return_tensors="pt"), use_itm_head=head)
+                    told = theirs(**processor(images=image.decode(), text=text, return_tensors="pt"), use_itm_head=head)
                 expected = told.itm_score.softmax(-1)[0, 1].log() if head else told.itm_score[0, 0]
                 assert float(found[row, column]) == pytest.approx(float(expected), rel=1e-4)
     assert not hasattr(ours, "generate")

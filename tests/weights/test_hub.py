@@ -22,7 +22,7 @@ from chiasm.errors import CheckpointError, MissingExtra
 from chiasm.models import folder as model_folder
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.weights import hub, open_clip, transformers
-from tests.weights import test_open_clip, test_transformers_clip, tiny
+from tests.weights import foreign, test_open_clip, test_transformers_clip, tiny
 from tests.weights.fake_hub import COMMIT, OLD, Hub, served
 
 SRC = Path(chiasm.__file__).parents[1]
@@ -149,6 +149,25 @@ def test_shards_and_pickles(here: Hub, tmp_path: Path) -> None:
     assert sums[0] == pytest.approx(sums[1], abs=1e-9)
     assert "is an archive of TorchScript" in sums[2]
     assert sum(name.startswith("model-0000") for name in here.fetched) > 1
+
+
+def test_of_foreign_models_only_safetensors_are_fetched_and_of_unknown_ones_nothing(here: Hub, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    foreign.phi(tmp_path / "phi")
+    here.add("some/phi", tmp_path / "phi")
+    settings = json.loads((tmp_path / "phi" / "config.json").read_text())
+    own_code = {"model_type": "phi_of_mine", "auto_map": {"AutoModelForCausalLM": "code.Model"}}
+    for name, entries in (("pickled", settings), ("mine", settings | own_code)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(entries))
+        torch.save({"large": torch.zeros(2)}, tmp_path / name / "pytorch_model.bin")
+        here.add(f"some/{name}", tmp_path / name)
+    told = asked(["some/pickled", "some/mine"], home, HF_ENDPOINT=here.address)
+    assert "holds no weights; expected one of model.safetensors, model.safetensors.index.json; pickled" in told[0]
+    assert "runs only by code of its own" in told[1]
+    assert [name for name in here.fetched if name != "config.json"] == []
+    assert asked(["some/phi"], home, HF_ENDPOINT=here.address) == pytest.approx([weight(chiasm.load(tmp_path / "phi"))])
 
 
 def test_a_tokenizer_of_another_repository_is_fetched(here: Hub, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -26,6 +27,7 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 WIDTH, PATCH, SIZE, QUERIES = 256, 8, 48, 6
+MEAN, STD = [0.4, 0.5, 0.6], [0.3, 0.25, 0.2]
 TEXT = {
     "hidden_size": WIDTH,
     "intermediate_size": 96,
@@ -37,13 +39,15 @@ TEXT = {
     "rope_theta": 50_000.0,
     "tie_word_embeddings": False,
 }
-VISION = {
+VISION: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "image_size": 9 * PATCH,
     "patch_size": PATCH,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-2,
 }
 
 
@@ -81,7 +85,7 @@ class Peer:
             "patch_size": PATCH,
             "image_feature_size": QUERIES,
         }
-        pixels |= {"use_image_id": version == "2.6", "slice_mode": True, "norm_mean": [0.5] * 3, "norm_std": [0.5] * 3}
+        pixels |= {"use_image_id": version == "2.6", "slice_mode": True, "norm_mean": MEAN, "norm_std": STD}
         (folder / "preprocessor_config.json").write_text(json.dumps({**pixels, "version": float(version)}))
 
     def features(self, batch: Any) -> Tensor:
@@ -132,13 +136,18 @@ def test_tokens_and_logits_are_those_of_the_parts(version: str, tmp_path: Path) 
     fast = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
     assert batch.stream.ids_T.tolist() == fast(text, add_special_tokens=False).input_ids
     assert ours.processor.settings.ends[0] == ("<|im_end|>" if version == "2.6" else "<|eot_id|>")
+    assert batch.images is not None
+    levels = (np.asarray(PICTURES[0].decode()) / 255 - MEAN) / STD  # it is not resized
+    rows, columns = 48 // PATCH, 40 // PATCH
+    patches = levels.reshape(rows, PATCH, columns, PATCH, 3).swapaxes(1, 2).reshape(rows * columns, -1)
+    assert np.allclose(batch.images.pixels[-1, : rows * columns], patches, atol=1e-5)
     for model in (ours, theirs.tower, theirs.resampler, theirs.language):
         model.double()
-    batch.images.pixels.data = batch.images.pixels.double()  # type: ignore[union-attr]  # it has pictures
+    batch.images.pixels.data = batch.images.pixels.double()
     slot = ours.processor.slot_ids[0]
     with torch.no_grad():
         features = theirs.features(batch)
-        found = ours.picture_features(batch.images)  # type: ignore[arg-type]  # likewise
+        found = ours.picture_features(batch.images)
         assert torch.allclose(found, features, atol=1e-4, rtol=1e-4)
         expected = theirs.logits(batch.stream.ids_T, features, slot)
     assert torch.allclose(pictures.logits(ours, batch), expected, atol=1e-4, rtol=1e-4)
@@ -176,6 +185,19 @@ def test_a_tower_without_its_last_block_and_a_folder_without_pixels(tmp_path: Pa
     file.write_text(json.dumps({**json.loads(file.read_text()), "drop_vision_last_layer": True}))
     with pytest.raises(CheckpointError, match=r"unexpected: vpm.encoder.layers.2"):
         loaded(tmp_path)
+
+
+def test_pictures_without_numbers(tmp_path: Path) -> None:
+    """As version 2.6 writes them where its file says so."""
+    Peer(tmp_path / "theirs", "2.6")
+    file = tmp_path / "theirs" / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "use_image_id": False}))
+    ours = loaded(tmp_path / "theirs")
+    text = ours.processor.render(sample()).text
+    assert "<image_id>" not in text
+    assert text.count("<slice>") == 3
+    save(ours, tmp_path / "ours")
+    assert loaded(tmp_path / "ours").processor.layout == ours.processor.layout
 
 
 def test_what_cannot_be_read_or_written_is_refused(tmp_path: Path) -> None:

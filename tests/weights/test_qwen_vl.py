@@ -50,7 +50,7 @@ class Peer:
         torch.manual_seed(0)
         self.windows, patch = visual.get("lora_repeat_num", 0), visual["patch_size"]
         self.conv = nn.Conv2d(3, SEEN, patch, patch, bias=False)
-        self.position = nn.Parameter(torch.randn(256, SEEN) * 0.3)
+        self.position = nn.Parameter(torch.randn(256, SEEN) * 0.003)
         self.pre = nn.LayerNorm(SEEN, 1e-6)
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(
@@ -67,8 +67,8 @@ class Peer:
             num_attention_heads=4,
             num_key_value_heads=4,
             max_position_embeddings=512,
-            rms_norm_eps=1e-6,
-            rope_theta=10_000.0,
+            rms_norm_eps=1e-2,
+            rope_theta=500.0,
             tie_word_embeddings=False,
         )
         self.language: Any = transformers.Qwen2ForCausalLM(config)
@@ -85,6 +85,7 @@ class Peer:
         self.parts: list[nn.Module] = [self.conv, self.pre, self.blocks, self.resampler, self.language]
         for part in (self.conv, self.blocks, self.language):
             pictures.spread_out(part)
+        self.conv.weight.data *= 0.01  # as small as the positions, so that the epsilon of the norm behind them counts
         for one in self.language.parameters():  # biases too
             if one.dim() == 1:
                 nn.init.normal_(one, 0.7, 0.3)
@@ -102,10 +103,10 @@ class Peer:
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
             "kv_channels": 64,
-            "layer_norm_epsilon": 1e-6,
+            "layer_norm_epsilon": 1e-2,
             "seq_length": 512,
             "max_position_embeddings": 8192,
-            "rotary_emb_base": 10000,
+            "rotary_emb_base": 500,
             "rotary_pct": 1.0,
             "no_bias": True,
             "visual": visual,
@@ -238,7 +239,7 @@ def assert_same(ours: QwenVL, theirs: Peer, batch: Any, windows: list[int | None
     pairs = zip(batch.images.pixels, windows, strict=True)
     with torch.no_grad():
         features = torch.cat([theirs.features(pixels[None], window) for pixels, window in pairs])
-        assert torch.allclose(ours.picture_features(batch.images), features, atol=1e-4, rtol=1e-4)
+        assert torch.allclose(ours.picture_features(batch.images), features, atol=1e-5, rtol=1e-5)
         expected = theirs.logits(batch.stream.ids_T, features)
     assert torch.allclose(pictures.logits(ours, batch), expected, atol=1e-4, rtol=1e-4)
     assert expected.std() > 0.1, "logits that are all alike prove nothing"

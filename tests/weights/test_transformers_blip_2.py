@@ -33,6 +33,8 @@ VISION = {
     "image_size": SIZE,
     "patch_size": 14,
     "initializer_range": 0.3,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-2,
 }
 Q_FORMER = {
     "hidden_size": 24,
@@ -40,6 +42,7 @@ Q_FORMER = {
     "num_attention_heads": 4,
     "intermediate_size": 40,
     "initializer_range": 0.3,
+    "layer_norm_eps": 1e-2,
 }
 
 
@@ -78,7 +81,7 @@ def stage2(folder: Path, **text: Any) -> tuple[Any, Any]:
     opt = {"hidden_size": 48, "ffn_dim": 80, "num_hidden_layers": 2, "num_attention_heads": 6, "vocab_size": 416}
     config = transformers.Blip2Config(
         vision_config=VISION,
-        qformer_config=Q_FORMER,
+        qformer_config={**Q_FORMER, "cross_attention_frequency": 3, "num_hidden_layers": 4},  # looks in two of them
         text_config=transformers.OPTConfig(**{**opt, "init_std": 0.3, "bos_token_id": 0, "pad_token_id": 1, **text}),
         num_query_tokens=QUERIES,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),

@@ -64,6 +64,8 @@ def peer(folder: Path, extra: tuple[str, ...] = MARKS, additional: int = 2, **mo
                 "num_attention_heads": 4,
                 "image_size": SIZE,
                 "patch_size": 14,
+                "hidden_act": "quick_gelu",
+                "layer_norm_eps": 1e-2,
             },
             "perceiver_config": {
                 "resampler_n_latents": 5,

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 import chiasm
-from chiasm.data.image import Image
 from chiasm.data.layouts.aspect_tiles import AspectTiles, nearest_grid
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import CheckpointError, DataError
@@ -24,8 +23,7 @@ from chiasm.nn.decoder import Packed
 from chiasm.nn.image_towers.internvit import ScaledBlock
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
-from tests.shared_data import shared_data
-from tests.weights.speaking import write_tokenizer
+from tests.weights.speaking import asking, rendered, resized_photo, write_tokenizer
 
 TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
 # As published: a line break behind every picture.
@@ -90,25 +88,17 @@ def processor() -> Any:
 
 
 def picture(folder: Path, shape: str) -> Path:
-    """A real photo, resized."""
-    photo = sorted(shared_data("coco").rglob("*.jpg"))[list(SHAPES).index(shape)]
-    file = folder / f"{shape}.png"
-    PIL.Image.open(photo).convert("RGB").resize(SHAPES[shape]).save(file)
-    return file
+    return resized_photo(folder, SHAPES, shape)
 
 
 def asked(paths: list[Path], question: str = QUESTION) -> Sample:
-    return Sample("a", (*map(Image, paths), Text(question, role="user")))
+    return asking(paths, question)
 
 
 def inputs_of(folder: Path, paths: list[Path], answer: str = "") -> dict[str, Any]:
-    """What transformers makes of pictures and a question; its processor as a whole wants torchvision."""
-    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    """What transformers makes of pictures and a question."""
+    tokenizer, text = rendered(folder, len(paths), QUESTION)
     made = processor()(images=[PIL.Image.open(path) for path in paths], return_tensors="pt")
-    content = [*({"type": "image"} for _ in paths), {"type": "text", "text": QUESTION}]
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
     for count in made.num_patches.tolist():
         text = text.replace("<IMG_CONTEXT>", "<img>" + "[slot]" * (4 * count) + "</img>", 1)
     ids = tokenizer(text.replace("[slot]", "<IMG_CONTEXT>") + answer, return_tensors="pt").input_ids

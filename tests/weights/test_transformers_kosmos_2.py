@@ -77,6 +77,9 @@ def peer(where: Path, tied: bool = True) -> tuple[Any, Any]:
         "attention_heads": 4,
         "max_position_embeddings": 128,
         "init_std": 0.3,
+        "layer_norm_eps": 1e-2,
+        "activation_function": "gelu" if tied else "quick_gelu",
+        "pad_token_id": 1 if tied else 2,  # no text here holds it
         "scale_embedding": tied,
         "tie_word_embeddings": tied,
     }
@@ -87,6 +90,8 @@ def peer(where: Path, tied: bool = True) -> tuple[Any, Any]:
         "num_attention_heads": 2,
         "image_size": SIZE,
         "patch_size": 14,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-2,
         "initializer_range": 0.3,
         "initializer_factor": 5.0,
     }

@@ -23,8 +23,7 @@ from chiasm.models.qwen2_vl import Qwen2VL
 from chiasm.nn.decoder import Packed
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
-from tests.shared_data import shared_data
-from tests.weights.speaking import write_tokenizer
+from tests.weights.speaking import asking, rendered, resized_photo, write_tokenizer
 
 TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 # As published, with its counting of pictures, which is off by default.
@@ -88,25 +87,17 @@ def processor() -> Any:
 
 
 def picture(folder: Path, shape: str) -> Path:
-    """A real photo, cropped and resized."""
-    photo = sorted(shared_data("coco").rglob("*.jpg"))[list(SHAPES).index(shape)]
-    file = folder / f"{shape}.png"
-    PIL.Image.open(photo).convert("RGB").resize(SHAPES[shape]).save(file)
-    return file
+    return resized_photo(folder, SHAPES, shape)
 
 
 def asked(paths: list[Path], question: str = QUESTION) -> Sample:
-    return Sample("a", (*map(Image, paths), Text(question, role="user")))
+    return asking(paths, question)
 
 
 def inputs_of(folder: Path, paths: list[Path], answer: str = "") -> dict[str, Any]:
-    """What transformers makes of pictures and a question; its processor as a whole wants torchvision."""
-    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    """What transformers makes of pictures and a question."""
+    tokenizer, text = rendered(folder, len(paths), QUESTION)
     made = processor()(images=[PIL.Image.open(path) for path in paths], return_tensors="pt")
-    content = [*({"type": "image"} for _ in paths), {"type": "text", "text": QUESTION}]
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
     for grid in made.image_grid_thw:
         text = text.replace("<|image_pad|>", "[slot]" * (int(grid.prod()) // 4), 1)
     ids = tokenizer(text.replace("[slot]", "<|image_pad|>") + answer, return_tensors="pt").input_ids

@@ -12,11 +12,17 @@ import torch
 from torch import Tensor
 
 from chiasm.data.image import Image
+from chiasm.data.sample import Sample, Text
 
 ScoreBy = Literal["likelihood", "gain", "yes"]
 SHOWN = (
     'Does this figure show "{}"? Please answer yes or no.'  # VQAScore's question (Lin et al. 2024, arXiv:2404.01291)
 )
+
+
+def shown(image: Image, text: str) -> Sample:
+    """The question whether a picture shows a text."""
+    return Sample("score", (image, Text(SHOWN.format(text), role="user")))
 
 
 class CaptionScorer(ABC):

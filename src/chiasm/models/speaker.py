@@ -24,7 +24,7 @@ from chiasm.generation.likelihood import log_likelihoods, token_log_likelihoods
 from chiasm.generation.prompt import Prompt
 from chiasm.generation.tokens import Ended, continuations, stream
 from chiasm.models.beginnings import beginnings
-from chiasm.models.caption_scores import SHOWN, CaptionScorer, grey
+from chiasm.models.caption_scores import CaptionScorer, grey, shown
 from chiasm.models.model import Model
 from chiasm.nn.decoder import Decoder, Packed, positions_of
 from chiasm.nn.sight import Sight
@@ -175,7 +175,7 @@ class Speaker(Model):
                 if beams > 1
                 else continuations(self.language, prompt, max_tokens, ended, sampling)
             )
-        return [self._answered(sample, self._said(row, stop)) for sample, row in zip(samples, tokens, strict=True)]
+        return [sample.answered(self._said(row, stop)) for sample, row in zip(samples, tokens, strict=True)]
 
     def speak(
         self, sample: Sample, *, max_tokens: int = 128, sampling: Sampling | None = None, stop: Sequence[str] = ()
@@ -282,10 +282,6 @@ class Speaker(Model):
         cuts = [text.index(one) for one in stop if one in text]
         return text[: min(cuts)] if cuts else text
 
-    def _answered(self, sample: Sample, text: str) -> Sample:
-        role = "assistant" if any(part.role for part in sample.texts) else ""
-        return replace(sample, parts=(*sample.parts, Text(text, role=role)))
-
 
 class VisualSpeaker(CaptionScorer, Speaker):
     """A speaker that sees: pictures stand in its stream, so texts about them can be scored too.
@@ -314,7 +310,7 @@ class VisualSpeaker(CaptionScorer, Speaker):
         """(N,) log p("Yes") - log p("No"). Both are read behind the rest of the question, whose own likelihood is the
         same for both, so the picture and the beginning of all questions are read once."""
         self.eval()
-        asked = [Sample("score", (image, Text(SHOWN.format(text), role="user"))) for text in texts]
+        asked = [shown(image, text) for text in texts]
         ids = [self.processor.tokens(sample, answer=True)[0] for sample in asked]
         alike = _alike(ids, self.parting_ids)
         begun = _heads(self.embedded(self.processor.prompts(asked[:1]).to(self.device)), [alike])

@@ -5,7 +5,8 @@
     hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K   open_clip's files of a repository that holds transformers' too
 
 Only settings, texts and tensors are fetched, from the top of a repository and from `processor/`; no code, and pickled
-tensors only where there are no others. HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE mean what they always mean."""
+tensors only where there are no others, and never of a model that transformers computes. HF_HOME, HF_ENDPOINT, HF_TOKEN
+and HF_HUB_OFFLINE mean what they always mean."""
 
 from __future__ import annotations
 
@@ -56,10 +57,11 @@ def fetch(name: Name) -> tuple[Path, Path | None]:
 
     What is in the cache already is not fetched again; without a network what is there is taken.
     Raises CheckpointError, saying which, if there is no such repository or revision, one may not read it, it cannot be
-    reached, or it holds no weights; MissingExtra without the Hub's client.
+    reached, or it holds no weights; before these are fetched, for an architecture that nobody here knows. MissingExtra
+    without the Hub's client.
     """
     folder = _fetch_settings(name)
-    layout = open_clip.WEIGHTS if name.means_open_clip(folder) else transformers.WEIGHTS
+    layout = open_clip.WEIGHTS if name.means_open_clip(folder) else transformers.stored_as(folder)
     _fetch_weights(name, folder, layout)
     if layout is not open_clip.WEIGHTS or any((folder / one).exists() for one in transformers.TOKENIZERS):
         return folder, None
@@ -96,7 +98,8 @@ def _fetch_weights(name: Name, folder: Path, layout: Sequence[str]) -> None:
     unreached = [error for error in errors if isinstance(error, client.errors.LocalEntryNotFoundError)]
     if unreached:
         raise CheckpointError(_told(name, unreached[0])) from unreached[0]
-    raise CheckpointError(f"the repository {name} holds no weights; expected one of {', '.join(layout)}")
+    why = "; pickled ones are not read of a model that transformers computes" if layout == transformers.SAFE else ""
+    raise CheckpointError(f"the repository {name} holds no weights; expected one of {', '.join(layout)}{why}")
 
 
 def _parts(folder: Path, file: str) -> Iterator[str]:

@@ -29,6 +29,8 @@ STACKED = Form(
     lambda ours: torch.cat(tuple(ours)), lambda theirs, count: theirs.chunk(count)
 )  # along the rows: q, k and v in one
 ONE_VALUE = Form(lambda ours: ours[0].reshape(1), lambda theirs, _: (theirs.reshape(()),))  # a scalar, as a list of one
+ONE_MORE = Form(lambda ours: ours[0][None], lambda theirs, _: (theirs[0],))  # a batch of one
+TWO_MORE = Form(lambda ours: ours[0][None, None], lambda theirs, _: (theirs[0, 0],))  # one row of a batch of one
 
 
 @dataclass(frozen=True)

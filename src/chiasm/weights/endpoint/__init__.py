@@ -7,16 +7,15 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from chiasm.data.image import Image
-from chiasm.data.sample import Sample, Text
+from chiasm.data.sample import Sample
 from chiasm.errors import DataError
-from chiasm.models.caption_scores import SHOWN
+from chiasm.models.caption_scores import shown
 from chiasm.weights.endpoint.client import Client
 from chiasm.weights.endpoint.settings import Encoding, Settings
 from chiasm.weights.endpoint.wire import Reply, Told, messages
@@ -50,9 +49,7 @@ class Endpoint:
         """Each sample with the reply as its last part. Raises DataError for the first that is refused."""
         found: dict[int, Sample] = {}
         for at, reply in self.concurrently(lambda one: self.reply(one, max_tokens), samples):
-            sample = samples[at]
-            role = "assistant" if any(part.role for part in sample.texts) else ""
-            found[at] = replace(sample, parts=(*sample.parts, Text(reply.text, role=role)))
+            found[at] = samples[at].answered(reply.text)
         return [found[at] for at in range(len(samples))]
 
     def reply(self, sample: Sample, max_tokens: int, *, likeliest: bool = False) -> Reply:
@@ -127,8 +124,7 @@ class ScoringEndpoint(Endpoint):
 
     def rate(self, image: Image, text: str) -> tuple[float, Told]:
         """The score of one pair, and what the endpoint told."""
-        sample = Sample("score", (image, Text(SHOWN.format(text), role="user")))
-        reply = self.reply(sample, 1, likeliest=True)
+        reply = self.reply(shown(image, text), 1, likeliest=True)
         if not reply.likeliest:
             raise DataError("the endpoint tells no log-probabilities; leave score_by out, or choose another endpoint")
         yes, no = (math.exp(reply.likeliest.get(word, -math.inf)) for word in ("yes", "no"))

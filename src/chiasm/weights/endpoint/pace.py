@@ -20,7 +20,7 @@ class Pace:
     def __init__(self, settings: Settings) -> None:
         self._request = 60 / settings.requests_a_minute if settings.requests_a_minute else 0.0
         self._token = 60 / settings.tokens_a_minute if settings.tokens_a_minute else 0.0
-        self._next = 0.0
+        self._next, self._until = 0.0, 0.0
         self._lock = threading.Lock()
 
     def enter(self, tokens: int, stopped: threading.Event) -> None:
@@ -29,13 +29,13 @@ class Pace:
             start = max(time.monotonic(), self._next)
             self._next = start + max(self._request, tokens * self._token)
         self.wait(start - time.monotonic(), stopped)
-        while (rest := self._held() - time.monotonic()) > 0:
+        while (rest := self._until - time.monotonic()) > 0:
             self.wait(rest, stopped)
 
     def hold(self, seconds: float) -> None:
         """Nothing more is sent for so long."""
         with self._lock:
-            self._until = max(self._held(), time.monotonic() + seconds)
+            self._until = max(self._until, time.monotonic() + seconds)
 
     def took(self, expected: int, tokens: int) -> None:
         """Corrects for what a request took in truth."""
@@ -46,9 +46,6 @@ class Pace:
         """Raises RemoteError if everything is stopped meanwhile."""
         if stopped.wait(max(0.0, seconds)):
             raise RemoteError("stopped")
-
-    def _held(self) -> float:
-        return getattr(self, "_until", 0.0)
 
 
 class Purse:

@@ -4,4 +4,5 @@ They can be asked, compared and evaluated, but not trained or blended. Only clas
 transformers are used, and only safetensors are read: no code of a checkpoint ever runs."""
 
 from chiasm.weights.foreign.model import ForeignModel as ForeignModel
+from chiasm.weights.foreign.opening import choose as choose
 from chiasm.weights.foreign.opening import load as load

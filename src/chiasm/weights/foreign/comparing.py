@@ -14,7 +14,7 @@ from chiasm.data.image import Image
 from chiasm.errors import CheckpointError
 from chiasm.weights.foreign.model import ForeignModel
 
-MATCHES = ("use_itm_head", "use_image_text_matching_head")  # by which a forward says that a head judges pairs
+MATCHES = "use_itm_head"  # by which a forward says that a head judges pairs
 _ROWS = 32  # computed at once
 
 
@@ -63,7 +63,7 @@ class ForeignEmbedder(ForeignModel):
 
 
 class ForeignMatcher(ForeignModel):
-    """A model of transformers whose head judges whether a text fits a picture (BLIP, BLIP-2)."""
+    """A model of transformers whose head judges whether a text fits a picture (BLIP)."""
 
     scorings: ClassVar[tuple[str, ...]] = ("matching", "similarity")
 
@@ -75,22 +75,19 @@ class ForeignMatcher(ForeignModel):
             "similarity": the cosine of the two towers' vectors.
         """
         self.eval()
-        head = next(name for name in MATCHES if name in inspect.signature(self.inner.forward).parameters)
         context = _context(self.inner)
         words = [self.processor.words(text, context).to(self.device) for text in texts]  # type: ignore[attr-defined]  # a BatchFeature
         rows = []
         for image in images:
             pixels = self.processor.pixels(image)["pixel_values"].to(self.device)
-            told = [self._told(pixels, one, {head: by == "matching"}) for one in words]
+            told = [self._told(pixels, one, by == "matching") for one in words]
             rows.append(torch.stack(told) if told else torch.empty(0))
         return torch.stack(rows) if rows else torch.empty(0, len(texts))
 
-    def _told(self, pixels: Tensor, words: Mapping[str, Tensor], entries: dict[str, bool]) -> Tensor:
+    def _told(self, pixels: Tensor, words: Mapping[str, Tensor], matching: bool) -> Tensor:
         given = {name: one for name, one in words.items() if name in ("input_ids", "attention_mask")}
-        out = self.inner(pixel_values=pixels, **given, **entries)
-        found = getattr(out, "itm_score", None)
-        scores = out.logits_per_image if found is None else found
-        scores = scores.log_softmax(-1)[0, 1] if entries[next(iter(entries))] else scores.flatten()[0]
+        scores = self.inner(pixel_values=pixels, **given, **{MATCHES: matching}).itm_score
+        scores = scores.log_softmax(-1)[0, 1] if matching else scores.flatten()[0]
         return scores.float().cpu()
 
 

@@ -14,7 +14,7 @@ from chiasm.errors import CheckpointError, MissingExtra
 from chiasm.weights.files import read_json_if_present
 from chiasm.weights.foreign.comparing import MATCHES, ForeignEmbedder, ForeignMatcher
 from chiasm.weights.foreign.model import Config, ForeignModel
-from chiasm.weights.foreign.processor import ForeignProcessor, read_processor
+from chiasm.weights.foreign.processor import ForeignProcessor, first_line, read_processor
 from chiasm.weights.foreign.speaking import ForeignSpeaker, ForeignVisualSpeaker
 
 _LISTED = 10  # tensors told of at most
@@ -24,9 +24,17 @@ def load(folder: Path, settings: dict[str, Any], known: list[str]) -> ForeignMod
     """The model of a folder with that `config.json`, as transformers computes it, in evaluation mode.
 
     known: the families that chiasm reads itself, for the error where nobody knows the architecture.
+    Raises what `choose` does; CheckpointError for weights that are no safetensors, and tensors that are missing or
+    misshapen.
+    """
+    return _opened(folder, settings, *choose(folder, settings, known))
+
+
+def choose(folder: Path, settings: dict[str, Any], known: list[str]) -> tuple[Any, type[ForeignModel]]:
+    """The class of transformers for a `config.json`, and by which verbs it is asked; weights may be absent yet.
+
     Raises MissingExtra without transformers; CheckpointError for an architecture that it does not know either, one that
-    needs code of its own, one with none of the three verbs, weights that are no safetensors, and tensors that are
-    missing or misshapen.
+    needs code of its own, and one with none of the three verbs.
     """
     kind = str(settings["model_type"])
     try:
@@ -45,7 +53,7 @@ def load(folder: Path, settings: dict[str, Any], known: list[str]) -> ForeignMod
         )
     for architecture in _candidates(settings):
         if (way := _way(architecture)) is not None:
-            return _opened(folder, settings, architecture, way)
+            return architecture, way
     raise CheckpointError(
         f"{folder} holds a '{kind}' of transformers, which can neither embed, score nor generate for pictures and texts"
     )
@@ -83,7 +91,7 @@ def _way(architecture: Any) -> type[ForeignModel] | None:
         *modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
         *modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values(),
     )
-    if any(name in inspect.signature(architecture.forward).parameters for name in MATCHES):
+    if MATCHES in inspect.signature(architecture.forward).parameters:
         return ForeignMatcher
     if architecture.__name__ in sighted:
         return ForeignVisualSpeaker
@@ -95,23 +103,23 @@ def _way(architecture: Any) -> type[ForeignModel] | None:
 
 
 def _opened(folder: Path, settings: dict[str, Any], architecture: Any, way: type[ForeignModel]) -> ForeignModel:
-    inner = _weights(folder, architecture)
-    seeing = way is not ForeignSpeaker
-    processor = ForeignProcessor(read_processor(folder), seeing, _ends(folder, inner))
-    if seeing and not hasattr(processor.inner, "image_processor"):
-        raise CheckpointError(f"{folder} has no image processor, so its '{settings['model_type']}' cannot be shown any")
+    kind = settings["model_type"]
+    if not any(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{folder} holds no safetensors; of a '{kind}', foreign here, no other weights are read")
+    given, seeing = read_processor(folder), way is not ForeignSpeaker
     if not seeing:
-        processor = ForeignProcessor(processor.tokenizer, False, processor.end_ids)
-    return way(Config(settings["model_type"], architecture.__name__, settings), processor, inner).eval()
+        given = getattr(given, "tokenizer", given)
+    elif not hasattr(given, "image_processor"):
+        raise CheckpointError(f"{folder} has no image processor, so its '{kind}' cannot be shown any")
+    inner = _weights(folder, architecture)
+    processor = ForeignProcessor(given, seeing, _ends(folder, inner))
+    return way(Config(kind, architecture.__name__, settings), processor, inner).eval()
 
 
 def _weights(folder: Path, architecture: Any) -> Any:
     """The model with its tensors. Raises CheckpointError that lists those that are missing or misshapen."""
     import transformers
 
-    if not any(folder.glob("*.safetensors")):
-        kind = architecture.config_class.model_type
-        raise CheckpointError(f"{folder} holds no safetensors; of a '{kind}', foreign here, no other weights are read")
     try:
         model, found = architecture.from_pretrained(
             folder,
@@ -125,8 +133,8 @@ def _weights(folder: Path, architecture: Any) -> Any:
     except ImportError as error:
         raise CheckpointError(f"{folder}: transformers' {architecture.__name__} needs more: {error}") from error
     except (OSError, ValueError, RuntimeError) as error:
-        told = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"transformers {transformers.__version__} cannot open {folder}: {told}") from error
+        told = f"transformers {transformers.__version__} cannot open {folder}: {first_line(error)}"
+        raise CheckpointError(told) from error
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     problems = [f"missing {name} {shapes.get(name, '')}".strip() for name in sorted(found["missing_keys"])]
     problems += [f"{name} is {tuple(has)}, expected {tuple(wants)}" for name, has, wants in found["mismatched_keys"]]

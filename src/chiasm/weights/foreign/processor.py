@@ -15,6 +15,7 @@ from chiasm.data.chat import IMAGE, ChatTemplate
 from chiasm.data.processor import Processor
 from chiasm.data.sample import Image, Sample, Text
 from chiasm.errors import CapabilityError, CheckpointError, DataError, MissingExtra
+from chiasm.weights.files import read_json_if_present
 
 _PROBE = Sample("probe", (Image(np.full((64, 64, 3), 128, np.uint8)), Text("a", role="user")))
 
@@ -149,10 +150,7 @@ class ForeignProcessor(Processor):
         try:
             return self.inner(**entries)
         except (ValueError, TypeError, IndexError) as error:
-            told = str(error).strip().splitlines()
-            raise DataError(
-                f"{what}: {type(self.inner).__name__} refuses it: {told[0] if told else error!r}"
-            ) from error
+            raise DataError(f"{what}: {type(self.inner).__name__} refuses it: {first_line(error)}") from error
 
     # --- what belongs to processors that train
 
@@ -188,23 +186,21 @@ def read_processor(folder: Path) -> Any:
     except ImportError as error:
         told = error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"transformers cannot build the processor in {folder}: {_first(error)}") from error
+        raise CheckpointError(f"transformers cannot build the processor in {folder}: {first_line(error)}") from error
     kind = _without_videos(folder)
     if kind is None:
-        raise CheckpointError(f"transformers cannot build the processor in {folder}: {_first(told)}") from told
+        raise CheckpointError(f"transformers cannot build the processor in {folder}: {first_line(told)}") from told
     try:
         return kind.from_pretrained(folder, local_files_only=True)
     except ImportError as error:
         raise MissingExtra(str(error.name or "torchvision"), "transformers", f"the processor in {folder}") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"transformers cannot build the processor in {folder}: {_first(error)}") from error
+        raise CheckpointError(f"transformers cannot build the processor in {folder}: {first_line(error)}") from error
 
 
 def _without_videos(folder: Path) -> Any:
     """The class of a folder's processor, less what prepares videos; None where it has no such part."""
     import transformers
-
-    from chiasm.weights.files import read_json_if_present
 
     files = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
     named = (read_json_if_present(folder / file).get("processor_class") for file in files)
@@ -220,6 +216,7 @@ def _source(template: Any) -> str:
     return str(template.get("default", "") if isinstance(template, Mapping) else template or "")
 
 
-def _first(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of transformers says, without its advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else repr(error)

@@ -6,17 +6,17 @@ that can generate can score, whatever it does with its masks, positions and enco
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import CapabilityError, DataError
 from chiasm.generation.choosing import Sampling
-from chiasm.models.caption_scores import SHOWN, CaptionScorer
+from chiasm.models.caption_scores import CaptionScorer, shown
 from chiasm.weights.foreign.model import ForeignModel
 
 _ROWS = 8  # answers scored at once
@@ -69,8 +69,7 @@ class ForeignSpeaker(ForeignModel):
             told = self.inner.generate(**inputs, max_new_tokens=self._room(inputs, max_tokens, sample), **entries)
         text = self.processor.decode(self._new(inputs["input_ids"][0].tolist(), told[0].tolist()))
         cuts = [text.index(one) for one in stop if one in text]
-        role = "assistant" if any(part.role for part in sample.texts) else ""
-        return replace(sample, parts=(*sample.parts, Text(text[: min(cuts)] if cuts else text, role=role)))
+        return sample.answered(text[: min(cuts)] if cuts else text)
 
     def _new(self, prompt: list[int], told: list[int]) -> list[int]:
         """The tokens behind the prompt, which some models repeat as it was, some changed in its marks, some not."""
@@ -108,7 +107,7 @@ class ForeignSpeaker(ForeignModel):
             if len(told.logits) < longest:
                 raise DataError(f"sample '{sample.key}': the words to score hold a mark that ends an answer; remove it")
             found.append(_sums(told.logits, some))
-        return torch.cat(found).cpu() if found else torch.empty(0)
+        return torch.cat(found) if found else torch.empty(0)
 
     def _ids(self, answer: str) -> list[int]:
         """The tokens of an answer, as the model would say them."""
@@ -155,7 +154,7 @@ class ForeignVisualSpeaker(CaptionScorer, ForeignSpeaker):
         return torch.stack([self._yes(image, text) for text in texts])
 
     def _yes(self, image: Image, text: str) -> Tensor:
-        asked = Sample("score", (image, Text(SHOWN.format(text), role="user")))
+        asked = shown(image, text)
         said = [self.processor.ids("Yes"), self.processor.ids("No")]
         yes, no = self._forced(asked, self.processor.prompt(asked)[0], said)
         return yes - no
@@ -177,10 +176,9 @@ class _Forced:
 
 def _sums(logits: Sequence[Tensor], answers: Sequence[Sequence[int]]) -> Tensor:
     """(N,) log p of answers. logits: one (N, V) a token."""
-    each = [one.float().log_softmax(-1).cpu() for one in logits]
-    return torch.stack(
-        [
-            sum((each[at][row, token] for at, token in enumerate(answer)), torch.zeros(()))
-            for row, answer in enumerate(answers)
-        ]
-    )
+    ids_NT = pad_sequence([torch.tensor(answer) for answer in answers], batch_first=True, padding_value=-1)
+    found = torch.zeros(len(answers), device=logits[0].device)
+    for scores_NV, ids_N in zip(logits, ids_NT.T.to(found.device), strict=True):
+        said_N = scores_NV.float().log_softmax(-1).gather(1, ids_N.clamp(min=0)[:, None])[:, 0]
+        found += said_N.masked_fill(ids_N < 0, 0.0)
+    return found.cpu()

@@ -13,7 +13,7 @@ from chiasm.models.siglip import Config
 from chiasm.nn.attention import Activation
 from chiasm.nn.image_towers import vit
 from chiasm.nn.text_towers import transformer
-from chiasm.weights.mapping import STACKED, Form, Rule
+from chiasm.weights.mapping import ONE_MORE, STACKED, Rule
 from chiasm.weights.open_clip._settings import BLOCKS, Text, act_kwargs, mlp_ratio, norm_kwargs, read_known
 from chiasm.weights.open_clip._table import tower_blocks
 
@@ -152,13 +152,12 @@ def table(config: Config) -> tuple[Rule, ...]:
     return (*_VIT, *_TOWER_TEXT, *(_HEAD if config.text_head else ()))
 
 
-_ONE_MORE = Form(lambda ours: ours[0][None], lambda theirs, _: (theirs[0],))  # a batch of one
 _TRUNK = "visual.trunk"
 _POOL = f"{_TRUNK}.attn_pool"
 
 _VIT = (
     Rule("vision.embed.*", f"{_TRUNK}.patch_embed.proj.*"),
-    Rule("vision.position", f"{_TRUNK}.pos_embed", _ONE_MORE),
+    Rule("vision.position", f"{_TRUNK}.pos_embed", ONE_MORE),
     Rule("vision.blocks.*.norm1.*", f"{_TRUNK}.blocks.*.norm1.*"),
     *(
         Rule(

@@ -8,17 +8,19 @@ with these, adapters have the names of transformers too."""
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from chiasm.config import module_names
 from chiasm.errors import CheckpointError
 from chiasm.models.model import Model
-from chiasm.weights.files import read_json
+from chiasm.weights.files import read_json, read_json_if_present
 from chiasm.weights.mapping import AS_IS, Rule, links
 from chiasm.weights.texts import TOKENIZERS as TOKENIZERS
 from chiasm.weights.transformers._towers import WEIGHTS as WEIGHTS
+
+SAFE = tuple(one for one in WEIGHTS if ".safetensors" in one)  # all that is read of a foreign model
 
 
 class Family(Protocol):
@@ -39,15 +41,29 @@ def load(folder: Path) -> Model:
     follow to the letter, and weights of which a single tensor is missing, unexpected or misshapen.
     """
     settings = read_json(folder / "config.json")
-    kind = settings.get("model_type")
-    if not isinstance(kind, str):
+    name = _name(settings)
+    if name is None:
         raise CheckpointError(f"{folder / 'config.json'} has no model_type: it is not a checkpoint of transformers")
-    name = kind.replace("-", "_")
     if name not in module_names(__name__):
         from chiasm.weights import foreign
 
         return foreign.load(folder, settings, module_names(__name__))
     return _family(name).load(folder, settings)
+
+
+def stored_as(folder: Path) -> tuple[str, ...]:
+    """Which files of weights are read of a checkpoint whose settings are there, those that come first before others.
+
+    Raises CheckpointError for an architecture that nobody knows, whatever its weights.
+    """
+    settings = read_json_if_present(folder / "config.json")
+    name = _name(settings)
+    if name is None or name in module_names(__name__):
+        return WEIGHTS
+    from chiasm.weights import foreign
+
+    foreign.choose(folder, settings, module_names(__name__))
+    return SAFE
 
 
 def save(model: Model, folder: Path) -> None:
@@ -84,6 +100,12 @@ def linear_names(model: Model) -> dict[str, str]:
             prefix = next((one for one in modules if theirs.startswith(one)), "")
             found[link.ours[0].removesuffix(".weight")] = modules.get(prefix, "") + theirs.removeprefix(prefix)
     return found
+
+
+def _name(settings: Mapping[str, Any]) -> str | None:
+    """Of the module for a `config.json`, whether there is one or not; None for one of another kind."""
+    kind = settings.get("model_type")
+    return kind.replace("-", "_") if isinstance(kind, str) else None
 
 
 def _family(name: str) -> Family:

@@ -10,31 +10,22 @@ from chiasm.errors import CheckpointError
 from chiasm.nn.connectors import q_former
 from chiasm.nn.image_towers import vit
 from chiasm.weights.files import read_section
-from chiasm.weights.mapping import STACKED, Form, Rule
-from chiasm.weights.transformers._towers import ACTS, blocks
-
-_Act = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
+from chiasm.weights.mapping import ONE_MORE, STACKED, TWO_MORE, Rule
+from chiasm.weights.transformers import _towers
+from chiasm.weights.transformers._towers import Vision
 
 POSITION_IDS = ("embeddings.position_ids",)  # a constant that older versions stored
-# Learned rows that are stored as a batch of one, or one row of one batch.
-_ONE_OF = Form(lambda ours: ours[0][None], lambda theirs, _: (theirs[0],))
-_ONE_ROW = Form(lambda ours: ours[0][None, None], lambda theirs, _: (theirs[0, 0],))
 
 
 @dataclass(frozen=True)
-class _Vision:
-    """A `vision_config`, with what transformers takes where it says nothing."""
+class _Vision(Vision):
+    """A `vision_config`."""
 
-    hidden_size: int = 1408
-    intermediate_size: int = 6144
-    num_hidden_layers: int = 39
-    num_attention_heads: int = 16
-    image_size: int = 224
-    patch_size: int = 14
-    hidden_act: _Act = "gelu"
-    layer_norm_eps: float = 1e-6
-    attention_dropout: Literal[0] = 0
     qkv_bias: Literal[True] = True
+
+
+# What transformers takes where a vision_config says nothing.
+_VISION = _Vision(1408, 6144, 39, 16, "gelu", 1e-6, image_size=224, patch_size=14)
 
 
 @dataclass(frozen=True)
@@ -66,30 +57,14 @@ class QFormerSettings:
 
 def read_vision(settings: Mapping[str, Any], where: str) -> vit.Config:
     """The image tower that a `config.json` describes."""
-    found = read_section(_Vision(), settings.get("vision_config") or {}, f"{where}: vision_config")
-    return vit.Config(
-        found.image_size,
-        found.patch_size,
-        found.hidden_size,
-        found.num_hidden_layers,
-        found.num_attention_heads,
-        found.intermediate_size,
-        "class",
-        ACTS[found.hidden_act],
-        pre_norm=False,
-        epsilon=found.layer_norm_eps,
-    )
+    found = read_section(_VISION, settings.get("vision_config") or {}, f"{where}: vision_config")
+    return found.tower("class", pre_norm=False)
 
 
 def vision_section(tower: vit.Config) -> dict[str, Any]:
     """The `vision_config` of a tower. Raises CheckpointError where it is not EVA's."""
-    if (tower.pool, tower.pre_norm, tower.stem) != ("class", False, ()):
-        raise CheckpointError(
-            "transformers' BLIP-2 has a ViT with a class token, without a norm before its blocks and without a stem, "
-            f"not {tower}"
-        )
-    found = _Vision(**blocks(tower), image_size=tower.image_size, patch_size=tower.patch)
-    return {"model_type": "blip_2_vision_model", **asdict(found)}
+    section = _towers.vision_section(tower, "class", pre_norm=False)
+    return {"model_type": "blip_2_vision_model", **section, "qkv_bias": True}
 
 
 def read_q_former(settings: Mapping[str, Any], where: str, text: bool) -> tuple[QFormerSettings, q_former.Config]:
@@ -142,10 +117,10 @@ def shared_rules(ours: str) -> tuple[Rule, ...]:
     qkv = tuple(f"{block}.attention.{one}" for one in ("q", "k", "v"))
     return (
         Rule("vision.embed.*", "vision_model.embeddings.patch_embedding.*"),
-        Rule("vision.class_token", "vision_model.embeddings.class_embedding", _ONE_ROW),
-        Rule("vision.position", "vision_model.embeddings.position_embedding", _ONE_OF),
+        Rule("vision.class_token", "vision_model.embeddings.class_embedding", TWO_MORE),
+        Rule("vision.position", "vision_model.embeddings.position_embedding", ONE_MORE),
         Rule(tuple(f"{one}.*" for one in qkv), f"{layer}.self_attn.qkv.*", STACKED),
-        Rule(f"{ours}.queries", "query_tokens", _ONE_OF),
+        Rule(f"{ours}.queries", "query_tokens", ONE_MORE),
         *(Rule(a, b) for a, b in (of_tower | of_queries).items()),
     )
 

@@ -16,8 +16,8 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 # Constants that older versions stored with the weights.
 POSITION_IDS = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
 
-_Act = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
-ACTS: dict[_Act, Activation] = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+Act = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
+ACTS: dict[Act, Activation] = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class _Blocks:
     intermediate_size: int
     num_hidden_layers: int
     num_attention_heads: int
-    hidden_act: _Act
+    hidden_act: Act
     layer_norm_eps: float
 
 
@@ -135,13 +135,20 @@ def tower_rules(ours: str, theirs: str) -> tuple[Rule, ...]:
     )
 
 
+def clip_rules(theirs: str) -> tuple[Rule, ...]:
+    """CLIP's image tower. theirs: its name there."""
+    return (
+        Rule("vision.embed.*", f"{theirs}.embeddings.patch_embedding.*"),
+        Rule("vision.class_token", f"{theirs}.embeddings.class_embedding"),
+        Rule("vision.position", f"{theirs}.embeddings.position_embedding.weight"),
+        Rule("vision.pre_norm.*", f"{theirs}.pre_layrnorm.*"),  # sic
+        *tower_rules("vision", theirs),
+        Rule("vision.norm.*", f"{theirs}.post_layernorm.*"),
+    )
+
+
 TOWERS = (
-    Rule("vision.embed.*", "vision_model.embeddings.patch_embedding.*"),
-    Rule("vision.class_token", "vision_model.embeddings.class_embedding"),
-    Rule("vision.position", "vision_model.embeddings.position_embedding.weight"),
-    Rule("vision.pre_norm.*", "vision_model.pre_layrnorm.*"),  # sic
-    *tower_rules("vision", "vision_model"),
-    Rule("vision.norm.*", "vision_model.post_layernorm.*"),
+    *clip_rules("vision_model"),
     Rule("text.embed.weight", "text_model.embeddings.token_embedding.weight"),
     Rule("text.position", "text_model.embeddings.position_embedding.weight"),
     *tower_rules("text", "text_model"),
@@ -156,6 +163,14 @@ def blocks(tower: vit.Config | naflex.Config | transformer.Config) -> dict[str, 
         "intermediate_size": tower.hidden,
         "num_hidden_layers": tower.layers,
         "num_attention_heads": tower.heads,
-        "hidden_act": next(theirs for theirs, ours in ACTS.items() if ours == tower.act),
+        "hidden_act": act_name(tower.act),
         "layer_norm_eps": tower.epsilon,
     }
+
+
+def act_name(ours: Activation) -> Act:
+    """What transformers calls an activation. Raises CheckpointError for one that these models never have."""
+    found = next((theirs for theirs, name in ACTS.items() if name == ours), None)
+    if found is None:
+        raise CheckpointError(f"transformers has no such model: its activations are {', '.join(ACTS)}, not '{ours}'")
+    return found

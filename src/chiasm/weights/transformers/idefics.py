@@ -18,13 +18,12 @@ from chiasm.models.flamingo import Config, Flamingo
 from chiasm.nn import cross
 from chiasm.nn.connectors import resampler
 from chiasm.nn.decoders import llama
-from chiasm.nn.image_towers import vit
 from chiasm.weights.chats import read_chat, write_chat, write_ends
 from chiasm.weights.files import read_section, read_tensors, write_json, write_tensors
 from chiasm.weights.mapping import AS_IS, Form, Rule, give_tensors, take_tensors
 from chiasm.weights.transformers._language import CONSTANTS, decoder_rules, decoder_section, read_decoder
 from chiasm.weights.transformers._pixels import pixels_of, read_entries, write_pixels
-from chiasm.weights.transformers._towers import ACTS, WEIGHTS, blocks, tower_rules
+from chiasm.weights.transformers._towers import WEIGHTS, Vision, clip_rules, vision_section
 
 MODEL = Flamingo
 
@@ -46,20 +45,8 @@ _CONSTANTS = (
 _ONE_OF_EACH = Form(lambda ours: ours[0].view(1, 1, -1), lambda theirs, _: (theirs.flatten(),))
 
 
-@dataclass(frozen=True)
-class _Vision:
-    """A `vision_config`, with what transformers takes where it says nothing."""
-
-    embed_dim: int = 768
-    image_size: int = 224
-    intermediate_size: int = 5120
-    patch_size: int = 14
-    num_hidden_layers: int = 32
-    num_attention_heads: int = 16
-    num_channels: Literal[3] = 3
-    hidden_act: Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"] = "gelu"
-    layer_norm_eps: float = 1e-5
-    attention_dropout: Literal[0] = 0
+# What transformers takes where a vision_config says nothing.
+_VISION = Vision(768, 5120, 32, 16, "gelu", 1e-5, image_size=224, patch_size=14)
 
 
 @dataclass(frozen=True)
@@ -122,19 +109,13 @@ def read_config(settings: Mapping[str, Any], where: str) -> Config:
     decoder = replace(decoder, vocabulary=decoder.vocabulary + said.additional_vocab_size)
     if decoder.layers % said.cross_layer_interval:
         raise CheckpointError(f"{where}: {decoder.layers} layers cannot be parted by {said.cross_layer_interval}")
-    seen = read_section(_Vision(), settings.get("vision_config") or {}, f"{where}: vision_config")
+    vision = settings.get("vision_config") or {}
+    if "embed_dim" in vision:  # its own name of the width
+        vision = {**vision, "hidden_size": vision["embed_dim"]}
+    seen = read_section(_VISION, vision, f"{where}: vision_config")
     between = read_section(_Resampler(), settings.get("perceiver_config") or {}, f"{where}: perceiver_config")
     return Config(
-        vit.Config(
-            seen.image_size,
-            seen.patch_size,
-            seen.embed_dim,
-            seen.num_hidden_layers,
-            seen.num_attention_heads,
-            seen.intermediate_size,
-            act=ACTS[seen.hidden_act],
-            epsilon=seen.layer_norm_eps,
-        ),
+        seen.tower("class", pre_norm=True),
         decoder,
         cross.Config(
             heads=decoder.heads,
@@ -182,9 +163,8 @@ def config_section(config: Config) -> dict[str, Any]:
             f"transformers' Idefics looks through blocks of the shape of its Llama's, at what a resampler made, not "
             f"{look} at that of {between}"
         )
-    if (tower.pool, tower.pre_norm, tower.stem) != ("class", True, ()):
-        raise CheckpointError(f"transformers' Idefics sees with CLIP's ViT, without a stem, not {tower}")
-    shapes = blocks(tower)
+    vision = vision_section(tower, "class", pre_norm=True)
+    width = vision.pop("hidden_size")
     return {
         **{key: value for key, value in text.items() if key not in ("num_key_value_heads", "head_dim")},
         "architectures": ["IdeficsForVisionText2Text"],
@@ -195,13 +175,7 @@ def config_section(config: Config) -> dict[str, Any]:
         "qk_layer_norms": look.qk_norm,
         "alpha_type": "float" if look.gates == "one" else "vector",
         "use_resampler": True,
-        "vision_config": {
-            **{key: value for key, value in shapes.items() if key != "hidden_size"},
-            "model_type": "idefics_vision",
-            "embed_dim": tower.width,
-            "image_size": tower.image_size,
-            "patch_size": tower.patch,
-        },
+        "vision_config": {"model_type": "idefics_vision", "embed_dim": width, **vision},
         "perceiver_config": {
             "model_type": "idefics_perciever",  # sic
             "use_resampler": True,
@@ -253,16 +227,10 @@ def rules(model: Flamingo) -> tuple[Rule, ...]:
 
 
 def _table(config: Config) -> tuple[Rule, ...]:
-    tower, look = "model.vision_model", "model.gated_cross_attn_layers.*"
-    layer, between = "connector.layers.*", "model.perceiver_resampler"
+    look, layer, between = "model.gated_cross_attn_layers.*", "connector.layers.*", "model.perceiver_resampler"
     gate = AS_IS if config.cross.gates == "one" else _ONE_OF_EACH
     table = [
-        Rule("vision.embed.*", f"{tower}.embeddings.patch_embedding.*"),
-        Rule("vision.class_token", f"{tower}.embeddings.class_embedding"),
-        Rule("vision.position", f"{tower}.embeddings.position_embedding.weight"),
-        Rule("vision.pre_norm.*", f"{tower}.pre_layrnorm.*"),  # sic
-        *tower_rules("vision", tower),
-        Rule("vision.norm.*", f"{tower}.post_layernorm.*"),
+        *clip_rules("model.vision_model"),
         Rule("connector.latents", f"{between}.latents"),
         Rule("connector.norm.*", f"{between}.layer_norm.*"),
         Rule(f"{layer}.norm1.*", f"{between}.blocks.*.0.latents_layer_norm.*"),

@@ -20,14 +20,14 @@ from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.image_towers import internvit
 from chiasm.weights.chats import read_chat, slot_id, token_of, write_chat, write_ends
 from chiasm.weights.files import read_json, read_json_if_present, read_section, read_tensors, write_json, write_tensors
-from chiasm.weights.mapping import Form, Rule, give_tensors, renamed, take_tensors
+from chiasm.weights.mapping import ONE_MORE, TWO_MORE, Rule, give_tensors, renamed, take_tensors
+from chiasm.weights.transformers import llava
 from chiasm.weights.transformers._language import CONSTANTS, decoder_rules, decoder_section, read_decoder
 from chiasm.weights.transformers._pixels import filter_name, filter_number, normalisation, read_entries
-from chiasm.weights.transformers._towers import ACTS, WEIGHTS
+from chiasm.weights.transformers._towers import ACTS, WEIGHTS, Act, act_name
 
 MODEL = InternVL
 
-_Act = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
 _Norm = Literal["layer_norm", "rms_norm"]
 _NORMS: dict[_Norm, Literal["layer", "rms"]] = {"layer_norm": "layer", "rms_norm": "rms"}
 _Side = int | tuple[int, int]
@@ -43,7 +43,7 @@ class _Vision:
     attention_bias: bool = False
     use_qk_norm: bool = False
     intermediate_size: int = 4096
-    hidden_act: _Act = "gelu"
+    hidden_act: Act = "gelu"
     hidden_dropout_prob: Literal[0] = 0
     attention_dropout: Literal[0] = 0
     projection_dropout: Literal[0] = 0
@@ -62,7 +62,7 @@ class _Vision:
 class _Whole:
     """The settings of the whole. transformers reads no other layer, and no class token, of published checkpoints."""
 
-    projector_hidden_act: _Act = "gelu"
+    projector_hidden_act: Act = "gelu"
     downsample_ratio: float = 0.5
     vision_feature_layer: Literal[-1] = -1
     vision_feature_select_strategy: Literal["default"] = "default"
@@ -121,14 +121,14 @@ def save(model: InternVL, folder: Path) -> None:
         attention_bias=tower.bias,
         use_qk_norm=tower.qk_norm,
         intermediate_size=tower.hidden,
-        hidden_act=_act(tower.act),
+        hidden_act=act_name(tower.act),
         norm_type=next(theirs for theirs, ours in _NORMS.items() if ours == tower.norm),
         layer_norm_eps=tower.epsilon,
         image_size=(tower.image_size, tower.image_size),
         patch_size=(tower.patch, tower.patch),
         layer_scale_init_value=tower.scale,
     )
-    whole = _Whole(_act(config.connector.act), 1 / config.connector.side)
+    whole = _Whole(act_name(config.connector.act), 1 / config.connector.side)
     write_chat(model.processor, folder)
     _write_layout(layout, model.processor, folder)
     write_json(
@@ -158,15 +158,7 @@ _VARIANTS = {
     "model.language_model.": "language_model.model.",
     "lm_head.": "language_model.lm_head.",
 }
-# What the modules are called in memory, where the names of the files are older.
-MODULES = {
-    "vision_tower.": "model.vision_tower.",
-    "multi_modal_projector.": "model.multi_modal_projector.",
-    "language_model.model.": "model.language_model.",
-    "language_model.lm_head": "lm_head",
-}
-_FIRST = Form(lambda ours: ours[0][None, None], lambda theirs, _: (theirs[0, 0],))
-_ROWS = Form(lambda ours: ours[0][None], lambda theirs, _: (theirs[0],))
+MODULES = llava.MODULES
 
 
 def rules(model: InternVL) -> tuple[Rule, ...]:
@@ -177,8 +169,8 @@ def rules(model: InternVL) -> tuple[Rule, ...]:
 def _table(decoder: DecoderConfig) -> tuple[Rule, ...]:
     block, layer = "vision.blocks.*", "vision_tower.encoder.layer.*"
     return (
-        Rule("vision.class_token", "vision_tower.embeddings.cls_token", _FIRST),
-        Rule("vision.position", "vision_tower.embeddings.position_embeddings", _ROWS),
+        Rule("vision.class_token", "vision_tower.embeddings.cls_token", TWO_MORE),
+        Rule("vision.position", "vision_tower.embeddings.position_embeddings", ONE_MORE),
         Rule("vision.embed.*", "vision_tower.embeddings.patch_embeddings.projection.*"),
         Rule(f"{block}.norm1.*", f"{layer}.layernorm_before.*"),
         Rule(f"{block}.attention.q.*", f"{layer}.attention.q_proj.*"),
@@ -290,7 +282,3 @@ def _write_layout(layout: AspectTiles, processor: ChatProcessor, folder: Path) -
     known = {name: token for name, token in tokens.items() if processor.backend.token_to_id(token) is not None}
     file = folder / "tokenizer_config.json"  # where the processor of transformers looks for them
     write_json(file, read_json(file) | {"extra_special_tokens": known})
-
-
-def _act(ours: str) -> _Act:
-    return next(theirs for theirs, name in ACTS.items() if name == ours)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,16 +16,10 @@ from chiasm.models.kosmos2 import Config, Kosmos2
 from chiasm.nn.connectors import latent_attention
 from chiasm.nn.decoders import magneto
 from chiasm.weights.chats import read_chat, write_chat, write_ends
-from chiasm.weights.files import (
-    read_json_if_present,
-    read_section,
-    read_tensors,
-    write_json,
-    write_tensors,
-)
+from chiasm.weights.files import read_json_if_present, read_section, read_tensors, write_json, write_tensors
 from chiasm.weights.mapping import Rule, give_tensors, take_tensors
 from chiasm.weights.transformers._pixels import read_pixels, write_pixels
-from chiasm.weights.transformers._towers import ACTS, WEIGHTS, Vision, tower_rules, vision_section
+from chiasm.weights.transformers._towers import ACTS, WEIGHTS, Act, Vision, act_name, clip_rules, vision_section
 
 MODEL = Kosmos2
 
@@ -39,7 +34,7 @@ class _Text:
     layers: int = 24
     ffn_dim: int = 8_192
     attention_heads: int = 32
-    activation_function: Literal["gelu", "quick_gelu", "gelu_pytorch_tanh"] = "gelu"
+    activation_function: Act = "gelu"
     layer_norm_eps: float = 1e-5
     scale_embedding: bool = True
     pad_token_id: int = 1
@@ -54,7 +49,21 @@ _OPEN, _CLOSE, _SLOT = "<image>", "</image>", "<mask>"
 
 def load(folder: Path, settings: dict[str, Any]) -> Kosmos2:
     """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
-    where = str(folder / "config.json")
+    config, decoder = read_config(settings, str(folder / "config.json"))
+    pixels = read_pixels(folder, config.vision.image_size)
+    layout = Fixed(config.slots, pixels, _slot(folder), _OPEN, f"{_CLOSE} ")
+    processor = read_chat(folder, decoder.context, decoder.vocabulary, layout, Kosmos())
+    _check_marks(processor.backend.get_vocab(), folder)
+    with torch.device("meta"):
+        model = Kosmos2(config, processor)
+    state, file = read_tensors(folder, WEIGHTS)
+    tied = (_HEAD,) if decoder.tied else ()
+    left_out = ("vision_model.model.embeddings.position_ids", "text_model.model.embed_positions.weights", *tied)
+    return take_tensors(model, _table(decoder), state, str(file), left_out).eval()
+
+
+def read_config(settings: Mapping[str, Any], where: str) -> tuple[Config, magneto.Config]:
+    """The parts that a `config.json` describes, and the decoder among them."""
     text = read_section(_Text(), settings.get("text_config") or {}, f"{where}: text_config")
     vision = read_section(_VISION, settings.get("vision_config") or {}, f"{where}: vision_config")
     decoder = magneto.Config(
@@ -71,17 +80,7 @@ def load(folder: Path, settings: dict[str, Any]) -> Kosmos2:
         bool(settings.get("tie_word_embeddings", True)) or text.tie_word_embeddings,
     )
     latents = latent_attention.Config(int(settings.get("latent_query_num", 64)), text.attention_heads)
-    config = Config(vision.tower("class", pre_norm=True), decoder, latents)
-    pixels = read_pixels(folder, config.vision.image_size)
-    layout = Fixed(latents.latents, pixels, _slot(folder), _OPEN, f"{_CLOSE} ")
-    processor = read_chat(folder, decoder.context, decoder.vocabulary, layout, Kosmos())
-    _check_marks(processor.backend.get_vocab(), folder)
-    with torch.device("meta"):
-        model = Kosmos2(config, processor)
-    state, file = read_tensors(folder, WEIGHTS)
-    tied = (_HEAD,) if decoder.tied else ()
-    left_out = ("vision_model.model.embeddings.position_ids", "text_model.model.embed_positions.weights", *tied)
-    return take_tensors(model, _table(decoder), state, str(file), left_out).eval()
+    return Config(vision.tower("class", pre_norm=True), decoder, latents), decoder
 
 
 def save(model: Kosmos2, folder: Path) -> None:
@@ -114,7 +113,7 @@ def save(model: Kosmos2, folder: Path) -> None:
         decoder.layers,
         decoder.hidden,
         decoder.heads,
-        next(theirs for theirs, ours in ACTS.items() if ours == decoder.act),
+        act_name(decoder.act),
         decoder.epsilon,
         decoder.scaled,
         decoder.first - 1,
@@ -168,15 +167,10 @@ def rules(model: Kosmos2) -> tuple[Rule, ...]:
 
 def _table(decoder: magneto.Config) -> tuple[Rule, ...]:
     """Where each tensor is stored."""
-    seen, said, between = "vision_model.model", "text_model.model", "image_to_text_projection"
+    said, between = "text_model.model", "image_to_text_projection"
     block, layer = "language.blocks.*", f"{said}.layers.*"
     rules = [
-        Rule("vision.embed.*", f"{seen}.embeddings.patch_embedding.*"),
-        Rule("vision.class_token", f"{seen}.embeddings.class_embedding"),
-        Rule("vision.position", f"{seen}.embeddings.position_embedding.weight"),
-        Rule("vision.pre_norm.*", f"{seen}.pre_layrnorm.*"),  # sic
-        *tower_rules("vision", seen),
-        Rule("vision.norm.*", f"{seen}.post_layernorm.*"),
+        *clip_rules("vision_model.model"),
         Rule("connector.map.*", f"{between}.dense.*"),
         Rule("connector.latents", f"{between}.latent_query"),
         *(Rule(f"connector.attention.{one}.*", f"{between}.x_attn.{one}_proj.*") for one in _FOUR),

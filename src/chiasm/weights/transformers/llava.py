@@ -20,7 +20,7 @@ from chiasm.weights.files import read_section, read_tensors, write_json, write_t
 from chiasm.weights.mapping import Rule, give_tensors, renamed, take_tensors
 from chiasm.weights.transformers._language import CONSTANTS, decoder_rules, decoder_section, read_decoder
 from chiasm.weights.transformers._pixels import read_pixels, write_pixels
-from chiasm.weights.transformers._towers import ACTS, WEIGHTS, Vision, tower_rules, vision_section
+from chiasm.weights.transformers._towers import ACTS, WEIGHTS, Vision, act_name, clip_rules, vision_section
 
 MODEL = LLaVA
 M = TypeVar("M", bound=LLaVA)
@@ -98,7 +98,7 @@ def config_section(model: LLaVA) -> dict[str, Any]:
         "dtype": "float32",
         "vision_config": vision_section(config.vision, "class", pre_norm=True) | {"model_type": "clip_vision_model"},
         "text_config": decoder_section(config.language),
-        "projector_hidden_act": next(theirs for theirs, ours in ACTS.items() if ours == config.connector.act),
+        "projector_hidden_act": act_name(config.connector.act),
         "multimodal_projector_bias": config.connector.bias,
         "vision_feature_layer": config.layer,
         "vision_feature_select_strategy": "full" if config.class_token else "default",
@@ -166,12 +166,7 @@ def rules(model: LLaVA) -> tuple[Rule, ...]:
 def table(decoder: DecoderConfig) -> tuple[Rule, ...]:
     """Where each tensor is stored."""
     return (
-        Rule("vision.embed.*", "vision_tower.embeddings.patch_embedding.*"),
-        Rule("vision.class_token", "vision_tower.embeddings.class_embedding"),
-        Rule("vision.position", "vision_tower.embeddings.position_embedding.weight"),
-        Rule("vision.pre_norm.*", "vision_tower.pre_layrnorm.*"),  # sic
-        *tower_rules("vision", "vision_tower"),
-        Rule("vision.norm.*", "vision_tower.post_layernorm.*"),
+        *clip_rules("vision_tower"),
         Rule("connector.up.*", "multi_modal_projector.linear_1.*"),
         Rule("connector.down.*", "multi_modal_projector.linear_2.*"),
         *decoder_rules("language.", "language_model.model.", decoder, *_HEAD),

@@ -28,7 +28,6 @@ MODEL = MiniCPMV
 _VISION = Vision(768, 3072, 12, 12, "gelu_pytorch_tanh", 1e-6, image_size=224, patch_size=16)
 # By version: the language model, and the token that ends its turns, which the program adds to those of the files.
 _VERSIONS = {"2.5": ("llama", "<|eot_id|>"), "2.6": ("qwen2", "<|im_end|>")}
-_HALF = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
@@ -43,19 +42,19 @@ class _Settings:
 
 @dataclass(frozen=True)
 class _Pixels:
-    """A `preprocessor_config.json`."""
+    """A `preprocessor_config.json`, with what the layout takes too where it says nothing."""
 
-    max_slice_nums: int = 9
-    scale_resolution: int = 448
-    patch_size: int = 14
+    max_slice_nums: int = Slices.most
+    scale_resolution: int = Slices.size
+    patch_size: int = Slices.patch
     slice_mode: Literal[True] = True
-    norm_mean: tuple[float, float, float] = _HALF
-    norm_std: tuple[float, float, float] = _HALF
-    im_start: str = "<image>"
-    im_end: str = "</image>"
-    slice_start: str = "<slice>"
-    slice_end: str = "</slice>"
-    unk: str = "<unk>"
+    norm_mean: tuple[float, float, float] = Slices.mean
+    norm_std: tuple[float, float, float] = Slices.std
+    im_start: str = Slices.before
+    im_end: str = Slices.behind
+    slice_start: str = Slices.slice_before
+    slice_end: str = Slices.slice_behind
+    unk: str = Slices.token
     im_id_start: str = "<image_id>"
     im_id_end: str = "</image_id>"
     use_image_id: bool = True

@@ -32,7 +32,6 @@ from chiasm.weights.transformers._towers import WEIGHTS
 MODEL = QwenVL
 
 RANKS = "qwen.tiktoken"
-MARKS = ("<img>", "</img>", "<imgpad>")
 # Behind the ranked tokens, in this order.
 SPECIALS = (
     "<|endoftext|>",
@@ -97,14 +96,7 @@ def load(folder: Path, settings: dict[str, Any]) -> QwenVL:
     if image_size != (vision.image_size,) * 2:
         raise CheckpointError(f"{where}: Qwen-VL sees squares, not {image_size} pixels")
     config = Config(vision, decoder, connector)
-    layout = Fixed(
-        connector.queries,
-        ImageTransform(size=vision.image_size, resize="squash"),
-        "<imgpad>",
-        "<img>",
-        "</img>\n",
-        "Picture {}: ",
-    )
+    layout = _layout(config)
     with torch.device("meta"):
         model = QwenVL(config, read_processor(folder, decoder, layout))
     return take(model, folder, table(config))
@@ -115,13 +107,16 @@ def save(model: QwenVL, folder: Path) -> None:
 
     Raises CheckpointError where their program would compute something else.
     """
-    layout, size = model.processor.layout, model.config.vision.image_size
-    transform = ImageTransform(size=size, resize="squash")
-    marks = ("<imgpad>", "<img>", "</img>\n", "Picture {}: ")
-    if layout != Fixed(model.config.connector.queries, transform, *marks):
+    config, layout = model.config, model.processor.layout
+    if layout != _layout(config):
         raise CheckpointError(f"Qwen-VL stretches pictures to a square and numbers them; this model has {layout}")
     section = {"model_type": "qwen", "architectures": ["QWenLMHeadModel"]}
-    write(model, folder, section, {"image_size": size}, table(model.config))
+    write(model, folder, section, {"image_size": config.vision.image_size}, table(config))
+
+
+def _layout(config: Config) -> Fixed:
+    transform = ImageTransform(size=config.vision.image_size, resize="squash")
+    return Fixed(config.connector.queries, transform, "<imgpad>", "<img>", "</img>\n", "Picture {}: ")
 
 
 def read_decoder(settings: Mapping[str, Any], where: str) -> llama.Config:

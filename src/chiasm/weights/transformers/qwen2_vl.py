@@ -20,11 +20,9 @@ from chiasm.weights.files import read_section, read_tensors, write_json, write_t
 from chiasm.weights.mapping import STACKED, Form, Rule, give_tensors, renamed, take_tensors
 from chiasm.weights.transformers._language import CONSTANTS, decoder_rules, decoder_section, read_decoder
 from chiasm.weights.transformers._packed import read_packed, write_packed
-from chiasm.weights.transformers._towers import ACTS, WEIGHTS
+from chiasm.weights.transformers._towers import ACTS, WEIGHTS, Act, act_name
 
 MODEL = Qwen2VL
-
-_Act = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class _Vision:
     depth: int = 32
     embed_dim: int = 1280
     hidden_size: int = 3584
-    hidden_act: _Act = "quick_gelu"
+    hidden_act: Act = "quick_gelu"
     mlp_ratio: int = 4
     num_heads: int = 16
     in_channels: Literal[3] = 3
@@ -121,7 +119,7 @@ def save(model: Qwen2VL, folder: Path) -> None:
         tower.layers,
         tower.width,
         model.language.width,
-        next(theirs for theirs, ours in ACTS.items() if ours == tower.act),
+        act_name(tower.act),
         tower.hidden // tower.width,
         tower.heads,
         3,
