@@ -66,6 +66,19 @@ def test_a_mistake_is_told_with_its_place(entries: dict[str, object], told: str)
     assert told in str(caught.value)
 
 
+@dataclass(frozen=True)
+class Either:
+    inner: Inner | Literal["plain"] | None = None
+
+
+def test_where_entries_are_written_only_what_is_wrong_inside_of_them_is_told() -> None:
+    assert parse(Either, {"inner": "plain"}).inner == "plain"
+    assert parse(Either, {"inner": {"rate": 2}}).inner == Inner(2.0)
+    with pytest.raises(RecipeError) as caught:
+        parse(Either, {"inner": {"raet": 2}})
+    assert str(caught.value) == "inner.raet: there is no such key; did you mean 'rate'?"
+
+
 @given(
     st.builds(
         Outer,

@@ -89,6 +89,29 @@ def test_mistakes_are_told(tmp_path: Path, change: str, told: str) -> None:
     assert told in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["data.batch_size=0", "data.batch_tokens=0"], "data.batch_tokens must be at least 1, not 0"),
+        (
+            ["data.batch_size=0", "data.batch_tokens=9", "data.batch_slots=0"],
+            "data.batch_slots must be at least 1, not 0",
+        ),
+        (["data.threads=0"], "data.threads must be at least 1, not 0"),
+        (["data.batch_slots=9"], "data.batch_slots goes with data.batch_tokens"),
+        (["data.batch_size=0"], "give either batch_size, in samples, or batch_tokens"),
+        (
+            ["data.cache={crops: 4, side: 40}"],
+            "data.cache: give either side or crops; crops are stored at the transform's own size",
+        ),
+    ],
+)
+def test_sizes_that_cannot_be_are_told_by_their_own_name(tmp_path: Path, changes: list[str], told: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(_write(tmp_path, BASE), changes)
+    assert str(caught.value).endswith(told)
+
+
 def test_broken_files_are_told(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"there is no recipe 'clip/scnes'; did you mean 'clip/scenes'"):
         load_recipe("clip/scnes")

@@ -143,7 +143,7 @@ def _parse_union(choices: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in choices:
         return None
     forms = (tuple,) if isinstance(value, (list, tuple)) else (dict, Mapping) if isinstance(value, Mapping) else ()
-    alike = [choice for choice in choices if get_origin(choice) in forms]
+    alike = [choice for choice in choices if get_origin(choice) in forms or (_is_named(choice) and Mapping in forms)]
     if len(alike) == 1:  # a list, or named entries: what is wrong inside of it is all there is to tell
         return _parse(alike[0], value, where)
     errors = []
@@ -155,6 +155,11 @@ def _parse_union(choices: tuple[Any, ...], value: Any, where: str) -> Any:
         except RecipeError as error:
             errors.append(error)
     raise errors[-1] if len(errors) == 1 else RecipeError("; or ".join(str(error) for error in errors))
+
+
+def _is_named(kind: Any) -> bool:
+    """Whether a recipe writes it as named entries."""
+    return dataclasses.is_dataclass(kind) or (isinstance(kind, type) and issubclass(kind, Component))
 
 
 def _parse_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:

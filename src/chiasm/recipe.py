@@ -70,8 +70,8 @@ class Data:
             raise RecipeError("data.features keeps what comes after the pictures; leave data.cache out")
         if (self.batch_tokens is None) == (self.batch_size == 0):
             raise RecipeError("data: give either batch_size, in samples, or batch_tokens")
-        for name in ("batch_size", "batch_tokens", "batch_slots", "threads"):
-            if (given := getattr(self, name)) is not None and given < (name != "batch_size" or not self.batch_tokens):
+        for name in ("batch_size" if self.batch_tokens is None else "batch_tokens", "batch_slots", "threads"):
+            if (given := getattr(self, name)) is not None and given < 1:
                 raise RecipeError(f"data.{name} must be at least 1, not {given}")
         if self.batch_slots is not None and self.batch_tokens is None:
             raise RecipeError("data.batch_slots goes with data.batch_tokens")

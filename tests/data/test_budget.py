@@ -31,6 +31,19 @@ def cost(batch: Batch) -> tuple[int, int]:
     return len(batch.stream.ids_T), int(batch.stream.slot_T.sum())
 
 
+def fits(budget: Budget, tokens: int, slots: int) -> bool:
+    return tokens <= budget.tokens and (budget.slots is None or slots <= budget.slots)
+
+
+def test_a_budget_is_spent_to_the_last_token_and_slot() -> None:
+    assert Budget(10, 4).holds(10, 4)
+    assert not Budget(10, 4).holds(11, 4)
+    assert not Budget(10, 4).holds(10, 5)
+    assert Budget(10).holds(10, 10)
+    assert Budget(11, 5).share(2) == Budget(5, 2)
+    assert Budget(11).share(3) == Budget(3)
+
+
 @pytest.mark.parametrize("budget", [Budget(300), Budget(300, 40), Budget(120)])
 def test_each_batch_is_as_full_as_it_can_be(budget: Budget) -> None:
     """The next sample would not have fitted, and nothing is lost or moved: together they are the source in order."""
@@ -40,13 +53,15 @@ def test_each_batch_is_as_full_as_it_can_be(budget: Budget) -> None:
     flat = [key for batch in batches for key in batch.keys]
     assert flat == [key for (key,) in keys(plain.shares(), len(flat))]
     firsts = [next(iter(Reader(MIXED, PROCESSOR, 1, seed=3, position=at, captions="keep"))) for at in range(len(flat))]
-    at = 0
+    at, ended = 0, set[str]()
     for batch in batches[:-1]:
         at += len(batch)
         tokens, slots = cost(batch)
-        assert budget.holds(tokens, slots)
+        assert fits(budget, tokens, slots)
         more_tokens, more_slots = cost(firsts[at])
-        assert not budget.holds(tokens + more_tokens, slots + more_slots)
+        assert not fits(budget, tokens + more_tokens, slots + more_slots)
+        ended.add("tokens" if tokens + more_tokens > budget.tokens else "slots")
+    assert ended == ({"tokens"} if budget.slots is None else {"tokens", "slots"})
     assert len({len(batch) for batch in batches}) > 1
 
 
@@ -88,6 +103,23 @@ def test_what_cannot_be_read_or_is_too_long_is_counted_and_named() -> None:
     assert one.skips.seen == one.position
     with pytest.raises(DataError, match="none of the last"):
         list(islice(reader(Budget(5), source), 1))
+
+
+def test_a_sample_must_leave_room_for_one_of_each_other_rank() -> None:
+    source = Chats(12, pictured=lambda at: at == 3, long=(5,))
+    alone = Reader(source, PROCESSOR, 1, seed=3, captions="keep")
+    costs = {batch.keys[0]: cost(batch) for batch in islice(alone.shares(), 12) if batch is not None}
+    tokens, slots = costs["chat/5"][0], costs["chat/3"][1]
+    for budget, key in ((Budget(2 * tokens), "chat/5"), (Budget(2 * tokens, 2 * slots), "chat/3")):
+        tight = Budget(2 * tokens - 1) if budget.slots is None else Budget(2 * tokens, 2 * slots - 1)
+        for given, ranks, there in ((budget, 2, True), (tight, 2, False), (tight, 1, True)):
+            readers = [reader(given, source, rank=rank, ranks=ranks) for rank in range(ranks)]
+            seen = {key for one in readers for found in keys(one.shares(), 12) for key in found}
+            told = [skipped.reason for one in readers for skipped in one.skips.samples]
+            assert (key in seen) == there, (given, ranks)
+            assert any(f"'{key}'" in one and f"{given} for 2 processes" in one for one in told) != there
+            wanted = "data.batch_tokens" + (" or data.batch_slots" if given.slots is not None else "")
+            assert all(one.endswith(f"raise {wanted}") for one in told)
 
 
 def test_only_models_that_speak_are_packed() -> None:

@@ -1,6 +1,7 @@
 """Chats and their label masks against transformers' own rendering and its assistant masks; templates that misbehave."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from chiasm.data.chat import IMAGE, ChatTemplate
 from chiasm.data.chat_processor import ChatProcessor, ChatSettings
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.data.sample import Image, Sample, Text, Video
+from chiasm.data.sandbox import TooLong, bounded_environment
 from chiasm.errors import CheckpointError, DataError
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.weights.speaking import CHATML, vocabulary
@@ -78,9 +80,34 @@ def test_the_end_of_a_turn_is_learned_with_it() -> None:
     bare = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + ' ' }}{% endfor %}"
     words = Sample("a", (Text("Go on", "user"), Text("I do", "assistant", target=True)))
     assert learned(words, bare) == ["I do<|im_end|>"]  # such a model would never learn to stop
+    apart = "{% for message in messages %}{{ message['content'] + ' \n<|im_end|>' }}{% endfor %}"
+    assert learned(words, apart) == ["I do \n<|im_end|>"]
     caption = Sample("b", (GREY, Text("a cat", target=True)))
     assert learned(caption, bare) == ["a cat<|im_end|>"]
     assert processor().render(caption).text == "<image><image><image>a cat<|im_end|>"
+
+
+def test_a_prompt_is_open_at_its_end() -> None:
+    """What the assistant has begun to say goes on, with a template that says nothing behind it and without any."""
+    bare = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    for target in (False, True):
+        begun = Sample("a", (Text("Count: ", "user"), Text("one, two", "assistant", target=target)))
+        for template in (bare, ""):
+            assert processor(template).render(begun, answer=True).text == "Count: one, two"
+    more = Sample("b", (*begun.parts, Text(" and?", "user")))
+    assert processor("").render(more, answer=True).text == "Count: one, two<|im_end|> and?"
+
+
+def test_words_that_are_none_are_not_learned() -> None:
+    assert learned(Sample("a", (Text("Who?", "user"), Text("", "assistant", target=True)))) == []
+
+
+def test_a_long_chat_has_as_much_room_as_it_needs() -> None:
+    words = Sample("a", (Text("Go on. " * 200_000, "user"), Text("I do", "assistant", target=True)))
+    joined = "{% for message in messages %}{{ message['content'] | trim | replace('Go', 'go') }}{% endfor %}"
+    looked = "{% for message in messages %}{% for one in message['content'].split('.') %}{% endfor %}{% endfor %}"
+    rendered = ChatTemplate(joined + looked).render(words)
+    assert rendered.text.count("go on.") == 200_000
 
 
 def test_a_template_that_strips_keeps_its_targets() -> None:
@@ -96,6 +123,24 @@ def test_only_targets_are_learned_and_a_sample_without_any_is_an_error() -> None
     with pytest.raises(DataError, match="'mute' has nothing to learn"):
         processor()([silent])
     assert processor().prompts([silent]).stream is not None
+
+
+def test_a_start_stands_before_all_and_is_not_learned() -> None:
+    settings = ChatSettings(200, Fixed(3), "<|endoftext|>", ("<|im_end|>",), {})
+    one = ChatProcessor(Tokenizer.from_str(vocabulary()), settings, CHATML)
+    (ids, targets), (plain, _) = one.tokens(CHAT), processor().tokens(CHAT)
+    assert ids == [one.backend.token_to_id("<|endoftext|>"), *plain]
+    said = [token for token, target in zip(ids, targets, strict=True) if target]
+    assert one.backend.decode(said, skip_special_tokens=False) == "A cat.<|im_end|>Yes.<|im_end|>"
+    assert one.decode(said) == "A cat.Yes."
+
+
+def test_the_first_token_of_all_cannot_be_learned() -> None:
+    one = ChatProcessor(Tokenizer.from_str(vocabulary()), ChatSettings(ends=()))
+    word = Sample("a", (Text("!", target=True),))
+    assert one.tokens(word, answer=True)[1] == [True]
+    with pytest.raises(DataError, match="'a' has nothing to learn"):
+        one.tokens(word)
 
 
 def test_slots_stand_where_the_pictures_stand() -> None:
@@ -119,10 +164,16 @@ def test_slots_stand_where_the_pictures_stand() -> None:
 def test_what_is_too_long_is_never_cut() -> None:
     with pytest.raises(DataError, match=r"'chat' has .* tokens, 90 of them for its pictures, but the context is 100"):
         processor(context=100, slots=90)([CHAT])
+    count = len(processor().tokens(CHAT)[0])
+    assert len(processor(context=count).tokens(CHAT)[0]) == count
+    with pytest.raises(DataError, match=f"but the context is {count - 1}"):
+        processor(context=count - 1).tokens(CHAT)
 
 
 GROWS = "{% set room = namespace(text='abcdefgh') %}{% for i in range(60) %}{% set room.text = TEXT %}{% endfor %}"
-ENDLESS = (  # each would take minutes, or gigabytes, in a sandbox that is not bounded
+AGAIN = "{% set s = 'a' * 90000 %}{% for a in range(9999) %}{% set b = TEXT %}{% endfor %}"
+# Each would take minutes, or more memory than there is, in a sandbox that is not bounded.
+ENDLESS = (
     "{% set s = 'a' * 900 %}{% for a in s %}{% for b in s %}{% for c in s %}x{% endfor %}{% endfor %}{% endfor %}",
     *(GROWS.replace("TEXT", text) for text in (
         "room.text ~ room.text",
@@ -137,21 +188,28 @@ ENDLESS = (  # each would take minutes, or gigabytes, in a sandbox that is not b
         "room.text | list | tojson(9999)",
     )),
     *("{{ " + text + " }}" for text in (
-        "'a'.ljust(3000000000)",
-        "'a' | center(3000000000)",
-        "'a\\nb' | indent(3000000000)",
-        "'%3000000000d' | format(1)",
-        "'%*d' % (3000000000, 1)",
-        "'{:>3000000000}'.format(1)",
-        "'{:>{w}}'.format(1, w=3000000000)",
-        "'a' | batch(3000000000, 'x') | list",
-        "'a' | slice(3000000000, 'x') | list",
-        "(1).to_bytes(3000000000, 'big')",
+        "'a'.ljust(3000000000000000)",
+        "'a' | center(3000000000000000)",
+        "'a\\nb' | indent(3000000000000000)",
+        "'%3000000000000000d' | format(1)",
+        "'%*d' % (3000000000000000, 1)",
+        "'{:>3000000000000000}'.format(1)",
+        "'{:>{w}}'.format(1, w=3000000000000000)",
+        "'a' | batch(3000000000000000, 'x') | list",
+        "'a' | slice(3000000000000000, 'x') | list",
+        "(1).to_bytes(3000000000000000, 'big')",
         "9 ** 9 ** 9",
         "[[['a' * 999] * 999] * 999] * 999",
     )),
     "{% set s = 'a' * 90000 %}{% for a in s %}{% if s == s ~ 'b' %}{% endif %}{% endfor %}",
     "{% set s = 'a' * 90000 %}{% for a in range(9999) %}{{ s }}{% endfor %}",
+    *(AGAIN.replace("TEXT", text) for text in (
+        "s[1:]",
+        "s.upper()",
+        "[1].count(s)",
+        "s | upper",
+        "s ~ 'b'",
+    )),
     "{% set s = 'a' * 9000 %}{% for a in s | map('upper') | map('lower') %}{% for b in s %}{% endfor %}{% endfor %}",
     "{% for a in 'a' * 900 recursive %}{% if loop.depth < 5 %}{{ loop('a' * 900) }}{% endif %}{% endfor %}",
 )  # fmt: skip
@@ -180,9 +238,31 @@ def test_a_template_that_misbehaves_is_one_sentence_with_the_sample(template: st
         ChatTemplate(template).render(sample)
 
 
-def test_a_template_that_is_no_jinja_is_an_error_of_the_checkpoint() -> None:
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for %}",
+        "{{ 'a' | no_such_filter }}",
+        "{% for a in messages %}" * 30 + "{% endfor %}" * 30,  # more than Python's own blocks may nest
+        "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+        "{{ " + "9" * 5000 + " }}",
+    ],
+)
+def test_a_template_that_is_no_jinja_is_an_error_of_the_checkpoint(template: str) -> None:
     with pytest.raises(CheckpointError, match="not Jinja"):
-        ChatTemplate("{% for %}").render(Sample("a", (Text("x", "user"),)))
+        ChatTemplate(template).render(Sample("a", (Text("x", "user"),)))
+
+
+def test_chats_that_are_rendered_at_once_have_a_budget_each() -> None:
+    environment = bounded_environment()
+    budget = environment.start(5_000)
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(environment.start).result() == budget - 5_000
+        with pytest.raises(TooLong):
+            other.submit(environment.spend, budget - 4_999).result()
+    environment.spend(budget)
+    with pytest.raises(TooLong):
+        environment.spend()
 
 
 def test_pictures_that_a_template_loses_or_a_text_feigns_are_told() -> None:
@@ -192,8 +272,12 @@ def test_pictures_that_a_template_loses_or_a_text_feigns_are_told() -> None:
     feigned = Sample("sly", (Text("Look: <image>", "user"), Text("no", "assistant", target=True)))
     with pytest.raises(DataError, match="'sly' has 0 pictures, but the chat template made room for 1"):
         ChatTemplate(CHATML).render(feigned)
+    with pytest.raises(DataError, match="'plain' has '<image>' in its text, the token that keeps the place"):
+        processor()([Sample("plain", (GREY, Text("Look: <image>", target=True)))])
     with pytest.raises(DataError, match=r"U\+E010"):
         ChatTemplate(CHATML).render(Sample("odd", (Text(IMAGE, "user"),)))
     film = Sample("film", (Video((GREY,), (0.0,)), Text("What?", "user"), Text("No", "assistant", target=True)))
     with pytest.raises(DataError, match="'film'"):
         processor()([film])
+    with pytest.raises(DataError, match="a video has no frames"):
+        Video((), ())

@@ -10,10 +10,12 @@ import torch
 from chiasm.data.batch import Batch
 from chiasm.data.image import Image
 from chiasm.data.order import Stretches
+from chiasm.data.processor import PairProcessor
 from chiasm.data.reader import Reader
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
 from chiasm.data.sources.mixture import Mixture
+from chiasm.data.transforms import Augment, ImageTransform
 from chiasm.errors import DataError
 from tests.worlds import Patches, tiny_processor
 
@@ -164,6 +166,29 @@ def test_a_sample_that_the_processor_cannot_read_leaves_the_others(tmp_path: obj
     assert len(batch) == 63
     assert [skipped.key for skipped in reader.skips.samples] == ["bad"]
     assert "not a picture" in reader.skips.samples[0].reason
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_sample_that_cannot_be_read_changes_nothing_of_the_others(ranks: int) -> None:
+    """What is random of them follows from their place alone, whatever else is in the batch."""
+
+    class OneBad(Patches):
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            return replace(sample, parts=(Image(b"not a picture"),)) if index == 7 else sample
+
+    plain = tiny_processor()
+    assert isinstance(plain.image, ImageTransform)
+    processor = PairProcessor(replace(plain.image, augment=Augment((0.1, 1.0), flip=0.5)), plain.tokenizer)
+    known = Reader(Patches(64, broken=(7,)), processor, 16, seed=5, max_skipped=1.0)
+    expected = list(islice(known, 4))
+    shares = [
+        list(islice(Reader(OneBad(64), processor, 16, seed=5, max_skipped=1.0, rank=rank, ranks=ranks), 4))
+        for rank in range(ranks)
+    ]
+    for step, whole in enumerate(expected):
+        assert whole.keys == tuple(key for share in shares for key in share[step].keys)
+        assert torch.equal(_pixels(whole), torch.cat([_pixels(share[step]) for share in shares]))
 
 
 def test_too_many_broken_samples_stop_the_run() -> None:

@@ -88,7 +88,7 @@ class ChatTemplate:
     def _text(self, sample: Sample, answer: bool, marked: bool) -> str:
         if not self.source or not any(text.role for text in sample.texts):
             return self._joined(sample, marked)
-        return self._rendered(_messages(sample, self._lists, self.image, self.video, marked), answer, sample.key)
+        return self._rendered(_messages(sample, self._program[2], self.image, self.video, marked), answer, sample.key)
 
     def _joined(self, sample: Sample, marked: bool) -> str:
         """Parts one behind the other; what the assistant said has its end where the chat goes on, too."""
@@ -101,9 +101,10 @@ class ChatTemplate:
     def _rendered(self, messages: list[dict[str, Any]], answer: bool, key: str) -> str:
         from jinja2 import TemplateError
 
-        budget = self._environment.start(sum(len(one) for one in _strings(messages)))
+        environment, template, _ = self._program
+        budget = environment.start(sum(len(one) for one in _strings(messages)))
         try:
-            text = self._template.render(messages=messages, add_generation_prompt=answer, tools=None, **self.marks)
+            text = template.render(messages=messages, add_generation_prompt=answer, tools=None, **self.marks)
         except TooLong as error:
             raise DataError(
                 f"sample '{key}': the chat template does more than {budget:,} steps; it may run without end"
@@ -133,29 +134,18 @@ class ChatTemplate:
         return replace(rendered, text=text, spans=tuple(spans))
 
     @cached_property
-    def _environment(self) -> Any:
-        return bounded_environment()
+    def _program(self) -> tuple[Any, Any, bool]:
+        """The environment, the template that it made, and whether that takes a message's content as a list of parts,
+        not as one text: it loops over it. All at once, for several threads may come here together."""
+        from jinja2 import TemplateError, nodes
 
-    @cached_property
-    def _tree(self) -> Any:
-        from jinja2 import TemplateError
-
+        environment = bounded_environment()
         try:
-            return self._environment.parse(self.source)
-        except TemplateError as error:
+            loops = environment.parse(self.source).find_all(nodes.For)
+            return environment, environment.bounded(self.source), any(_is_content(loop.iter) for loop in loops)
+        except (TemplateError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            # Of Jinja, or of the Python that it makes of a template, which has bounds of its own.
             raise CheckpointError(f"the chat template is not Jinja that can be read: {error}") from error
-
-    @cached_property
-    def _template(self) -> Any:
-        return self._environment.bounded(self.source)
-
-    @cached_property
-    def _lists(self) -> bool:
-        """Whether the template takes a message's content as a list of parts, not as one text: it loops over it."""
-        from jinja2 import nodes
-
-        loops = self._tree.find_all(nodes.For)
-        return any(_is_content(loop.iter) for loop in loops)
 
 
 def _is_content(node: Any) -> bool:

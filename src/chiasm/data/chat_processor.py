@@ -103,7 +103,23 @@ class ChatProcessor(Processor):
 
         answer: as a prompt, see `prompts`. Raises DataError for what is empty or longer than the context.
         """
-        return self._tokens(sample, answer)
+        rendered = self.render(sample, answer)
+        encoding = self.backend.encode(rendered.text, add_special_tokens=False)
+        ids = [*self.start_ids, *encoding.ids]
+        targets = [False] * len(self.start_ids) + _covered(encoding.offsets, rendered.spans)
+        if len(ids) > self.settings.context:
+            slots = sum(ids.count(slot) for slot in self.slot_ids)
+            raise DataError(
+                f"sample '{sample.key}' has {len(ids)} tokens, {slots} of them for its pictures, but the context is "
+                f"{self.settings.context}; shorten it, give smaller pictures, or raise processor.context"
+            )
+        if not ids:
+            raise DataError(f"sample '{sample.key}' is empty: it has neither words nor pictures")
+        if not answer and not any(targets[1:]):  # nothing stands before the first token, so it cannot be learned
+            raise DataError(
+                f"sample '{sample.key}' has nothing to learn: no text of it is a target (in chats, the assistant's)"
+            )
+        return ids, targets
 
     def ids(self, text: str) -> list[int]:
         """The tokens of a text as it stands, without marks of its own."""
@@ -157,7 +173,7 @@ class ChatProcessor(Processor):
     def _batch(
         self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None, answer: bool
     ) -> Batch:
-        rows = [self._tokens(sample, answer) for sample in samples]
+        rows = [self.tokens(sample, answer=answer) for sample in samples]
         ids, targets = (torch.tensor([one for row in rows for one in row[part]]) for part in (0, 1))
         ids, targets = ids.long(), targets.bool()
         slots = torch.isin(ids, torch.tensor(self.slot_ids, dtype=torch.long))
@@ -167,25 +183,6 @@ class ChatProcessor(Processor):
             images=self._images(samples, generators),
             stream=Stream(ids, lengths, targets, slots, self._positions(samples, torch.split(slots, lengths.tolist()))),
         )
-
-    def _tokens(self, sample: Sample, answer: bool) -> tuple[list[int], list[bool]]:
-        rendered = self.render(sample, answer)
-        encoding = self.backend.encode(rendered.text, add_special_tokens=False)
-        ids = [*self.start_ids, *encoding.ids]
-        targets = [False] * len(self.start_ids) + _covered(encoding.offsets, rendered.spans)
-        if len(ids) > self.settings.context:
-            slots = sum(ids.count(slot) for slot in self.slot_ids)
-            raise DataError(
-                f"sample '{sample.key}' has {len(ids)} tokens, {slots} of them for its pictures, but the context is "
-                f"{self.settings.context}; shorten it, give smaller pictures, or raise processor.context"
-            )
-        if not ids:
-            raise DataError(f"sample '{sample.key}' is empty: it has neither words nor pictures")
-        if not answer and not any(targets[1:]):  # nothing stands before the first token, so it cannot be learned
-            raise DataError(
-                f"sample '{sample.key}' has nothing to learn: no text of it is a target (in chats, the assistant's)"
-            )
-        return ids, targets
 
     def _images(self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None) -> Images | None:
         shown = [(row, one) for row, sample in enumerate(samples) for one in sample.shown]
@@ -221,8 +218,7 @@ class ChatProcessor(Processor):
         if isinstance(one, Video):
             if not isinstance(self.layout, VideoLayout):
                 raise DataError(f"sample '{sample.key}' has videos, which this model does not read")
-            width, height = one.frames[0].size if one.frames else (0, 0)
-            return self.layout.written_video(width, height, len(one.frames))
+            return self.layout.written_video(*one.frames[0].size, len(one.frames))
         if self.layout is None:
             raise DataError(f"sample '{sample.key}' has pictures, but this model reads text alone")
         return self.layout.written(*one.size)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from chiasm.config import Component
@@ -86,3 +87,12 @@ class VideoLayout(Layout):
     def images(
         self, images: Sequence[Image | Video], generators: Sequence[np.random.Generator] | None = None
     ) -> Images: ...
+
+
+def all_alike(
+    transform: ImageTransform, images: Sequence[Image], generators: Sequence[np.random.Generator] | None
+) -> Images:
+    """The pixels of pictures that are all made alike, (N, C, H, W)."""
+    drawn = generators if generators is not None else [None] * len(images)
+    pixels = torch.stack([transform(image, one) for image, one in zip(images, drawn, strict=True)])
+    return Images(pixels, row_N=torch.arange(len(images)))

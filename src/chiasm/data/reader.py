@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -218,6 +219,7 @@ class Reader:
                     raise DataError(
                         f"sample '{found[0].key}' has {len(ids)} tokens, {own} of them for its pictures; a batch of "
                         f"{budget} for {self.ranks} processes has no room for it: raise data.batch_tokens"
+                        + (" or data.batch_slots" if budget.slots is not None else "")
                     )
             except DataError as error:
                 drawn[place] = Skipped(self.source.called(self._index(place)), str(error))
@@ -271,7 +273,7 @@ class Reader:
         return batch.split(self.ranks)[self.rank] if batch is not None and len(batch) >= self.ranks else None
 
     def _read(self, span: Span, first: int, last: int) -> tuple[Batch | None, list[Skipped]]:
-        drawn: list[tuple[Sample, np.random.Generator]] = []
+        drawn: dict[int, tuple[Sample, np.random.Generator]] = {}
         skipped: list[Skipped] = []
         for place in range(first, last):
             try:
@@ -281,18 +283,20 @@ class Reader:
             if isinstance(found, Skipped):
                 skipped.append(found)
             else:
-                drawn.append(found)
+                drawn[place] = found
         try:
-            return self._processed(drawn), skipped
+            return self._processed([*drawn.values()]), skipped
         except DataError:
-            # One of the samples is broken; looking for it is worth the time only now.
+            # One of the samples is broken; looking for it is worth the time only now. Each is read again, for its
+            # generator has been drawn from, and what else is in the batch must not change how a sample is seen.
             sound = []
-            for pair in drawn:
+            for place, (known, _) in drawn.items():
                 try:
-                    self._processed([pair])
-                    sound.append(pair)
+                    sample, generator = self.sample_at(place)
+                    self._processed([(sample, copy.deepcopy(generator))])
+                    sound.append((sample, generator))
                 except DataError as error:
-                    skipped.append(Skipped(pair[0].key, str(error)))
+                    skipped.append(Skipped(known.key, str(error)))
             return self._processed(sound), skipped
 
     def _processed(self, drawn: list[tuple[Sample, np.random.Generator]]) -> Batch | None:

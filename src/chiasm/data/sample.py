@@ -73,12 +73,14 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """Frames in order of time. seconds: the time of each frame from the start of the clip."""
+    """Frames in order of time, at least one. seconds: the time of each from the start of the clip."""
 
     frames: tuple[Image, ...]
     seconds: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        if not self.frames:
+            raise DataError("a video has no frames; give at least one, or leave it out")
         if len(self.frames) != len(self.seconds):
             raise DataError(f"a video has {len(self.frames)} frames but {len(self.seconds)} time stamps; give one each")
 

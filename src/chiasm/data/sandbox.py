@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
@@ -26,11 +27,17 @@ class TooLong(Exception):
     """A template has done more steps than it may."""
 
 
+class _Room(threading.local):
+    """Steps that are left for the chat that a thread renders."""
+
+    left = 0
+
+
 def bounded_environment() -> Any:
     """jinja2's sandbox with what templates of checkpoints use, in which everything is paid for.
 
-    `environment.start(characters)` fills the budget and returns it; TooLong is raised when it is spent. Templates are
-    to be made by `environment.bounded(source)`. Raises MissingExtra without jinja2.
+    `environment.start(characters)` fills the budget of the thread and returns it; TooLong is raised when it is spent.
+    Templates are to be made by `environment.bounded(source)`. Raises MissingExtra without jinja2.
     """
     try:
         from jinja2 import TemplateError
@@ -38,19 +45,20 @@ def bounded_environment() -> Any:
     except ImportError as error:
         raise MissingExtra("jinja2", "chat", "a checkpoint's chat template") from error
 
+    room = _Room()
+
     class Bounded(ImmutableSandboxedEnvironment):
         """Whatever a template does goes through here; see `call`, `getattr` and the operators of a sandbox."""
 
         intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
-        left = 0
 
         def start(self, characters: int = 0) -> int:
-            self.left = STEPS + characters
-            return self.left
+            room.left = STEPS + characters
+            return room.left
 
         def spend(self, steps: int = 1) -> None:
-            self.left -= steps
-            if self.left < 0:
+            room.left -= steps
+            if room.left < 0:
                 raise TooLong
 
         def bounded(self, source: str) -> Any:
@@ -92,8 +100,7 @@ def bounded_environment() -> Any:
 
         def getitem(self, obj: Any, argument: Any) -> Any:
             self.spend()
-            found = super().getitem(obj, argument)
-            return self.look(found) if isinstance(argument, slice) else found
+            return super().getitem(obj, argument)
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             self.spend()
@@ -161,7 +168,10 @@ def bounded_environment() -> Any:
 
 
 def _paying(tree: Any, steps: int) -> Any:
-    """A template in which loops, joined texts, comparisons and what is written pay. steps: of one turn of a loop."""
+    """A template in which loops, joined texts, slices, comparisons and what is written pay.
+
+    steps: of one turn of a loop.
+    """
     from jinja2 import nodes
     from jinja2.visitor import NodeTransformer
 
@@ -180,6 +190,11 @@ def _paying(tree: Any, steps: int) -> Any:
             self.generic_visit(node)
             node.nodes = [paid(_MADE, one) for one in node.nodes]
             return node
+
+        def visit_Getitem(self, node: Any) -> Any:
+            self.generic_visit(node)
+            # jinja2 makes plain Python of slices, which asks no environment.
+            return paid(_MADE, node) if isinstance(node.arg, nodes.Slice) else node
 
         def visit_Output(self, node: Any) -> Any:
             self.generic_visit(node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from chiasm.config import Component
@@ -53,3 +54,25 @@ class Source(Component, ABC, room="chiasm.data.sources", key="source"):
     def _order(self) -> Callable[[int, int], Order]:
         """The order by (seed, epoch); the last few are kept."""
         return lru_cache(maxsize=4)(lambda seed, epoch: shuffled(len(self), self.stretches(), seed, epoch))
+
+
+@dataclass(frozen=True)
+class Derived(Source):
+    """Makes a sample out of each one of another source. of: that source.
+
+    They come in its order, so a mixture keeps its shares, and what is cheap to read together is read together.
+    """
+
+    of: Source
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def stretches(self) -> Stretches | None:
+        return self.of.stretches()
+
+    def at(self, position: int, seed: int) -> int:
+        return self.of.at(position, seed)
+
+    def called(self, index: int) -> str:
+        return self.of.called(index)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import PIL.Image
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from chiasm.data.image import Image
+from chiasm.data.resizing import Interpolation
 from chiasm.data.transforms import OPENAI_MEAN, OPENAI_STD, ImageTransform
 
 
@@ -19,7 +19,7 @@ from chiasm.data.transforms import OPENAI_MEAN, OPENAI_STD, ImageTransform
 class TileTransform:
     """Resizing and normalisation. There is no augmentation: slots follow from the size of a picture as it is."""
 
-    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
 
@@ -33,6 +33,10 @@ class TileTransform:
         """Each picture as normalised pixels, (3, H, W)."""
         levels = ImageTransform(mean=self.mean, std=self.std)
         return [levels.normalised(np.asarray(picture)) for picture in pictures]
+
+    def at(self, picture: PIL.Image.Image, width: int, height: int) -> Tensor:
+        """The picture at that size as normalised pixels, (3, H, W)."""
+        return self.pixels([self.resized(picture, width, height)])[0]
 
 
 def cut(picture: PIL.Image.Image, tile: int) -> list[PIL.Image.Image]:

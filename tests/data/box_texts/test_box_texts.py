@@ -1,6 +1,7 @@
 """Conventions of boxes in text: round trips, what is unclear, and the numbers of transformers' own functions."""
 
 import itertools
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -153,6 +154,51 @@ def test_a_box_without_a_place_is_an_error_that_names_the_sample() -> None:
         Box((0.1, 0.1, 1.5, 0.5), "ball")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_speck_in_the_far_corner_keeps_within_the_numbers(name: str) -> None:
+    """Where both ends fall into one bin the box is widened, towards the near side at the far edge."""
+    spelling = replace(convention(name), frame="picture")
+    written = spelling.write([(0.9999, 0.9999, 1.0, 1.0)])
+    tops = {
+        "qwen_vl": 999,
+        "qwen2_vl": 999,
+        "paligemma": 1023,
+        "location_tokens": 999,
+        "kosmos": 1023,
+        "minigpt_v2": 100,
+    }
+    assert all(float(one) <= tops.get(name, 1000) for one in re.findall(r"[\d.]+", written))
+    (box,) = spelling.read(written).boxes
+    assert min(box.corners) > 1 - 2.1 * BINS[name]
+
+
+def test_the_whole_picture_has_the_largest_numbers() -> None:
+    whole = {
+        "qwen_vl": "<box>(0,0),(999,999)</box>",
+        "internvl": "<box>[[0, 0, 1000, 1000]]</box>",
+        "minigpt_v2": "{<0><0><100><100>}",
+        "floats": "[0.000, 0.000, 1.000, 1.000]",
+        "paligemma": "<loc0000><loc0000><loc1023><loc1023>",
+    }
+    for name, written in whole.items():
+        assert convention(name).write([(0.0, 0.0, 1.0, 1.0)]) == written
+
+
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [
+        ("qwen_vl", "<box>(1,2),(30,40)</box><box>(563,44),(120,998)</box>"),
+        ("internvl", "<box>[[1, 2, 30, 40], [563, 44, 120, 998]]</box>"),
+        ("minigpt_v2", "{<1><2><30><40><delim><56><4><12><99>}"),
+        ("floats", "[0.1, 0.2, 0.3, 0.4; 0.9, 0.1, 0.2, 0.8]"),
+        ("location_tokens", "<loc_1><loc_2><loc_30><loc_40><loc_563><loc_44><loc_120><loc_998>"),
+    ],
+)
+def test_a_phrase_with_one_box_that_says_none_is_unclear_as_a_whole(name: str, run: str) -> None:
+    found = convention(name).read(run)
+    assert (found.boxes, found.unclear) == ((), (run,))
+
+
 # --- the peers
 
 
@@ -230,6 +276,9 @@ def test_a_square_frame_means_the_padded_picture() -> None:
     written = spelling.written(sample_of(Text("", mentions=(Mention((0, 0), (box,)),)), (400, 200))).texts[0].text
     assert written == "[0.50, 0.25, 1.00, 0.50]"
     assert spelling.read(written, (400, 200)).boxes[0].corners == box.corners
+    wide, tall = (Image(np.zeros((high, across, 3), np.uint8)) for across, high in ((400, 200), (100, 400)))
+    second = Text("", mentions=(Mention((0, 0), (replace(box, image=1),)),))
+    assert spelling.written(Sample("b", (wide, tall, second))).texts[0].text == "[0.50, 0.00, 0.62, 0.50]"
     half_outside = spelling.read("[0.50, 0.00, 1.00, 0.50]", (400, 200))
     assert half_outside.boxes[0].corners == box.corners  # padding is no part of the picture
     assert spelling.read("[0.50, 0.00, 1.00, 0.20]", (400, 200)).unclear == ("[0.50, 0.00, 1.00, 0.20]",)

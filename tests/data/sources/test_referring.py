@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from chiasm.data.box_texts.kosmos import Kosmos
 from chiasm.data.box_texts.location_tokens import LocationTokens
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.image import Image
+from chiasm.data.referring import unambiguous
 from chiasm.data.sample import Box, Mention, Sample, Text
 from chiasm.data.sources.grounded import Grounded
 from chiasm.data.sources.refcoco import RefCOCO
@@ -45,10 +47,22 @@ def test_a_sample_asks_and_answers() -> None:
 def test_pictures_without_a_clear_phrase_give_way_to_the_next() -> None:
     unclear, clear = boxed("a", "dog", "dog"), boxed("b", "cat")
     assert [Referring(Listed((unclear, clear, unclear)))[at].key for at in range(3)] == ["b", "b", "b"]
+    source = Referring(Listed((boxed("a", "cat"), unclear, unclear, boxed("d", "cow"))))
+    assert [source[at].key for at in range(4)] == ["a", "d", "d", "d"]
     with pytest.raises(DataError, match="names one region"):
         _ = Referring(Listed((unclear, unclear)))[0]
     with pytest.raises(RecipeError, match=r"needs \{phrase\} once"):
         Referring(Listed((clear,)), question="where?")
+
+
+def test_what_a_phrase_means_alone() -> None:
+    here, there = (0.1, 0.1, 0.3, 0.9), (0.5, 0.1, 0.7, 0.9)
+    boxes = (
+        Box(here, "Red  cat"), Box(there, "red cat"), Box(here, "dog"), Box(here, "Dog"),
+        Box(there, "cow"), Box(there, "sun", image=1), Box(here, " "),
+    )  # fmt: skip
+    found = unambiguous(Sample("a", (Image(jpeg(1)), Image(jpeg(2))), boxes=boxes))
+    assert [(box.phrase, box.corners) for box in found] == [("dog", here), ("cow", there)]
 
 
 def test_boxes_are_what_is_learned() -> None:
@@ -108,6 +122,7 @@ def test_captions_carry_the_boxes_of_their_phrases() -> None:
     for at in range(40):
         sample, scene = source[at], source.of[at]
         prompt, caption = sample.texts
+        assert (sample.key, sample.meta, sample.boxes) == (scene.key, scene.meta, scene.boxes)
         assert (prompt.text, caption.text, caption.target) == ("<grounding>", scene.captions[0], True)
         written = Kosmos().written(sample).texts[1].text
         found = Kosmos().read(written)
@@ -118,6 +133,10 @@ def test_captions_carry_the_boxes_of_their_phrases() -> None:
     nested = (Box((0, 0, 1, 1), "red ball", (2, 10)), Box((0, 0, 1, 1), "ball", (6, 10)))
     one = Sample("a", (Image(jpeg(1)),), ("a red ball",), nested)
     assert [mention.span for mention in Grounded(Listed((one,)))[0].texts[0].mentions] == [(2, 10)]
+    spans = ((0, 5), (2, 10), (10, 11))  # the shorter begins first; the last only touches
+    apart = tuple(Box((0, 0, 1, 1), "thing", span) for span in spans)
+    two = Sample("b", (Image(jpeg(1)),), ("a red ball!",), apart)
+    assert [mention.span for mention in Grounded(Listed((two,)))[0].texts[0].mentions] == [(2, 10), (10, 11)]
     with pytest.raises(DataError, match="'a' has no caption in which"):
         _ = Grounded(Listed((boxed("a", "cat"),)))[0]
 
@@ -126,21 +145,28 @@ def test_a_box_that_the_layout_cuts_off_is_not_learned() -> None:
     """Of 24 x 16 pixels a crop shows the middle 16: the first and last sixth of the width are not seen."""
     seen = ImageTransform(size=32).seen((24, 16))
     assert seen == pytest.approx((1 / 6, 0, 5 / 6, 1), abs=0.02)
-    for resize, corners, lost in (
-        ("crop", (0.0, 0.1, 0.15, 0.9), True),
-        ("crop", (0.0, 0.1, 0.25, 0.9), False),
-        ("squash", (0.0, 0.1, 0.15, 0.9), False),
-        ("pad", (0.0, 0.1, 0.15, 0.9), False),
+    wide, tall = Image(jpeg(1)), Image(np.zeros((24, 16, 3), np.uint8))
+    for image, resize, corners, lost in (
+        (wide, "crop", (0.0, 0.1, 0.15, 0.9), True),
+        (wide, "crop", (0.85, 0.1, 1.0, 0.9), True),
+        (wide, "crop", (0.0, 0.1, 0.25, 0.9), False),
+        (wide, "squash", (0.0, 0.1, 0.15, 0.9), False),
+        (wide, "pad", (0.0, 0.1, 0.15, 0.9), False),
+        (tall, "crop", (0.1, 0.0, 0.9, 0.15), True),
+        (tall, "crop", (0.1, 0.85, 0.9, 1.0), True),
+        (tall, "crop", (0.0, 0.1, 0.15, 0.9), False),
     ):
         layout = {"layout": "fixed", "slots": 3, "transform": {"size": 32, "resize": resize}}
         entries = {"tokenizer": {"learn": 300}, "layout": layout, "context": 64, "boxes": "floats"}
         processor = ChatProcessor.from_recipe(entries, ["where is"])
-        sample = Referring(Listed((Sample("a/1", (Image(jpeg(1)),), boxes=(Box(corners, "cat"),)),)))[0]
+        sample = Referring(Listed((Sample("a/1", (image,), boxes=(Box(corners, "cat"),)),)))[0]
         if lost:
             with pytest.raises(DataError, match=r"'a/1'.*cut off"):
                 processor([sample])
         else:
             assert len(processor([sample])) == 1
+        known = Text("it", "user", mentions=(Mention((0, 2), (Box(corners, "cat"),)),))
+        assert len(processor([Sample("b", (image, known, Text("yes", "assistant", target=True)))])) == 1
 
 
 def test_refcoco_of_rows(tmp_path: Path) -> None:
@@ -186,12 +212,19 @@ def test_rows_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     rows: list[tuple[dict[str, object], str]] = [
         ({"image": "0.jpg", "sent": "cat", "bbox": [30, 0, 40, 8]}, "has no area inside of '0.jpg', 24 x 16"),
         ({"image": "0.jpg", "sent": "cat", "bbox": [1, 2, 3]}, "not four numbers"),
+        ({"image": "0.jpg", "sent": "cat", "bbox": [1, 2, 3, True]}, "not four numbers"),
+        ({"image": "0.jpg", "sent": "cat", "bbox": [1, 2, 3, float("inf")]}, "not four numbers"),
         ({"image": "0.jpg", "sent": " ", "bbox": [1, 2, 3, 4]}, "needs a phrase"),
         ({"sent": "cat", "bbox": [1, 2, 3, 4]}, "no photo under"),
         ({"image": "../secret.jpg", "sent": "cat", "bbox": [1, 2, 3, 4]}, "leads out of the folder"),
         ({"image": "0.jpg", "sent": "cat", "bbox": [1, 2, 3, 4], "width": 0, "height": 4}, "no sizes in pixels"),
+        ({"image_id": [1], "sent": "cat", "bbox": [1, 2, 3, 4]}, "no photo under"),
     ]
     for at, (row, words) in enumerate(rows):
         fails(RefCOCO(json_lines(tmp_path / f"{at}.jsonl", [row]), images), 0, words)
+    twice = [{"image_id": 1, "image": f"{at}.jpg", "sent": "cat", "bbox": [1, 2, 3, 4]} for at in range(2)]
+    fails(
+        RefCOCO(json_lines(tmp_path / "twice.jsonl", twice), images), 0, "line 2: .*'1.jpg' has the image_id of '0.jpg'"
+    )
     with pytest.raises(DataError, match="no file of phrases"):
         RefCOCO(tmp_path / "none.json", images)

@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 
 from chiasm.data.batch import Images
 from chiasm.data.image import Image
 from chiasm.data.layout import VideoLayout
+from chiasm.data.resizing import Interpolation
 from chiasm.data.sample import Video
-from chiasm.data.transforms import ImageTransform
+from chiasm.data.tiles import TileTransform, owners
 from chiasm.errors import RecipeError
 
 
@@ -38,7 +37,7 @@ class AspectTiles(VideoLayout):
     min_tiles: int = 1
     max_tiles: int = 12
     thumbnail: bool = True
-    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     token: str = "<IMG_CONTEXT>"  # noqa: S105  # a token of text, no secret
@@ -76,7 +75,7 @@ class AspectTiles(VideoLayout):
         return "\n".join(f"Frame{number}: {tile}" for number in range(1, frames + 1))
 
     def count(self, width: int, height: int) -> int:
-        """AspectTiles of a picture of that size, the view of the whole among them."""
+        """Tiles of a picture of that size, the view of the whole among them."""
         rows, columns = self._grid(width, height)
         return rows * columns + (self.thumbnail and rows * columns > 1)
 
@@ -90,28 +89,23 @@ class AspectTiles(VideoLayout):
         tiles_N counts them.
         """
         each = [self._tiles(image) for image in images]
-        counts = torch.tensor([len(tiles) for tiles in each])
-        return Images(torch.cat(each), torch.arange(len(each)).repeat_interleave(counts), tiles_N=counts)
+        row, tiles_N = owners([len(tiles) for tiles in each])
+        return Images(torch.cat(each), row, tiles_N=tiles_N)
 
     def _grid(self, width: int, height: int) -> tuple[int, int]:
         return nearest_grid(width, height, self.size, self.min_tiles, self.max_tiles)
 
     def _tiles(self, image: Image | Video) -> Tensor:
+        transform, size = TileTransform(self.interpolation, self.mean, self.std), self.size
         if isinstance(image, Video):
-            frames = [self._pixels(frame.decode(), (self.size, self.size)) for frame in image.frames]
-            return torch.stack(frames) if frames else torch.empty(0, 3, self.size, self.size)
-        picture, size = image.decode(), self.size
+            return torch.stack([transform.at(frame.decode(), size, size) for frame in image.frames])
+        picture = image.decode()
         rows, columns = self._grid(*picture.size)
-        whole = self._pixels(picture, (columns * size, rows * size))
+        whole = transform.at(picture, columns * size, rows * size)
         tiles = whole.view(3, rows, size, columns, size).permute(1, 3, 0, 2, 4).flatten(0, 1)
         if self.thumbnail and len(tiles) > 1:
-            tiles = torch.cat([tiles, self._pixels(picture, (size, size))[None]])
+            tiles = torch.cat([tiles, transform.at(picture, size, size)[None]])
         return tiles
-
-    def _pixels(self, picture: PIL.Image.Image, size: tuple[int, int]) -> Tensor:
-        if picture.size != size:
-            picture = picture.resize(size, PIL.Image.Resampling[self.interpolation.upper()])
-        return ImageTransform(mean=self.mean, std=self.std).normalised(np.asarray(picture))
 
 
 def nearest_grid(width: int, height: int, size: int, fewest: int, most: int) -> tuple[int, int]:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from chiasm.data.batch import Images
 from chiasm.data.image import Image
-from chiasm.data.layout import Layout
+from chiasm.data.layout import Layout, all_alike
 from chiasm.data.transforms import ImageTransform
 from chiasm.errors import RecipeError
 
@@ -48,6 +47,4 @@ class Fixed(Layout):
         return self.number.replace("{}", str(at + 1)) + written
 
     def images(self, images: Sequence[Image], generators: Sequence[np.random.Generator] | None = None) -> Images:
-        drawn = generators if generators is not None else [None] * len(images)
-        pixels = torch.stack([self.transform(image, one) for image, one in zip(images, drawn, strict=True)])
-        return Images(pixels, row_N=torch.arange(len(images)))
+        return all_alike(self.transform, images, generators)

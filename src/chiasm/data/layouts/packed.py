@@ -8,10 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 
@@ -19,8 +17,10 @@ from chiasm.data.batch import Images
 from chiasm.data.image import Image
 from chiasm.data.layout import VideoLayout
 from chiasm.data.positions import three_axes
+from chiasm.data.resizing import Interpolation
 from chiasm.data.sample import Video
-from chiasm.data.transforms import OPENAI_MEAN, OPENAI_STD, ImageTransform
+from chiasm.data.tiles import TileTransform
+from chiasm.data.transforms import OPENAI_MEAN, OPENAI_STD
 from chiasm.errors import DataError, RecipeError
 
 _NARROWEST = 200  # as the published code: the longer side over the shorter one
@@ -42,7 +42,7 @@ class PackedPatches(VideoLayout):
     max_pixels: int = 16_384 * 28**2
     video_min_pixels: int = 128 * 28**2
     video_max_pixels: int = 768 * 28**2
-    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
     token: str = "<|image_pad|>"  # noqa: S105  # a token of text, no secret
@@ -130,15 +130,11 @@ class PackedPatches(VideoLayout):
     def _resized(self, one: Image | Video) -> list[Tensor]:
         """Its frames, (3, H, W) each, as many as fill whole patches."""
         width, height, *_ = _size(one)
-        size = self._fitted(width, height, moving=isinstance(one, Video))[::-1]
-        made = [self._pixels(frame, size) for frame in (one.frames if isinstance(one, Video) else (one,))]
+        high, wide = self._fitted(width, height, moving=isinstance(one, Video))
+        transform = TileTransform(self.interpolation, self.mean, self.std)
+        frames = one.frames if isinstance(one, Video) else (one,)
+        made = [transform.at(frame.decode(), wide, high) for frame in frames]
         return made + made[-1:] * (-len(made) % self.time)
-
-    def _pixels(self, frame: Image, size: tuple[int, ...]) -> Tensor:
-        picture = frame.decode()
-        if picture.size != size:
-            picture = picture.resize((size[0], size[1]), PIL.Image.Resampling[self.interpolation.upper()])
-        return ImageTransform(mean=self.mean, std=self.std).normalised(np.asarray(picture))
 
     def _patches(self, frames_TCHW: Tensor) -> Tensor:
         """(P, C * T * p * p): the patches of a slot one after another, row by row, and so the slots."""
@@ -169,8 +165,6 @@ def _size(one: Image | Video) -> tuple[int, ...]:
     """Width and height; of a video the number of frames too."""
     if isinstance(one, Image):
         return one.size
-    if not one.frames:
-        raise DataError("a video has no frames")
     sizes = {frame.size for frame in one.frames}
     if len(sizes) > 1:
         raise DataError(f"the frames of a video must have one size, not {sorted(sizes)}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import PIL.Image
@@ -21,7 +20,8 @@ from torch import Tensor
 from chiasm.data.batch import Images
 from chiasm.data.image import Image
 from chiasm.data.layout import Layout
-from chiasm.data.transforms import ImageTransform
+from chiasm.data.resizing import Interpolation
+from chiasm.data.tiles import TileTransform, owners
 from chiasm.errors import RecipeError
 
 
@@ -42,7 +42,7 @@ class Slices(Layout):
     most: int = 9
     slots: int = 64
     merge: int = 1
-    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     token: str = "<unk>"  # noqa: S105  # a token of text, no secret
@@ -110,23 +110,19 @@ class Slices(Layout):
         longest = int(grids.prod(1).max())
         patches = [self._patches(piece) for piece in pieces]
         pixels = torch.stack([F.pad(one, (0, 0, 0, longest - len(one))) for one in patches])
-        counts = torch.tensor([len(pieces) for pieces in each])
-        return Images(pixels, torch.arange(len(each)).repeat_interleave(counts), grid_N2=grids, tiles_N=counts)
+        row, tiles_N = owners([len(pieces) for pieces in each])
+        return Images(pixels, row, grid_N2=grids, tiles_N=tiles_N)
 
     def _pieces(self, picture: PIL.Image.Image) -> list[Tensor]:
+        transform = TileTransform(self.interpolation, self.mean, self.std)
         grid = slice_grid(*picture.size, self.size, self.most)
-        whole = self._resized(picture, fitted(*picture.size, self.size, self.unit))
+        whole = transform.at(picture, *fitted(*picture.size, self.size, self.unit))
         if grid is None:
             return [whole]
         rows, columns = grid
         width, height = fitted_slices(*picture.size, grid, self.size, self.unit)
-        cut = self._resized(picture, (width * columns, height * rows)).view(3, rows, height, columns, width)
+        cut = transform.at(picture, width * columns, height * rows).view(3, rows, height, columns, width)
         return [whole, *cut.permute(1, 3, 0, 2, 4).flatten(0, 1)]
-
-    def _resized(self, picture: PIL.Image.Image, size: tuple[int, int]) -> Tensor:
-        if picture.size != size:
-            picture = picture.resize(size, PIL.Image.Resampling[self.interpolation.upper()])
-        return ImageTransform(mean=self.mean, std=self.std).normalised(np.asarray(picture))
 
     def _patches(self, pixels_CHW: Tensor) -> Tensor:
         """Row by row, with the values of each row by row and channels last, as the towers over patches want them."""

@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from chiasm.data.order import Stretches
 from chiasm.data.sample import Part, Sample, Text
-from chiasm.data.source import Source
+from chiasm.data.source import Derived, Source
 from chiasm.errors import DataError, RecipeError
 
 _QUESTION, _ANSWER = "{question}", "{answer}"
 
 
 @dataclass(frozen=True)
-class Answered(Source):
+class Answered(Derived):
     """The pictures of each sample, then some of its questions by the user, each with its answer to be learned.
 
     of: the source; its annotations stay with the samples. prompt: with {question} in its place, as in tasks.
@@ -26,6 +27,7 @@ class Answered(Source):
         answered without the choices, which are not told.
     turns: the most questions of a sample; None for all.
     rounds: how often each sample of the source comes in an epoch, each time with other questions, while it has some.
+        Several are shuffled into an order of their own: put a mixture around them, or its shares are lost.
     captions: the share of samples that have no chat but one of the captions to learn, so that the likelihood of a
         caption says whether it fits. It needs a source with captions.
     seed: of what is drawn. Which questions a sample has follows from the seed and its place alone.
@@ -33,7 +35,6 @@ class Answered(Source):
     To be read with `data.captions: keep`.
     """
 
-    of: Source
     prompt: str = "{question}\nAnswer the question using a single word or phrase."
     reply: str = "{answer}"
     leave_out: tuple[str, ...] = ()
@@ -54,6 +55,12 @@ class Answered(Source):
 
     def __len__(self) -> int:
         return self.rounds * len(self.of)
+
+    def stretches(self) -> Stretches | None:
+        return super().stretches() if self.rounds == 1 else None
+
+    def at(self, position: int, seed: int) -> int:
+        return super().at(position, seed) if self.rounds == 1 else Source.at(self, position, seed)
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):

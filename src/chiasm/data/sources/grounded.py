@@ -6,12 +6,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from chiasm.data.sample import Box, Mention, Sample, Text
-from chiasm.data.source import Source
+from chiasm.data.source import Derived
 from chiasm.errors import DataError
 
 
 @dataclass(frozen=True)
-class Grounded(Source):
+class Grounded(Derived):
     """The samples of a source whose boxes know where the first caption names them: that caption is what is learned.
 
     of: the source. prompt: a text before the caption, such as "<grounding>" for Kosmos-2; "" for none.
@@ -19,11 +19,7 @@ class Grounded(Source):
     A sample without a caption, or whose boxes stand nowhere in it, raises DataError.
     """
 
-    of: Source
     prompt: str = ""
-
-    def __len__(self) -> int:
-        return len(self.of)
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.of[index]
@@ -36,9 +32,6 @@ class Grounded(Source):
         caption = Text(sample.captions[0], target=True, mentions=_apart(named))
         parts = (*sample.images, *((Text(self.prompt),) if self.prompt else ()), caption)
         return Sample(sample.key, parts, sample.captions, sample.boxes, meta=sample.meta)
-
-    def called(self, index: int) -> str:
-        return self.of.called(index)
 
 
 def _apart(named: dict[tuple[int, int], list[Box]]) -> tuple[Mention, ...]:

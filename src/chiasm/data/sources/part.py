@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 
-from chiasm.data.order import Shuffle
+from chiasm.data.order import Shuffle, Stretches
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError, RecipeError
@@ -19,7 +21,7 @@ class Part(Source):
     of: the source. share: above 0 and below 1; rounded to whole samples.
     Which samples they are follows from the seed and from how many samples the source has, and from nothing else: the
     part and its rest never meet, and together are the whole. Where a source of another length takes its place, all is
-    drawn anew.
+    drawn anew. In training they have an order of their own: put a mixture around parts, or its shares are lost.
     """
 
     of: Source
@@ -46,6 +48,14 @@ class Part(Source):
 
     def __getitem__(self, index: int) -> Sample:
         return self.of[self.indices[index]]
+
+    def stretches(self) -> Stretches | None:
+        """Those of the whole, with what is left of each."""
+        whole = self.of.stretches()
+        if whole is None:
+            return None
+        cuts = [bisect_left(self.indices, start) for start in accumulate(whole.counts, initial=0)]
+        return Stretches(tuple(last - first for first, last in pairwise(cuts)), whole.together)
 
     def called(self, index: int) -> str:
         return self.of.called(self.indices[index])

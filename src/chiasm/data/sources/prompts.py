@@ -8,19 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from chiasm.data.sample import Sample
-from chiasm.data.source import Source
+from chiasm.data.source import Derived
 from chiasm.errors import DataError, RecipeError
 
 
 @dataclass(frozen=True)
-class Prompts(Source):
+class Prompts(Derived):
     """The samples of a source that carry `meta["label"]`, such as folders of classes; their captions are the templates.
 
     of: the source. templates: sentences with {} in the class's place. words: what they say of a label; by default the
     label, its underscores read as spaces.
     """
 
-    of: Source
     templates: tuple[str, ...] = ("a photo of a {}.",)
     words: Mapping[str, str] = field(default_factory=dict)
 
@@ -30,9 +29,6 @@ class Prompts(Source):
         if broken := [one for one in self.templates if "{}" not in one]:
             raise RecipeError(f"prompts.templates: '{broken[0]}' has no {{}} for the class's name")
 
-    def __len__(self) -> int:
-        return len(self.of)
-
     def __getitem__(self, index: int) -> Sample:
         sample = self.of[index]
         if "label" not in sample.meta:
@@ -40,6 +36,3 @@ class Prompts(Source):
         label = str(sample.meta["label"])
         name = self.words.get(label, label.replace("_", " "))
         return replace(sample, captions=tuple(one.replace("{}", name) for one in self.templates))
-
-    def called(self, index: int) -> str:
-        return self.of.called(index)

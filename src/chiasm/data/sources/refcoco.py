@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from chiasm.data.files import Rows, inside, json_lines, json_list, read_json
+from chiasm.data.image import Image
 from chiasm.data.places import Place, image_at
 from chiasm.data.sample import Box, Sample
 from chiasm.data.source import Source
@@ -55,8 +56,8 @@ class RefCOCO(Source):
         found: dict[object, list[int]] = {}
         for index, row in enumerate(self._rows.each()):
             if row is None or not self.split or row.get("split") == self.split:
-                name = None if row is None else row.get("image_id", self._name(row))
-                found.setdefault(("row", index) if name is None else name, []).append(index)
+                photo = None if row is None else row.get("image_id", self._name(row))
+                found.setdefault(photo if isinstance(photo, int | str) else ("row", index), []).append(index)
         return list(found.values())
 
     @cached_property
@@ -82,18 +83,21 @@ class RefCOCO(Source):
 
     def __getitem__(self, index: int) -> Sample:
         boxes: list[Box] = []
-        name = ""
+        photos: dict[str, Image] = {}
         for number in self._photos[index]:
             row, where = self._rows[number], self._rows.where(number)
             corners, name, size = self._region(row, where)
-            image = image_at(inside(self.images, name))
-            width, height = size or image.size
+            if name not in photos:
+                photos[name] = image_at(inside(self.images, name))
+            if len(photos) > 1:
+                raise DataError(f"{where}: the photo '{name}' has the image_id of '{next(iter(photos))}'")
+            width, height = size or photos[name].size
             x0, x1 = (min(max(x / width, 0.0), 1.0) for x in corners[::2])
             y0, y1 = (min(max(y / height, 0.0), 1.0) for y in corners[1::2])
             if not (x0 < x1 and y0 < y1):
                 raise DataError(f"{where}: the box {list(corners)} has no area inside of '{name}', {width} x {height}")
             boxes += [Box((x0, y0, x1, y1), phrase) for phrase in _phrases(row, where)]
-        return Sample(name, (image_at(inside(self.images, name)),), boxes=tuple(boxes))
+        return Sample(name, tuple(photos.values()), boxes=tuple(boxes))
 
     def _region(self, row: dict[str, Any], where: str) -> _Region:
         if self.instances is not None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from chiasm.data.referring import unambiguous
 from chiasm.data.sample import Box, Mention, Sample, Text
-from chiasm.data.source import Source
+from chiasm.data.source import Derived
 from chiasm.errors import DataError, RecipeError
 
 _PHRASE = "{phrase}"
@@ -17,16 +17,15 @@ _TRIES = 100
 
 
 @dataclass(frozen=True)
-class Referring(Source):
+class Referring(Derived):
     """The samples of a source that has boxes, each as a chat: where is this thing? Its box is what is learned.
 
     of: the source. turns: the most phrases asked about in one sample; which ones, and in which order, follows from its
-        key. More than one needs a chat template, which keeps turns apart.
+        key.
     question: with {phrase} in its place. Phrases that name several regions of a picture are left out.
     A sample without any such phrase is replaced by the next that has one; where a hundred have none it is an error.
     """
 
-    of: Source
     turns: int = 1
     question: str = "Where is {phrase}?"
 
@@ -35,9 +34,6 @@ class Referring(Source):
             raise RecipeError(f"referring.question: '{self.question}' needs {_PHRASE} once, in the phrase's place")
         if self.turns < 1:
             raise RecipeError(f"referring.turns must be at least 1, not {self.turns}")
-
-    def __len__(self) -> int:
-        return len(self.of)
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
@@ -54,9 +50,6 @@ class Referring(Source):
             texts.append(asking(self.question, boxes[at].phrase))
             texts.append(Text("", "assistant", target=True, mentions=(Mention((0, 0), (boxes[at],)),)))
         return Sample(sample.key, (*sample.images, *texts), sample.captions, sample.boxes, meta=sample.meta)
-
-    def called(self, index: int) -> str:
-        return self.of.called(index)
 
 
 def asking(question: str, phrase: str) -> Text:
