@@ -16,6 +16,7 @@ from chiasm.models import folder
 from tests.evaluation.test_run import unseconded
 from tests.models.speakers import small_llava
 from tests.weights.served import KEY, Answer, said, served
+from tests.worlds import tiny_clip
 
 TASKS = """
 name: asked
@@ -106,6 +107,24 @@ def test_mistakes_are_told(
 ) -> None:
     assert main([*made, str(tmp_path / "out"), *words]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_tasks_that_are_impossible_are_left_out_where_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    folder.save(tiny_clip(), tmp_path / "model")
+    (tmp_path / "tasks.yaml").write_text(TASKS)
+    words = ["eval", str(tmp_path / "model"), "--tasks", str(tmp_path / "tasks.yaml"), "--quiet", "--out"]
+    assert main([*words, str(tmp_path / "out")]) == 2
+    assert "task 'probes' needs a model that can generate, but CLIP can only embed" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*words, str(tmp_path / "out"), "--processes", "2", "--leave-out-impossible"]) == 0
+    told = " ".join(capfd.readouterr().out.split())
+    assert "probes was left out for model: it needs a model that can generate, but CLIP can only embed" in told
+    assert "ended with status" not in told
+    assert (tmp_path / "out/evaluation/cache/share-2/pictures.keys").is_file(), "the other process leaves it out too"
+    assert [one.name for one in _results(tmp_path / "out").results] == ["pairs"]
 
 
 def test_an_endpoint_is_a_file(

@@ -126,6 +126,20 @@ def test_a_reply_without_yes_or_no_is_wrong_and_counted() -> None:
     assert tally.items.said[1] == "I see none"
 
 
+def test_ratios_are_read_leniently_too() -> None:
+    """Read leniently, whole sentences earn what the bare words earn; read strictly, nothing."""
+    task = Existence(rooms())
+    words = ["yes" if one else "no" for one in np.random.default_rng(1).random(len(task.asked)) < 0.7]
+    bare = task.measure(task.asked, list(words)).tallies
+    told = task.measure(task.asked, [f"{word}, as far as I see" for word in words]).tallies
+    assert [one.name for one in told] == ["accuracy", "F1", "precision", "recall"]
+    for strict, one in zip(bare, told, strict=True):
+        assert one.credit_I.sum() == 0 < strict.credit_I.sum()
+        assert one.lenient is not None
+        np.testing.assert_array_equal(one.lenient.credit_I, strict.credit_I)
+        np.testing.assert_array_equal(one.lenient.weight_I, strict.weight_I)
+
+
 def score(task: Existence, model: object, folder: Path, name: str = "accuracy") -> Score:
     (result,) = evaluate(model, [task], folder, progress=False).results  # type: ignore[arg-type]  # fakes, by their verbs
     return next(one for one in result.scores if one.name == name and not one.group)

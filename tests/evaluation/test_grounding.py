@@ -120,8 +120,13 @@ def test_scores_of_known_replies() -> None:
 
 
 def test_constants_are_measured_by_the_same_rule() -> None:
-    boxes = (Box((0.0, 0.0, 0.5, 0.5), "x"), Box((0.5, 0.0, 1.0, 0.5), "y"))
-    task = Grounding(WORLD, train=Listed((sample("t", *boxes),)))
+    twice = (Box((0.0, 0.0, 0.1, 0.1), "z"), Box((0.1, 0.0, 0.2, 0.1), "z"))  # ambiguous, so never asked about
+    several = (
+        sample("t", Box((0.0, 0.0, 0.5, 0.5), "x"), *twice),
+        sample("broken", CUP),
+        sample("u", Box((0.5, 0.0, 1.0, 0.5), "y"), Box((0.25, 0.0, 0.75, 0.5), "w")),
+    )
+    task = Grounding(WORLD, train=Listed(several, broken=("broken",)))
     constants = task.constants()
     assert set(constants) == {"centre box", "whole picture", "mean box of training"}
     assert constants["mean box of training"][0] == "[0.2500, 0.0000, 0.7500, 0.5000]"
@@ -150,7 +155,8 @@ def test_a_speaker_answers_in_its_own_convention(tmp_path: Path, monkeypatch: py
     model = small_llava()
     model.processor.settings = replace(model.processor.settings, boxes=Floats(digits=2))
     monkeypatch.setattr(model.processor, "decode", lambda _ids: "It is [0.10, 0.20, 0.50, 0.60]")
-    evaluation = evaluate(model, [Grounding(WORLD, limit=1, max_tokens=2)], tmp_path, progress=False)
+    task = Grounding(WORLD, limit=1, max_tokens=2, boxes=Kosmos())  # for models without a convention of their own
+    evaluation = evaluate(model, [task], tmp_path, progress=False)
     score = evaluation.results[0].scores[0]
     assert (score.value, score.unparsed) == (0.5, 0.0)
     assert evaluation.results[0].examples[-1].reply == "It is [0.1000, 0.2000, 0.5000, 0.6000]"

@@ -76,6 +76,11 @@ def test_circular_items_are_right_only_under_every_rotation() -> None:
     circular, single = task.measure(task.asked, answers).tallies
     assert circular.credit_I.tolist() == [1] * 6
     np.testing.assert_allclose(circular.chance_I, [one ** -float(one) for one in SIZES * 2])
+    wordy: list[Answer] = [f"The answer is {right_letter(one)}." for one in asked]
+    wordy[0] = "no idea"
+    told = task.measure(task.asked, wordy).tallies[0]
+    assert told.lenient is not None
+    assert (told.credit_I.sum(), told.lenient.credit_I.tolist()) == (0, [0, 1, 1, 1, 1, 1])
     answers[0] = "no idea"
     circular, single = task.measure(task.asked, answers).tallies
     assert (circular.credit_I.sum(), single.credit_I.sum()) == (5, len(asked) - 1)

@@ -15,9 +15,12 @@ from rich.console import Console
 from chiasm.config import parse
 from chiasm.data.sample import Question, Sample, Text
 from chiasm.errors import CapabilityError, CheckpointError, RecipeError
+from chiasm.evaluation.answering import Measure
+from chiasm.evaluation.answers import NUMBER, PHRASE, Extraction
 from chiasm.evaluation.metrics.bleu import bleu, counts
 from chiasm.evaluation.metrics.captions import Captions
 from chiasm.evaluation.metrics.cider import cider
+from chiasm.evaluation.metrics.reading import relaxed_accuracy
 from chiasm.evaluation.metrics.vqa_accuracy import vqa_accuracy
 from chiasm.evaluation.protocol import asked_hash
 from chiasm.evaluation.report.page import write_report
@@ -337,6 +340,22 @@ def test_relaxed_accuracy_takes_the_only_number_where_a_number_is_right(tmp_path
     assert relaxed.lenient.value == pytest.approx(4 / 6)
     assert relaxed.lenient.unparsed == pytest.approx(2 / 6)  # two numbers, and none
     assert (like.lenient.value, like.lenient.unparsed) == pytest.approx((2 / 6, 0))  # words are read as words
+
+
+@pytest.mark.parametrize(
+    ("said", "numeric", "rule"),
+    [
+        (("5", "5%"), True, NUMBER),
+        (("5", "five cars"), True, PHRASE),
+        (("red",), True, PHRASE),
+        (("5",), False, PHRASE),
+    ],
+)
+def test_a_number_is_looked_for_only_where_all_answers_are_numbers(
+    said: tuple[str, ...], numeric: bool, rule: Extraction
+) -> None:
+    asked = Ask("k", Sample("s", (picture(1),)), true=said)
+    assert Measure("any", relaxed_accuracy, numeric=numeric).rule(asked) is rule
 
 
 def test_what_was_not_replied_is_failed_and_not_unparsed() -> None:

@@ -15,8 +15,9 @@ from chiasm.data.image import Image
 from chiasm.data.sample import Sample
 from chiasm.data.transforms import ImageTransform
 from chiasm.errors import CapabilityError, DataError, RecipeError
+from chiasm.evaluation.comparison import answers_file
 from chiasm.evaluation.examples import COMMON, RIGHT
-from chiasm.evaluation.outcomes import compare_runs
+from chiasm.evaluation.outcomes import differences
 from chiasm.evaluation.ranking import hit_share
 from chiasm.evaluation.result import Evaluation, Example, Score, TaskResult
 from chiasm.evaluation.run import evaluate, quick_scores
@@ -352,16 +353,15 @@ def test_two_runs_are_compared_item_by_item(tmp_path: Path) -> None:
     tasks = [Pairs(world(40)), Retrieval(world(40))]
     run(FunctionScorer(sees), tasks, tmp_path / "oracle")
     run(HashEmbedder(), tasks, tmp_path / "hash")
-    found = compare_runs(tmp_path / "oracle", tmp_path / "hash")
-    assert set(found) == {"pairs", "retrieval"}
-    (accuracy,) = found["pairs"]
+    oracle, hashed = tmp_path / "oracle", tmp_path / "hash"
+    (accuracy,) = differences(answers_file(oracle, "pairs"), answers_file(hashed, "pairs"))
     assert (accuracy.losses, accuracy.items) == (0, 80)
     assert accuracy.value == accuracy.wins / 80
     assert accuracy.p == pytest.approx(2 * 0.5**accuracy.wins)
-    assert len(found["retrieval"]) == 6
+    assert len(differences(answers_file(oracle, "retrieval"), answers_file(hashed, "retrieval"))) == 6
     run(HashEmbedder(), [Pairs(world(30))], tmp_path / "fewer")
     with pytest.raises(DataError, match="20 items were asked of one model only"):
-        compare_runs(tmp_path / "oracle", tmp_path / "fewer")
+        differences(answers_file(oracle, "pairs"), answers_file(tmp_path / "fewer", "pairs"))
 
 
 def test_a_real_model_is_described_and_left_in_training(tmp_path: Path) -> None:

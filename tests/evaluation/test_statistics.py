@@ -58,6 +58,9 @@ def test_copies_of_an_item_do_not_narrow_the_interval() -> None:
     once = interval(resampled_means(credit, [str(at) for at in range(40)]))
     tenfold = interval(resampled_means(np.tile(credit, 10), [str(at) for at in range(40)] * 10))
     assert once == pytest.approx(tenfold)
+    samples = [str(at) for at in range(40)] * 10
+    (score,) = scores_of([tally(credit.tolist() * 10, [""] * 400, samples)], {})
+    assert (score.low, score.high) == pytest.approx(once)
 
 
 def test_large_data_are_resampled_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,3 +103,12 @@ def test_scores_by_kind_and_means_of_kinds() -> None:
     (score,) = scores_of([balanced], {})
     assert score.value == value_of(balanced, balanced.credit_I) == pytest.approx((1 + 0.25) / 2)
     assert 0.5 <= score.low <= score.value <= score.high <= 0.75
+
+
+def test_kinds_are_resampled_apart_from_each_other() -> None:
+    """Two kinds alike in their credits: their mean varies as much as that of twice the items, not as one kind's."""
+    credit = (np.random.default_rng(6).random(60) < 0.5).astype(float).tolist()
+    (one,) = scores_of([tally(credit, ["a"] * 60, mean="kinds")], {})
+    (both,) = scores_of([tally(credit * 2, ["a"] * 60 + ["b"] * 60, mean="kinds")], {})
+    assert both.value == pytest.approx(one.value)
+    assert both.high - both.low == pytest.approx((one.high - one.low) / np.sqrt(2), rel=0.15)

@@ -122,4 +122,7 @@ def _words(options: argparse.Namespace) -> list[str]:
     for name in ("tasks", "out", "score_by"):
         if (value := getattr(options, name)) is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]
-    return [*words, "--keep-failed"] if options.keep_failed else words
+    words += [
+        f"--{name.replace('_', '-')}" for name in ("keep_failed", "leave_out_impossible") if getattr(options, name)
+    ]
+    return words

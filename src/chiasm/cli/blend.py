@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
 
     from chiasm.adaptation.blend import blend
     from chiasm.errors import CheckpointError, MissingExtra, RecipeError
-    from chiasm.evaluation.curve import blend_curve
+    from chiasm.evaluation.curve import blend_curve, headlines
     from chiasm.evaluation.report.blended import curve_table, write_curve
     from chiasm.evaluation.run import check
     from chiasm.experiment import CHECKPOINT
@@ -68,10 +68,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
 
     def told(alpha: float, figures: Mapping[str, float]) -> None:
-        heads: dict[str, float] = {}
-        for name, value in figures.items():
-            heads.setdefault(name.split(": ")[0], value)  # the first figure of each task
-        shown = "  ".join(f"{task} {100 * value:.1f}" for task, value in heads.items())
+        shown = "  ".join(f"{task} {100 * figures[name]:.1f}" for task, name in headlines(figures).items())
         say(f"alpha {alpha:g}:  {shown}")
 
     names = (options.first.name, options.second.name)

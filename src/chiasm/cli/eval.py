@@ -4,6 +4,7 @@ chiasm eval runs/clip-scenes
 chiasm eval openai/clip-vit-base-patch32 --tasks clip/scenes --out runs/openai-on-scenes
 chiasm eval runs/clip-scenes --tasks clip/photos-pretrained-towers data.root=DATA --out runs/on-photos
 chiasm eval runs/llava --processes 4
+chiasm eval runs/clip-scenes --tasks llava/scenes --out runs/clip-beside-llava --leave-out-impossible
 chiasm eval endpoint.yaml --tasks pope.yaml --out runs/remote --baselines constant"""
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         choices=("constant", "blind", "shuffled"),
         default=("constant", "blind", "shuffled"),
         help="what stands beside each score (default: all); blind and shuffled ask everything anew",
+    )
+    parser.add_argument(
+        "--leave-out-impossible",
+        action="store_true",
+        help="leave out tasks that need a verb which the model lacks, and say which, instead of stopping",
     )
     parser.add_argument("--batch-tokens", type=int, default=8192, help="of prompts and replies at once (default: 8192)")
     parser.add_argument("--keep-failed", action="store_true", help="do not ask again what failed in an earlier run")
@@ -87,6 +93,7 @@ def run(options: argparse.Namespace) -> int:
                 fingerprint=marks,
                 baselines=baselines,
                 way=way,
+                leave_out=options.leave_out_impossible,
                 progress=progress,
             )
         for reason in crew.lost:
@@ -103,6 +110,7 @@ def run(options: argparse.Namespace) -> int:
         fingerprint=marks,
         baselines=baselines,
         way=way,
+        leave_out=options.leave_out_impossible,
         progress=progress,
     )
     console.print(table([evaluation]))

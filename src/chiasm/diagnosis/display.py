@@ -18,9 +18,9 @@ from rich.tree import Tree
 
 from chiasm.diagnosis.blocks import blocks
 from chiasm.diagnosis.checkpoint import Checkpoint, Part
-from chiasm.diagnosis.report import write_file
 from chiasm.diagnosis.shown import Shown
 from chiasm.diagnosis.spans import Kind
+from chiasm.evaluation.files import write_file
 from chiasm.evaluation.report import environment
 
 _ROOM = Path(__file__).parent

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from chiasm.data.image import Image
 from chiasm.diagnosis.finding import SEVERITIES, Diagnosis, Finding, Read, Severity, share
-from chiasm.errors import ChiasmError, DataError
+from chiasm.errors import DataError
+from chiasm.evaluation.files import write_file
 from chiasm.evaluation.report import environment
 from chiasm.evaluation.report.display import duration
 from chiasm.evaluation.report.examples import data_uri
@@ -119,14 +120,3 @@ def _card(name: str, told: str, pictures: tuple[Image, ...]) -> _Card:
         except DataError:  # what cannot be decoded is told by its name
             continue
     return _Card(name, told, tuple(uris))
-
-
-def write_file(file: Path, text: str) -> None:
-    """Writes a text aside, then in its place. Raises ChiasmError where it cannot be written."""
-    aside = file.with_name(file.name + ".new")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(file)
-    except OSError as error:
-        raise ChiasmError(f"cannot write {file}: {error.strerror or error}") from error

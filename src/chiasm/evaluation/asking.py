@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from chiasm.errors import CapabilityError
 from chiasm.evaluation.cache import Journal
 from chiasm.evaluation.embeddings import Embeddings
 from chiasm.evaluation.item import Item
@@ -68,18 +67,6 @@ class Asker:
             return False
         return isinstance(self.model, (Embedder, Scorer, Sharing))
 
-    def check(self, task: Task) -> None:
-        """Raises CapabilityError if the model lacks the verb that a question of the task needs."""
-        can = [verb for verb, kind in VERBS.items() if isinstance(self.model, kind)]
-        for question in task.asked:
-            needs = _needs(question)
-            if needs and not set(needs) & set(can):
-                raise CapabilityError(
-                    f"task '{task.title}' needs a model that can {' or '.join(needs)}, but "
-                    f"{type(self.model).__name__} can only {' and '.join(can) or 'train'}; leave the task out or "
-                    "choose another model"
-                )
-
     def prepare(self, items: Sequence[Item]) -> None:
         """Asks what of this process's share has no answer yet. Answers are kept as they come."""
         formed = [replace(item, question=self._form(item.question)) for item in items]
@@ -131,6 +118,17 @@ class Asker:
             for item, key in zip(items, keys, strict=True)
             if key in mine and item.journal.get(item.run, item.question.key) is None
         ]
+
+
+def lack(model: Askable, task: Task) -> str:
+    """Why a model cannot be asked a task: the verbs of which it has none. "" where it can be."""
+    can = [verb for verb, kind in VERBS.items() if isinstance(model, kind)]
+    for question in task.asked:
+        needs = _needs(question)
+        if needs and not set(needs) & set(can):
+            only = " and ".join(can) or "train"
+            return f"needs a model that can {' or '.join(needs)}, but {type(model).__name__} can only {only}"
+    return ""
 
 
 def _picture(item: Item) -> str:

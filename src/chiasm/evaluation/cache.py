@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from chiasm.evaluation.files import write_file
 from chiasm.evaluation.task import Answer, Failed
 
 
@@ -37,7 +38,7 @@ class Shelf:
             if head:
                 with rows.open("r+b") as text:
                     text.truncate(rows_ND.nbytes)
-                _rewrite(keys, [head, *map(json.dumps, names)])
+                _write_lines(keys, [head, *map(json.dumps, names)])
             else:
                 keys.unlink(missing_ok=True)
                 rows.unlink(missing_ok=True)
@@ -96,7 +97,7 @@ class Journal:
         head = json.dumps({"identity": identity, "protocol": protocol})
         lines = _whole_lines(file)
         lines = lines if identity and lines[:1] == [head] else [head]
-        _rewrite(file, lines)
+        _write_lines(file, lines)
         self._read(lines[1:], keep_failed)
         for other in others:
             lines = _whole_lines(other)
@@ -181,7 +182,5 @@ def _whole_lines(file: Path) -> list[str]:
     return text[: text.rfind("\n") + 1].splitlines()
 
 
-def _rewrite(file: Path, lines: Sequence[str]) -> None:
-    aside = file.with_name(file.name + ".new")
-    aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    aside.replace(file)
+def _write_lines(file: Path, lines: Sequence[str]) -> None:
+    write_file(file, "".join(f"{line}\n" for line in lines))

@@ -71,10 +71,20 @@ def compare_evaluations(first: Path, second: Path, tasks: Sequence[str] = ()) ->
     folders = (first, second)
     evaluations = [Evaluation.load(folder) for folder in folders]
     ours, theirs = ({one.name: one for one in evaluation.results} for evaluation in evaluations)
-    wanted = list(tasks) or [name for name in ours if name in theirs]
+    names = tuple(
+        evaluation.model.get("name", str(folder)) for evaluation, folder in zip(evaluations, folders, strict=True)
+    )
+    left_out = {
+        task: f"task '{task}' was left out for {name}: it {why}"
+        for name, evaluation in zip(names, evaluations, strict=True)
+        for task, why in evaluation.left_out.items()
+    }
+    wanted = list(tasks) or [
+        name for name in {**ours, **theirs} if name in left_out or (name in ours and name in theirs)
+    ]
     found, refused = [], []
     for name in wanted:
-        if reason := _unlike(name, ours.get(name), theirs.get(name)):
+        if reason := left_out.get(name) or _unlike(name, ours.get(name), theirs.get(name)):
             refused.append(reason)
         else:
             found.append(_compared(folders, ours[name], theirs[name]))
@@ -85,9 +95,6 @@ def compare_evaluations(first: Path, second: Path, tasks: Sequence[str] = ()) ->
             refused[0] if refused else f"{first} and {second} share no task; evaluate both on the same tasks"
         )
     corrected = holm([one.headline.p for one in found])
-    names = tuple(
-        evaluation.model.get("name", str(folder)) for evaluation, folder in zip(evaluations, folders, strict=True)
-    )
     adjusted = tuple(
         Compared(one.task, one.differences, p, one.changes, one.notes) for one, p in zip(found, corrected, strict=True)
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from chiasm.adaptation.blend import blend
 from chiasm.config import dump, parse
 from chiasm.errors import CheckpointError
+from chiasm.evaluation.files import write_file
 from chiasm.evaluation.run import quick_scores
 from chiasm.evaluation.task import Task
 from chiasm.models.model import Model
@@ -27,17 +28,11 @@ class Curve:
 
     def headlines(self) -> Mapping[str, tuple[float, ...]]:
         """The first figure of each task."""
-        firsts: dict[str, str] = {}
-        for name in self.figures:
-            firsts.setdefault(name.split(": ")[0], name)
-        return {name: self.figures[name] for name in firsts.values()}
+        return {name: self.figures[name] for name in headlines(self.figures).values()}
 
     def save(self, folder: Path) -> None:
         """Writes blend.json; an older one is replaced in one step."""
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f"{FILE}.new"
-        aside.write_text(json.dumps(dump(self), indent=1) + "\n", encoding="utf-8")
-        aside.replace(folder / FILE)
+        write_file(folder / FILE, json.dumps(dump(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Curve:
@@ -46,6 +41,14 @@ class Curve:
         if not file.exists():
             raise CheckpointError(f"there is no {file}; run `chiasm blend` with --tasks first")
         return parse(cls, json.loads(file.read_text(encoding="utf-8")), str(file))
+
+
+def headlines(figures: Iterable[str]) -> dict[str, str]:
+    """The first of each task's figures, which are named "task: metric", by the task."""
+    firsts: dict[str, str] = {}
+    for name in figures:
+        firsts.setdefault(name.split(": ")[0], name)
+    return firsts
 
 
 def blend_curve(

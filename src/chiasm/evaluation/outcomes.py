@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from chiasm.errors import CheckpointError, DataError
+from chiasm.errors import CheckpointError
 from chiasm.evaluation.statistics import Difference, compare, members_by_kind
 from chiasm.evaluation.task import Tally
 
@@ -87,21 +87,6 @@ class Said:
     said: str
     kind: str
     sample: str
-
-
-def compare_runs(first: Path, second: Path) -> dict[str, list[Difference]]:
-    """Two evaluation folders item by item: for each task that both hold, every metric's difference.
-
-    Raises CheckpointError where a folder holds no answers, DataError where they share no task or asked unlike items.
-    """
-    files = [{file.name: file for file in (folder / ANSWERS).glob("*.jsonl")} for folder in (first, second)]
-    for folder, found in zip((first, second), files, strict=True):
-        if not found:
-            raise CheckpointError(f"{folder} holds no {ANSWERS}/*.jsonl; run `chiasm eval` first")
-    shared = sorted(files[0].keys() & files[1].keys())
-    if not shared:
-        raise DataError(f"{first} and {second} share no task; evaluate both models on the same tasks")
-    return {name.removesuffix(".jsonl"): differences(files[0][name], files[1][name]) for name in shared}
 
 
 def differences(first: Path, second: Path) -> list[Difference]:

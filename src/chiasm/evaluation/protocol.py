@@ -13,23 +13,26 @@ from torch import nn
 
 from chiasm import __version__
 from chiasm.data.processor import Processor
-from chiasm.evaluation.task import Ask, Either, Match, Question, Task, Vector, picture_key
+from chiasm.evaluation.task import Ask, Either, Match, Question, Task, Vector, part_key, picture_key
 from chiasm.weights.endpoint import Endpoint
 
 _BYTES = 16
 
 
-def protocol(task: Task, questions: Sequence[Question], model: object, scoring: str = "") -> str:
+def protocol(asked: str, processor: str, scoring: str = "") -> str:
     """A hash of all that a score depends on besides the weights: what is asked, and the model's processor, which makes
-    tokens and pixels of it. scoring: by what a model scores that can score in several ways."""
-    return _hash([asked_hash(task, questions), processor_hash(model), *([scoring] if scoring else [])])
+    tokens and pixels of it; see `asked_hash` and `processor_hash`.
+
+    scoring: by what a model scores that can score in several ways.
+    """
+    return _hash([asked, processor, *([scoring] if scoring else [])])
 
 
 def asked_hash(task: Task, questions: Sequence[Question]) -> str:
     """A hash of what is asked and how it is measured: figures may be compared where it is the same.
 
-    The task's settings (k, templates, ...); of every question its key, texts, true columns and the content of its
-    pictures; the versions of chiasm and torch. Where the data lie does not count, what they hold does.
+    The task's settings (k, templates, ...); of every question its key and kind, texts, right answers and the content of
+    its pictures; the versions of chiasm and torch. Where the data lie does not count, what they hold does.
     """
     digest = hashlib.blake2b(digest_size=_BYTES)
     versions = {"chiasm": __version__, "torch": torch.__version__}
@@ -54,9 +57,8 @@ def asked_hash(task: Task, questions: Sequence[Question]) -> str:
 
 
 def _words(question: Ask) -> list[object]:
-    texts = [(one.role, one.text, *(mention.span for mention in one.mentions)) for one in question.sample.texts]
-    pictures = [picture_key(image) for image in question.images]
-    return [question.key, question.kind, pictures, texts, question.max_tokens, question.true]
+    parts = [part_key(part) for part in question.sample.parts]
+    return [question.key, question.kind, parts, question.max_tokens, question.true]
 
 
 def fingerprint(model: object) -> str:

@@ -10,11 +10,10 @@ from typing import Protocol, runtime_checkable
 from rich.progress import Progress
 
 from chiasm.data.box_texts.floats import located
-from chiasm.data.image import Image
-from chiasm.data.sample import Part, Sample, Text, Video
+from chiasm.data.sample import Part, Sample, Text
 from chiasm.errors import DataError, RemoteError
 from chiasm.evaluation.item import Item
-from chiasm.evaluation.task import Answer, Ask, Failed, picture_key
+from chiasm.evaluation.task import Answer, Ask, Failed, part_key
 from chiasm.models.model import Generator
 from chiasm.models.speaker import Shared, Speaker
 from chiasm.weights.endpoint import Endpoint, Told
@@ -136,15 +135,7 @@ def _measured(asked: Asked, model: Sharing) -> Asked | None:
     shown = [at + 1 for at, part in enumerate(parts) if not isinstance(part, Text)]
     if not shown:
         return replace(asked, tokens=tokens, parts=len(parts) - 1)
-    return replace(asked, tokens=tokens, parts=shown[-1], begins=tuple(_alike(part) for part in parts[: shown[-1]]))
-
-
-def _alike(part: Part) -> Hashable:
-    if isinstance(part, Image):
-        return picture_key(part)
-    if isinstance(part, Video):
-        return tuple(picture_key(frame) for frame in part.frames), part.seconds
-    return part.role, part.text, part.mentions
+    return replace(asked, tokens=tokens, parts=shown[-1], begins=tuple(part_key(part) for part in parts[: shown[-1]]))
 
 
 def _shared(batch: Sequence[Asked], model: Sharing) -> list[Answer]:

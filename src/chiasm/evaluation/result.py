@@ -10,6 +10,7 @@ from pathlib import Path
 from chiasm.config import dump, parse
 from chiasm.errors import CheckpointError
 from chiasm.evaluation.confidence import Calibration
+from chiasm.evaluation.files import write_file
 
 PICTURES = "pictures"  # thumbnails, beside results.json
 
@@ -116,17 +117,19 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model on several tasks. model: its name, family, parameters, step and checkpoint."""
+    """One model on several tasks. model: its name, family, parameters, step and checkpoint.
+
+    left_out: tasks that the model was not asked because it cannot be, by their names, and why: "needs a model that can
+        generate, but CLIP can only embed".
+    """
 
     model: Mapping[str, str]
     results: tuple[TaskResult, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Writes results.json; an older one is replaced in one step."""
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / "results.json.new"
-        aside.write_text(json.dumps(dump(self), indent=1) + "\n")
-        aside.replace(folder / "results.json")
+        write_file(folder / "results.json", json.dumps(dump(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Evaluation:

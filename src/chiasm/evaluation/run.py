@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
-from chiasm.errors import RecipeError
+from chiasm.errors import CapabilityError, RecipeError
 from chiasm.evaluation import outcomes
-from chiasm.evaluation.asking import WAY, Askable, Asker, Way
+from chiasm.evaluation.asking import WAY, Askable, Asker, Way, lack
 from chiasm.evaluation.baselines import BASELINES, Baseline, blind, shuffled
 from chiasm.evaluation.cache import Journal
 from chiasm.evaluation.comparison import answers_file, write_tasks
@@ -24,6 +24,7 @@ from chiasm.evaluation.item import Item
 from chiasm.evaluation.protocol import asked_hash, processor_hash, protocol
 from chiasm.evaluation.protocol import fingerprint as fingerprint_of
 from chiasm.evaluation.result import Evaluation, TaskResult
+from chiasm.evaluation.scoring import scoring
 from chiasm.evaluation.share import Share
 from chiasm.evaluation.statistics import calibration_of, figure_of, reported_kinds, scores_of
 from chiasm.evaluation.task import Question, Task
@@ -42,6 +43,7 @@ def evaluate(
     fingerprint: str = "",
     baselines: Sequence[Baseline] = BASELINES,
     way: Way = WAY,
+    leave_out: bool = False,
     progress: bool = True,
 ) -> Evaluation:
     """Scores a model on tasks; writes results.json, answers/ and pictures/ into the folder and returns the results.
@@ -51,11 +53,15 @@ def evaluate(
     about: what results say of the model (name, step, checkpoint). fingerprint: of its weights; by default a hash of
     them. A model that is not a torch module and comes without one is asked everything anew.
     way: how it is asked; whatever its share, what other shares have not answered is asked here.
-    Raises CapabilityError, before anything is asked, if the model lacks a verb that a task needs; RecipeError if two
-    tasks go by the same name; DataError if a task finds nothing to ask about; RemoteError if an endpoint stops.
+    leave_out: tasks that need a verb which the model lacks are left out, and the results tell which, and why.
+    Raises CapabilityError, before anything is asked, if the model lacks a verb that a task needs and `leave_out` is not
+    given, or that all tasks need; RecipeError if two tasks go by the same name; DataError if a task finds nothing to
+    ask about; RemoteError if an endpoint stops.
     """
     fingerprint = fingerprint or fingerprint_of(model)
     way = replace(way, share=Share())
+    left_out = check(model, tasks, way, leave_out=leave_out)
+    tasks = [task for task in tasks if task.title not in left_out]
     with _begun(model, tasks, folder, fingerprint, baselines, way, progress) as (asker, asked):
         shares, started = _shares(asked), time.perf_counter()
         if asker.jointly:
@@ -69,8 +75,9 @@ def evaluate(
             seconds = time.perf_counter() - started + jointly * shares[one.task.title]
             results.append(replace(result, seconds=round(seconds, 3)))
             described = _described(asker, about or {}, fingerprint, asked)
-            Evaluation(described, tuple(results)).save(folder)
-    return Evaluation(described, tuple(results))
+            evaluation = Evaluation(described, tuple(results), left_out)
+            evaluation.save(folder)
+    return evaluation
 
 
 def ask(
@@ -81,21 +88,30 @@ def ask(
     fingerprint: str = "",
     baselines: Sequence[Baseline] = BASELINES,
     way: Way = WAY,
+    leave_out: bool = False,
     progress: bool = True,
 ) -> None:
     """Asks one share of the questions, beside other processes that ask theirs; `evaluate` then finds all answers."""
     fingerprint = fingerprint or fingerprint_of(model)
+    left_out = check(model, tasks, way, leave_out=leave_out)
+    tasks = [task for task in tasks if task.title not in left_out]
     with _begun(model, tasks, folder, fingerprint, baselines, way, progress) as (asker, asked):
         asker.prepare([item for one in asked for item in one.items()])
 
 
-def check(model: Askable, tasks: Sequence[Task], way: Way = WAY) -> None:
-    """Raises, before anything is asked or trained, what `evaluate` would raise of the model and the tasks."""
+def check(model: Askable, tasks: Sequence[Task], way: Way = WAY, *, leave_out: bool = False) -> dict[str, str]:
+    """Raises, before anything is asked or trained, what `evaluate` would raise of the model and the tasks.
+
+    Returns why the model cannot be asked tasks that are left out, by their titles; see `evaluate`.
+    """
     _expect_unique(tasks)
-    with _bars(show=False) as bars:
-        asker = Asker(model, bars, way=way)
-        for task in tasks:
-            asker.check(task)
+    scoring(model, way.score_by)
+    lacks = {task.title: why for task in tasks if (why := lack(model, task))}
+    if lacks and (not leave_out or len(lacks) == len(tasks)):
+        title, why = next(iter(lacks.items()))
+        mend = "no task is left" if leave_out else "leave the task out (`chiasm eval --leave-out-impossible` does)"
+        raise CapabilityError(f"task '{title}' {why}; {mend} or choose another model")
+    return lacks
 
 
 def quick_scores(model: Askable, tasks: Sequence[Task], *, by_kind: bool = False, way: Way = WAY) -> dict[str, float]:
@@ -105,12 +121,10 @@ def quick_scores(model: Askable, tasks: Sequence[Task], *, by_kind: bool = False
     by_kind: also each kind's score, by "task: metric (kind)".
     Raises CapabilityError, RecipeError and DataError as `evaluate` does.
     """
-    _expect_unique(tasks)
+    check(model, tasks, way)
     found: dict[str, float] = {}
     with _bars(show=False) as bars, _as_it_was(model):
         asker = Asker(model, bars, way=way)
-        for task in tasks:
-            asker.check(task)
         journals = [Journal() for _ in tasks]
         asker.prepare([Item(one, journal) for task, journal in zip(tasks, journals, strict=True) for one in task.asked])
         for task, journal in zip(tasks, journals, strict=True):
@@ -128,6 +142,7 @@ class _Asked:
     task: Task
     runs: Mapping[str, Sequence[Question]]
     journal: Journal
+    asked: str  # hashes: see chiasm.evaluation.protocol
     protocol: str
 
     def items(self) -> list[Item]:
@@ -144,21 +159,20 @@ def _begun(
     way: Way,
     progress: bool,
 ) -> Iterator[tuple[Asker, list[_Asked]]]:
-    """An asker and its tasks, everything checked, journals open."""
-    _expect_unique(tasks)
+    """An asker and its tasks, which were checked, journals open."""
     write_tasks(tasks, folder)
-    identity = fingerprint and f"{fingerprint}-{processor_hash(model)}"
+    processor = processor_hash(model)
+    identity = fingerprint and f"{fingerprint}-{processor}"
     cache = folder / CACHE
     with _bars(progress) as bars, _as_it_was(model), ExitStack() as open_journals:
         asker = Asker(model, bars, cache, identity, way)
-        for task in tasks:
-            asker.check(task)
         asked: list[_Asked] = []
         for task in tasks:
-            name, file = protocol(task, task.asked, model, asker.scoring), f"{_file_name(task)}.jsonl"
+            hashed, file = asked_hash(task, task.asked), f"{_file_name(task)}.jsonl"
+            name = protocol(hashed, processor, asker.scoring)
             others = [other / file for other in way.share.others(cache)]
             journal = Journal(way.share.folder(cache) / file, identity, name, others, keep_failed=way.keep_failed)
-            asked.append(_Asked(task, _runs(task, baselines), open_journals.enter_context(journal), name))
+            asked.append(_Asked(task, _runs(task, baselines), open_journals.enter_context(journal), hashed, name))
         if isinstance(model, Endpoint):
             model.remember(told for one in asked for told in one.journal.told)
         yield asker, asked
@@ -191,7 +205,7 @@ def _result(asked: _Asked, asker: Asker, baselines: Sequence[Baseline], folder: 
         name=task.title,
         scores=scores_of(found.tallies, {run: measured[run] for run in sorted(measured, key=_place)}),
         protocol=asked.protocol,
-        asked=asked_hash(task, task.asked),
+        asked=asked.asked,
         seconds=0.0,
         examples=tuple(task.examples(task.asked, answers, Thumbnails(folder))),
         facts=found.facts,

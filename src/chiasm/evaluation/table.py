@@ -17,13 +17,14 @@ def table(evaluations: Sequence[Evaluation], *, by_kind: bool = True) -> Table:
     """Percentages: of each model its score with half its 95% interval, and the score of its blind run.
 
     Models share a row where task, metric, items and chance agree; else the data differ, and each has a row of its own.
+    A model that a task was left out for has "left out" beside the task's name; why stands under the table.
     by_kind: also the scores of single kinds of items.
     """
-    found = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    found = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, caption_justify="left")
     found.add_column("score (%)")
     found.add_column("chance", justify="right")
     for evaluation in evaluations:
-        found.add_column(evaluation.model.get("name", "model"), justify="right")
+        found.add_column(_name(evaluation), justify="right")
         found.add_column("blind", justify="right", style="dim")
     columns = [_scores(evaluation, by_kind) for evaluation in evaluations]
     rows = _rows(columns)
@@ -34,11 +35,25 @@ def table(evaluations: Sequence[Evaluation], *, by_kind: bool = True) -> Table:
         if last != task:
             if last:
                 found.add_section()
-            found.add_row(f"[bold]{escape(task)}[/] ({_counts(rows, task)} items)")
+            found.add_row(f"[bold]{escape(task)}[/] ({_counts(rows, task)} items)", "", *_left_out(evaluations, task))
         name = kind.replace("_", " ") if kind else metric
         found.add_row(f"{'    ' if kind else '  '}{escape(name)}", _share(chance), *cells)
         last = task
+    told = [(_name(one), task, why) for one in evaluations for task, why in one.left_out.items()]
+    for task in dict.fromkeys(task for _, task, _ in told if task not in {row[0] for row in rows}):
+        found.add_section()
+        found.add_row(f"[bold]{escape(task)}[/]", "", *_left_out(evaluations, task))
+    found.caption = "\n".join(escape(f"{task} was left out for {name}: it {why}") for name, task, why in told) or None
     return found
+
+
+def _left_out(evaluations: Sequence[Evaluation], task: str) -> list[str]:
+    """The cells of all models beside a task's name."""
+    return [cell for one in evaluations for cell in ("left out" if task in one.left_out else "", "")]
+
+
+def _name(evaluation: Evaluation) -> str:
+    return evaluation.model.get("name", "model")
 
 
 def _scores(evaluation: Evaluation, by_kind: bool) -> dict[_Row, Score]:

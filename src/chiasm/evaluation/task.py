@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Literal, Self
 
@@ -296,6 +296,15 @@ def picture_key(image: Image) -> str:
         return image.key
     except DataError:
         return image.name
+
+
+def part_key(part: Part) -> Hashable:
+    """What tells parts apart: all that a model is shown of them, as plain values."""
+    if isinstance(part, Image):
+        return picture_key(part)
+    if isinstance(part, Video):
+        return tuple(picture_key(frame) for frame in part.frames), part.seconds
+    return part.role, part.text, tuple(astuple(mention) for mention in part.mentions)
 
 
 def _unique(questions: Iterable[Question]) -> Iterator[Question]:

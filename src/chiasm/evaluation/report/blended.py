@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from chiasm.evaluation.curve import Curve
+from chiasm.evaluation.files import write_file
 from chiasm.evaluation.report import environment, plots
 from chiasm.evaluation.report.display import percent
 from chiasm.evaluation.report.theme import colour, marker
@@ -36,12 +37,9 @@ def write_curve(curve: Curve, file: Path) -> Path:
     page = (
         environment.make()
         .get_template("blend.html")
-        .render(curve=curve, headlines=curve.headlines(), drawing=draw(curve), css=environment.text("page.css"))
+        .render(curve=curve, drawing=draw(curve), css=environment.text("page.css"))
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(file.name + ".new")
-    aside.write_text(page, encoding="utf-8")
-    aside.replace(file)
+    write_file(file, page)
     return file
 
 

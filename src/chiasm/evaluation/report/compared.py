@@ -14,6 +14,7 @@ from chiasm.config import dump
 from chiasm.data.image import Image
 from chiasm.errors import DataError, RecipeError
 from chiasm.evaluation.comparison import Change, Compared, Comparison, pictures_of
+from chiasm.evaluation.files import write_file
 from chiasm.evaluation.report import environment
 from chiasm.evaluation.report.display import percent, points
 from chiasm.evaluation.report.examples import data_uri
@@ -92,10 +93,7 @@ def widest(changes: Sequence[Change], limit: int) -> list[Change]:
 
 def write_json(comparison: Comparison, file: Path) -> None:
     """Everything that was found, the changed items too."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(file.name + ".new")
-    aside.write_text(json.dumps(dump(comparison), indent=1) + "\n", encoding="utf-8")
-    aside.replace(file)
+    write_file(file, json.dumps(dump(comparison), indent=1) + "\n")
 
 
 def write_comparison(comparison: Comparison, folders: Sequence[Path], file: Path) -> tuple[Path, list[str]]:
@@ -124,10 +122,7 @@ def write_comparison(comparison: Comparison, folders: Sequence[Path], file: Path
             css=environment.text("page.css"),
         )
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(file.name + ".new")
-    aside.write_text(page, encoding="utf-8")
-    aside.replace(file)
+    write_file(file, page)
     return file, missing
 
 

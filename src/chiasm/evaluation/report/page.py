@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import chiasm
+from chiasm.evaluation.files import write_file
 from chiasm.evaluation.report import environment, examples, panels, plots, summary, tables, trust
 from chiasm.evaluation.report.runs import Axis, Run, at_chance, load_runs, task_names
 
@@ -40,12 +41,7 @@ def write_report(runs: Sequence[Path], file: Path, title: str | None = None) -> 
     title: the heading; the models' names if not given.
     Raises ChiasmError, naming the file, for what is missing or broken; MissingExtra without chiasm[eval].
     """
-    page = render(load_runs(runs), title)
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(file.name + ".new")
-    aside.write_text(page, encoding="utf-8")
-    aside.replace(file)
+    write_file(file := Path(file), render(load_runs(runs), title))
     return file
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -192,7 +192,7 @@ def _read(folder: Path) -> tuple[Path, Evaluation]:
     if not any(result.scores for result in evaluation.results):
         raise ChiasmError(f"{folder / 'evaluation' / 'results.json'} holds no score; run `chiasm eval` again")
     scored = tuple(result for result in evaluation.results if result.scores)
-    return folder, Evaluation(evaluation.model, scored)
+    return folder, replace(evaluation, results=scored)
 
 
 def _named_in_recipe(folder: Path) -> dict[str, str]:

@@ -95,7 +95,7 @@ def lede(runs: Sequence[Run]) -> str:
     if not rows:
         return f"{_who(runs)}: trained, not evaluated."
     told = _one_model(rows) if len(runs) == 1 else _several_models(rows, runs)
-    clauses = [f"{_who(runs)}: {told}", _where_it_fails(runs)]
+    clauses = [f"{_who(runs)}: {told}", _where_it_fails(runs), _left_out(runs)]
     return "; ".join(clause for clause in clauses if clause) + "."
 
 
@@ -166,6 +166,11 @@ def _where_it_fails(runs: Sequence[Run]) -> str:
         if kinds:
             told.append(f"{_first_few(kinds)} ({task})")
     return f"not better than chance: {', '.join(told)}"
+
+
+def _left_out(runs: Sequence[Run]) -> str:
+    told = [f"{listing(list(run.evaluation.left_out))} for {run.name}" for run in runs if run.evaluation.left_out]
+    return f"left out: {', '.join(told)}" if told else ""
 
 
 def _for_whom(failure: Failure, runs: Sequence[Run]) -> str:
