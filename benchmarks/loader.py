@@ -1,6 +1,6 @@
 """From JPEG shards to shuffled training batches: chiasm beside webdataset as open_clip sets it up, and beside datasets.
 
-    python benchmarks/loader.py PHOTOS [--samples 8000] [--rounds 3] [--batches 40]
+    python -m benchmarks.loader PHOTOS [--samples 8000] [--rounds 3] [--batches 40]
 
 PHOTOS is a folder of JPEG photos; their captions come from a captions.jsonl in it or beside it, or else from their
 names. They are repeated until there are enough samples, each a file of its own, and written as WebDataset shards by
@@ -31,7 +31,6 @@ import numpy as np
 import torch
 from rich.console import Console
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from chiasm.data.cache import DecodedSource, PictureCache
 from chiasm.data.image import Image
 from chiasm.data.processor import PairProcessor
@@ -163,7 +162,7 @@ def memory(shard: Path, count: int, folder: Path) -> int:
     folder.mkdir()
     for at in range(count):
         (folder / f"shard-{at:06d}.tar").symlink_to(shard)
-    command = [sys.executable, __file__, "--memory-of", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.loader", "--memory-of", str(folder)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

@@ -1,6 +1,6 @@
 """Five-fold cross-validation on the training photos of the recipe clip/photos-pretrained-towers.
 
-    python benchmarks/photo_settings.py DATA [a.b=value ...]
+    python -m benchmarks.photo_settings DATA [a.b=value ...]
 
 How the recipe's settings were chosen without a look at the val photos: each fold's photos are searched by heads that
 were learned on the other four. Prints the six recalls, and their mean, of plain settings and of the recipe with the

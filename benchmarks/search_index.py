@@ -1,6 +1,6 @@
 """The index of `chiasm search` at 1,000 and at 10,000 pictures: memory while it grows, and the time of a query.
 
-    python benchmarks/search_index.py [PICTURES]
+    python -m benchmarks.search_index [PICTURES]
 
 Renders small scenes into a folder (every picture with a content of its own), indexes them with a small, untrained CLIP
 in a process of its own, and prints that process's largest resident memory at a tenth of the pictures and at all of

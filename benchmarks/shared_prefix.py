@@ -1,6 +1,6 @@
 """Six yes/no questions about each picture, as POPE asks them: shared work against one question at a time.
 
-    python benchmarks/shared_prefix.py [PICTURES] [PIXELS]
+    python -m benchmarks.shared_prefix [PICTURES] [PIXELS]
 
 A LLaVA of SmolLM2-135M (its real weights), a small random ViT with patches of 14 pixels and a random connector: what it
 says means nothing, but it takes the time of a model that does. Three take turns, picture by picture: transformers'
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tests import peers  # noqa: F401  # before any class of transformers is touched
 
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.image import Image
@@ -76,7 +77,7 @@ def peer(model: LLaVA, folder: Path) -> Callable[[Shared], list[str]]:
     try:
         from transformers import LlavaForConditionalGeneration
     except ImportError as error:
-        raise SystemExit("the peer is missing: pip install 'transformers>=5'") from error
+        raise SystemExit("the peer is missing: pip install 'chiasm[transformers]'") from error
     transformers.save(model, folder)
     theirs: Any = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     theirs.eval()

@@ -1,18 +1,24 @@
 """Every code block of README and docs runs, in order, page by page, in a folder of its own.
 
 A block is run unless `<!-- not run: reason -->` stands before it: `sh` through the command line, `python` as it
-stands. DATA stands for the folder of real data."""
+stands. DATA stands for the folder of real data. Of all commands, those that are not run and those in the text and in
+the help too, the flags, recipes and benchmarks that they name are there."""
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import re
 import shlex
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from chiasm.cli import main
+from chiasm.config import module_names
+from chiasm.recipe import shipped_recipes
 from tests.shared_data import shared_data
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +45,7 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
                 _run(line, page)
         else:
             assert language in ("yaml", "text"), f"{page.name}: a block of '{language}' is neither run nor marked"
+            assert language == "text" or isinstance(yaml.safe_load(text), dict), f"{page.name}: {text}"
 
 
 def _run(line: str, page: Path) -> None:
@@ -52,6 +59,61 @@ def _run(line: str, page: Path) -> None:
     assert main(words[1:]) == 0, f"{page.name}: {line}"
 
 
+COMMANDS = module_names("chiasm.cli")
+
+
+def _commands(text: str) -> Iterator[list[str]]:
+    """The words of each command of chiasm's in a text, without "chiasm": in blocks, or between backticks."""
+    blocks = "\n".join(block for _, language, block in _BLOCK.findall(text) if language == "sh")
+    lines = blocks.replace("\\\n", " ").splitlines()
+    for line in [*lines, *re.findall(r"`([^`]+)`", _BLOCK.sub("", text).replace("\n", " "))]:
+        words = line.split("#")[0].split()
+        for at, word in enumerate(words):
+            if word == "chiasm" and (at == 0 or words[at - 1] == "-m") and words[at + 1 :]:
+                yield words[at + 1 :]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_links_of_a_page_name_what_is_there(page: Path) -> None:
+    text = page.read_text()
+    for words in _commands(text):
+        _check(words, page.name)
+    for name in re.findall(r"-m benchmarks\.(\w+)", text):
+        assert (ROOT / "benchmarks" / f"{name}.py").exists(), f"{page.name}: there is no benchmark '{name}'"
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (page.parent / link).exists(), f"{page.name}: there is no {link}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_in_the_help_of_a_command_name_what_is_there(name: str) -> None:
+    told = importlib.import_module(f"chiasm.cli.{name}").__doc__ or ""
+    examples = [line.split()[1:] for line in told.splitlines() if line.startswith("chiasm ")]
+    assert examples or name == "demo", "its help shows no example"
+    for words in examples:
+        _check(words, f"chiasm {name} --help")
+
+
+def _check(words: list[str], where: str) -> None:
+    told, name = f"{where}: chiasm {' '.join(words)}", words[0]
+    if name != "COMMAND" and not name.startswith("--"):
+        assert name in COMMANDS, f"{told}: there is no such command"
+        parser = argparse.ArgumentParser()
+        importlib.import_module(f"chiasm.cli.{name}").arguments(parser)
+        flags = set(re.findall(r"--[\w-]+", parser.format_help()))
+        for word in words:
+            assert not word.startswith("--") or word in flags, f"{told}: there is no {word}"
+    recipes = shipped_recipes()
+    folders = {recipe.split("/")[0] for recipe in recipes}
+    for word in words:
+        family, slash, rest = word.partition("/")
+        if slash and family in folders and rest:
+            assert word in recipes, f"{told}: there is no recipe '{word}'"
+
+
+def test_the_readme_links_to_every_page() -> None:
+    linked = re.findall(r"\]\((docs/\w[\w-]*\.md)\)", (ROOT / "README.md").read_text())
+    assert sorted(set(linked)) == sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
+
+
 def test_the_extraction_sees_blocks() -> None:
-    assert sys.version_info >= (3, 11)
     assert _blocks(ROOT / "README.md"), "README.md shows no code that is run"

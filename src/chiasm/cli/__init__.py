@@ -46,7 +46,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
     parser = argparse.ArgumentParser(
-        prog="chiasm", description="Choose, train, adapt, compare and serve vision-language models."
+        prog="chiasm",
+        description="Choose, train, adapt, compare and serve vision-language models.",
+        epilog="`chiasm COMMAND --help` shows examples of each; `chiasm demo` shows most of them at work.",
     )
     parser.add_argument("--version", action="version", version=f"chiasm {__version__}")
     choices = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

