@@ -12,9 +12,12 @@ import torch
 import chiasm
 from chiasm.config import dump, parse
 from chiasm.data.image import Image
+from chiasm.data.layouts.marked import Marked
 from chiasm.data.reader import Reader
 from chiasm.data.sample import Sample
+from chiasm.errors import RecipeError
 from chiasm.models import folder
+from chiasm.models.connected import Connected
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.model import Embedder, Model, ModelConfig, Scorer, verbs
 from chiasm.models.speaker import Speaker, VisualSpeaker
@@ -112,6 +115,25 @@ def test_a_batch_without_pictures_goes_through_all_parts_where_others_have_some(
         else:
             assert not gradient.any(), name  # nor is it NaN
     assert any(not name.startswith("language.") for name in idle)
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["llava_next", "qwen2_vl", *(one for one in FAMILIES if issubclass(ModelConfig.choose(one).model(), Connected))],
+)
+def test_pictures_laid_out_for_another_model_are_refused(family: str) -> None:
+    model = _small(family)
+    assert isinstance(model, VisualSpeaker)
+    own: Any = model.processor.layout
+    model.processor.layout = Marked()
+    with pytest.raises(RecipeError, match=f"set processor.layout to {own.chosen()}$"):
+        model.check()
+    name = "slots" if "slots" in dump(own) else "patch"
+    model.processor.layout = replace(own, **{name: getattr(own, name) + 1})
+    with pytest.raises(
+        RecipeError, match=rf"{name} {getattr(own, name) + 1}\b.*, but .* is made for .*{name} {getattr(own, name)}\b"
+    ):
+        model.check()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers.generation import logits_process as theirs
 
 from chiasm.errors import DataError, RecipeError
-from chiasm.generation.beams import beam_search
+from chiasm.generation.beams import _advance, _Search, beam_search
 from chiasm.generation.cache import Cache
 from chiasm.generation.choosing import Sampling, bounded, choose, penalised
 from chiasm.generation.likelihood import log_likelihoods
@@ -73,6 +73,32 @@ def test_beams_are_those_of_transformers(beams: int, penalty: float, window: int
     decoder, peer = pair(window)
     found = beam_search(decoder, Prompt.of_ids(decoder, ROWS), 12, ended, beams, penalty)
     assert found == [said_by_peer(peer, row, 12, num_beams=beams, length_penalty=penalty) for row in ROWS]
+
+
+def test_beams_that_may_end_by_many_tokens_are_those_of_transformers() -> None:
+    decoder, peer = pair()
+    ends = [token for token in range(WORDS) if token % 4]
+    found = beam_search(decoder, Prompt.of_ids(decoder, ROWS), 12, lambda _row, new: new[-1] in ends, 3, 3.0)
+    assert found == [said_by_peer(peer, row, 12, num_beams=3, length_penalty=3.0, eos_token_id=ends) for row in ROWS]
+
+
+@given(st.integers(0, 99), st.integers(1, 4), st.integers(1, 11))
+def test_as_many_beams_go_on_however_many_tokens_end_one(seed: int, beams: int, ends: int) -> None:
+    scores_RV = torch.randn(beams, 12, generator=torch.Generator().manual_seed(seed))
+    begun = _Search([(-0.5 * beam, [99 - beam]) for beam in range(beams)])
+    grown = [
+        (begun.live[beam][0] + chance, [99 - beam, token])
+        for beam, row in enumerate(scores_RV.log_softmax(-1).tolist())
+        for token, chance in enumerate(row)
+        if token >= ends
+    ]
+    best = sorted(grown, reverse=True)[:beams]
+    (origins,) = _advance([begun], [0], scores_RV, 2, lambda _row, new: new[-1] < ends, beams, 1.0)
+    alive = [one for one in begun.live if one[0] > -torch.inf]
+    assert [tokens for _, tokens in alive] == [tokens for _, tokens in best]
+    assert [chance for chance, _ in alive] == pytest.approx([chance for chance, _ in best], abs=1e-5)
+    assert origins[: len(best)] == [99 - tokens[0] for _, tokens in best]
+    assert len(begun.live) == len(origins) == beams
 
 
 def test_the_repetition_penalty_is_that_of_transformers() -> None:

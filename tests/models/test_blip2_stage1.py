@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -268,6 +269,17 @@ def test_negatives_are_never_the_pair_itself_and_likelier_the_more_alike() -> No
     chances.fill_diagonal_(0)
     expected = (chances / chances.sum(1, keepdim=True)).float()
     torch.testing.assert_close(counts / counts.sum(1, keepdim=True), expected, atol=0.03, rtol=0)
+
+
+def test_the_temperature_stays_above_a_thousandth() -> None:
+    model = small()
+    features, found = model.features(pairs(model)), []
+    for log_scale in (math.log(1000), 9.0):
+        with torch.no_grad():
+            model.log_scale.fill_(log_scale)
+        found.append(model.losses_of(features))
+    assert float(found[1]["_temperature"]) == pytest.approx(0.001)
+    torch.testing.assert_close(found[1], found[0])
 
 
 def test_a_tokenizer_that_takes_the_opening_mark_is_refused() -> None:

@@ -212,6 +212,30 @@ def test_likelihoods_and_scores_are_those_of_each_text_read_whole() -> None:
         torch.testing.assert_close(yes[0, at], said[0] - said[1], atol=1e-3, rtol=1e-4)
 
 
+def test_captions_share_their_picture_and_lose_it_behind_the_token_that_parts_texts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every caption ends with that token, behind which nothing is read."""
+    model, image = small(until="<|endoftext|>"), noise(1, 32)
+    texts = ["red and blue", "a red ball", "red<|endoftext|>blue"]
+    expected = []
+    for text in texts:
+        with torch.no_grad():
+            expected.append(
+                -model.losses(model.processor([Sample("x", (image, Text(text, target=True)))]))["next_token"]
+            )
+    seen: list[int] = []
+    whole = ViT.hidden
+
+    def counted(self: ViT, images: Any, *rest: Any) -> Any:
+        seen.append(len(images))
+        return whole(self, images, *rest)
+
+    monkeypatch.setattr(ViT, "hidden", counted)
+    torch.testing.assert_close(model.score([image], texts)[0], torch.stack(expected), atol=1e-4, rtol=1e-4)
+    assert seen == [1, 1], "once for the captions that see it to their end, once for the one that does not"
+
+
 def test_examples_in_the_prompt_change_the_answer() -> None:
     """Few-shot: both the pictures and the words of the examples are read, in their order."""
     model = small()

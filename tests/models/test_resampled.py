@@ -87,9 +87,13 @@ def test_a_picture_that_fills_the_context_names_the_sample(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "layout", "told"),
     [
-        ("qwen_vl", {"slots": 4}, r"64 pixels, 16 slots each; processor.layout makes \(64, 4\)"),
-        ("minicpm_v", {"slots": 4}, r"patches and slots of \(8, 4\), but the model is made for \(8, 8\)"),
-        ("monkey", {"columns": 1}, r"of \(64, 1, 1, 16\), but the model is made for \(64, 1, 2, 16\)"),
+        ("qwen_vl", {"slots": 4}, r"size 64, slots 4, but QwenVL is made for transform\.size 64, slots 16"),
+        ("minicpm_v", {"slots": 4}, "has patch 8, slots 4, but MiniCPMV is made for patch 8, slots 8"),
+        (
+            "monkey",
+            {"columns": 1},
+            "has window 64, rows 1, columns 1, slots 16, but Monkey is made for window 64, rows 1, columns 2, slots 16",
+        ),
     ],
 )
 def test_a_layout_that_does_not_fit_is_refused(name: str, layout: dict[str, int], told: str) -> None:
@@ -98,8 +102,9 @@ def test_a_layout_that_does_not_fit_is_refused(name: str, layout: dict[str, int]
         made(name, **layout).check()
     foreign = made("monkey" if name != "monkey" else "qwen_vl").processor
     model = made(name)
-    model.processor = foreign
-    with pytest.raises(RecipeError):
+    own, model.processor = model.processor.layout, foreign
+    assert own is not None
+    with pytest.raises(RecipeError, match=f"set processor.layout to {own.chosen()}"):
         model.check()
 
 

@@ -78,6 +78,49 @@ def test_what_leaves_no_room_for_an_answer_is_refused(more: dict[str, Any]) -> N
     assert small_language().generate([], beams=2) == []
 
 
+def test_a_stop_text_ends_an_answer_wherever_its_tokens_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sample = small_language(), Sample("a", _asked(QUESTIONS[0]))
+    words = model.processor.ids("is it a red ball? yes, it is: \u00e9 and \u2603.")
+    whole, script, steps = model.processor.decode(words), [*words, model.processor.end_ids[0]], []
+
+    def scripted(h_TD: torch.Tensor) -> torch.Tensor:
+        steps.append(len(h_TD))
+        return torch.nn.functional.one_hot(torch.tensor([script[len(steps) - 1]]), model.language.vocabulary).float()
+
+    monkeypatch.setattr(model.language, "logits", scripted)
+
+    def said(stop: list[str]) -> str:
+        steps.clear()
+        return model.generate([sample], max_tokens=99, stop=stop)[0].texts[-1].text
+
+    def spoken(stop: list[str]) -> str:
+        steps.clear()
+        pieces = list(model.speak(sample, max_tokens=99, stop=stop))
+        assert not any("\ufffd" in piece for piece in pieces), "half a character is none"
+        return "".join(pieces)
+
+    assert said([]) == spoken([]) == whole
+    assert len(script) < len(whole), "tokens hold several characters"
+    for stop in sorted({whole[at : at + size] for size in (1, 2, 5) for at in range(len(whole) - size + 1)}):
+        assert said([stop]) == whole[: whole.index(stop)]
+        needed = next(n for n in range(len(script)) if stop in model.processor.decode(script[:n]))
+        assert len(steps) == needed, "nothing is computed behind it"
+        assert spoken([stop]) == whole[: whole.index(stop)]
+        assert said([whole[-1], stop]) == whole[: whole.index(stop)], "the first of them in the text counts"
+        assert spoken([f"{stop}\0"]) == whole, "one that begins alike but does not come holds nothing back for good"
+
+
+def test_slots_that_no_features_fill_are_an_error() -> None:
+    model = small_llava()
+    two, one = (model.processor.prompts([Sample("a", pictures)]) for pictures in ((noise(1), noise(2)), (noise(1),)))
+    with pytest.raises(DataError, match="stream of a has 32 slots, but its pictures made 16 features"):
+        model.embedded(replace(two, images=one.images))
+    with pytest.raises(DataError, match="stream of a has 16 slots, but its pictures made 32 features"):
+        model.embedded(replace(one, images=two.images))
+    with pytest.raises(DataError, match="has 16 slots, but its pictures made 0 features"):
+        model.embedded(replace(one, images=None))
+
+
 def test_the_length_of_a_prompt_is_that_of_its_stream() -> None:
     model = small_llava()
     sample = Sample("a", (noise(1), Text(QUESTIONS[0], role="user")))

@@ -142,6 +142,23 @@ def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
         CachedChatProcessor(model, tmp_path)
 
 
+def test_one_tower_read_elsewhere_or_shown_otherwise_has_features_of_its_own(tmp_path: Path) -> None:
+    for layer, mean in ((-1, 0.5), (-2, 0.5), (-2, 0.4)):
+        model = built(replace(limber.SIZES["small"], layer=layer))
+        assert isinstance(model, limber.LiMBeR)
+        settings, own = model.processor.settings, model.processor.layout
+        assert isinstance(own, Fixed)
+        shown = replace(own, transform=replace(own.transform, mean=(mean,) * 3))
+        model.processor = ChatProcessor(model.processor.backend, replace(settings, layout=shown))
+        cached = CachedChatProcessor(model, tmp_path)
+        cached.fill(told(), QUIET)
+        kept, pixels = cached(told()).images, model.processor(told()).images
+        assert kept is not None
+        assert pixels is not None
+        assert kept.features is not None
+        torch.testing.assert_close(kept.features, model.tower_features(pixels))
+
+
 def test_a_picture_is_known_by_its_content(tmp_path: Path) -> None:
     model = built(limber.SIZES["small"])
     assert isinstance(model, limber.LiMBeR)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from chiasm.errors import DataError, RecipeError
 from chiasm.nn.connectors.cross_attention import Config, Resampler
 from chiasm.nn.image_towers.native import nearest
-from chiasm.nn.places import resized, sines
+from chiasm.nn.places import on_grids, resized, sines
 
 WIDTH, HEADS, FEATURES = 16, 4, 10
 
@@ -66,6 +66,11 @@ def test_pictures_of_any_shape_have_positions_of_their_own_grid() -> None:
     noisy = x_NPD.masked_fill(~mask_NP[:, :, None], 7.0)
     torch.testing.assert_close(ours(noisy, grids, mask_NP), found)
     assert not torch.allclose(ours(x_NPD[:1, :6], grids[:1]), ours(x_NPD[:1, :6], grids[:1].flip(1)), atol=1e-3)
+
+
+def test_positions_of_no_pictures_are_none() -> None:
+    none = torch.empty(0, 2, dtype=torch.long)
+    assert on_grids(none, 9, lambda rows, columns: sines(rows, columns, WIDTH)).shape == (0, 9, WIDTH)
 
 
 def test_a_squares_positions_are_resized_to_the_keys() -> None:

@@ -4,6 +4,7 @@ Agrees with transformers (`num_beams`, `length_penalty`, `early_stopping=False`)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -80,11 +81,11 @@ def _advance(
         one = found[row]
         before = torch.tensor([chance for chance, _ in one.live], device=scores_RV.device)
         total = (chances_RV[place * beams : (place + 1) * beams] + before[:, None]).flatten()
-        # Twice as many as are kept: at most half of them can end here, as each beam has one end token in its top.
-        best, choices = total.topk(min(2 * beams, len(total)))
         live: list[tuple[float, list[int]]] = []
         grown: list[int] = []
-        for rank, (chance, choice) in enumerate(zip(best.tolist(), choices.tolist(), strict=True)):
+        for rank, (chance, choice) in enumerate(_ranked(total, 2 * beams)):
+            if len(live) == beams <= rank:
+                break
             origin, token = divmod(choice, vocabulary)
             tokens = [*one.live[origin][1], token]
             if ended(row, tokens):
@@ -93,7 +94,7 @@ def _advance(
             elif len(live) < beams:
                 live.append((chance, tokens))
                 grown.append(place * beams + origin)
-        while len(live) < beams:  # a vocabulary smaller than the beams
+        while len(live) < beams:  # there are no more that do not end
             live.append((-torch.inf, live[0][1] if live else [0]))
             grown.append(place * beams)
         one.done = sorted(one.done, key=lambda pair: -pair[0])[:beams]
@@ -103,3 +104,12 @@ def _advance(
         one.live = live
         origins.append(grown)
     return origins
+
+
+def _ranked(total_M: Tensor, first: int) -> Iterator[tuple[float, int]]:
+    """Values with their places, from the largest on. Where each beam has one token that ends it, twice as many as there
+    are beams will do; the others are ranked only where more of them end."""
+    best, places = total_M.topk(min(first, len(total_M)))
+    yield from zip(best.tolist(), places.tolist(), strict=True)
+    best, places = total_M.index_fill(0, places, -torch.inf).sort(descending=True)
+    yield from zip(best.tolist(), places.tolist(), strict=True)

@@ -138,7 +138,3 @@ class Cache:
         pair[1, :, :, :, :longest] = self._values[:, chosen, :, :longest]
         seen = self._last.at(rows) if self._last is not None else None
         return Cache(pair[0], pair[1], [self.lengths[row] for row in rows], seen)
-
-    def cut(self, lengths: Sequence[int]) -> None:
-        """Forgets what stands behind the first so many tokens of each row."""
-        self.lengths = [min(old, new) for old, new in zip(self.lengths, lengths, strict=True)]

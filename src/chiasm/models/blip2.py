@@ -16,11 +16,10 @@ from typing import Any
 from torch import Tensor
 
 from chiasm.data.batch import Images
-from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.errors import RecipeError
+from chiasm.models.connected import Connected, Needed
 from chiasm.models.model import Model, ModelConfig
-from chiasm.models.speaker import VisualSpeaker
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import q_former
 from chiasm.nn.decoder import DecoderConfig
@@ -72,15 +71,10 @@ class Config(ModelConfig):
         return self.connector.slots((self.vision.image_size // self.vision.patch) ** 2 + self.class_token)
 
 
-class BLIP2(VisualSpeaker):
+class BLIP2(Connected):
     """What a connector makes of a tower's features stands in the stream of a language model."""
 
     config: Config
-
-    def __init__(self, config: Config, processor: ChatProcessor) -> None:
-        super().__init__(config, processor)
-        self.vision, self.language = config.vision.build(), config.language.build()
-        self.connector = config.connector.build(self.vision.width, self.language.width)
 
     def picture_features(self, images: Images) -> Tensor:
         x_NPF = self.vision.tokens(images)
@@ -88,14 +82,9 @@ class BLIP2(VisualSpeaker):
             x_NPF = x_NPF[:, self.vision.prefix :]
         return self.connector(x_NPF).flatten(0, 1)
 
-    def check(self) -> None:
-        super().check()
-        layout, needed = self.processor.layout, (self.config.vision.image_size, self.config.slots)
-        made = (layout.transform.size, layout.slots) if isinstance(layout, Fixed) else layout
-        if made != needed:
-            raise RecipeError(
-                f"the tower sees pictures of {needed[0]} pixels, {needed[1]} slots each; processor.layout makes {made}"
-            )
+    @property
+    def needed_layout(self) -> Needed:
+        return Fixed, {"transform.size": self.config.vision.image_size, "slots": self.config.slots}
 
 
 # OPT as BLIP-2's published files have it: with a token for pictures, filled up to a multiple of 32.

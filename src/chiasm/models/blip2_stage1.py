@@ -26,7 +26,7 @@ from chiasm.data.processor import PairProcessor
 from chiasm.data.transforms import ImageTransform
 from chiasm.errors import RecipeError
 from chiasm.models.blip2 import EVA_G, SMALL_Q_FORMER, SMALL_VIT
-from chiasm.models.dual_encoder import unit
+from chiasm.models.dual_encoder import require_images, require_texts, unit
 from chiasm.models.model import Comparing, ModelConfig
 from chiasm.nn.connectors import q_former
 from chiasm.nn.image_towers import vit
@@ -206,7 +206,7 @@ class BLIP2Stage1(Comparing):
     @torch.inference_mode()
     def embed_images(self, images: Sequence[Image]) -> Tensor:
         """(N, D) float32 on the CPU, unit length: the mean of the queries."""
-        _check_images(images)
+        require_images(images)
         self.eval()
         found = [unit(self.queries(self._seen(part)).mean(1)).float().cpu() for part in _parts(images)]
         return torch.cat([torch.empty(0, self.config.width), *found])
@@ -214,8 +214,7 @@ class BLIP2Stage1(Comparing):
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """(B, D) float32 on the CPU, unit length."""
-        if isinstance(texts, str):
-            raise TypeError("embed_texts takes a list of texts; a single one goes in as [text]")
+        require_texts(texts)
         self.eval()
         read = (self.processor.texts(part).to(self.device) for part in _parts(texts))
         found = [self.encode_texts(one.ids_BT, one.mask_BT).float().cpu() for one in read]
@@ -228,7 +227,7 @@ class BLIP2Stage1(Comparing):
         by: "itc": cosine similarity of the best query; "itm": log p(belongs) - log p(does not), for which every pair
             goes through the Q-Former.
         """
-        _check_images(images)
+        require_images(images)
         self.eval()
         if by == "itc":
             texts_MD = self.embed_texts(texts)
@@ -253,11 +252,6 @@ class BLIP2Stage1(Comparing):
 
 def _parts(whole: Sequence[T]) -> list[Sequence[T]]:
     return [whole[at : at + _CHUNK] for at in range(0, len(whole), _CHUNK)]
-
-
-def _check_images(images: Sequence[Image]) -> None:
-    if isinstance(images, Image) or not all(isinstance(image, Image) for image in images):
-        raise TypeError("embed_images takes a list of chiasm.Image; wrap paths, bytes and arrays: Image(path)")
 
 
 SIZES = {

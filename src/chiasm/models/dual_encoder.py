@@ -92,8 +92,7 @@ class DualEncoder(Comparing):
     @torch.inference_mode()
     def embed_images(self, images: Sequence[Image]) -> Tensor:
         """(N, D) float32 on the CPU, unit length."""
-        if isinstance(images, Image) or not all(isinstance(image, Image) for image in images):
-            raise TypeError("embed_images takes a list of chiasm.Image; wrap paths, bytes and arrays: Image(path)")
+        require_images(images)
         self.eval()
         chunks = [torch.empty(0, self.space)] + [
             self.encode_images(self.processor.images(images[at : at + _CHUNK]).to(self.device)).float().cpu()
@@ -104,8 +103,7 @@ class DualEncoder(Comparing):
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """(B, D) float32 on the CPU, unit length. Texts of like length are encoded together, so little is padded."""
-        if isinstance(texts, str):
-            raise TypeError("embed_texts takes a list of texts; a single one goes in as [text]")
+        require_texts(texts)
         self.eval()
         order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
         chunks = [torch.empty(0, self.space)]
@@ -117,6 +115,18 @@ class DualEncoder(Comparing):
     def score(self, images: Sequence[Image], texts: Sequence[str]) -> Tensor:
         """Cosine similarity, (N_images, N_texts)."""
         return self.embed_images(images) @ self.embed_texts(texts).T
+
+
+def require_images(images: Sequence[Image]) -> None:
+    """Raises TypeError for what is no list of pictures."""
+    if isinstance(images, Image) or not all(isinstance(image, Image) for image in images):
+        raise TypeError("embed_images takes a list of chiasm.Image; wrap paths, bytes and arrays: Image(path)")
+
+
+def require_texts(texts: Sequence[str]) -> None:
+    """Raises TypeError for a single text, which else would be read letter by letter."""
+    if isinstance(texts, str):
+        raise TypeError("embed_texts takes a list of texts; a single one goes in as [text]")
 
 
 def unit(x: Tensor) -> Tensor:

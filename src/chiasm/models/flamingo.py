@@ -16,8 +16,9 @@ from torch import Tensor
 from chiasm.data.batch import Batch, Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.marked import Marked
-from chiasm.errors import DataError, RecipeError
+from chiasm.errors import DataError
 from chiasm.generation.prompt import Prompt
+from chiasm.models.connected import require_layout
 from chiasm.models.model import Model, ModelConfig
 from chiasm.models.speaker import VisualSpeaker
 from chiasm.nn import cross
@@ -64,8 +65,7 @@ class Flamingo(VisualSpeaker):
 
     def check(self) -> None:
         super().check()
-        if not isinstance(self.processor.layout, Marked):
-            raise RecipeError("Flamingo sees pictures beside the stream; set processor.layout to marked")
+        require_layout(self, (Marked, {}))
 
     @property
     def parting_ids(self) -> tuple[int, ...]:

@@ -9,11 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from chiasm.data.batch import Images
-from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.native import Native
-from chiasm.errors import RecipeError
+from chiasm.models.connected import Connected, Needed
 from chiasm.models.model import Model, ModelConfig
-from chiasm.models.speaker import VisualSpeaker
 from chiasm.nn.connectors import perceiver
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
@@ -44,24 +42,14 @@ class Config(ModelConfig):
         return {"context": self.language.context, "layout": {"layout": "native", **parts}}
 
 
-class Idefics2(VisualSpeaker):
+class Idefics2(Connected):
     """Patch features of any number, resampled to a few vectors in the stream of a language model."""
 
     config: Config
 
-    def __init__(self, config: Config, processor: ChatProcessor) -> None:
-        super().__init__(config, processor)
-        self.vision, self.language = config.vision.build(), config.language.build()
-        self.connector = config.connector.build(self.vision.width, self.language.width)
-
-    def check(self) -> None:
-        super().check()
-        layout, config = self.processor.layout, self.config
-        if not isinstance(layout, Native):
-            raise RecipeError("Idefics2 sees pictures at their own aspect ratio; set processor.layout to native")
-        made, seen = (layout.patch, layout.slots), (config.vision.patch, config.connector.latents)
-        if made != seen:
-            raise RecipeError(f"processor.layout makes patches and slots of {made}, but the model is made for {seen}")
+    @property
+    def needed_layout(self) -> Needed:
+        return Native, {"patch": self.config.vision.patch, "slots": self.config.connector.latents}
 
     def picture_features(self, images: Images) -> Tensor:
         return self.connector(self.vision.tokens(images), patch_mask(images)).flatten(0, 1)

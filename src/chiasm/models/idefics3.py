@@ -12,11 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from chiasm.data.batch import Images
-from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.tiled import Tiled
-from chiasm.errors import RecipeError
+from chiasm.models.connected import Connected, Needed
 from chiasm.models.model import Model, ModelConfig
-from chiasm.models.speaker import VisualSpeaker
 from chiasm.nn.connectors import pixel_shuffle_linear
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
@@ -50,26 +48,14 @@ class Config(ModelConfig):
         return self.connector.slots((self.tile // self.vision.patch) ** 2)
 
 
-class Idefics3(VisualSpeaker):
+class Idefics3(Connected):
     """Squares of patch features, mapped into the stream of a language model that reads where each tile belongs."""
 
     config: Config
 
-    def __init__(self, config: Config, processor: ChatProcessor) -> None:
-        super().__init__(config, processor)
-        self.vision, self.language = config.vision.build(), config.language.build()
-        self.connector = config.connector.build(self.vision.width, self.language.width)
-
-    def check(self) -> None:
-        super().check()
-        layout, config = self.processor.layout, self.config
-        if not isinstance(layout, Tiled):
-            raise RecipeError("Idefics3 sees pictures as tiles; set processor.layout to tiled")
-        made, seen = (layout.tile, layout.patch, layout.slots), (config.tile, config.vision.patch, config.slots)
-        if made != seen:
-            raise RecipeError(
-                f"processor.layout makes tiles, patches and slots of {made}, but the model is made for {seen}"
-            )
+    @property
+    def needed_layout(self) -> Needed:
+        return Tiled, {"tile": self.config.tile, "patch": self.config.vision.patch, "slots": self.config.slots}
 
     def picture_features(self, images: Images) -> Tensor:
         return self.connector(self.vision.tokens(images)).flatten(0, 1)

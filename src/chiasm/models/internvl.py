@@ -11,11 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from chiasm.data.batch import Images
-from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.aspect_tiles import AspectTiles
-from chiasm.errors import RecipeError
+from chiasm.models.connected import Connected, Needed
 from chiasm.models.model import Model, ModelConfig
-from chiasm.models.speaker import VisualSpeaker
 from chiasm.nn.connectors import pixel_shuffle_mlp
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
@@ -44,27 +42,17 @@ class Config(ModelConfig):
         return self.connector.slots((self.vision.image_size // self.vision.patch) ** 2)
 
 
-class InternVL(VisualSpeaker):
+class InternVL(Connected):
     """Every tile through the tower on its own; squares of its features, mapped, stand in the decoder's stream."""
 
     config: Config
 
-    def __init__(self, config: Config, processor: ChatProcessor) -> None:
-        super().__init__(config, processor)
-        self.vision, self.language = config.vision.build(), config.language.build()
-        self.connector = config.connector.build(self.vision.width, self.language.width)
-
     def picture_features(self, images: Images) -> Tensor:
         return self.connector(self.vision.tokens(images)[:, self.vision.prefix :]).flatten(0, 1)
 
-    def check(self) -> None:
-        super().check()
-        layout, needed = self.processor.layout, (self.config.vision.image_size, self.config.slots)
-        made = (layout.size, layout.slots) if isinstance(layout, AspectTiles) else layout
-        if made != needed:
-            raise RecipeError(
-                f"the tower sees tiles of {needed[0]} pixels, {needed[1]} slots each; processor.layout makes {made}"
-            )
+    @property
+    def needed_layout(self) -> Needed:
+        return AspectTiles, {"size": self.config.vision.image_size, "slots": self.config.slots}
 
 
 _300M = internvit.Config(448, 14, 1024, 24, 16, 4096)

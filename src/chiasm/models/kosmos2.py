@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chiasm.data.batch import Images
-from chiasm.data.chat_processor import ChatProcessor
+from chiasm.data.layouts.fixed import Fixed
+from chiasm.models.connected import Connected, Needed
 from chiasm.models.model import Model, ModelConfig
-from chiasm.models.speaker import VisualSpeaker
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import latent_attention
 from chiasm.nn.decoder import DecoderConfig
@@ -46,15 +46,14 @@ class Config(ModelConfig):
         return self.connector.slots(patches)
 
 
-class Kosmos2(VisualSpeaker):
+class Kosmos2(Connected):
     """Normalised tokens of a picture, scaled to unit length and resampled into the stream of a language model."""
 
     config: Config
 
-    def __init__(self, config: Config, processor: ChatProcessor) -> None:
-        super().__init__(config, processor)
-        self.vision, self.language = config.vision.build(), config.language.build()
-        self.connector = config.connector.build(self.vision.width, self.language.width)
+    @property
+    def needed_layout(self) -> Needed:
+        return Fixed, {"transform.size": self.config.vision.image_size, "slots": self.config.slots}
 
     def picture_features(self, images: Images) -> Tensor:
         return self.connector(F.normalize(self.vision.tokens(images), dim=-1)).flatten(0, 1)

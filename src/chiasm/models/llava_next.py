@@ -14,6 +14,7 @@ from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.any_resolution import GRIDS, AnyResolution, Grids, grid_shape, window
 from chiasm.errors import RecipeError
 from chiasm.models import llava
+from chiasm.models.connected import require_layout
 from chiasm.models.llava import LLaVA
 from chiasm.models.model import Model
 from chiasm.nn.decoders import llama
@@ -56,14 +57,9 @@ class LLaVANeXT(LLaVA):
 
     def check(self) -> None:
         super().check()
-        layout, tower = self.processor.layout, self.config.vision
-        if not isinstance(layout, AnyResolution):
-            raise RecipeError("LLaVA-NeXT lays pictures on grids; set processor.layout to any_resolution")
-        made, seen = (layout.tile, layout.patch, layout.grids), (tower.image_size, tower.patch, self.config.grids)
-        if made != seen:
-            raise RecipeError(
-                f"processor.layout makes tiles, patches and grids of {made}, but the model is made for {seen}"
-            )
+        tower = self.config.vision
+        settings = {"tile": tower.image_size, "patch": tower.patch, "grids": self.config.grids}
+        require_layout(self, (AnyResolution, settings))
 
     def picture_features(self, images: Images) -> Tensor:
         assert images.tiles_N is not None

@@ -9,11 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from chiasm.data.batch import Images
-from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.slices import Slices
-from chiasm.errors import RecipeError
+from chiasm.models.connected import Connected, Needed
 from chiasm.models.model import Model, ModelConfig
-from chiasm.models.speaker import VisualSpeaker
 from chiasm.nn.connectors import cross_attention
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
@@ -58,24 +56,14 @@ _PLAIN = {
 }
 
 
-class MiniCPMV(VisualSpeaker):
+class MiniCPMV(Connected):
     """Slices of any shape through one tower, each read by a fixed number of queries."""
 
     config: Config
 
-    def __init__(self, config: Config, processor: ChatProcessor) -> None:
-        super().__init__(config, processor)
-        self.vision, self.language = config.vision.build(), config.language.build()
-        self.connector = config.connector.build(self.vision.width, self.language.width)
-
-    def check(self) -> None:
-        super().check()
-        layout, config = self.processor.layout, self.config
-        if not isinstance(layout, Slices):
-            raise RecipeError("MiniCPM-V sees slices of pictures; set processor.layout to slices")
-        made, seen = (layout.patch, layout.slots), (config.vision.patch, config.connector.queries)
-        if made != seen:
-            raise RecipeError(f"processor.layout makes patches and slots of {made}, but the model is made for {seen}")
+    @property
+    def needed_layout(self) -> Needed:
+        return Slices, {"patch": self.config.vision.patch, "slots": self.config.connector.queries}
 
     def picture_features(self, images: Images) -> Tensor:
         return self.connector(self.vision.tokens(images), images.grid_N2, patch_mask(images)).flatten(0, 1)

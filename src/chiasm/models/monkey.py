@@ -9,9 +9,9 @@ from typing import Any
 from chiasm.data.layouts.windows import Windows
 from chiasm.errors import RecipeError
 from chiasm.models import qwen_vl
+from chiasm.models.connected import Needed
 from chiasm.models.model import Model
 from chiasm.models.qwen_vl import QwenVL
-from chiasm.models.speaker import VisualSpeaker
 from chiasm.nn.connectors import cross_attention
 from chiasm.nn.decoders import llama
 from chiasm.nn.image_towers import bare, windowed
@@ -46,17 +46,11 @@ class Monkey(QwenVL):
 
     config: Config
 
-    def check(self) -> None:
-        VisualSpeaker.check(self)
-        layout, config = self.processor.layout, self.config
-        if not isinstance(layout, Windows):
-            raise RecipeError("Monkey sees windows of pictures; set processor.layout to windows")
-        made = layout.window, layout.rows, layout.columns, layout.slots
-        seen = config.vision.image_size, config.rows, config.columns, config.connector.queries
-        if made != seen:
-            raise RecipeError(
-                f"processor.layout makes windows, rows, columns and slots of {made}, but the model is made for {seen}"
-            )
+    @property
+    def needed_layout(self) -> Needed:
+        config = self.config
+        shape = {"window": config.vision.image_size, "rows": config.rows, "columns": config.columns}
+        return Windows, {**shape, "slots": config.connector.queries}
 
     def waiting(self) -> frozenset[str]:
         """What of fresh adapters learns only from the second step on."""

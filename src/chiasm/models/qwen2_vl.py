@@ -13,6 +13,7 @@ from chiasm.data.batch import Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.packed import PackedPatches
 from chiasm.errors import RecipeError
+from chiasm.models.connected import require_layout
 from chiasm.models.model import Model, ModelConfig
 from chiasm.models.speaker import VisualSpeaker
 from chiasm.nn import packed_vit
@@ -55,13 +56,8 @@ class Qwen2VL(VisualSpeaker):
 
     def check(self) -> None:
         super().check()
-        tower, layout = self.config.vision, self.processor.layout
-        made = (layout.patch, layout.merge, layout.time) if isinstance(layout, PackedPatches) else layout
-        if made != (tower.patch, tower.merge, tower.time):
-            raise RecipeError(
-                f"the tower sees patches of {tower.patch} pixels and {tower.time} frames, {tower.merge}x{tower.merge} "
-                f"of them a slot; processor.layout makes {made}"
-            )
+        tower = self.config.vision
+        require_layout(self, (PackedPatches, {"patch": tower.patch, "merge": tower.merge, "time": tower.time}))
         if self.language.rotary is None or len(self.language.rotary.sections) != 3:
             raise RecipeError("the decoder needs rotary positions with three sections; set model.language.sections")
 

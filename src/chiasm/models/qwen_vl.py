@@ -10,11 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from chiasm.data.batch import Images
-from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.fixed import Fixed
-from chiasm.errors import RecipeError
+from chiasm.models.connected import Connected, Needed
 from chiasm.models.model import Model, ModelConfig
-from chiasm.models.speaker import VisualSpeaker
 from chiasm.nn.connectors import cross_attention
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
@@ -41,24 +39,14 @@ class Config(ModelConfig):
         return {"context": self.language.context, "layout": layout}
 
 
-class QwenVL(VisualSpeaker):
+class QwenVL(Connected):
     """Features of a picture, read by a fixed number of queries, in the stream of a language model."""
 
     config: Config
 
-    def __init__(self, config: Config, processor: ChatProcessor) -> None:
-        super().__init__(config, processor)
-        self.vision, self.language = config.vision.build(), config.language.build()
-        self.connector = config.connector.build(self.vision.width, self.language.width)
-
-    def check(self) -> None:
-        super().check()
-        layout, needed = self.processor.layout, (self.config.vision.image_size, self.config.connector.queries)
-        made = (layout.transform.size, layout.slots) if isinstance(layout, Fixed) else layout
-        if made != needed:
-            raise RecipeError(
-                f"Qwen-VL sees pictures of {needed[0]} pixels, {needed[1]} slots each; processor.layout makes {made}"
-            )
+    @property
+    def needed_layout(self) -> Needed:
+        return Fixed, {"transform.size": self.config.vision.image_size, "slots": self.config.connector.queries}
 
     def picture_features(self, images: Images) -> Tensor:
         return self.connector(self.vision.tokens(images)).flatten(0, 1)

@@ -5,7 +5,6 @@ A model so changed computes at once, though a little worse than one that is then
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from chiasm.errors import CapabilityError
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.nn.image_towers.resnet import AttentionPool, ResNet
 from chiasm.nn.image_towers.vit import ViT
+from chiasm.nn.places import resized
 from chiasm.nn.text_towers.transformer import TextTransformer
 
 _RESNET_SHRINKS = 32  # pixels of a side for one place of a ResNet's last grid
@@ -88,13 +88,7 @@ def resized_grid(
     position_PD: Tensor, side: int, prefix: int, interpolation: str = "bicubic", antialias: bool = True
 ) -> Tensor:
     """Positions of a square grid, resized to `side` by `side`; the first `prefix` belong to no place and are kept."""
-    kept, grid_PD = position_PD[:prefix], position_PD[prefix:]
-    old = math.isqrt(len(grid_PD))
-    if old == side:
-        return position_PD
-    grid_1DHW = grid_PD.float().view(1, old, old, -1).permute(0, 3, 1, 2)
-    made_1DHW = F.interpolate(grid_1DHW, (side, side), mode=interpolation, align_corners=False, antialias=antialias)
-    return torch.cat([kept, made_1DHW.flatten(2)[0].T.to(position_PD.dtype)])
+    return torch.cat([position_PD[:prefix], resized(position_PD[prefix:], side, interpolation, antialias)])
 
 
 def _like(old: nn.Parameter, values: Tensor) -> nn.Parameter:

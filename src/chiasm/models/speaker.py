@@ -190,7 +190,8 @@ class Speaker(Model):
             tokens.append(step[0])
             said = self._said(tokens, stop)
             # A character may take several tokens, and a stop text may be half there: tell only what is settled.
-            settled = len(said) - max(_overlap(said, one) for one in ("\ufffd", *stop))
+            whole = said.rstrip("\ufffd")
+            settled = len(whole) - max((_overlap(whole, one) for one in stop), default=0)
             if settled > len(told):
                 yield said[len(told) : settled]
                 told = said[:settled]
@@ -243,6 +244,10 @@ class Speaker(Model):
 
         What samples share before their targets, such as pictures and a question with several answers, is read once.
         """
+        return self._told(samples)[0]
+
+    def _told(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+        """(B,) log p of each sample's targets, and (B,) how many tokens they are."""
         self.eval()
         rows = [self.processor.tokens(sample) for sample in samples]
         groups = beginnings(samples, rows, self.parting_ids)
@@ -255,7 +260,8 @@ class Speaker(Model):
                 found[several] = log_likelihoods(self.language, _heads(begun, [before]), answers)
         if alone := [at for at, several in groups.items() if len(several) == 1]:
             found[alone] = self._likelihoods([samples[at] for at in alone])
-        return found
+        # Nothing stands before a sample's first token, so it is not told.
+        return found, torch.tensor([sum(targets[1:]) for _, targets in rows])
 
     def _likelihoods(self, samples: Sequence[Sample]) -> Tensor:
         """(B,) of samples that share nothing, as one stream."""
@@ -320,21 +326,9 @@ class VisualSpeaker(CaptionScorer, Speaker):
 
     @torch.inference_mode()
     def caption_likelihoods(self, image: Image, texts: Sequence[str]) -> Tensor:
-        """(N,) mean log-likelihood a token of each caption; the picture is read once, if captions begin alike."""
-        self.eval()
-        samples = [Sample("score", (image, Text(text, target=True))) for text in texts]
-        rows = [self.processor.tokens(sample) for sample in samples]
-        # What is alike in all captions is scored too, so that a score does not depend on the texts beside it. Where a
-        # caption's first token holds what stands before it too, it begins earlier than others.
-        starts = [targets.index(True) for _, targets in rows]
-        found = torch.empty(len(texts))
-        for before in sorted(set(starts)):
-            chosen = [at for at, start in enumerate(starts) if start == before]
-            begun = _heads(self.embedded(self.processor([samples[chosen[0]]]).to(self.device)), [before])
-            answers = [rows[at][0][before:] for at in chosen]
-            lengths = torch.tensor([len(answer) for answer in answers])
-            found[chosen] = log_likelihoods(self.language, begun, answers) / lengths
-        return found
+        """(N,) mean log-likelihood a token of each caption; the picture is read once."""
+        told, tokens = self._told([Sample("score", (image, Text(text, target=True))) for text in texts])
+        return told / tokens
 
 
 def _stream(batch: Batch) -> Stream:

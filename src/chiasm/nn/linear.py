@@ -6,12 +6,26 @@ memory gives them. It takes them as they are stored, so nothing is copied or kep
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 _ROWS = 512  # beyond, both do alike
-_product = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # torch promises it to nobody
+_KNOWN = (
+    "mkldnn::_linear_pointwise(Tensor X, Tensor W, Tensor? B, str attr, Scalar?[] scalars, str? algorithm) -> Tensor Y"
+)
+
+
+def kernel(kernels: Any) -> Any:
+    """The one among torch's kernels, which promises it to nobody; None where there is none, or one that takes other
+    things."""
+    found = getattr(kernels, "_linear_pointwise", None)
+    return found if found is not None and str(found.default._schema) == _KNOWN else None
+
+
+_product = kernel(torch.ops.mkldnn)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +23,25 @@ def sines(rows: int, columns: int, width: int) -> Tensor:
     return torch.cat([across, down], dim=-1).flatten(0, 1)
 
 
-def resized(position_KD: Tensor, side: int) -> Tensor:
-    """Positions of a square grid, spread over one of another side, (side * side, D): bicubic, without antialiasing."""
+def on_grids(grid_N2: Tensor, longest: int, make: Callable[[int, int], Tensor]) -> Tensor:
+    """(N, longest, D): the vectors of each picture's own grid, zeros behind them.
+
+    grid_N2: rows and columns. make: of these, the vectors of all places; pictures of one shape share them.
+    """
+    grids = [(rows, columns) for rows, columns in grid_N2.tolist()]
+    if not grids:
+        one = make(1, 1)
+        return one.new_empty(0, longest, one.shape[1])
+    made = {grid: make(*grid) for grid in set(grids)}
+    padded = {grid: F.pad(one, (0, 0, 0, longest - len(one))) for grid, one in made.items()}
+    return torch.stack([padded[grid] for grid in grids])
+
+
+def resized(position_KD: Tensor, side: int, interpolation: str = "bicubic", antialias: bool = False) -> Tensor:
+    """Positions of a square grid, spread over one of another side, (side * side, D)."""
     old = math.isqrt(len(position_KD))
     if old == side:
         return position_KD
     grid_1DHW = position_KD.float().view(1, old, old, -1).permute(0, 3, 1, 2)
-    made_1DHW = F.interpolate(grid_1DHW, (side, side), mode="bicubic", align_corners=False)
+    made_1DHW = F.interpolate(grid_1DHW, (side, side), mode=interpolation, align_corners=False, antialias=antialias)
     return made_1DHW.flatten(2)[0].T.to(position_KD.dtype)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from chiasm.config import Component
 from chiasm.data.batch import Images, Tokens
-from chiasm.errors import RecipeError
+from chiasm.errors import DataError, RecipeError
 
 
 class ImageTower(nn.Module, ABC):
@@ -34,6 +34,15 @@ class ImageTower(nn.Module, ABC):
     @abstractmethod
     def tokens(self, images: Images) -> Tensor:
         """All features before pooling, (N, P, D)."""
+
+    def require_size(self, images: Images) -> None:
+        """Raises DataError for pictures of another size than the one that it sees."""
+        size, (height, width) = self.image_size, images.pixels.shape[-2:]
+        if (height, width) != (size, size):
+            raise DataError(
+                f"this {type(self).__name__} sees {size}x{size} pixels, but was given {width}x{height}; set "
+                "image.size, or the layout of pictures where the model speaks"
+            )
 
     def hidden(self, images: Images, layer: int) -> Tensor:  # noqa: ARG002  # see `unread`
         """Features before pooling as they leave a layer, (N, P, D); -1 is the last, which all towers have."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from chiasm.errors import DataError, RecipeError
 from chiasm.nn.connector import ConnectorConfig
-from chiasm.nn.places import resized, sines
+from chiasm.nn.places import on_grids, resized, sines
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,7 @@ class Resampler(nn.Module):
     def _places(self, patches: int, grid_N2: Tensor | None) -> Tensor:
         """(N, P, D) or (1, P, D): the positions of the features, zeros where a batch is filled up."""
         if grid_N2 is not None and self.position is None:
-            grids = [(rows, columns) for rows, columns in grid_N2.tolist()]
-            made = {grid: sines(*grid, self.width) for grid in set(grids)}
-            padded = {grid: F.pad(one, (0, 0, 0, patches - len(one))) for grid, one in made.items()}
-            return torch.stack([padded[grid] for grid in grids]) if grids else torch.empty(0, patches, self.width)
+            return on_grids(grid_N2, patches, lambda rows, columns: sines(rows, columns, self.width))
         side = math.isqrt(patches)
         if side**2 != patches:
             raise DataError(f"{patches} features are no square grid, and nothing says what else they are")

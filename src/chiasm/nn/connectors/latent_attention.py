@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chiasm.errors import RecipeError
+from chiasm.nn.attention import Attention
 from chiasm.nn.connector import ConnectorConfig
 
 
@@ -32,29 +32,13 @@ class Connector(nn.Module):
 
     def __init__(self, features: int, width: int, config: Config) -> None:
         super().__init__()
-        if config.latents < 1 or width % config.heads:
-            raise RecipeError(f"{config.heads} heads cannot share a width of {width} for {config.latents} latents")
+        if config.latents < 1:
+            raise RecipeError(f"a picture needs at least one latent, not {config.latents}")
         self.map = nn.Linear(features, width)
         self.latents = nn.Parameter(torch.empty(config.latents, width))
-        self.attention = LatentAttention(width, config.heads)
+        self.attention = Attention(width, config.heads)
         nn.init.normal_(self.latents)
 
     def forward(self, x_NPD: Tensor) -> Tensor:
         latents_NKD = self.latents.expand(len(x_NPD), -1, -1)
         return self.attention(latents_NKD, torch.cat([self.map(x_NPD), latents_NKD], dim=1))
-
-
-class LatentAttention(nn.Module):
-    """Multi-head attention of one sequence to another."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
-
-    def forward(self, asking_NKD: Tensor, seen_NSD: Tensor) -> Tensor:
-        q, k, v = (
-            one(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for one, x in ((self.q, asking_NKD), (self.k, seen_NSD), (self.v, seen_NSD))
-        )
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from chiasm.data.batch import Images
-from chiasm.errors import DataError, RecipeError
+from chiasm.errors import RecipeError
 from chiasm.nn.attention import Activation, Block, init_transformer, run_blocks
 from chiasm.nn.image_towers.vit import PatchEmbed
 from chiasm.nn.places import resized
@@ -76,9 +76,6 @@ class Bare(ImageTower):
         return Block(config.width, config.heads, config.hidden, config.act, config.epsilon)
 
     def _embedded(self, images: Images) -> Tensor:
-        size = self.config.image_size
-        if images.pixels.shape[-2:] != (size, size):
-            height, width = images.pixels.shape[-2:]
-            raise DataError(f"this ViT sees {size}x{size} pixels, but was given {width}x{height}; set processor.layout")
+        self.require_size(images)
         x_NPD = self.embed(images.pixels).flatten(2).transpose(1, 2)
-        return self.pre_norm(x_NPD + resized(self.position, size // self.config.patch))
+        return self.pre_norm(x_NPD + resized(self.position, self.config.image_size // self.config.patch))

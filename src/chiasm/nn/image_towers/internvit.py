@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chiasm.data.batch import Images
-from chiasm.errors import DataError, RecipeError
+from chiasm.errors import RecipeError
 from chiasm.nn.attention import MLP, Activation
 from chiasm.nn.image_towers.vit import PatchEmbed
 from chiasm.nn.recompute import Recomputable, recomputed
@@ -80,10 +80,7 @@ class InternViT(ImageTower):
 
     def tokens(self, images: Images) -> Tensor:
         """(N, P, D), the class token first."""
-        size = self.config.image_size
-        if images.pixels.shape[-2:] != (size, size):
-            height, width = images.pixels.shape[-2:]
-            raise DataError(f"this InternViT sees {size}x{size} pixels, but was given {width}x{height}")
+        self.require_size(images)
         x_NPD = self.embed(images.pixels).flatten(2).transpose(1, 2)
         x_NPD = torch.cat([self.class_token.expand(len(x_NPD), 1, -1), x_NPD], dim=1) + self.position
         for block in self.blocks:

@@ -19,6 +19,7 @@ from chiasm.errors import DataError, RecipeError
 from chiasm.nn.attention import Activation, Block, init_transformer
 from chiasm.nn.image_towers import vit
 from chiasm.nn.image_towers.vit import MapPool
+from chiasm.nn.places import on_grids
 from chiasm.nn.tower import ImageTower, ImageTowerConfig
 
 
@@ -95,21 +96,12 @@ class PatchTower(ImageTower):
                 f"values), but was given {images.pixels.shape[-1]} values a patch; set the patch of "
                 "processor.patches or processor.layout"
             )
-        grids = [(rows, columns) for rows, columns in images.grid_N2.tolist()]
-        x_NPD = self.embed(images.pixels) + self._positions(grids, images.pixels.shape[1])
+        x_NPD = self.embed(images.pixels) + on_grids(images.grid_N2, images.pixels.shape[1], self._spread)
         mask_NP = patch_mask(images)
         mask = mask_NP[:, None, None] if mask_NP is not None else None
         for block in self.blocks:
             x_NPD = block(x_NPD, mask=mask)
         return x_NPD, mask_NP
-
-    def _positions(self, grids: list[tuple[int, int]], longest: int) -> Tensor:
-        """The positions at each grid, (N, P, D), zeros behind them. Pictures of one shape share the work."""
-        if not grids:
-            return self.position.new_empty(0, longest, self.width)
-        spread = {grid: self._spread(*grid) for grid in set(grids)}
-        padded = {grid: F.pad(one, (0, 0, 0, longest - len(one))) for grid, one in spread.items()}
-        return torch.stack([padded[grid] for grid in grids])
 
 
 class NaFlex(PatchTower):

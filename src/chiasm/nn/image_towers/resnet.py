@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chiasm.data.batch import Images
-from chiasm.errors import DataError
 from chiasm.nn.tower import ImageTower, ImageTowerConfig
 
 _EXPANSION = 4  # a block's output has four times the channels that it works in
@@ -74,10 +73,7 @@ class ResNet(ImageTower):
 
     def tokens(self, images: Images) -> Tensor:
         """The last grid, row by row, (N, P, D)."""
-        size = self.config.image_size
-        if images.pixels.shape[-2:] != (size, size):
-            height, width = images.pixels.shape[-2:]
-            raise DataError(f"this ResNet sees {size}x{size} pixels, but was given {width}x{height}; set image.size")
+        self.require_size(images)
         x_NCHW = images.pixels
         for part in self.stem:
             x_NCHW = F.relu(part(x_NCHW))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chiasm.data.batch import Images
-from chiasm.errors import DataError, RecipeError
+from chiasm.errors import RecipeError
 from chiasm.nn.attention import MLP, Activation, Attention, Block, init_transformer, run_blocks
 from chiasm.nn.tower import ImageTower, ImageTowerConfig
 
@@ -104,10 +104,7 @@ class ViT(ImageTower):
         return (self.norm, *behind) if self.pool is None else (self.norm, self.pool, *behind)
 
     def _embedded(self, images: Images) -> Tensor:
-        size = self.config.image_size
-        if images.pixels.shape[-2:] != (size, size):
-            height, width = images.pixels.shape[-2:]
-            raise DataError(f"this ViT sees {size}x{size} pixels, but was given {width}x{height}; set image.size")
+        self.require_size(images)
         pixels = images.pixels
         if self.config.stem:  # the layout in which small convolutions are fastest
             pixels = pixels.contiguous(memory_format=torch.channels_last)
