@@ -18,7 +18,7 @@ from chiasm.cli import main
 from chiasm.errors import RecipeError, TrainingError
 from chiasm.experiment import Experiment
 from chiasm.models import folder as model_folder
-from chiasm.recipe import Recipe, load_recipe
+from chiasm.recipe import Recipe, Start, learned_by, load_recipe
 from chiasm.stages import Staged, experiment
 from chiasm.training.loop import Loop
 from tests.models.speakers import small_llava
@@ -73,6 +73,11 @@ STAGES = [
 
 
 ADAPTERS = {"language": {"adapter": "lora", "rank": 2, "targets": ["q", "v"]}}
+NEW: dict[str, Any] = {
+    "start": None,
+    "model": {"family": "llava", "size": "small"},
+    "processor": {"tokenizer": {"learn": 300}},
+}
 
 
 def test_two_stages_are_two_runs_with_start(place: Path) -> None:
@@ -169,6 +174,41 @@ def test_a_mistake_in_a_later_stage_is_told_before_the_first(place: Path) -> Non
         load_recipe(write(place / "a.yaml", stages=[STAGES[0], STAGES[0]]))
 
 
+def test_what_a_stage_takes_over(place: Path) -> None:
+    """Adapters too, where it has none of its own; but what a model begins with is for the first stage alone."""
+    stages = [STAGES[1], {**STAGES[1], "name": "whole", "adapters": {}}]
+    taken = {"vision": {"checkpoint": str(place / "base")}}
+    recipe = load_recipe(write(place / "a.yaml", **NEW, stages=stages, adapters=ADAPTERS, pretrained=taken))
+    first, second = recipe.stage(0, None), recipe.stage(1, "one")
+    assert (first.model, first.processor, first.pretrained) == (recipe.model, recipe.processor, recipe.pretrained)
+    assert (second.model, second.processor, second.pretrained, second.start) == (None, {}, {}, Start("one"))
+    assert (first.adapters, second.adapters) == (recipe.adapters, {})
+    begun = load_recipe(write(place / "b.yaml", processor={"context": 64}, stages=stages)).stage(1, "one")
+    assert (begun.processor, begun.start) == ({"context": 64}, Start("one"))
+
+
+def test_how_a_stage_is_carried_out_may_change_in_its_course(place: Path) -> None:
+    def learned(**training: Any) -> dict[str, Any]:
+        stages = [{"name": "one", "training": {"steps": 1, **training}}]
+        return learned_by(load_recipe(write(place / "a.yaml", stages=stages)).text())
+
+    assert learned() == learned(keep=5, log_every=3, trackers=["tensorboard"])
+    assert learned() != learned(learning_rate=0.5)
+
+
+def test_a_mistake_does_not_cost_the_older_run(place: Path) -> None:
+    file = write(place / "a.yaml", adapters=ADAPTERS)
+    run(load_recipe(file), place / "run")
+    before = weights(place / "run")
+    for change in ("training.parts={connectr: {}}", "adapters.language.targets=[qq]", "adapters.language.adapter=lo"):
+        with pytest.raises(RecipeError, match=r"did you mean|no linear layer"):
+            experiment(load_recipe(file, [change]), place / "run", console=QUIET, overwrite=True)
+    lost = "adapters.language={adapter: other, kind: LoHa, settings: {r: 0}}"
+    with pytest.raises(RecipeError, match=r"adapters\.language: peft refuses"):
+        experiment(load_recipe(file, [lost]), place / "run", console=QUIET, overwrite=True)
+    assert same(weights(place / "run"), before)
+
+
 def test_a_run_with_adapters_keeps_them_alone_and_goes_on_to_the_same_bits(place: Path) -> None:
     recipe = load_recipe(
         write(place / "lora.yaml", adapters=ADAPTERS),
@@ -215,20 +255,7 @@ def test_stages_with_adapters_begin_from_what_was_merged(place: Path) -> None:
 
 
 def test_a_new_model_with_adapters_keeps_its_base(place: Path) -> None:
-    entries = {"family": "language", "size": "small"}
-    file = write(place / "new.yaml", adapters=ADAPTERS, model=entries)
-    changed = yaml.safe_load(file.read_text())
-    del changed["start"]
-    changed["processor"] = {"tokenizer": {"learn": 300}}
-    changed["data"]["train"] = {"source": "captions", "path": str(place / "captions.jsonl")}
-    changed["data"]["captions"] = "keep"
-    rows = [{"image": "x.png", "captions": [f"a ball number {at}"]} for at in range(8)]
-    (place / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    changed["data"]["train"] = {"source": "scenes", "seed": 1, "count": 40, "objects": [1, 2]}
-    changed["model"] = {"family": "llava", "size": "small"}
-    changed["data"]["captions"] = "random"
-    file.write_text(yaml.safe_dump(changed))
-    run(load_recipe(file), place / "run")
+    run(load_recipe(write(place / "new.yaml", adapters=ADAPTERS, **NEW)), place / "run")
     assert same(weights(place / "run"), dict(chiasm.load(place / "run").state_dict()))
     base, now = weights(place / "run/base"), weights(place / "run")
     frozen = [name for name in base if name.startswith("language.") and ".base_layer" not in name and name in now]
@@ -240,6 +267,15 @@ def test_frozen_and_adapted_do_not_go_together(place: Path) -> None:
     file = write(place / "a.yaml", adapters=ADAPTERS)
     with pytest.raises(RecipeError, match=r"leave training\.parts\.language\.frozen out"):
         load_recipe(file, ["training.parts={language: {frozen: true}}"])
+    inner = write(place / "b.yaml", adapters={"language.blocks": ADAPTERS["language"]})
+    with pytest.raises(RecipeError, match=r"except them: training\.parts: \{language\.blocks: \{\}\}"):
+        load_recipe(inner, ["training.parts={language: {frozen: true}}"])
+    excepted = load_recipe(inner, ["training.parts={language: {frozen: true}, language.blocks: {}}"])
+    made = run(excepted, place / "excepted")
+    learns = {name.split(".lora_")[0] for name, one in made.model.named_parameters() if one.requires_grad}
+    assert {name for name in learns if name.startswith("language.")} == {
+        f"language.blocks.{at}.attention.{layer}" for at in range(4) for layer in "qv"
+    }
     with pytest.raises(RecipeError, match=r"goes neither with training\.ema"):
         load_recipe(file, ["adapters.language.quantise=int8", "training.ema=0.9"])
     with pytest.raises(RecipeError, match="either batch_size, in samples, or batch_tokens"):

@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 
 import chiasm
+from chiasm.adaptation.adapted import merged
 from chiasm.assembly import build_model
 from chiasm.data.source import Source
 from chiasm.errors import CheckpointError, ChiasmError, RecipeError, TrainingError
@@ -107,6 +108,19 @@ def test_augmentation_and_dropout_may_change(tmp_path: Path) -> None:
     assert model.processor.image.augment.flip == 0.5
     assert model.processor.image.mean == trained.processor.image.mean
     assert torch.equal(model.image_head.weight, trained.image_head.weight)
+
+
+def test_what_is_learned_does_not_hang_on_what_was_drawn_before(tmp_path: Path) -> None:
+    """Such as by the stage before, which a run that goes on between the two never trains."""
+    _start(tmp_path)
+    dropping = {"checkpoint": str(tmp_path / "start"), "model": {"image_dropout": 0.5}}
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        run = Experiment(_recipe(tmp_path, start=dropping), tmp_path / str(seed), console=QUIET)
+        assert run.train()
+        found.append(run.model.state_dict())
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
 
 @pytest.mark.parametrize(
@@ -221,6 +235,19 @@ def test_a_part_of_a_trained_model_begins_a_new_one(tmp_path: Path) -> None:
             assert torch.equal(tensor, before[name]), "the rest begins as without"
     assert not torch.equal(own["vision.position"], before["vision.position"])
     assert load_recipe(_written(tmp_path, recipe)) == recipe
+
+
+def test_a_part_of_a_run_with_adapters_is_taken_with_what_they_learned(tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="pip install peft")
+    trained = _start(tmp_path)
+    run = Experiment(_recipe(tmp_path, adapters={"vision": {"adapter": "lora"}}), tmp_path / "lora", console=QUIET)
+    assert run.train()
+    expected = merged(chiasm.load(tmp_path / "lora")).get_submodule("vision").state_dict()
+    assert not torch.equal(expected["blocks.0.mlp.up.weight"], trained.vision.state_dict()["blocks.0.mlp.up.weight"])
+    model = build_model(_recipe(tmp_path, **TAKING, pretrained={"vision": {"checkpoint": str(tmp_path / "lora")}}))
+    found = model.get_submodule("vision").state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
 
 
 @pytest.mark.parametrize(

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from chiasm.adaptation.adapted import adapt, merged
 from chiasm.adaptation.adapter import AdapterConfig
-from chiasm.config import dump, parse, suggest
+from chiasm.config import dump, parse
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.processor import Processor
 from chiasm.data.source import Source
-from chiasm.errors import DataError, RecipeError
+from chiasm.errors import CheckpointError, DataError, RecipeError
 from chiasm.models import folder as model_folder
-from chiasm.models.model import Model, ModelConfig
+from chiasm.models.model import Model, ModelConfig, suggest_part
 from chiasm.recipe import Piece, Recipe, Start, laid_over
+from chiasm.training.optimiser import freeze
 from chiasm.weights import load, packages
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,9 @@ _LEARNED_FROM = 4000  # samples whose captions a tokenizer is learned from
 def build_model(recipe: Recipe) -> Model:
     """The recipe's model before training: its processor, its first weights, its pretrained parts; or a trained one."""
     if recipe.start is not None:
-        return _started(recipe.start, recipe.processor)
+        model = _started(recipe.start, recipe.processor)
+        torch.manual_seed(recipe.seed)  # dropout must not hang on what was drawn before, such as by a stage
+        return model
     assert recipe.model is not None
     kind = recipe.model.model()
     processor = build_processor(recipe)
@@ -45,12 +49,12 @@ def build_model(recipe: Recipe) -> Model:
 
 def _take_piece(model: Model, name: str, piece: Piece) -> None:
     """Puts a part of a trained model into a part of this one, which has just its tensors or fewer."""
-    trained = merged(load(piece.checkpoint))
+    trained = merged(_opened(piece.checkpoint, f"pretrained.{name}"))
     of_other = piece.part or name
     for where, owner, part in (("", model, name), (".part", trained, of_other)):
-        if part not in (parts := dict(owner.named_modules())):
+        if part not in dict(owner.named_modules()):
             what = f"{piece.checkpoint} has" if where else "the model has"
-            raise RecipeError(f"pretrained.{name}{where}: {what} no part '{part}'{suggest(part, parts)}")
+            raise RecipeError(f"pretrained.{name}{where}: {what} no part '{part}'{suggest_part(part, owner)}")
     target, given = model.get_submodule(name), trained.get_submodule(of_other).state_dict()
     # A first stage may have learned with more than the second needs, such as words beside queries.
     taken = {key: tensor for key, tensor in given.items() if key in target.state_dict()}
@@ -78,7 +82,7 @@ def _started(start: Start, processor: Mapping[str, Any]) -> Model:
     """The model of a checkpoint with changed entries. Raises ChiasmError where they do not suit its weights."""
     trained = _trainable(start)
     config = _changed(trained.config, start)
-    model = config.model()(config, trained.processor.changed(processor))
+    model = config.hollow(trained.processor.changed(processor)).to_empty(device=trained.device)
     model.check()
     model_folder.assign(model, trained.state_dict(), f"start.model: {start.checkpoint}")
     return model
@@ -86,9 +90,18 @@ def _started(start: Start, processor: Mapping[str, Any]) -> Model:
 
 def _trainable(start: Start) -> Model:
     """The model to start from. Raises CapabilityError for one that can only be asked."""
-    model = load(start.checkpoint)
+    model = _opened(start.checkpoint, "start")
     model.require_own("trained")
     return merged(model)
+
+
+def _opened(checkpoint: str, where: str) -> Model:
+    """The model that an entry of a recipe names. Raises CheckpointError, saying which entry."""
+    try:
+        return load(checkpoint)
+    except CheckpointError as error:
+        how = "" if Path(checkpoint).exists() else "; where it is a run of yours, train that one first"
+        raise CheckpointError(f"{where}.checkpoint: {error}{how}") from error
 
 
 def model_config(recipe: Recipe) -> ModelConfig:
@@ -106,9 +119,12 @@ def hollow_model(
 
     Raises RecipeError for adapters of parts or layers that the model has not, MissingExtra where they need a package.
     """
-    with torch.device("meta"):
-        model = config.model()(config, cast("Processor", processor))
-    return adapt(model, adapters)
+    return adapt(config.hollow(processor), adapters)
+
+
+def check_parts(config: ModelConfig, recipe: Recipe) -> None:
+    """Raises ChiasmError where a recipe adapts, freezes or sets rates of what a model of this config has not."""
+    freeze(hollow_model(config, recipe.adapters), recipe.training)
 
 
 def _changed(trained: ModelConfig, start: Start) -> ModelConfig:

@@ -142,8 +142,7 @@ def _parse_word(kind: type[Word], value: Any, where: str) -> Word:
 def _parse_union(choices: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in choices:
         return None
-    forms = (tuple,) if isinstance(value, (list, tuple)) else (dict, Mapping) if isinstance(value, Mapping) else ()
-    alike = [choice for choice in choices if get_origin(choice) in forms or (_is_named(choice) and Mapping in forms)]
+    alike = [choice for choice in choices if _has_the_form(choice, value)]
     if len(alike) == 1:  # a list, or named entries: what is wrong inside of it is all there is to tell
         return _parse(alike[0], value, where)
     errors = []
@@ -157,9 +156,12 @@ def _parse_union(choices: tuple[Any, ...], value: Any, where: str) -> Any:
     raise errors[-1] if len(errors) == 1 else RecipeError("; or ".join(str(error) for error in errors))
 
 
-def _is_named(kind: Any) -> bool:
-    """Whether a recipe writes it as named entries."""
-    return dataclasses.is_dataclass(kind) or (isinstance(kind, type) and issubclass(kind, Component))
+def _has_the_form(choice: Any, value: Any) -> bool:
+    """Whether the value, a list or named entries, is written as the choice is."""
+    if isinstance(value, (list, tuple)):
+        return get_origin(choice) is tuple
+    named = dataclasses.is_dataclass(choice) or (isinstance(choice, type) and issubclass(choice, Component))
+    return isinstance(value, Mapping) and (named or get_origin(choice) in (dict, Mapping))
 
 
 def _parse_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:

@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from rich.console import Console
 
-from chiasm.adaptation.adapted import adapt, check_adapters, put
-from chiasm.assembly import build_model
+from chiasm.adaptation.adapted import adapt, put
+from chiasm.assembly import build_model, check_parts
 from chiasm.data.cache import DecodedSource, PictureCache
 from chiasm.data.processor import Processor
 from chiasm.data.reader import Reader
@@ -53,19 +53,24 @@ class Experiment:
         ranks: Ranks | None = None,
     ) -> None:
         self.recipe, self.folder, self.ranks = recipe, folder, ranks or Ranks()
+        self.resume, self.overwrite = resume, overwrite
         self.console = (console or Console()) if self.ranks.first else Console(quiet=True)
-        self.ranks.on_first(lambda: self._check_folder(resume, overwrite))
-        self.ranks.on_first(lambda: self._check_start(overwrite))
-        # Whatever is wrong is told before anything is removed or written.
+        self.ranks.on_first(self._check_folder)
+        self.ranks.on_first(self._check_start)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Makes what is trained, and takes the folder; whatever is wrong is told before it is touched."""
+        recipe = self.recipe
         self.model = self.ranks.together(self._built)
-        self.ranks.on_first(lambda: self._check_evaluation())
+        self.ranks.on_first(self._check_evaluation)
         reader = self.ranks.in_turn(self._reader) if recipe.data.features else self.ranks.together(self._reader)
-        self.ranks.on_first(lambda: self._claim_folder(overwrite))
+        self.ranks.on_first(self._claim_folder)
         if recipe.adapters:
             self.ranks.on_first(self._keep_base)
             torch.manual_seed(recipe.seed)
             adapt(self.model, recipe.adapters, self._base)
-        self.finished = self.ranks.any(self.ranks.first and resume and self.checkpoint.is_dir())
+        self.finished = self.ranks.any(self.ranks.first and self.resume and self.checkpoint.is_dir())
         if self.finished:
             if self.model.adaptation is not None:
                 put(self.model, self.model.adaptation.read(self.model, self.checkpoint))
@@ -77,14 +82,14 @@ class Experiment:
             self.model,
             reader,
             recipe.training,
-            folder,
+            self.folder,
             name=recipe.name,
             recipe=self.text,
             evaluate=self._live_figures if recipe.evaluation else None,
             console=self.console,
             ranks=self.ranks,
         )
-        if resume:
+        if self.resume:
             self._say(f"going on from step {self.loop.resume()} of {recipe.training.steps}")
 
     @property
@@ -203,10 +208,10 @@ class Experiment:
             cached.fill(self.recipe.data.train, self.console)
         return cached
 
-    def _check_folder(self, resume: bool, overwrite: bool) -> None:
+    def _check_folder(self) -> None:
         """Raises TrainingError unless the folder is free, or it is said what to do with the run in it."""
         file, text = self.folder / RECIPE, self.text
-        if resume:
+        if self.resume:
             if not file.exists():
                 raise TrainingError(f"{self.folder} holds no run to go on with; leave --resume out to begin one")
             if learned_by(old := file.read_text()) != learned_by(text):
@@ -214,7 +219,7 @@ class Experiment:
                     f"{self.folder} holds a run of another recipe ({_changed_lines(old, text)}); go on with the recipe "
                     "that it began with, or give --out another folder"
                 )
-        elif overwrite:
+        elif self.overwrite:
             if self.folder.is_dir() and any(self.folder.iterdir()) and not file.exists():
                 raise TrainingError(f"{self.folder} holds other things than a run; they are not removed")
         elif any((self.folder / name).exists() for name in (METRICS, CHECKPOINT, STAGES, "checkpoints")):
@@ -223,25 +228,25 @@ class Experiment:
                 "--out FOLDER keeps both"
             )
 
-    def _check_start(self, overwrite: bool) -> None:
+    def _check_start(self) -> None:
         """Raises TrainingError where removing the older run would remove the model that this one begins from."""
         start = self.recipe.start
         begun = [start.checkpoint] if start is not None else []
         begun += [one.checkpoint for one in self.recipe.pretrained.values() if isinstance(one, Piece)]
-        if overwrite and any(Path(one).resolve().is_relative_to(self.folder.resolve()) for one in begun):
+        if self.overwrite and any(Path(one).resolve().is_relative_to(self.folder.resolve()) for one in begun):
             raise TrainingError(
                 f"{self.folder} holds the model to start from, and --overwrite would remove it; give another --out"
             )
 
     def _built(self) -> Model:
         model = build_model(self.recipe)
-        check_adapters(model, self.recipe.adapters)
+        check_parts(model.config, self.recipe)
         return model
 
-    def _claim_folder(self, overwrite: bool) -> None:
+    def _claim_folder(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for old in self.folder.iterdir() if overwrite else ():
+            for old in self.folder.iterdir() if self.overwrite else ():
                 if old.is_dir() and not old.is_symlink():
                     shutil.rmtree(old)
                 elif old.name != RECIPE:  # the mark of a run stays until another takes its place, whatever ends us

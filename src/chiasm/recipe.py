@@ -155,14 +155,19 @@ class Recipe:
         if self.seed < 0:
             raise RecipeError(f"seed must not be negative, but is {self.seed}")
         for part, adapter in self.adapters.items():
-            if part in self.training.parts and self.training.parts[part].frozen:
-                raise RecipeError(
-                    f"adapters.{part} freezes what is in the part; leave training.parts.{part}.frozen out"
-                )
+            outer = self.training.part_of(part)
+            if outer is not None and self.training.parts[outer].frozen:
+                how = f"; leave training.parts.{part}.frozen out"
+                if outer != part:
+                    how = (
+                        f", and training.parts.{outer} the adapters too; except them: training.parts: {{{part}: {{}}}}"
+                    )
+                raise RecipeError(f"adapters.{part} freezes what is in the part{how}")
             if adapter.quantise is not None and (self.training.ema is not None or self.training.parallel == "fsdp"):
                 raise RecipeError(f"adapters.{part}.quantise goes neither with training.ema nor with parallel: fsdp")
-        if len({stage.name for stage in self.stages}) < len(self.stages):
-            raise RecipeError("stages: two have the same name; each has a folder of its own")
+        names = [stage.name for stage in self.stages]
+        if again := [name for at, name in enumerate(names) if name in names[:at]]:
+            raise RecipeError(f"stages: two have the same name, '{again[0]}'; give each one of its own")
         if self.data.budget is None and self.training.accumulate > self.data.batch_size:
             raise RecipeError(
                 f"training.accumulate splits a batch into {self.training.accumulate} parts, but data.batch_size is "

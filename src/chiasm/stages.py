@@ -12,12 +12,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from chiasm.assembly import hollow_model, model_config
+from chiasm.assembly import check_parts, model_config
 from chiasm.experiment import CHECKPOINT, RECIPE, STAGES, Experiment
 from chiasm.recipe import Recipe
 from chiasm.training.distributed import Ranks
 from chiasm.training.monitor import METRICS
-from chiasm.training.optimiser import freeze
 
 
 def experiment(
@@ -49,23 +48,10 @@ class _Stage(Experiment):
 class Staged(Experiment):
     """Stages in one folder. What of them is done stays done; `resume` goes on in the midst of any."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        folder: Path,
-        *,
-        resume: bool = False,
-        overwrite: bool = False,
-        console: Console | None = None,
-        ranks: Ranks | None = None,
-    ) -> None:
-        self.recipe, self.folder, self.ranks = recipe, folder, ranks or Ranks()
-        self.console = (console or Console()) if self.ranks.first else Console(quiet=True)
-        self.ranks.on_first(lambda: self._check_folder(resume, overwrite))
-        self.ranks.on_first(lambda: self._check_start(overwrite))
+    def _begin(self) -> None:
         self.recipes = self.ranks.together(lambda: list(self._recipes()))
         self.ranks.on_first(self._check_stages)
-        self.ranks.on_first(lambda: self._claim_folder(overwrite))
+        self.ranks.on_first(self._claim_folder)
         done = [self._is_done(at) for at in range(len(self.recipes) - 1)]
         self.at = done.index(False) if False in done else len(done)
         self.stage = self._stage(self.at)
@@ -108,7 +94,7 @@ class Staged(Experiment):
         """What is wrong in a later stage is told before the first is trained: parts and layers that are not there."""
         config = model_config(self.recipe)
         for recipe in self.recipes:
-            freeze(hollow_model(config, recipe.adapters), recipe.training)
+            check_parts(config, recipe)
 
     def _join_metrics(self) -> None:
         """The figures of all stages as those of one run; steps go on from stage to stage."""

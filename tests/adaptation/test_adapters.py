@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,23 +15,27 @@ from torch import Tensor, nn
 import chiasm
 from chiasm.adaptation import adapted
 from chiasm.adaptation.adapted import adapt, merged
-from chiasm.adaptation.adapter import AdapterConfig, linear_layers
+from chiasm.adaptation.adapter import AdapterConfig, Quantised, linear_layers
 from chiasm.adaptation.adapters import lora, other, vera
-from chiasm.adaptation.quantised import SmallLinear, bits_a_weight
+from chiasm.adaptation.quantised import SmallLinear, quantise
 from chiasm.config import parse
 from chiasm.data.batch import Batch
+from chiasm.data.reader import Reader
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import CheckpointError, MissingExtra, RecipeError
+from chiasm.models import clip
 from chiasm.models import folder as model_folder
 from chiasm.models.llava import LLaVA
 from chiasm.models.model import Model
 from chiasm.models.speaker import Speaker
 from chiasm.nn.decoder import Packed
+from chiasm.nn.image_towers import efficientnet_lite
 from chiasm.nn.recompute import recompute_layers
 from chiasm.weights import adapters as peft_folders
 from chiasm.weights import transformers as foreign
 from tests.models.speakers import noise, small_language, small_llava
 from tests.weights.test_transformers_llava import peer
+from tests.worlds import Patches, tiny_clip, tiny_processor
 
 peft = pytest.importorskip("peft", reason="pip install peft")
 transformers = pytest.importorskip("transformers")
@@ -139,6 +144,10 @@ def test_an_exported_adapter_is_read_by_peft_and_read_back(kind: str, tmp_path: 
     assert float((found - logits(base, batch)).abs().max()) > 1e-2
     again = chiasm.load(tmp_path / "base", adapter=tmp_path / "adapter")  # under transformers' names
     torch.testing.assert_close(logits(again, batch), found, atol=1e-5, rtol=1e-5)
+    file = tmp_path / "adapter" / adapted.CONFIG
+    file.write_text(json.dumps({**json.loads(file.read_text()), "rank_pattern": {"q_proj": 8}}))
+    with pytest.raises(CheckpointError, match="has ranks of single layers"):
+        chiasm.load(tmp_path / "base", adapter=tmp_path / "adapter")
 
 
 def test_an_exported_adapter_of_llava_is_read_by_peft(tmp_path: Path) -> None:
@@ -255,7 +264,8 @@ def test_a_quantised_base_stands_still_and_its_adapters_learn(
     batch = batch_of(model)
     small = model.language.get_submodule("blocks.0.mlp.up")
     assert isinstance(small, SmallLinear)
-    assert 32 / bits_a_weight(small) > least
+    bits = sum(8 * one.numel() * one.element_size() for name, one in small.named_parameters() if name != "bias")
+    assert 32 * small.in_features * small.out_features / bits > least
     whole = base.state_dict()["language.blocks.0.mlp.up.weight"]
     assert 0 < float((small.dequantize() - whole).norm() / whole.norm()) < worst
     for part in (model.vision, model.connector):
@@ -277,6 +287,55 @@ def test_a_quantised_base_stands_still_and_its_adapters_learn(
     unquantised = merged(model)
     assert {one.dtype for one in unquantised.parameters()} == {torch.float32}
     torch.testing.assert_close(logits(unquantised, batch), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_quantised_layer_computes_in_low_precision_as_its_values_would(kind: Quantised) -> None:
+    if kind == "nf4":
+        pytest.importorskip("bitsandbytes", reason="pip install bitsandbytes")
+    torch.manual_seed(0)
+    part = nn.Sequential(nn.Linear(128, 64))
+    quantise(part, kind)
+    small = part[0]
+    assert isinstance(small, SmallLinear)
+    plain = nn.Linear(128, 64)
+    with torch.no_grad():
+        plain.weight.copy_(small.dequantize())
+        plain.bias.copy_(small.bias)
+    for low in (False, True):
+        found = []
+        for layer in (small, plain):
+            x_TD = torch.linspace(-2, 2, 5 * 128).view(5, 128).requires_grad_()
+            with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                y_TD = layer(x_TD)
+            torch.autograd.backward(y_TD.float().square().sum())
+            assert x_TD.grad is not None
+            found.append((y_TD.detach(), x_TD.grad))
+        (ours, our_grad), (theirs, their_grad) = found
+        assert (ours.dtype, our_grad.dtype) == (theirs.dtype, their_grad.dtype)
+        assert ours.dtype == (torch.bfloat16 if low else torch.float32)
+        bound = 2e-2 if low else 1e-5
+        torch.testing.assert_close(ours, theirs, atol=bound, rtol=bound)
+        torch.testing.assert_close(our_grad, their_grad, atol=bound * float(their_grad.abs().max()), rtol=bound)
+
+
+def test_averages_that_norms_count_belong_to_what_learned(tmp_path: Path) -> None:
+    """Those of parts that learn beside the adapters; those of frozen parts are the base's."""
+    config = replace(tiny_clip().config, vision=efficientnet_lite.Config())
+    base = clip.CLIP(config, tiny_processor())
+    model_folder.save(base, tmp_path / "base")
+    model = adapt(chiasm.load(tmp_path / "base"), {"text": lora.Config(rank=2)})
+    assert isinstance(model, clip.CLIP)
+    batch = next(iter(Reader(Patches(8), tiny_processor(), 8)))
+    model.train().losses(batch)
+    model.get_submodule("vision.net.stem").requires_grad_(False)
+    found = chiasm.load(saved(model, tmp_path / "base", tmp_path / "run")).state_dict()
+    first = {name: one for name, one in base.state_dict().items() if name.endswith("running_mean")}
+    kept = {name for name in first if name.startswith("vision.net.stem")}
+    assert kept < first.keys()
+    for name, tensor in first.items():
+        assert torch.equal(found[name], tensor) == (name in kept)
+        assert torch.equal(found[name], model.state_dict()[name]) == (name not in kept)
 
 
 def test_only_what_learns_has_a_state_in_the_optimiser() -> None:

@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch._dynamo.utils import counters
 
+from chiasm.adaptation.adapted import adapt
+from chiasm.adaptation.adapters import lora
 from chiasm.data.batch import Batch
 from chiasm.data.reader import Reader
 from chiasm.errors import TrainingError
@@ -236,6 +238,16 @@ def test_tensors_that_no_loss_reaches_are_named(tmp_path: Path) -> None:
     model.register_parameter("forgotten", torch.nn.Parameter(torch.ones(3)))
     _loop(tmp_path, model, steps=2).run()
     assert [line["without_gradient"] for line in _lines(tmp_path) if "without_gradient" in line] == [["forgotten"]]
+
+
+def test_with_adapters_they_are_named_a_step_later(tmp_path: Path) -> None:
+    """Adapters begin with a zero, behind which no gradient arrives in the first step."""
+    pytest.importorskip("peft", reason="pip install peft")
+    model = adapt(tiny_clip(), {"text": lora.Config(rank=2)})
+    model.register_parameter("forgotten", torch.nn.Parameter(torch.ones(3)))
+    _loop(tmp_path, model, steps=3).run()
+    told = [(line["step"], line["without_gradient"]) for line in _lines(tmp_path) if "without_gradient" in line]
+    assert told == [(2, ["forgotten"])]
 
 
 def test_frozen_parts_do_not_change_and_stay_in_eval_mode(tmp_path: Path) -> None:

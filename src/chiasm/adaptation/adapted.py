@@ -13,19 +13,25 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from chiasm.adaptation.adapter import AdapterConfig, Quantised, chosen_layers, linear_layers, require_peft
+from chiasm.adaptation.adapter import (
+    AdapterConfig,
+    Quantised,
+    chosen_layers,
+    linear_layers,
+    refusals,
+    require_peft,
+)
 from chiasm.adaptation.quantised import SmallLinear, quantise
-from chiasm.config import suggest
 from chiasm.errors import CheckpointError, RecipeError
 from chiasm.models import folder as model_folder
-from chiasm.models.model import Model
+from chiasm.models.model import Model, suggest_part
 from chiasm.nn.device import choose_device
 
 FACTS, ADAPTERS = "adapters.json", "adapters"
@@ -127,7 +133,7 @@ def check_adapters(model: Model, adapters: Mapping[str, AdapterConfig]) -> None:
     for part, config in adapters.items():
         where = f"adapters.{part}"
         if part not in parts:
-            raise RecipeError(f"{where}: the model has no such part{suggest(part, [n for n in parts if '.' not in n])}")
+            raise RecipeError(f"{where}: the model has no such part{suggest_part(part, model)}")
         if inside := [other for other in adapters if other != part and other.startswith(f"{part}.")]:
             raise RecipeError(f"{where} and adapters.{inside[0]} adapt the same layers; give one of them")
         chosen_layers(parts[part], config.targets, where)
@@ -137,11 +143,11 @@ def load(folder: Path, open_base: Callable[[str], Model], device: str = "cpu") -
     """The model of a checkpoint with adapters, ready to be asked; open_base: how a base is opened, by name."""
     facts = _facts(folder)
     config = model_folder.read_config(folder)
-    kind = config.model()
-    model = kind(config, kind.processor_type.load(folder / model_folder.PROCESSOR))
+    processor = config.model().processor_type.load(folder / model_folder.PROCESSOR)
+    model = config.hollow(processor).to_empty(device=choose_device(device))
     state = open_base(_base_of(folder, facts)).state_dict()
     model_folder.assign(model, state, f"the base {facts['base']}")
-    return apply(model.to(choose_device(device)), folder)
+    return apply(model, folder)
 
 
 def apply(model: Model, folder: Path) -> Model:
@@ -204,7 +210,7 @@ def merged(model: M) -> M:
     adaptation = model.adaptation
     if not isinstance(adaptation, Adaptation):
         return model
-    plain = type(model)(model.config, model.processor).to(model.device)
+    plain = cast("M", model.config.hollow(model.processor).to_empty(device=model.device))
     state = model.state_dict()
     values = {name.replace(_BASE, ""): tensor for name, tensor in state.items()}
     for part in adaptation.quantised:
@@ -264,7 +270,8 @@ def _add(adaptation: Adaptation, model: Model, part: str, config: Any, quantised
         adaptation.quantised[part] = quantised
     before = set(module.state_dict())
     config.inference_mode, config.base_model_name_or_path = False, None
-    wrapper = peft.get_peft_model(module, config, adapter_name=_NAME)
+    with refusals(f"adapters.{part}"):
+        wrapper = peft.get_peft_model(module, config, adapter_name=_NAME)
     names = {name for name in module.state_dict() if name.replace(_BASE, "") not in before}
     adaptation.peft[part], adaptation.names[part] = wrapper, {_dotted(part, name) for name in names}
 
@@ -301,7 +308,11 @@ def write_adapter(
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((folder / FACTS).read_text())
+    file = folder / FACTS
+    try:
+        facts: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{file} is damaged: {error}") from error
     return facts
 
 

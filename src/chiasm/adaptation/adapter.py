@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
@@ -43,6 +44,15 @@ def require_peft() -> ModuleType:
     return peft
 
 
+@contextmanager
+def refusals(where: str) -> Iterator[None]:
+    """Turns what peft says of settings that it cannot take into a RecipeError."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{where}: peft refuses it: {' '.join(str(error).split())}") from error
+
+
 def linear_layers(part: nn.Module) -> list[str]:
     """Names of the linear layers whose output is computed by calling them; a head's weight is read directly."""
     heads = {name for name, module in part.named_modules() if hasattr(module, "head_weight")}
@@ -59,6 +69,8 @@ def chosen_layers(part: nn.Module, targets: str | Sequence[str], where: str) -> 
         raise RecipeError(f"{where}: the part has no linear layers inside of it; name a larger part, or let it learn")
     if isinstance(targets, str):
         return layers
+    if not targets:
+        raise RecipeError(f"{where}.targets: name at least one linear layer, or take all-linear")
     for target in targets:
         if not any(_fits(name, target) for name in layers):
             raise RecipeError(

@@ -4,7 +4,6 @@ QLoRA: Dettmers et al. 2023, arXiv:2305.14314. Differs from it: the scales of bl
 
 from __future__ import annotations
 
-import math
 import warnings
 from abc import ABC, abstractmethod
 from types import ModuleType
@@ -113,14 +112,6 @@ def quantise(part: nn.Module, kind: Quantised) -> None:
         parent, _, leaf = name.rpartition(".")
         small = (Nf4Linear if kind == "nf4" else Int8Linear)(layer)
         setattr(part.get_submodule(parent), leaf, small.train(layer.training))
-
-
-def bits_a_weight(layer: SmallLinear) -> float:
-    """Of the weight, with what belongs to it."""
-    kept = [one for name, one in layer.named_parameters() if name != "bias"]
-    return sum(8 * one.numel() * one.element_size() for one in kept) / math.prod(
-        (layer.in_features, layer.out_features)
-    )
 
 
 def bitsandbytes() -> ModuleType:

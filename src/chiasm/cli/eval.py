@@ -73,11 +73,11 @@ def run(options: argparse.Namespace) -> int:
         raise RecipeError("an endpoint has no tasks and no folder of its own; give --tasks RECIPE and --out FOLDER")
     if not place.exists() and (options.tasks is None or options.out is None):
         raise RecipeError(f"there is no folder {place}; of a model on the Hub say with --tasks and --out what to do")
-    model = _connected(options) if place.is_file() else _loaded(options, crew)
     if options.out is None and (options.tasks or options.overrides or options.score_by):
         raise RecipeError(
             "another evaluation than the run's own would overwrite it; say with --out where this one goes"
         )
+    model = _connected(options) if place.is_file() else _loaded(options, crew)
     if options.tasks is None and not own.exists():
         raise RecipeError(f"{options.model} holds no recipe; say with --tasks RECIPE what to evaluate")
     recipe = load_recipe(options.tasks or own, options.overrides)

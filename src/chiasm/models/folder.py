@@ -9,7 +9,6 @@ import os
 import shutil
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -88,10 +87,8 @@ def sync(folder: Path) -> None:
 def load(folder: Path, device: str = "cpu") -> Model:
     """The model of a checkpoint folder, ready to be asked. Raises CheckpointError, saying what is missing or wrong."""
     config = read_config(folder)
-    kind = config.model()
-    with torch.device("meta"):
-        model = kind(config, kind.processor_type.load(folder / PROCESSOR))
-    model = model.to_empty(device=choose_device(device))
+    processor = config.model().processor_type.load(folder / PROCESSOR)
+    model = config.hollow(processor).to_empty(device=choose_device(device))
     load_weights(model, folder / WEIGHTS)
     return model.eval()
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from chiasm.config import Component
+from chiasm.config import Component, suggest
 from chiasm.data.batch import Batch
 from chiasm.data.image import Image
 from chiasm.data.processor import Processor
@@ -36,9 +36,15 @@ class ModelConfig(Component, ABC, room="chiasm.models", key="family"):
 
     def parameters(self) -> int:
         """How many parameters the model has; counted without holding any."""
+        return sum(parameter.numel() for parameter in self.hollow().parameters())
+
+    def hollow(self, processor: Processor | None = None) -> Model:
+        """The model on the meta device: shapes without values, none of which depends on the processor.
+
+        `to_empty` makes one of it that can be filled, and no random number is drawn.
+        """
         with torch.device("meta"):
-            model = self.model()(self, cast("Processor", None))  # no shape depends on the processor
-        return sum(parameter.numel() for parameter in model.parameters())
+            return self.model()(self, cast("Processor", processor))
 
 
 class Adapting(Protocol):
@@ -148,6 +154,11 @@ class Generator(Protocol):
 
     def generate(self, samples: Sequence[Sample], *, max_tokens: int) -> list[Sample]:
         """Each sample with the answer as its last part."""
+
+
+def suggest_part(name: str, model: nn.Module) -> str:
+    """The end of an error about a part that a model has not: the nearest, or those on as high a level."""
+    return suggest(name, [part for part, _ in model.named_modules() if part and part.count(".") <= name.count(".")])
 
 
 VERBS: dict[str, type] = {"embed": Embedder, "score": Scorer, "generate": Generator}

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from chiasm.config import suggest
 from chiasm.errors import RecipeError
+from chiasm.models.model import suggest_part
 from chiasm.training.layers import decaying, depths
 from chiasm.training.settings import Part, Training
 
@@ -25,8 +25,7 @@ def freeze(model: nn.Module, settings: Training) -> None:
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name, part in sorted(settings.parts.items(), key=lambda one: len(one[0])):  # a part of a part comes after it
         if name not in modules:
-            top = [module for module in modules if module.count(".") < 2]
-            raise RecipeError(f"training.parts.{name}: the model has no such part{suggest(name, top)}")
+            raise RecipeError(f"training.parts.{name}: the model has no such part{suggest_part(name, model)}")
         held = [one for one, _ in modules[name].named_parameters(name)]
         if held and not part.frozen and not learning & set(held):
             raise RecipeError(
@@ -125,5 +124,5 @@ def schedule(settings: Training, step: int) -> float:
 
 
 def _part_of(name: str, settings: Training) -> Part:
-    fitting = [part for part in settings.parts if name == part or name.startswith(f"{part}.")]
-    return settings.parts[max(fitting, key=len)] if fitting else Part()
+    entry = settings.part_of(name)
+    return settings.parts[entry] if entry is not None else Part()

@@ -28,10 +28,9 @@ class Training:
     steps: optimiser steps; each sees `data.batch_size` samples.
     optimiser: "adamw", or "muon" for the matrices of linear layers and AdamW for the rest; on small models Muon learns
         several times faster.
-    learning_rate: its peak. schedule: how it goes on after a linear rise over `warmup`, a share of
-        all steps: "constant"; "cosine" and
-        "linear" fall to `final_learning_rate` (a share of the peak) at the last step; "wsd" stays and falls linearly
-        over the last `decay` share of the steps (Hu et al. 2024, arXiv:2404.06395).
+    learning_rate: its peak. schedule: how it goes on after a linear rise over `warmup`, a share of all steps:
+        "constant"; "cosine" and "linear" fall to `final_learning_rate` (a share of the peak) at the last step; "wsd"
+        stays and falls linearly over the last `decay` share of the steps (Hu et al. 2024, arXiv:2404.06395).
     weight_decay: of the weights of linear layers, convolutions and embeddings; all else (biases, norms, temperatures,
         learned positions, class tokens) is never decayed.
     layer_decay: what each layer's rate is of that of the layer above it. 1 is one rate for all; fine-tuning often takes
@@ -112,3 +111,8 @@ class Training:
             raise RecipeError(f"training.warmup is a share of the steps, 0 to 1, not {self.warmup:g}")
         if self.best is not None and not self.evaluate_every:
             raise RecipeError("training.best names a figure of the evaluation in training; set training.evaluate_every")
+
+    def part_of(self, name: str) -> str | None:
+        """The entry of `parts` that holds for a tensor or a part of the model: the longest name that fits."""
+        fitting = [part for part in self.parts if name == part or name.startswith(f"{part}.")]
+        return max(fitting, key=len, default=None)

@@ -26,7 +26,7 @@ class Config(AdapterConfig):
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
             raise RecipeError(
-                "lora: rank is at least 1, alpha above 0 and dropout from 0 to below 1, not "
+                "adapters: lora's rank is at least 1, alpha above 0 and dropout from 0 to below 1, not "
                 f"{self.rank}, {self.alpha:g} and {self.dropout:g}"
             )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from chiasm.adaptation.adapter import AdapterConfig, require_peft
+from chiasm.adaptation.adapter import AdapterConfig, refusals, require_peft
 from chiasm.config import suggest
 from chiasm.errors import RecipeError
 
@@ -36,4 +36,5 @@ class Config(AdapterConfig):
                 raise RecipeError(
                     f"adapters.settings.{name}: peft's {self.kind} has no such field{suggest(name, names)}"
                 )
-        return kind(target_modules=targets, **self.settings)
+        with refusals(f"adapters.settings of {self.kind}"):
+            return kind(target_modules=targets, **self.settings)

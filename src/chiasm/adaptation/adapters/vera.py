@@ -23,7 +23,9 @@ class Config(AdapterConfig):
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not 0 <= self.dropout < 1:
-            raise RecipeError(f"vera: rank is at least 1 and dropout below 1, not {self.rank} and {self.dropout:g}")
+            raise RecipeError(
+                f"adapters: vera's rank is at least 1 and dropout below 1, not {self.rank} and {self.dropout:g}"
+            )
 
     def for_peft(self, targets: list[str]) -> Any:
         return require_peft().VeraConfig(

@@ -93,8 +93,12 @@ def linear_names(model: Model) -> dict[str, str]:
     if family is None or table is None:
         raise CheckpointError(f"we cannot tell what transformers calls the layers of a {type(model).__name__}")
     modules = getattr(family, "MODULES", {})
+    try:
+        linked = links(table, model.state_dict())
+    except ValueError as error:  # a table names every tensor of the models that transformers has
+        raise CheckpointError(f"transformers has no such {type(model).__name__}: it names other tensors") from error
     found = {}
-    for link in links(table, model.state_dict()):
+    for link in linked:
         if len(link.ours) == 1 and link.form is AS_IS and link.theirs.endswith(".weight"):
             theirs = link.theirs.removesuffix(".weight")
             prefix = next((one for one in modules if theirs.startswith(one)), "")
