@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,11 +38,17 @@ class AdapterConfig(Component, ABC, room="chiasm.adaptation.adapters", key="adap
 
 def require_peft() -> ModuleType:
     """The package peft. Raises MissingExtra where it is not installed."""
+    quieten_bitsandbytes()
     try:
         import peft
     except ImportError as error:
         raise MissingExtra("peft", "adapters", "adapting a model") from error
     return peft
+
+
+def quieten_bitsandbytes() -> None:
+    """bitsandbytes, which peft imports where it is there, logs that it got no faster kernels from a hub: no news."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from chiasm.adaptation.adapter import Quantised, linear_layers
+from chiasm.adaptation.adapter import Quantised, linear_layers, quieten_bitsandbytes
 from chiasm.errors import MissingExtra
 
 _BLOCK = 64  # weights that share a scale
@@ -116,6 +116,7 @@ def quantise(part: nn.Module, kind: Quantised) -> None:
 
 def bitsandbytes() -> ModuleType:
     """The package. Raises MissingExtra where it is not installed."""
+    quieten_bitsandbytes()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of kernels for other devices

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from chiasm.config import Component, suggest
 from chiasm.data.batch import Batch
@@ -43,8 +44,23 @@ class ModelConfig(Component, ABC, room="chiasm.models", key="family"):
 
         `to_empty` makes one of it that can be filled, and no random number is drawn.
         """
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             return self.model()(self, cast("Processor", processor))
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out what fills tensors with random numbers: without values it does nothing, and takes most of the time."""
+
+    FILLING: ClassVar = frozenset({nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_})
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), entries: dict[str, Any] | None = None
+    ) -> Any:
+        del types
+        entries = entries or {}
+        if function in self.FILLING:
+            return args[0] if args else entries["tensor"]
+        return function(*args, **entries)
 
 
 class Adapting(Protocol):
