@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from chiasm.config import dump
+from chiasm.entries import shipped_recipes
 from chiasm.errors import ChiasmError, RecipeError
-from chiasm.recipe import load_recipe, shipped_recipes
+from chiasm.recipe import Asked, load_recipe, load_tasks
 
 BASE = """
 name: base
@@ -129,3 +130,38 @@ def test_every_shipped_recipe_says_in_its_first_line_what_it_does() -> None:
         first = file.read_text().splitlines()[0]
         assert first.startswith("# "), name
         assert isinstance(yaml.safe_load(file.read_text()), dict)
+
+
+def test_a_file_of_tasks_needs_nothing_else(tmp_path: Path) -> None:
+    whole = load_recipe("clip/scenes")
+    assert load_tasks("clip/scenes") == Asked(whole.evaluation)
+    (tmp_path / "tasks.yaml").write_text(
+        "score_by: gain\ndata: {root: elsewhere}\nevaluation:\n"
+        '  - {task: probes, data: {source: easy_vqa, path: "${data.root}"}}\n'
+    )
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/questions.json").write_text("[]")
+    asked = load_tasks(tmp_path / "tasks.yaml", [f"data.root={tmp_path}/elsewhere", "evaluation.0.limit=3"])
+    assert (asked.score_by, [(one.title, one.limit) for one in asked.evaluation]) == ("gain", [("probes", 3)])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("evalution: []", r"tasks\.yaml: a recipe has no entry 'evalution'; did you mean 'evaluation'"),
+        ("name: one", r"tasks\.yaml has no evaluation entries"),
+        ("evaluation: [{task: prob}]", r"tasks\.yaml: evaluation.*did you mean 'probes'"),
+        (
+            "data:\n  root: ???\nevaluation: [{task: pairs}]",
+            r"tasks\.yaml leaves data\.root to you: add data\.root=VALUE",
+        ),
+        (
+            'evaluation: [{task: pairs, name: "${data.at}"}]',
+            r"tasks\.yaml: \$\{data\.at\}: the recipe has no such entry",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_file_of_tasks_is_told(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "tasks.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=told):
+        load_tasks(tmp_path / "tasks.yaml")

@@ -25,6 +25,7 @@ ROAD = (
     "evaluation",
     "curation",
     "serving",
+    "entries",
     "recipe",
     "assembly",
     "experiment",

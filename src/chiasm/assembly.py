@@ -15,10 +15,11 @@ from chiasm.config import dump, parse
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.processor import Processor
 from chiasm.data.source import Source
+from chiasm.entries import laid_over
 from chiasm.errors import CheckpointError, DataError, RecipeError
 from chiasm.models import folder as model_folder
 from chiasm.models.model import Model, ModelConfig, suggest_part
-from chiasm.recipe import Piece, Recipe, Start, laid_over
+from chiasm.recipe import Piece, Recipe, Start
 from chiasm.training.optimiser import freeze
 from chiasm.weights import load, packages
 

@@ -8,11 +8,8 @@ data:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.resources import files
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,13 +21,11 @@ from chiasm.data.cache import PictureCache
 from chiasm.data.places import Place
 from chiasm.data.reader import Budget, CaptionChoice
 from chiasm.data.source import Source
+from chiasm.entries import UniqueKeys, check_given, filled_in, find_recipe, laid_over, override, read_entries
 from chiasm.errors import RecipeError
 from chiasm.evaluation.task import Task
 from chiasm.models.model import ModelConfig
 from chiasm.training.settings import Training
-
-_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
-_MUST_BE_GIVEN = "???"
 
 
 @dataclass(frozen=True)
@@ -205,9 +200,39 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     entries = read_entries(file)
     for change in overrides:
         override(entries, change)
-    _check_given(entries, file)
+    check_given(entries, file)
     try:
-        return parse(Recipe, _filled_in(entries, entries))
+        return parse(Recipe, filled_in(entries, entries))
+    except RecipeError as error:
+        raise RecipeError(f"{file}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a recipe asks of a model, whoever trained it. See Recipe."""
+
+    evaluation: tuple[Task, ...]
+    score_by: str = ""
+
+
+def load_tasks(name: str | Path, overrides: Sequence[str] = ()) -> Asked:
+    """The evaluation of a recipe. Of a file of one's own no more is needed than that.
+
+    name, overrides: as for `load_recipe`. Raises RecipeError for whatever is wrong in these entries, and where.
+    """
+    file = find_recipe(name)
+    entries = read_entries(file)
+    for change in overrides:
+        override(entries, change)
+    known = [one.name for one in fields(Recipe)]
+    if unknown := [key for key in entries if key not in known]:
+        raise RecipeError(f"{file}: a recipe has no entry '{unknown[0]}'{suggest(unknown[0], known)}")
+    if not entries.get("evaluation"):
+        raise RecipeError(f"{file} has no evaluation entries")
+    check_given(entries, file)
+    try:
+        asked = {key: filled_in(entries[key], entries) for key in ("evaluation", "score_by") if key in entries}
+        return parse(Asked, asked)
     except RecipeError as error:
         raise RecipeError(f"{file}: {error}") from error
 
@@ -229,144 +254,9 @@ _CARRIED_OUT = (
 
 def learned_by(text: str) -> dict[str, Any]:
     """The entries of a recipe's text on which the bits of the trained model depend, for comparing two."""
-    entries = yaml.load(text, _UniqueKeys)  # noqa: S506  # a SafeLoader
+    entries = yaml.load(text, UniqueKeys)  # noqa: S506  # a SafeLoader
 
     def learned(one: Mapping[str, Any]) -> dict[str, Any]:
         return {**one, "training": {key: value for key, value in one["training"].items() if key not in _CARRIED_OUT}}
 
     return {**learned(entries), "stages": [learned(stage) for stage in entries.get("stages", ())]}
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with chiasm, by name ("family/experiment")."""
-    folder = Path(str(files("chiasm"))) / "recipes"
-    return {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.yaml"))}
-
-
-def find_recipe(name: str | Path) -> Path:
-    """The file of a recipe given by path or by the name of a shipped one."""
-    path = Path(name)
-    if path.is_file():
-        return path
-    shipped = shipped_recipes()
-    if str(name) in shipped:
-        return shipped[str(name)]
-    raise RecipeError(f"there is no recipe '{name}'{suggest(str(name), shipped)}")
-
-
-def read_entries(file: Path) -> dict[str, Any]:
-    """The entries of a recipe file, laid over those of the one that it extends."""
-    entries = _read_yaml(file)
-    if "extends" not in entries:
-        return entries
-    base_file = file.parent / str(entries.pop("extends"))
-    if not base_file.is_file():
-        raise RecipeError(f"{file}: extends {base_file}, which does not exist")
-    base = _read_yaml(base_file)
-    if "extends" in base:
-        raise RecipeError(f"{file}: extends {base_file.name}, which extends another; only one level is read")
-    return laid_over(base, entries)
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        entries = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506  # a SafeLoader
-    except OSError as error:
-        raise RecipeError(f"cannot read the recipe {file}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{file} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{file} is not YAML that can be read: {' '.join(str(error).split())}") from error
-    if not isinstance(entries, dict):
-        raise RecipeError(f"{file} holds no recipe; expected entries of the form 'key: value'")
-    return entries
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """SafeLoader keeps the last of two equal keys, so the first would be lost in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"the key '{key}' stands twice, {node.start_mark}")
-        return super().construct_mapping(node, deep)
-
-
-def laid_over(base: Any, top: Any) -> Any:
-    """Entries with others over them: mappings are merged; anything else, lists too, is replaced whole."""
-    if not (isinstance(base, dict) and isinstance(top, dict)):
-        return top
-    merged = dict(base)
-    for key, value in top.items():
-        merged[key] = laid_over(base[key], value) if key in base else value
-    return merged
-
-
-def override(entries: dict[str, Any], change: str) -> None:
-    """Applies one override of the form "a.b=value" to the entries of a recipe."""
-    path, equals, text = change.partition("=")
-    if not equals or not path:
-        raise RecipeError(f"the override '{change}' is not of the form a.b=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"the value of the override '{change}' is not YAML") from error
-    place: Any = entries
-    *parents, last = path.split(".")
-    for at, parent in enumerate(parents):
-        if isinstance(place, list):
-            place = place[_index(place, parent, change)]
-        elif isinstance(place, dict):
-            place = place.setdefault(parent, {})
-        else:
-            raise RecipeError(f"the override '{change}': {'.'.join(parents[:at])} holds no entries")
-    if isinstance(place, list):
-        place[_index(place, last, change)] = value
-    elif isinstance(place, dict):
-        place[last] = value
-    else:
-        raise RecipeError(f"the override '{change}': {'.'.join(parents)} holds no entries")
-
-
-def _index(place: list[Any], text: str, override: str) -> int:
-    if not text.isdigit() or int(text) >= len(place):
-        raise RecipeError(f"the override '{override}': '{text}' is not one of the {len(place)} list entries, 0 onwards")
-    return int(text)
-
-
-def _filled_in(value: Any, entries: dict[str, Any]) -> Any:
-    """Replaces "${a.b}" by the entry a.b of the recipe."""
-    if isinstance(value, dict):
-        return {key: _filled_in(one, entries) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_filled_in(one, entries) for one in value]
-    if isinstance(value, str):
-        return _REFERENCE.sub(lambda match: str(_look_up(entries, match[1])), value)
-    return value
-
-
-def _look_up(entries: Any, path: str) -> Any:
-    for key in path.split("."):
-        if not isinstance(entries, dict) or key not in entries:
-            raise RecipeError(f"${{{path}}}: the recipe has no such entry")
-        entries = entries[key]
-    return entries
-
-
-def _check_given(entries: dict[str, Any], file: Path) -> None:
-    missing = list(islice(_missing(entries, ""), 3))
-    if missing:
-        given = " ".join(f"{path}=VALUE" for path in missing)
-        raise RecipeError(f"{file} leaves {', '.join(missing)} to you: add {given}")
-
-
-def _missing(value: Any, path: str) -> Iterator[str]:
-    if value == _MUST_BE_GIVEN:
-        yield path
-    if isinstance(value, dict):
-        for key, one in value.items():
-            yield from _missing(one, f"{path}.{key}" if path else str(key))
-    if isinstance(value, list):
-        for at, one in enumerate(value):
-            yield from _missing(one, f"{path}.{at}")

@@ -19,12 +19,6 @@ from tests.weights.served import KEY, Answer, said, served
 from tests.worlds import tiny_clip
 
 TASKS = """
-name: asked
-data:
-  train: {source: scenes, seed: 1, count: 4}
-  batch_size: 4
-model: {family: clip, size: small}
-training: {steps: 1, learning_rate: 1e-3}
 evaluation:
   - {task: pairs, limit: 4, data: {source: scenes, seed: 2, count: 6}}
   - {task: probes, form: words, limit: 4, data: {source: scenes, seed: 2, count: 6}}

@@ -15,13 +15,13 @@ from chiasm.data.image import Image
 from chiasm.data.layouts.marked import Marked
 from chiasm.data.reader import Reader
 from chiasm.data.sample import Sample
+from chiasm.entries import laid_over
 from chiasm.errors import RecipeError
 from chiasm.models import folder
 from chiasm.models.connected import Connected
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.model import Embedder, Model, ModelConfig, Scorer, verbs
 from chiasm.models.speaker import Speaker, VisualSpeaker
-from chiasm.recipe import laid_over
 from chiasm.training.loop import Loop
 from chiasm.training.settings import Training
 from tests.worlds import Patches

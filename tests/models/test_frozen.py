@@ -15,6 +15,7 @@ from chiasm.data.image import Image
 from chiasm.data.sample import Sample, Text
 from chiasm.data.scenes.vocabulary import COLOURS, SHAPES
 from chiasm.data.sources.scenes import Scenes
+from chiasm.entries import laid_over
 from chiasm.errors import RecipeError
 from chiasm.models import frozen, language, limber, llava, mapl
 from chiasm.models.model import ModelConfig
@@ -22,7 +23,6 @@ from chiasm.models.speaker import Speaker, VisualSpeaker
 from chiasm.nn.connectors import linear, mapper, prefix
 from chiasm.nn.decoders import llama
 from chiasm.nn.image_towers import efficientnet_lite, naflex, resnet, vit
-from chiasm.recipe import laid_over
 from tests.models.speakers import noise
 from tests.worlds import Patches
 

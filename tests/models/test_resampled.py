@@ -9,11 +9,11 @@ import torch
 
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.sample import Sample, Text
+from chiasm.entries import laid_over
 from chiasm.errors import DataError, RecipeError
 from chiasm.models import minicpm_v, monkey, qwen_vl
 from chiasm.models.model import ModelConfig
 from chiasm.models.speaker import VisualSpeaker
-from chiasm.recipe import laid_over
 from tests.models.speakers import TEXTS
 from tests.weights.pictures import noise
 

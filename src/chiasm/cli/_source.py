@@ -17,8 +17,9 @@ def source_of(what: str, overrides: Sequence[str], *, to_look_at: bool = False) 
     """
     from chiasm.config import parse
     from chiasm.data.source import Source
+    from chiasm.entries import override, read_entries
     from chiasm.errors import RecipeError
-    from chiasm.recipe import load_recipe, override, read_entries
+    from chiasm.recipe import load_recipe
     from chiasm.serving.pictures import Pictures
 
     if what in Source.names():

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     from chiasm.evaluation.run import check
     from chiasm.experiment import CHECKPOINT
     from chiasm.models import folder as model_folder
-    from chiasm.recipe import load_recipe
+    from chiasm.recipe import load_tasks
     from chiasm.weights import load
 
     console = Console()
@@ -54,9 +54,7 @@ def run(options: argparse.Namespace) -> int:
     target = options.out / CHECKPOINT
     if options.alpha is not None and target.exists():
         raise CheckpointError(f"{target} already holds a model; give --out another folder")
-    tasks = load_recipe(options.tasks, options.overrides).evaluation if options.tasks else ()
-    if options.tasks and not tasks:
-        raise RecipeError(f"the recipe '{options.tasks}' has no evaluation entries")
+    tasks = load_tasks(options.tasks, options.overrides).evaluation if options.tasks else ()
     first, second = load(options.first, options.device), load(options.second, options.device)
     check(second, tasks)
     if options.alpha is not None:

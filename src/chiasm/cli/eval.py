@@ -26,7 +26,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="entries of the tasks' recipe to change")
     parser.add_argument(
-        "--tasks", metavar="RECIPE", help="the recipe whose evaluation is run (default: the model's own)"
+        "--tasks",
+        metavar="RECIPE",
+        help="the recipe whose evaluation is run, or a file that has no more than one (default: the model's own)",
     )
     parser.add_argument("--out", type=Path, help="where answers, scores and report go (default: the run's folder)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
@@ -61,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     from chiasm.evaluation.run import ask, evaluate
     from chiasm.evaluation.table import table
     from chiasm.experiment import EVALUATION, RECIPE
-    from chiasm.recipe import load_recipe
+    from chiasm.recipe import load_recipe, load_tasks
 
     console = Console()
     if options.batch_tokens < 1:
@@ -77,20 +79,18 @@ def run(options: argparse.Namespace) -> int:
         raise RecipeError(
             "another evaluation than the run's own would overwrite it; say with --out where this one goes"
         )
-    model = _connected(options) if place.is_file() else _loaded(options, crew)
     if options.tasks is None and not own.exists():
         raise RecipeError(f"{options.model} holds no recipe; say with --tasks RECIPE what to evaluate")
-    recipe = load_recipe(options.tasks or own, options.overrides)
-    if not recipe.evaluation:
-        raise RecipeError(f"the recipe '{recipe.name}' has no evaluation entries")
+    asked = load_tasks(options.tasks or own, options.overrides)
+    model = _connected(options) if place.is_file() else _loaded(options, crew)
     folder = options.out or place
-    way = Way(options.score_by or recipe.score_by, options.batch_tokens, crew.share, options.keep_failed)
+    way = Way(options.score_by or asked.score_by, options.batch_tokens, crew.share, options.keep_failed)
     marks, baselines, progress = fingerprint(model), tuple(options.baselines), crew.shown and not options.quiet
     if crew.share.of > 1:
         with crew:
             ask(
                 model,
-                recipe.evaluation,
+                asked.evaluation,
                 folder / EVALUATION,
                 fingerprint=marks,
                 baselines=baselines,
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
     name = load_recipe(own).name if own.exists() else place.stem
     evaluation = evaluate(
         model,
-        recipe.evaluation,
+        asked.evaluation,
         folder / EVALUATION,
         about={"name": name, "checkpoint": str(options.model)},
         fingerprint=marks,
@@ -130,7 +130,7 @@ def _connected(options: argparse.Namespace) -> Endpoint:
     from dataclasses import replace
 
     from chiasm.config import parse
-    from chiasm.recipe import read_entries
+    from chiasm.entries import read_entries
     from chiasm.weights.endpoint import Settings, connect
 
     if options.processes > 1 or options.share:
