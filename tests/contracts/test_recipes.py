@@ -30,7 +30,7 @@ def _recipe(name: str, folder: Path) -> Recipe:
     overrides = [*SHORT]
     overrides += [f"data.root={shared_data('flickr8k').parent}"] if "root: ???" in text else []
     overrides += [f"data.features={folder}/features"] if "features:" in text or name.startswith("finetune/") else []
-    if "runs/clip-" in text or "runs/chat-" in text:
+    if "runs/clip-" in text:
         save(build_model(load_recipe("clip/scenes")), folder / "clip")
         overrides += [f"pretrained.vision.checkpoint={folder}/clip"]
     if name == "llava/smollm2-scenes":  # llava/smollm2-easy-vqa has all of SmolLM2; here are two layers of its shape
