@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -35,6 +35,16 @@ def find_recipe(name: str | Path) -> Path:
     raise RecipeError(f"there is no recipe '{name}'{suggest(str(name), shipped)}")
 
 
+def given_entries(name: str | Path, overrides: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """The file of a recipe, and its entries with overrides, of which none is left to the user any more."""
+    file = find_recipe(name)
+    entries = read_entries(file)
+    for change in overrides:
+        override(entries, change)
+    _check_given(entries, file)
+    return file, entries
+
+
 def read_entries(file: Path) -> dict[str, Any]:
     """The entries of a recipe file, laid over those of the one that it extends."""
     entries = _read_yaml(file)
@@ -51,7 +61,7 @@ def read_entries(file: Path) -> dict[str, Any]:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        entries = yaml.load(file.read_text(encoding="utf-8"), UniqueKeys)  # noqa: S506  # a SafeLoader
+        entries = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506  # a SafeLoader
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {file}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -63,7 +73,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return entries
 
 
-class UniqueKeys(yaml.SafeLoader):
+class _UniqueKeys(yaml.SafeLoader):
     """SafeLoader keeps the last of two equal keys, so the first would be lost in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -135,8 +145,7 @@ def _look_up(entries: Any, path: str) -> Any:
     return entries
 
 
-def check_given(entries: dict[str, Any], file: Path) -> None:
-    """Raises RecipeError where an entry is still left to the user."""
+def _check_given(entries: dict[str, Any], file: Path) -> None:
     missing = list(islice(_missing(entries, ""), 3))
     if missing:
         given = " ".join(f"{path}=VALUE" for path in missing)

@@ -21,7 +21,7 @@ from chiasm.data.cache import PictureCache
 from chiasm.data.places import Place
 from chiasm.data.reader import Budget, CaptionChoice
 from chiasm.data.source import Source
-from chiasm.entries import UniqueKeys, check_given, filled_in, find_recipe, laid_over, override, read_entries
+from chiasm.entries import filled_in, given_entries, laid_over
 from chiasm.errors import RecipeError
 from chiasm.evaluation.task import Task
 from chiasm.models.model import ModelConfig
@@ -196,11 +196,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     overrides: entries of the form "a.b=c", c in YAML. Raises RecipeError for whatever is wrong, and where.
     """
-    file = find_recipe(name)
-    entries = read_entries(file)
-    for change in overrides:
-        override(entries, change)
-    check_given(entries, file)
+    file, entries = given_entries(name, overrides)
     try:
         return parse(Recipe, filled_in(entries, entries))
     except RecipeError as error:
@@ -220,16 +216,12 @@ def load_tasks(name: str | Path, overrides: Sequence[str] = ()) -> Asked:
 
     name, overrides: as for `load_recipe`. Raises RecipeError for whatever is wrong in these entries, and where.
     """
-    file = find_recipe(name)
-    entries = read_entries(file)
-    for change in overrides:
-        override(entries, change)
+    file, entries = given_entries(name, overrides)
     known = [one.name for one in fields(Recipe)]
     if unknown := [key for key in entries if key not in known]:
         raise RecipeError(f"{file}: a recipe has no entry '{unknown[0]}'{suggest(unknown[0], known)}")
     if not entries.get("evaluation"):
         raise RecipeError(f"{file} has no evaluation entries")
-    check_given(entries, file)
     try:
         asked = {key: filled_in(entries[key], entries) for key in ("evaluation", "score_by") if key in entries}
         return parse(Asked, asked)
@@ -254,7 +246,7 @@ _CARRIED_OUT = (
 
 def learned_by(text: str) -> dict[str, Any]:
     """The entries of a recipe's text on which the bits of the trained model depend, for comparing two."""
-    entries = yaml.load(text, UniqueKeys)  # noqa: S506  # a SafeLoader
+    entries = yaml.safe_load(text)
 
     def learned(one: Mapping[str, Any]) -> dict[str, Any]:
         return {**one, "training": {key: value for key, value in one["training"].items() if key not in _CARRIED_OUT}}

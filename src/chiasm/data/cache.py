@@ -28,7 +28,7 @@ from chiasm.data.order import Stretches
 from chiasm.data.resizing import resized
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
-from chiasm.data.transforms import ImageTransform, Seen, Views
+from chiasm.data.transforms import ImageTransform, Views
 from chiasm.data.vectors import GrowingArray, KeyFile
 from chiasm.errors import CheckpointError, DataError, RecipeError
 
@@ -201,9 +201,7 @@ class DecodedSource(Source):
             assert without is not None  # a picture that was not read sends its sample to the source
             return without
         levels = self.pictures.at(place)
-        if self.crops is not None:
-            return Views(levels)
-        return Seen(levels) if self.side is None else Image(levels)
+        return Views(levels) if self.side is None else Image(levels)
 
     def _fill(self, pool: ThreadPoolExecutor, text: BinaryIO, console: Console) -> None:
         checked = False

@@ -43,14 +43,9 @@ class View:
         return max(0, left), max(0, top), min(width, left + side), min(height, top + side)
 
 
-class Seen(Image):
-    """A picture as a transform sees it, (size, size, 3): it is not scaled and cut again."""
-
-    __slots__ = ()
-
-
 class Views(Image):
-    """Random views of a picture that a transform drew beforehand, one below the other: (count * size, size, 3)."""
+    """A picture as a transform sees it, not to be scaled and cut again; where it crops at random, several such views,
+    drawn beforehand, one below the other: (count * size, size, 3)."""
 
     __slots__ = ()
 
@@ -134,8 +129,6 @@ class ImageTransform:
         """The picture's grey levels, (size, size, 3), before they are normalised."""
         if isinstance(image, Views):
             return image.drawn(generator)
-        if isinstance(image, Seen) and (generator is None or self.augment is None):
-            return image.levels()
         fast = (self.asked_decoding if generator is None else self.decoding) == "fast"
         return self._fast(image, generator) if fast else self._exact(image, generator)
 
