@@ -1,7 +1,7 @@
 """Train a small CLIP, a small SigLIP and a small chat model on rendered scenes, compare them, and write a report.
 
 The chat model sees with the image tower that the CLIP learned. Needs nothing but this package and its extra `eval`;
-takes about ten minutes on one core."""
+takes about six minutes on two cores."""
 
 from __future__ import annotations
 
