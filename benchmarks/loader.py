@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from chiasm.data.cache import DecodedSource, PictureCache
+from chiasm.data.cache import DecodedSource, ImageCache
 from chiasm.data.image import Image
 from chiasm.data.processor import PairProcessor
 from chiasm.data.reader import Reader
@@ -181,12 +181,12 @@ def compare(photos: Path, count: int, rounds: int, batches: int, folder: Path) -
     shards = write_shards(samples(photos, count), folder / "shards", per_shard=-(-count // SHARDS))
     source = WebDataset(tuple(str(path) for path in shards))
     tokenizer = Tokenizer(learn_tokenizer((source[at].captions[0] for at in range(0, count, 7)), 8000), TextTransform())
-    cached = DecodedSource(source, FAST, PictureCache(folder / "pictures"), CORES)
+    cached = DecodedSource(source, FAST, ImageCache(folder / "pictures"), CORES)
     cached.fill(Console(quiet=True))
-    stored = DecodedSource(source, FAST, PictureCache(folder / "pictures", crops=CROPS), CORES)
+    stored = DecodedSource(source, FAST, ImageCache(folder / "pictures", crops=CROPS), CORES)
     stored.fill(Console(quiet=True))
     plain = replace(FAST, augment=None)
-    finished = DecodedSource(source, plain, PictureCache(folder / "pictures"), CORES)
+    finished = DecodedSource(source, plain, ImageCache(folder / "pictures"), CORES)
     finished.fill(Console(quiet=True))
     loaders = {
         "webdataset and Pillow, as open_clip": open_clip(shards),

@@ -21,11 +21,11 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from chiasm.assembly import build_model
 from chiasm.data.batch import Batch
 from chiasm.data.reader import Reader
+from chiasm.experiment.assembly import build_model
+from chiasm.experiment.recipe import Recipe, load_recipe
 from chiasm.models.model import Model
-from chiasm.recipe import Recipe, load_recipe
 from chiasm.training.loop import Loop
 from chiasm.training.optimiser import build_optimiser
 from chiasm.training.settings import Training

@@ -18,7 +18,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from chiasm.assembly import build_model
 from chiasm.data.batch import Images, Tokens
 from chiasm.data.image import Image
 from chiasm.data.reader import Reader
@@ -26,9 +25,10 @@ from chiasm.data.sample import Sample
 from chiasm.data.source import Source
 from chiasm.evaluation.run import quick_scores
 from chiasm.evaluation.tasks.retrieval import Retrieval
+from chiasm.experiment.assembly import build_model
+from chiasm.experiment.recipe import Recipe, load_recipe
 from chiasm.models.clip import CLIP
 from chiasm.models.features import CachedProcessor
-from chiasm.recipe import Recipe, load_recipe
 from chiasm.training.loop import Loop
 
 FOLDS = 5

@@ -35,7 +35,7 @@ from chiasm.serving.search import Finder
 PICTURES, RENDERED, QUERIES, TOP = 10_000, 500, 200, 20
 
 
-def make_pictures(folder: Path, first: int, last: int) -> None:
+def make_images(folder: Path, first: int, last: int) -> None:
     """PNGs of 64 pixels: some rendered scenes, each shown again and again with a few grey levels of its own."""
     scenes = Scenes(count=RENDERED, seed=5, annotations=False)
     for at in range(first, last):
@@ -100,9 +100,9 @@ def main(words: list[str]) -> None:
     with tempfile.TemporaryDirectory() as root:
         folder, few, many = Path(root) / "pictures", Path(root) / "few", Path(root) / "many"
         folder.mkdir()
-        make_pictures(folder, 0, count // 10)
+        make_images(folder, 0, count // 10)
         first = measured(folder, few)
-        make_pictures(folder, count // 10, count)
+        make_images(folder, count // 10, count)
         whole, again = measured(folder, many), measured(folder, many)
         print(f"{count // 10:,} pictures: {first['peak']:.0f} MiB at most, {first['seconds']:.1f} s")
         print(f"{count:,} pictures: {whole['peak']:.0f} MiB at most, {whole['seconds']:.1f} s")

@@ -102,14 +102,14 @@ def peak() -> int:
 
 def encoded(folder: Path, texts: list[str]) -> list[tuple[list[int], list[int]]]:
     """Each chat as token ids and labels, -100 where nothing is learned: both sides are given the same."""
-    processor = speaker(folder).processor
+    processor = vlm(folder).processor
     rows = [processor.tokens(sample) for sample in Chats(tuple(texts))]
     return [(ids, [one if target else -100 for one, target in zip(ids, of, strict=True)]) for ids, of in rows]
 
 
 def by_chiasm(folder: Path, texts: list[str], steps: int, length: int, recompute: bool) -> dict[str, Any]:
     """Steps of the loop, each on a stream of at most `length` tokens."""
-    model = speaker(folder)
+    model = vlm(folder)
     source = Chats(tuple(texts))
     batch = model.processor([source[at] for at in range(8)])
     with torch.no_grad():
@@ -206,7 +206,7 @@ def told(first: float, seconds: list[float], tokens: list[int], before: int) -> 
     return {"loss": first, "rate": rate, "tokens": tokens, "seconds": seconds, "memory": peak() - before}
 
 
-def speaker(folder: Path) -> Language:
+def vlm(folder: Path) -> Language:
     """The model that both sides begin with."""
     model = chiasm.load(folder)
     assert isinstance(model, Language)

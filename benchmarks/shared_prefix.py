@@ -27,10 +27,10 @@ from chiasm.data.layouts.fixed import Fixed
 from chiasm.data.sample import Sample, Text
 from chiasm.data.sources.scenes import Scenes
 from chiasm.data.transforms import ImageTransform
-from chiasm.evaluation.task import Either
+from chiasm.evaluation.task import ScoreOrGenerate
 from chiasm.evaluation.tasks.existence import Existence
+from chiasm.models.generative import SharedPrefix
 from chiasm.models.llava import Config, LLaVA
-from chiasm.models.speaker import Shared
 from chiasm.nn.image_towers import vit
 from chiasm.weights import transformers
 from chiasm.weights.packages import smollm2_135m
@@ -39,10 +39,10 @@ PICTURES, PIXELS, QUESTIONS = 8, 336, 6  # 336 pixels make 576 slots, as in LLaV
 SLOT = "<file_sep>"  # one of SmolLM2's reserved tokens keeps the places of the picture
 
 
-def speaker(pixels: int) -> LLaVA:
+def vlm(pixels: int) -> LLaVA:
     """SmolLM2-135M that is shown pictures."""
     language = smollm2_135m.language()
-    vision = vit.Config(pixels, 14, width=192, layers=12, heads=3, hidden=768)
+    vision = vit.Config(pixels, 14, width=192, layers=12, heads=3, mlp_width=768)
     config = Config(vision, language.config.language)
     settings = language.processor.settings
     layout = Fixed(config.patches, ImageTransform(size=pixels), SLOT)
@@ -53,26 +53,26 @@ def speaker(pixels: int) -> LLaVA:
     return model.eval()
 
 
-def questions(pictures: int, pixels: int) -> list[Shared]:
+def questions(pictures: int, pixels: int) -> list[SharedPrefix]:
     """Rendered scenes at the size asked for, with six questions each: of three things there, of three not there."""
     task = Existence(Scenes(count=40 * pictures, seed=3, objects=(3, 4)), splits=("random",), form="words", head=True)
-    found: dict[str, list[Either]] = {}
+    found: dict[str, list[ScoreOrGenerate]] = {}
     for one in task.asked:
-        if isinstance(one, Either):
+        if isinstance(one, ScoreOrGenerate):
             found.setdefault(one.sample, []).append(one)
     groups = []
     for key, several in list(found.items())[:pictures]:
         scene = several[0].images[0].decode().resize((pixels, pixels))
         texts = tuple((one.words.sample.texts[0],) for one in several)
         groups.append(
-            Shared(Sample(key, (Image(np.asarray(scene)),)), texts, (several[0].words.max_tokens,) * len(texts))
+            SharedPrefix(Sample(key, (Image(np.asarray(scene)),)), texts, (several[0].words.max_tokens,) * len(texts))
         )
     if len(groups) < pictures or any(len(group.questions) != QUESTIONS for group in groups):
         raise SystemExit(f"only {len(groups)} pictures have {QUESTIONS} questions; ask for fewer")
     return groups
 
 
-def peer(model: LLaVA, folder: Path) -> Callable[[Shared], list[str]]:
+def peer(model: LLaVA, folder: Path) -> Callable[[SharedPrefix], list[str]]:
     """transformers' LLaVA with the same weights, asked one question at a time."""
     try:
         from transformers import LlavaForConditionalGeneration
@@ -83,7 +83,7 @@ def peer(model: LLaVA, folder: Path) -> Callable[[Shared], list[str]]:
     theirs.eval()
     ends = list(model.processor.end_ids)
 
-    def answers(group: Shared) -> list[str]:
+    def answers(group: SharedPrefix) -> list[str]:
         said = []
         for sample, limit in zip(group.samples, group.limits, strict=True):
             batch = model.processor.prompts([sample])
@@ -106,10 +106,10 @@ def peer(model: LLaVA, folder: Path) -> Callable[[Shared], list[str]]:
     return answers
 
 
-def one_by_one(model: LLaVA) -> Callable[[Shared], list[str]]:
+def one_by_one(model: LLaVA) -> Callable[[SharedPrefix], list[str]]:
     """chiasm's own `generate`, one question at a time."""
 
-    def answers(group: Shared) -> list[str]:
+    def answers(group: SharedPrefix) -> list[str]:
         said = []
         for sample, limit in zip(group.samples, group.limits, strict=True):
             last = model.generate([sample], max_tokens=limit)[0].parts[-1]
@@ -122,9 +122,9 @@ def one_by_one(model: LLaVA) -> Callable[[Shared], list[str]]:
 def main(words: list[str]) -> None:
     """Prints the seconds of each, and their ratios."""
     count, pixels = (int(words[0]) if words else PICTURES), (int(words[1]) if len(words) > 1 else PIXELS)
-    model, groups = speaker(pixels), questions(count + 1, pixels)
+    model, groups = vlm(pixels), questions(count + 1, pixels)
     with tempfile.TemporaryDirectory() as folder:
-        ways: dict[str, Callable[[Shared], list[str]]] = {
+        ways: dict[str, Callable[[SharedPrefix], list[str]]] = {
             "transformers, one by one": peer(model, Path(folder)),
             "chiasm, one by one": one_by_one(model),
             "chiasm, shared": lambda group: model.replies([group])[0],
@@ -140,9 +140,9 @@ def main(words: list[str]) -> None:
             first, *others = said.values()
             same += [all(other[at] == one for other in others) for at, one in enumerate(first)]
     medians = {name: float(np.median(several[1:])) for name, several in seconds.items()}  # the first picture warms up
-    slots, tokens = model.config.patches, model.prompt_length(groups[0].samples[0])
+    image_tokens, tokens = model.config.patches, model.prompt_length(groups[0].samples[0])
     print(
-        f"{pixels} pixels: {slots} slots, prompts of {tokens} tokens, {QUESTIONS} questions a picture, {count} pictures"
+        f"{pixels} pixels: {image_tokens} slots, prompts of {tokens} tokens, {QUESTIONS} questions a picture, {count} pictures"
     )
     for name, median in medians.items():
         print(f"{name}: {median:.2f} s a picture")

@@ -35,15 +35,15 @@ from rich.console import Console
 from tests import peers
 from torch import Tensor, nn
 
-from chiasm.assembly import build_model
 from chiasm.data.batch import Batch
 from chiasm.data.reader import Reader
 from chiasm.data.sources.scenes import Scenes
+from chiasm.experiment.assembly import build_model
+from chiasm.experiment.recipe import Recipe, load_recipe
 from chiasm.models.clip import CLIP, Config
 from chiasm.models.model import Model
 from chiasm.nn.image_towers import vit
 from chiasm.nn.text_towers import transformer
-from chiasm.recipe import Recipe, load_recipe
 from chiasm.training.loop import Loop
 
 _TUNING_SEED = 1000
@@ -189,7 +189,7 @@ def _their_model(recipe: Recipe, end: int) -> nn.Module:
         layers=image.layers,
         width=image.width,
         head_width=image.width // image.heads,
-        mlp_ratio=image.hidden / image.width,
+        mlp_ratio=image.mlp_width / image.width,
         patch_size=image.patch,
         image_size=image.image_size,
     )
@@ -199,7 +199,7 @@ def _their_model(recipe: Recipe, end: int) -> nn.Module:
         width=text.width,
         heads=text.heads,
         layers=text.layers,
-        mlp_ratio=text.hidden / text.width,
+        mlp_ratio=text.mlp_width / text.width,
         pool_type="eos",
         eos_id=end,
     )

@@ -67,15 +67,15 @@ def test_a_mistake_is_told_with_its_place(entries: dict[str, object], told: str)
 
 
 @dataclass(frozen=True)
-class Either:
+class ScoreOrGenerate:
     inner: Inner | Literal["plain"] | None = None
 
 
 def test_where_entries_are_written_only_what_is_wrong_inside_of_them_is_told() -> None:
-    assert parse(Either, {"inner": "plain"}).inner == "plain"
-    assert parse(Either, {"inner": {"rate": 2}}).inner == Inner(2.0)
+    assert parse(ScoreOrGenerate, {"inner": "plain"}).inner == "plain"
+    assert parse(ScoreOrGenerate, {"inner": {"rate": 2}}).inner == Inner(2.0)
     with pytest.raises(RecipeError) as caught:
-        parse(Either, {"inner": {"raet": 2}})
+        parse(ScoreOrGenerate, {"inner": {"raet": 2}})
     assert str(caught.value) == "inner.raet: there is no such key; did you mean 'rate'?"
 
 

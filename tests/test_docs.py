@@ -18,7 +18,7 @@ import yaml
 
 from chiasm.cli import main
 from chiasm.config import module_names
-from chiasm.entries import shipped_recipes
+from chiasm.experiment.entries import shipped_recipes
 from tests.shared_data import shared_data
 
 ROOT = Path(__file__).parents[1]

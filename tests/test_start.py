@@ -14,13 +14,13 @@ from rich.console import Console
 
 import chiasm
 from chiasm.adaptation.adapted import merged
-from chiasm.assembly import build_model
 from chiasm.data.source import Source
 from chiasm.errors import CheckpointError, ChiasmError, RecipeError, TrainingError
-from chiasm.experiment import Experiment
+from chiasm.experiment.assembly import build_model
+from chiasm.experiment.recipe import Recipe, load_recipe
+from chiasm.experiment.run import Experiment
 from chiasm.models import clip, folder
 from chiasm.models.dual_encoder import DualEncoder
-from chiasm.recipe import Recipe, load_recipe
 from chiasm.weights import transformers as adapter
 from tests.weights import tiny
 from tests.worlds import tiny_clip
@@ -207,7 +207,7 @@ TAKING: dict[str, Any] = {
     "processor": {"tokenizer": {"learn": 320}, "text": {"context": 16}, "image": {"size": 16}},
     "model": {
         "family": "clip",
-        "vision": {"tower": "vit", "image_size": 16, "patch": 8, "width": 32, "layers": 1, "heads": 2, "hidden": 64},
+        "vision": {"tower": "vit", "image_size": 16, "patch": 8, "width": 32, "layers": 1, "heads": 2, "mlp_width": 64},
         "text": {
             "tower": "transformer",
             "vocabulary": 320,
@@ -215,7 +215,7 @@ TAKING: dict[str, Any] = {
             "width": 16,
             "layers": 1,
             "heads": 2,
-            "hidden": 8,
+            "mlp_width": 8,
         },
         "width": 24,
     },

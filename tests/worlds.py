@@ -61,8 +61,8 @@ def tiny_clip(seed: int = 0) -> clip.CLIP:
 
     torch.manual_seed(seed)
     config = clip.Config(
-        vit.Config(16, 8, width=32, layers=1, heads=2, hidden=64),
-        transformer.Config(320, 16, width=32, layers=1, heads=2, hidden=64),
+        vit.Config(16, 8, width=32, layers=1, heads=2, mlp_width=64),
+        transformer.Config(320, 16, width=32, layers=1, heads=2, mlp_width=64),
         width=16,
     )
     return clip.CLIP(config, tiny_processor())

@@ -26,7 +26,7 @@ class Component:
     """Base of the dataclasses of which a recipe chooses one by name.
 
     A base declares where its choices live and under which key a recipe names one:
-    `class Source(Component, room="chiasm.data.sources", key="source")`. Each module of the room that defines one
+    `class Source(Component, package="chiasm.data.sources", key="source")`. Each module of the room that defines one
     subclass is a choice. A module may offer named starting points, `SIZES: dict[str, Config]`; a recipe then says
     `size: NAME` and overrides single fields.
     """
@@ -76,12 +76,12 @@ class Component:
         return own[0] if own else None
 
 
-class Word(ABC):
+class Scalar(ABC):
     """Base of values that a recipe writes as one word, such as a URL; `str` of one is that word again."""
 
     @classmethod
     @abstractmethod
-    def from_word(cls, word: str) -> Self:
+    def from_scalar(cls, word: str) -> Self:
         """The value that a word stands for. Raises ValueError where it stands for none."""
 
 
@@ -125,16 +125,16 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
         return {str(key): _parse(arguments[1], entry, _join(where, key)) for key, entry in entries.items()}
     if isinstance(kind, type) and issubclass(kind, Component):
         return _parse_component(kind, value, where)
-    if isinstance(kind, type) and issubclass(kind, Word):
+    if isinstance(kind, type) and issubclass(kind, Scalar):
         return _parse_word(kind, value, where)
     if dataclasses.is_dataclass(kind):
         return _parse_fields(kind, _expect_mapping(value, where), where, {})
     return _parse_scalar(kind, value, where)
 
 
-def _parse_word(kind: type[Word], value: Any, where: str) -> Word:
+def _parse_word(kind: type[Scalar], value: Any, where: str) -> Scalar:
     try:
-        return kind.from_word(str(value) if isinstance(value, (str, kind)) else "")
+        return kind.from_scalar(str(value) if isinstance(value, (str, kind)) else "")
     except ValueError as error:
         raise RecipeError(f"{where}: expected a {kind.__name__}, got {value!r}") from error
 
@@ -262,4 +262,4 @@ def dump(value: Any) -> Any:
         return {key: dump(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [dump(entry) for entry in value]
-    return str(value) if isinstance(value, (Path, Word)) else value
+    return str(value) if isinstance(value, (Path, Scalar)) else value

@@ -25,15 +25,15 @@ from chiasm.data.sample import Sample, Text
 from chiasm.errors import CheckpointError, MissingExtra, RecipeError
 from chiasm.models import clip
 from chiasm.models import folder as model_folder
+from chiasm.models.generative import GenerativeModel
 from chiasm.models.llava import LLaVA
 from chiasm.models.model import Model
-from chiasm.models.speaker import Speaker
 from chiasm.nn.decoder import Packed
 from chiasm.nn.image_towers import efficientnet_lite
 from chiasm.nn.recompute import recompute_layers
 from chiasm.weights import adapters as peft_folders
 from chiasm.weights import transformers as foreign
-from tests.models.speakers import noise, small_language, small_llava
+from tests.models.generative_models import noise, small_language, small_llava
 from tests.weights.test_transformers_llava import peer
 from tests.worlds import Patches, tiny_clip, tiny_processor
 
@@ -52,15 +52,15 @@ KINDS: dict[str, AdapterConfig] = {
 M = TypeVar("M", bound=Model)
 
 
-def chat(at: int, pictured: bool = True) -> Sample:
+def chat(at: int, imaged: bool = True) -> Sample:
     colour = ("red", "blue", "green")[at % 3]
-    picture = (noise(at),) if pictured else ()
+    image = (noise(at),) if imaged else ()
     question, answer = Text("What colour is the ball?", role="user"), Text(colour, role="assistant", target=True)
-    return Sample(str(at), (*picture, question, answer))
+    return Sample(str(at), (*image, question, answer))
 
 
-def batch_of(model: Speaker, pictured: bool = True) -> Batch:
-    return model.processor([chat(at, pictured) for at in range(3)])
+def batch_of(model: GenerativeModel, imaged: bool = True) -> Batch:
+    return model.processor([chat(at, imaged) for at in range(3)])
 
 
 def logits(model: Any, batch: Batch) -> Tensor:
@@ -117,7 +117,7 @@ def test_the_same_change_as_pefts_on_the_class_of_transformers(tmp_path: Path) -
                 known[f"base_model.model.{names[layer]}.lora_{rest}"].copy_(tensor)
                 copied += 1
     assert copied == 2 * 2 * len(model.language.blocks)
-    batch = batch_of(model, pictured=False)
+    batch = batch_of(model, imaged=False)
     assert batch.stream is not None
     ids = batch.stream.ids_T[: int(batch.stream.lengths_B[0])]
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_an_exported_adapter_is_read_by_peft_and_read_back(kind: str, tmp_path: 
     peft_folders.save_for_transformers(model, tmp_path / "adapter", str(tmp_path / "base"))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     wrapped = peft.PeftModel.from_pretrained(theirs, str(tmp_path / "adapter")).eval()
-    batch = batch_of(model, pictured=False)
+    batch = batch_of(model, imaged=False)
     assert batch.stream is not None
     ids = batch.stream.ids_T[: int(batch.stream.lengths_B[0])]
     with torch.no_grad():

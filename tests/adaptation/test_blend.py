@@ -41,12 +41,12 @@ def test_weights_lie_on_the_line_between_both(alpha: float) -> None:
 def test_at_both_ends_stand_the_models_themselves_bit_for_bit() -> None:
     first, second = tiny_clip(0), tiny_clip(1)
     second.log_scale.data += 1e30  # so far apart that a sum would round the other away
-    pictures = [sample.image for sample in Patches(8)]
+    images = [sample.image for sample in Patches(8)]
     for alpha, end in ((0.0, first), (1.0, second)):
         found = blend(first, second, alpha)
         assert all(torch.equal(tensor, end.state_dict()[name]) for name, tensor in found.state_dict().items())
         assert isinstance(found, clip.CLIP)
-        assert torch.equal(found.embed_images(pictures), end.embed_images(pictures))
+        assert torch.equal(found.embed_images(images), end.embed_images(images))
 
 
 def test_half_precision_and_counts_of_batches() -> None:

@@ -15,11 +15,11 @@ from chiasm.adaptation.adapted import adapt
 from chiasm.adaptation.adapter import linear_layers
 from chiasm.adaptation.adapters import lora
 from chiasm.data.sample import Sample, Text
-from chiasm.models.speaker import VisualSpeaker
+from chiasm.models.generative import VisionLanguageModel
 from chiasm.weights import adapters as peft_folders
 from chiasm.weights import transformers as foreign
 from tests.adaptation.test_adapters import moved
-from tests.models.speakers import noise
+from tests.models.generative_models import noise
 
 peft = pytest.importorskip("peft", reason="pip install peft")
 pytest.importorskip("transformers")
@@ -57,7 +57,7 @@ def test_an_exported_adapter_changes_their_model_as_it_changes_ours(family: str,
     names = foreign.linear_names(base)
     assert layers >= {names[one] for one in linear_layers(base) if one in names}
     model = chiasm.load(tmp_path / "base")
-    assert isinstance(model, VisualSpeaker)
+    assert isinstance(model, VisionLanguageModel)
     adapt(
         model, {"language": lora.Config(rank=2, targets=of_language), "vision": lora.Config(rank=2, targets=of_vision)}
     )

@@ -24,7 +24,7 @@ from chiasm.cli import main
 from chiasm.data.sample import Box
 from chiasm.errors import DataError
 from chiasm.models import folder
-from tests.models.speakers import CHAT, small_llava
+from tests.models.generative_models import CHAT, small_llava
 from tests.weights import foreign
 
 Refused = Callable[..., str]
@@ -145,7 +145,7 @@ def test_pictures_and_places_that_differ(refused: Refused, model: Path, tmp_path
 def test_slots_that_the_features_do_not_fill(refused: Refused, model: Path, tmp_path: Path) -> None:
     (model / "processor" / "chat_template.jinja").write_text(CHAT)
     layout = json.loads((model / "processor" / "processor.json").read_text())["layout"]
-    spoil(model / "processor" / "processor.json", layout=layout | {"slots": 3})
+    spoil(model / "processor" / "processor.json", layout=layout | {"image_tokens": 3})
     chats(tmp_path)
     assert "processor.layout.slots is 3, but the model fills 16 slots a picture" in refused(*training(model, tmp_path))
     assert not (tmp_path / "run" / "checkpoint").exists()

@@ -8,7 +8,7 @@ import pytest
 
 from chiasm.cli import main
 from chiasm.config import module_names
-from chiasm.recipe import Piece, load_recipe
+from chiasm.experiment.recipe import PretrainedPart, load_recipe
 
 TINY = ["training.steps=2", "data.batch_size=8", "training.evaluate_every=0"]
 FEW = [f"evaluation.{at}.limit=3" for at in range(3)]
@@ -122,5 +122,5 @@ def test_the_demo_trains_three_models_and_shows_what_the_chat_model_says(
     assert example["query"]["text"] in page
     assert all(reference in page for reference in example["references"])
     begun = load_recipe(out / "chat-scenes" / "recipe.yaml").pretrained["vision"]
-    assert isinstance(begun, Piece)
+    assert isinstance(begun, PretrainedPart)
     assert (Path(begun.checkpoint) / "checkpoint" / "model.safetensors").exists()

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from chiasm.cli import _crew, main
+from chiasm.cli import _workers, main
 from chiasm.evaluation.result import Evaluation
 from chiasm.models import folder
 from tests.evaluation.test_run import unseconded
-from tests.models.speakers import small_llava
+from tests.models.generative_models import small_llava
 from tests.weights.served import KEY, Answer, said, served
 from tests.worlds import tiny_clip
 
@@ -65,7 +65,7 @@ def _keys(out: Path, name: str) -> list[str]:
 def test_what_a_dead_process_left_is_asked_here(
     made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_crew, "_words", lambda options: ["--no-such-option"])
+    monkeypatch.setattr(_workers, "_words", lambda options: ["--no-such-option"])
     assert main([*made, str(tmp_path / "out"), "--quiet", "--processes", "2", "--baselines", "constant"]) == 0
     assert "process 2 of 2 ended with status 2; what it has not answered is asked here" in capfd.readouterr().out
     assert _results(tmp_path / "out").results[0].headline.failed == 0

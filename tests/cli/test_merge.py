@@ -11,10 +11,10 @@ import chiasm
 from chiasm.adaptation.adapted import adapt
 from chiasm.adaptation.adapters import lora
 from chiasm.cli import main
-from chiasm.models.speaker import Speaker
+from chiasm.models.generative import GenerativeModel
 from chiasm.weights import transformers as foreign
 from tests.adaptation.test_adapters import batch_of, logits, moved, saved
-from tests.models.speakers import small_language
+from tests.models.generative_models import small_language
 
 peft = pytest.importorskip("peft", reason="pip install peft")
 transformers = pytest.importorskip("transformers")
@@ -26,8 +26,8 @@ def test_what_is_written_says_what_the_run_says(kind: str, tmp_path: Path) -> No
     foreign.save(small_language(), base)
     run = saved(moved(adapt(small_language(), {"language": lora.Config(rank=4)})), base, tmp_path / "run")
     model = chiasm.load(run)
-    assert isinstance(model, Speaker)
-    batch = batch_of(model, pictured=False)
+    assert isinstance(model, GenerativeModel)
+    batch = batch_of(model, imaged=False)
     expected = logits(model, batch)
     assert float((logits(chiasm.load(base), batch) - expected).abs().max()) > 1e-2
     assert main(["merge", str(run), "--out", str(out), "--for", kind, "--base", str(base)]) == 0

@@ -15,13 +15,13 @@ from chiasm.data.image import Image
 from chiasm.data.layouts.marked import Marked
 from chiasm.data.reader import Reader
 from chiasm.data.sample import Sample
-from chiasm.entries import laid_over
 from chiasm.errors import RecipeError
+from chiasm.experiment.entries import deep_merge
 from chiasm.models import folder
-from chiasm.models.connected import Connected
+from chiasm.models.connector_vlm import ConnectorVLM
 from chiasm.models.dual_encoder import DualEncoder
+from chiasm.models.generative import GenerativeModel, VisionLanguageModel
 from chiasm.models.model import Embedder, Model, ModelConfig, Scorer, verbs
-from chiasm.models.speaker import Speaker, VisualSpeaker
 from chiasm.training.loop import Loop
 from chiasm.training.settings import Training
 from tests.worlds import Patches
@@ -40,7 +40,7 @@ def _small(family: str) -> Model:
         entries |= {"text": {"context": _context(config), "padding": "longest" if _causal(config) else "context"}}
     captions = (caption for sample in Patches() for caption in sample.captions)
     torch.manual_seed(0)
-    model = kind(config, kind.processor_type.from_recipe(laid_over(config.processor_entries(), entries), captions))
+    model = kind(config, kind.processor_type.from_recipe(deep_merge(config.processor_entries(), entries), captions))
     model.check()
     return model
 
@@ -94,7 +94,7 @@ def test_losses_reach_every_trainable_tensor(family: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "family", [one for one in FAMILIES if issubclass(ModelConfig.choose(one).model(), VisualSpeaker)]
+    "family", [one for one in FAMILIES if issubclass(ModelConfig.choose(one).model(), VisionLanguageModel)]
 )
 def test_a_batch_without_pictures_goes_through_all_parts_where_others_have_some(family: str) -> None:
     """Processes put slices of the model together, and gradients: each has to come by where any of them does."""
@@ -107,23 +107,23 @@ def test_a_batch_without_pictures_goes_through_all_parts_where_others_have_some(
         model.shared = shared
         torch.autograd.backward(model.losses(batch)["next_token"])
         found.append({name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None})
-    pictured, idle, alone = found
-    assert idle.keys() == pictured.keys()
-    for name, gradient in idle.items():
+    imaged, dummy, alone = found
+    assert dummy.keys() == imaged.keys()
+    for name, gradient in dummy.items():
         if name.startswith("language.") and name in alone:
             torch.testing.assert_close(gradient, alone[name], atol=1e-7, rtol=1e-5)
         else:
             assert not gradient.any(), name  # nor is it NaN
-    assert any(not name.startswith("language.") for name in idle)
+    assert any(not name.startswith("language.") for name in dummy)
 
 
 @pytest.mark.parametrize(
     "family",
-    ["llava_next", "qwen2_vl", *(one for one in FAMILIES if issubclass(ModelConfig.choose(one).model(), Connected))],
+    ["llava_next", "qwen2_vl", *(one for one in FAMILIES if issubclass(ModelConfig.choose(one).model(), ConnectorVLM))],
 )
 def test_pictures_laid_out_for_another_model_are_refused(family: str) -> None:
     model = _small(family)
-    assert isinstance(model, VisualSpeaker)
+    assert isinstance(model, VisionLanguageModel)
     own: Any = model.processor.layout
     model.processor.layout = Marked()
     with pytest.raises(RecipeError, match=f"set processor.layout to {own.chosen()}$"):
@@ -167,8 +167,8 @@ def test_a_checkpoint_folder_gives_back_the_same_model(family: str, tmp_path: Pa
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
     samples = _samples(family, 4)
-    if isinstance(model, Speaker):
-        assert isinstance(again, Speaker)
+    if isinstance(model, GenerativeModel):
+        assert isinstance(again, GenerativeModel)
         assert torch.equal(again.log_likelihood(samples), model.log_likelihood(samples))
     else:
         assert isinstance(model, Scorer)

@@ -10,15 +10,15 @@ import pytest
 from rich.console import Console
 
 import chiasm
-from chiasm.assembly import build_model
 from chiasm.data.sample import Sample, Text
-from chiasm.entries import shipped_recipes
 from chiasm.evaluation.report import write_report
-from chiasm.experiment import Experiment
+from chiasm.experiment.assembly import build_model
+from chiasm.experiment.entries import shipped_recipes
+from chiasm.experiment.recipe import Recipe, load_recipe
+from chiasm.experiment.run import Experiment
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.folder import save
 from chiasm.models.model import Generator
-from chiasm.recipe import Recipe, load_recipe
 from tests.shared_data import shared_data
 
 SHORT = ["training.steps=2", "training.evaluate_every=1", "data.batch_size=8"]

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 from rich.console import Console
 
-from chiasm.data.cache import DecodedSource, PictureCache
+from chiasm.data.cache import DecodedSource, ImageCache
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
@@ -57,6 +57,6 @@ def source_of(count: int = 20) -> Jpegs:
 
 
 def filled(source: Source, folder: Path, transform: ImageTransform = TRANSFORM, **entry: int) -> DecodedSource:
-    decoded = DecodedSource(source, transform, PictureCache(folder, **entry), threads=2)
+    decoded = DecodedSource(source, transform, ImageCache(folder, **entry), threads=2)
     decoded.fill(QUIET)
     return decoded

@@ -10,12 +10,12 @@ import pytest
 from chiasm.data.batch import Batch
 from chiasm.data.reader import Budget, Reader, _even
 from chiasm.errors import DataError
-from tests.models.speakers import small_llava
+from tests.models.generative_models import small_llava
 from tests.training.chats import Chats
 from tests.worlds import Patches, tiny_processor
 
 PROCESSOR = small_llava().processor
-MIXED = Chats(pictured=lambda at: at % 3 == 0)
+MIXED = Chats(imaged=lambda at: at % 3 == 0)
 
 
 def reader(budget: Budget, source: Chats = MIXED, **more: int) -> Reader:
@@ -28,11 +28,11 @@ def keys(batches: Iterator[Batch | None], count: int) -> list[tuple[str, ...]]:
 
 def cost(batch: Batch) -> tuple[int, int]:
     assert batch.stream is not None
-    return len(batch.stream.ids_T), int(batch.stream.slot_T.sum())
+    return len(batch.stream.ids_T), int(batch.stream.image_mask_T.sum())
 
 
-def fits(budget: Budget, tokens: int, slots: int) -> bool:
-    return tokens <= budget.tokens and (budget.slots is None or slots <= budget.slots)
+def fits(budget: Budget, tokens: int, image_tokens: int) -> bool:
+    return tokens <= budget.tokens and (budget.image_tokens is None or image_tokens <= budget.image_tokens)
 
 
 def test_a_budget_is_spent_to_the_last_token_and_slot() -> None:
@@ -56,12 +56,12 @@ def test_each_batch_is_as_full_as_it_can_be(budget: Budget) -> None:
     at, ended = 0, set[str]()
     for batch in batches[:-1]:
         at += len(batch)
-        tokens, slots = cost(batch)
-        assert fits(budget, tokens, slots)
+        tokens, image_tokens = cost(batch)
+        assert fits(budget, tokens, image_tokens)
         more_tokens, more_slots = cost(firsts[at])
-        assert not fits(budget, tokens + more_tokens, slots + more_slots)
+        assert not fits(budget, tokens + more_tokens, image_tokens + more_slots)
         ended.add("tokens" if tokens + more_tokens > budget.tokens else "slots")
-    assert ended == ({"tokens"} if budget.slots is None else {"tokens", "slots"})
+    assert ended == ({"tokens"} if budget.image_tokens is None else {"tokens", "slots"})
     assert len({len(batch) for batch in batches}) > 1
 
 
@@ -106,19 +106,19 @@ def test_what_cannot_be_read_or_is_too_long_is_counted_and_named() -> None:
 
 
 def test_a_sample_must_leave_room_for_one_of_each_other_rank() -> None:
-    source = Chats(12, pictured=lambda at: at == 3, long=(5,))
+    source = Chats(12, imaged=lambda at: at == 3, long=(5,))
     alone = Reader(source, PROCESSOR, 1, seed=3, captions="keep")
     costs = {batch.keys[0]: cost(batch) for batch in islice(alone.shares(), 12) if batch is not None}
-    tokens, slots = costs["chat/5"][0], costs["chat/3"][1]
-    for budget, key in ((Budget(2 * tokens), "chat/5"), (Budget(2 * tokens, 2 * slots), "chat/3")):
-        tight = Budget(2 * tokens - 1) if budget.slots is None else Budget(2 * tokens, 2 * slots - 1)
+    tokens, image_tokens = costs["chat/5"][0], costs["chat/3"][1]
+    for budget, key in ((Budget(2 * tokens), "chat/5"), (Budget(2 * tokens, 2 * image_tokens), "chat/3")):
+        tight = Budget(2 * tokens - 1) if budget.image_tokens is None else Budget(2 * tokens, 2 * image_tokens - 1)
         for given, ranks, there in ((budget, 2, True), (tight, 2, False), (tight, 1, True)):
             readers = [reader(given, source, rank=rank, ranks=ranks) for rank in range(ranks)]
             seen = {key for one in readers for found in keys(one.shares(), 12) for key in found}
             told = [skipped.reason for one in readers for skipped in one.skips.samples]
             assert (key in seen) == there, (given, ranks)
             assert any(f"'{key}'" in one and f"{given} for 2 processes" in one for one in told) != there
-            wanted = "data.batch_tokens" + (" or data.batch_slots" if given.slots is not None else "")
+            wanted = "data.batch_tokens" + (" or data.batch_slots" if given.image_tokens is not None else "")
             assert all(one.endswith(f"raise {wanted}") for one in told)
 
 

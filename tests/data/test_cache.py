@@ -13,12 +13,12 @@ import torch
 
 from chiasm.config import dump
 from chiasm.data import cache as cache_module
-from chiasm.data.cache import DecodedPictures
+from chiasm.data.cache import DecodedImages
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.image import Image
 from chiasm.data.layouts.fixed import Fixed
-from chiasm.data.order import Stretches
-from chiasm.data.places import Url, UrlImage
+from chiasm.data.locations import Url, UrlImage
+from chiasm.data.order import Blocks
 from chiasm.data.processor import PairProcessor
 from chiasm.data.reader import Reader
 from chiasm.data.sample import Box, Sample, Text
@@ -26,8 +26,8 @@ from chiasm.data.source import Source
 from chiasm.data.sources.mixture import Mixture
 from chiasm.data.sources.webdataset import WebDataset, write_shards
 from chiasm.errors import CheckpointError, DataError, RecipeError
-from chiasm.experiment import Experiment
-from chiasm.recipe import load_recipe
+from chiasm.experiment.recipe import load_recipe
+from chiasm.experiment.run import Experiment
 from tests.data.cached import AUGMENTED, QUIET, TRANSFORM, Jpegs, filled, jpeg, source_of
 from tests.worlds import tiny_processor
 
@@ -159,7 +159,7 @@ def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
     with (decoded.folder / "levels.npy").open("r+b") as rows:
         rows.truncate(100)
     with pytest.raises(CheckpointError, match="is damaged; remove it"):
-        DecodedPictures(decoded.folder)
+        DecodedImages(decoded.folder)
 
 
 def test_a_recipe_trains_from_the_cache_as_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,8 +193,8 @@ class _Held(Source):
             raise DataError("it is gone")
         return Sample(f"s/{index}", (Image(jpeg(index)),), captions=(f"picture {index}",))
 
-    def stretches(self) -> Stretches | None:
-        return Stretches((4, 4), 1)
+    def blocks(self) -> Blocks | None:
+        return Blocks((4, 4), 1)
 
     def called(self, index: int) -> str:
         return f"shelf {index}"
@@ -208,7 +208,7 @@ def test_order_and_names_are_the_sources_own(tmp_path: Path) -> None:
     for name, source in (("held", held), ("mixture", mixture), ("shards", shards)):
         decoded = filled(source, tmp_path / name)
         assert [decoded.at(place, 3) for place in range(60)] == [source.at(place, 3) for place in range(60)]
-        assert decoded.stretches() == source.stretches()
+        assert decoded.blocks() == source.blocks()
         assert [decoded.called(i) for i in range(len(source))] == [source.called(i) for i in range(len(source))]
         tokenizer = tiny_processor().tokenizer
         readers = [
@@ -220,8 +220,8 @@ def test_order_and_names_are_the_sources_own(tmp_path: Path) -> None:
             assert theirs.images is not None
             assert torch.equal(ours.images.pixels, theirs.images.pixels)
         assert readers[0].skips == readers[1].skips
-    assert held.stretches() is not None
-    assert shards.stretches() is not None
+    assert held.blocks() is not None
+    assert shards.blocks() is not None
 
 
 def test_pictures_of_a_store_are_kept(tmp_path: Path) -> None:

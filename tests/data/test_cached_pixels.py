@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 import torch
 
-from chiasm.data.cache import PictureCache
+from chiasm.data.cache import ImageCache
 from chiasm.data.crop import Crop
 from chiasm.data.image import Image
 from chiasm.data.processor import PairProcessor
@@ -69,9 +69,9 @@ def test_crops_drawn_beforehand_are_those_of_the_exact_path(tmp_path: Path, deco
 
 def test_crops_that_cannot_be_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"either side or crops"):
-        PictureCache(tmp_path, side=40, crops=4)
+        ImageCache(tmp_path, side=40, crops=4)
     with pytest.raises(RecipeError, match=r"at least 1, not 0"):
-        PictureCache(tmp_path, crops=0)
+        ImageCache(tmp_path, crops=0)
     with pytest.raises(RecipeError, match=r"no 'augment', so there are no crops"):
         filled(source_of(), tmp_path, crops=4)
 

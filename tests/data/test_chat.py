@@ -15,7 +15,7 @@ from chiasm.data.sample import Image, Sample, Text, Video
 from chiasm.data.sandbox import TooLong, bounded_environment
 from chiasm.errors import CheckpointError, DataError
 from tests import peers  # noqa: F401  # before any class of transformers is touched
-from tests.weights.speaking import CHATML, vocabulary
+from tests.weights.generating import CHATML, vocabulary
 
 GREY = Image(np.full((8, 8, 3), 128, np.uint8))
 CHAT = Sample(
@@ -31,8 +31,8 @@ CHAT = Sample(
 )
 
 
-def processor(template: str = CHATML, context: int = 200, slots: int = 3) -> ChatProcessor:
-    settings = ChatSettings(context, Fixed(slots), "", ("<|im_end|>", "<|endoftext|>"), {})
+def processor(template: str = CHATML, context: int = 200, image_tokens: int = 3) -> ChatProcessor:
+    settings = ChatSettings(context, Fixed(image_tokens), "", ("<|im_end|>", "<|endoftext|>"), {})
     return ChatProcessor(Tokenizer.from_str(vocabulary()), settings, template)
 
 
@@ -150,11 +150,11 @@ def test_slots_stand_where_the_pictures_stand() -> None:
     batch = processor()([sample, CHAT])
     assert batch.stream is not None
     assert batch.images is not None
-    assert batch.stream.slot_T.sum() == 9
+    assert batch.stream.image_mask_T.sum() == 9
     assert batch.images.row_N.tolist() == [0, 0, 1]
     text = processor().render(sample).text
-    slots = "<image>" * 3
-    expected = f"<|im_start|>user\nOne{slots}and<|im_end|>\n<|im_start|>assistant\n{slots}two<|im_end|>\n"
+    image_tokens = "<image>" * 3
+    expected = f"<|im_start|>user\nOne{image_tokens}and<|im_end|>\n<|im_start|>assistant\n{image_tokens}two<|im_end|>\n"
     assert text == expected  # a picture belongs to the turn of the text behind it
     parts = batch.split(2)
     assert parts[1].stream is not None
@@ -163,7 +163,7 @@ def test_slots_stand_where_the_pictures_stand() -> None:
 
 def test_what_is_too_long_is_never_cut() -> None:
     with pytest.raises(DataError, match=r"'chat' has .* tokens, 90 of them for its pictures, but the context is 100"):
-        processor(context=100, slots=90)([CHAT])
+        processor(context=100, image_tokens=90)([CHAT])
     count = len(processor().tokens(CHAT)[0])
     assert len(processor(context=count).tokens(CHAT)[0]) == count
     with pytest.raises(DataError, match=f"but the context is {count - 1}"):

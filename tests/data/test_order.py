@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chiasm.data.order import Shuffle, StretchedShuffle, Stretches, interleaved
+from chiasm.data.order import Blocks, BlockShuffle, Shuffle, interleaved
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 65, 1000, 4097])
@@ -46,36 +46,36 @@ def test_a_huge_order_costs_nothing() -> None:
 
 
 STRETCHES = st.builds(
-    Stretches,
+    Blocks,
     st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any).map(tuple),
     st.integers(1, 14),
 )
 
 
 @given(STRETCHES, st.integers(0, 2**40), st.integers(0, 5))
-def test_every_index_of_a_stretch_stands_once(stretches: Stretches, seed: int, epoch: int) -> None:
-    order = StretchedShuffle(stretches, seed, epoch)
-    assert sorted(order) == list(range(sum(stretches.counts)))
-    assert [order[place] for place in range(len(order))] == list(StretchedShuffle(stretches, seed, epoch))
+def test_every_index_of_a_stretch_stands_once(blocks: Blocks, seed: int, epoch: int) -> None:
+    order = BlockShuffle(blocks, seed, epoch)
+    assert sorted(order) == list(range(sum(blocks.counts)))
+    assert [order[place] for place in range(len(order))] == list(BlockShuffle(blocks, seed, epoch))
 
 
 @given(STRETCHES, st.integers(0, 2**40))
-def test_each_stretch_stands_in_one_window(stretches: Stretches, seed: int) -> None:
+def test_each_stretch_stands_in_one_window(blocks: Blocks, seed: int) -> None:
     """Cut at the ends of the windows, each piece holds `together` whole stretches, the last the rest."""
-    starts = [0, *itertools.accumulate(stretches.counts)]
-    owner = [number for number, count in enumerate(stretches.counts) for _ in range(count)]
-    order = [owner[index] for index in StretchedShuffle(stretches, seed, 0)]
+    starts = [0, *itertools.accumulate(blocks.counts)]
+    owner = [number for number, count in enumerate(blocks.counts) for _ in range(count)]
+    order = [owner[index] for index in BlockShuffle(blocks, seed, 0)]
     reach = {one: (order.index(one), len(order) - 1 - order[::-1].index(one)) for one in set(order)}
     for place in range(len(order)):
         open_now = [one for one, (first, last) in reach.items() if first <= place <= last]
-        assert len(open_now) <= stretches.together
+        assert len(open_now) <= blocks.together
     assert starts[-1] == len(order)
 
 
 def test_samples_of_a_window_mix_as_in_a_uniform_shuffle() -> None:
     """Of 40 stretches of 250, 4 together: neighbours come from the same stretch as often as chance has it."""
     counts = (250,) * 40
-    order = [index // 250 for index in StretchedShuffle(Stretches(counts, 4), 1, 0)]
+    order = [index // 250 for index in BlockShuffle(Blocks(counts, 4), 1, 0)]
     same = sum(a == b for a, b in itertools.pairwise(order))
     expected, deviation = 10_000 * 249 / 999, (10_000 * 0.25 * 0.75) ** 0.5
     assert abs(same - expected) < 5 * deviation
@@ -87,18 +87,18 @@ def test_samples_of_a_window_mix_as_in_a_uniform_shuffle() -> None:
 def test_batches_of_sorted_data_vary_as_the_docstring_says() -> None:
     """One class a stretch (r = 1): the mean of a batch varies by 1/W of the variance between the stretches."""
     values = np.random.default_rng(0).normal(size=400)
-    order = np.array([index // 64 for index in StretchedShuffle(Stretches((64,) * 400, 8), 0, 0)])
+    order = np.array([index // 64 for index in BlockShuffle(Blocks((64,) * 400, 8), 0, 0)])
     means = values[order].reshape(-1, 64).mean(1)
     assert means.var() == pytest.approx(values.var() * (1 / 8 + 7 / 8 / 64), rel=0.35)
 
 
 def test_orders_by_stretches_differ_by_seed_and_epoch() -> None:
-    stretches = Stretches((5,) * 8, 2)
-    assert len({tuple(StretchedShuffle(stretches, seed, epoch)) for seed in range(4) for epoch in range(4)}) == 16
+    blocks = Blocks((5,) * 8, 2)
+    assert len({tuple(BlockShuffle(blocks, seed, epoch)) for seed in range(4) for epoch in range(4)}) == 16
     with pytest.raises(IndexError):
-        StretchedShuffle(stretches, 0, 0)[40]
+        BlockShuffle(blocks, 0, 0)[40]
     with pytest.raises(ValueError, match="nothing"):
-        StretchedShuffle(Stretches((0, 0), 2), 0, 0)
+        BlockShuffle(Blocks((0, 0), 2), 0, 0)
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8))

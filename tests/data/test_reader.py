@@ -9,7 +9,7 @@ import torch
 
 from chiasm.data.batch import Batch
 from chiasm.data.image import Image
-from chiasm.data.order import Stretches
+from chiasm.data.order import Blocks
 from chiasm.data.processor import PairProcessor
 from chiasm.data.reader import Reader
 from chiasm.data.sample import Sample
@@ -62,21 +62,21 @@ def test_ranks_share_the_batches_of_one_process(ranks: int) -> None:
 
 
 @dataclass(frozen=True)
-class Sharded(Patches):
+class FSDP(Patches):
     """Patches in shards, some shuffled together."""
 
     counts: tuple[int, ...] = (20, 44)
     together: int = 1
 
-    def stretches(self) -> Stretches:
-        return Stretches(self.counts, self.together)
+    def blocks(self) -> Blocks:
+        return Blocks(self.counts, self.together)
 
 
 SOURCES = [
     Patches(64),
-    Sharded(64),
-    Sharded(64, counts=(1, 30, 0, 3, 30), together=2),
-    Mixture((Patches(30), Sharded(40, counts=(15, 25)))),
+    FSDP(64),
+    FSDP(64, counts=(1, 30, 0, 3, 30), together=2),
+    Mixture((Patches(30), FSDP(40, counts=(15, 25)))),
     Mixture({"few": Patches(10), "many": Patches(54)}, {"few": 2, "many": 1}),
 ]
 
@@ -110,7 +110,7 @@ def _pixels(batch: Batch) -> torch.Tensor:
 
 def test_fewer_shards_than_readers_neither_hang_nor_repeat() -> None:
     """One shard of 64 for 8 ranks of 3 threads each: an epoch still shows every sample once."""
-    source = Sharded(64, counts=(64,))
+    source = FSDP(64, counts=(64,))
     keys = [
         key
         for rank in range(8)

@@ -18,7 +18,7 @@ from chiasm.data.sample import Sample
 from chiasm.data.source import Source
 from chiasm.diagnosis.finding import Diagnosis, Finding
 from chiasm.diagnosis.run import diagnose
-from chiasm.recipe import load_recipe
+from chiasm.experiment.recipe import load_recipe
 
 RECIPE = """
 name: planted
@@ -52,9 +52,9 @@ def photo(seed: int, width: int = 96, height: int = 80) -> PIL.Image.Image:
     return PIL.Image.fromarray(levels).resize((width, height), PIL.Image.Resampling.BICUBIC)
 
 
-def jpeg(picture: PIL.Image.Image, quality: int = 92) -> bytes:
+def jpeg(image: PIL.Image.Image, quality: int = 92) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 

@@ -11,11 +11,11 @@ from chiasm.diagnosis.spans import collapsed
 
 
 def test_two_pixels_a_character() -> None:
-    picture = np.zeros((4, 4, 3), np.uint8)
-    picture[0] = (255, 0, 0)
-    picture[1] = (0, 0, 255)
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[0] = (255, 0, 0)
+    image[1] = (0, 0, 255)
     file = io.StringIO()
-    Console(file=file, force_terminal=True, color_system="truecolor", width=40).print(blocks(picture, 4))
+    Console(file=file, force_terminal=True, color_system="truecolor", width=40).print(blocks(image, 4))
     first = file.getvalue().splitlines()[0]
     assert first.count("▀") == 4
     assert "38;2;255;0;0" in first, "the upper pixel is the ink"

@@ -22,7 +22,7 @@ from chiasm.diagnosis.finding import Diagnosis, Rows
 from chiasm.diagnosis.run import diagnose
 from chiasm.diagnosis.seen import TRAINING, look
 from chiasm.diagnosis.setting import Setting
-from chiasm.recipe import load_recipe
+from chiasm.experiment.recipe import load_recipe
 from tests.diagnosis.planted import Listed, add, bomb, chat, clean, diagnosed, jpeg, of, photo, recipe, write_rows
 from tests.shared_data import shared_data
 
@@ -243,8 +243,8 @@ def test_chats_too_long_or_with_nothing_to_learn(tmp_path: Path) -> None:
     assert batch.stream is not None
     seen = setting.seen(setting.sets[-1], 0)
     assert seen.chat is not None
-    counted = (seen.chat.tokens, seen.chat.slots, seen.chat.targets)
-    assert counted == (len(batch.stream.ids_T), int(batch.stream.slot_T.sum()), int(batch.stream.target_T.sum()))
+    counted = (seen.chat.tokens, seen.chat.image_tokens, seen.chat.targets)
+    assert counted == (len(batch.stream.ids_T), int(batch.stream.image_mask_T.sum()), int(batch.stream.target_T.sum()))
 
 
 def test_captions_that_a_speaker_learns_are_read_as_it_will_read_them(tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from chiasm.assembly import build_model
 from chiasm.data.reader import Reader
 from chiasm.diagnosis import rehearsal
 from chiasm.diagnosis.rehearsal import rehearse
 from chiasm.diagnosis.setting import Setting
-from chiasm.recipe import Recipe, load_recipe
+from chiasm.experiment.assembly import build_model
+from chiasm.experiment.recipe import Recipe, load_recipe
 from tests.diagnosis.planted import chat, photo
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from chiasm.adaptation.adapted import adapt
-from chiasm.assembly import build_model
 from chiasm.data.image import Image
 from chiasm.data.reader import Reader
 from chiasm.data.sample import Sample, Text, Video
 from chiasm.diagnosis.rehearsal import rehearse
 from chiasm.diagnosis.seen import look
 from chiasm.diagnosis.setting import Setting
-from chiasm.recipe import Recipe, load_recipe
+from chiasm.experiment.assembly import build_model
+from chiasm.experiment.recipe import Recipe, load_recipe
 from tests.diagnosis.planted import Listed, chat, diagnosed, jpeg, of, photo
 from tests.diagnosis.test_rehearsal import _kept
 

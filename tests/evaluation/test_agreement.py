@@ -184,8 +184,8 @@ def test_retrieval_is_that_of_clip_benchmark(both: Both, captions: Any) -> None:
 
 def _value(task: Task, scores_NC: NDArray[np.float32], name: str) -> float:
     """A metric of a task whose questions are answered by the rows of a matrix."""
-    tallies = {one.name: one for one in task.measure(task.asked, list(scores_NC[:, None])).tallies}
-    return value_of(tallies[name], tallies[name].credit_I)
+    metrics = {one.name: one for one in task.measure(task.asked, list(scores_NC[:, None])).metrics}
+    return value_of(metrics[name], metrics[name].credit_I)
 
 
 def _world(labels: Sequence[int], classes: int) -> Classification:
@@ -224,7 +224,7 @@ def test_where_ties_differ() -> None:
     credit_I = (
         Retrieval(data, k=(2,))
         .measure(Retrieval(data, k=(2,)).asked, list(np.zeros((8, 1, 8), np.float32)))
-        .tallies[0]
+        .metrics[0]
         .credit_I
     )
     np.testing.assert_allclose(credit_I, 2 / 8)

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chiasm.evaluation.metrics.clip_score import clip_score, ref_clip_score
-from chiasm.evaluation.metrics.reading import anls, edits, exact_match, relaxed_accuracy
+from chiasm.evaluation.metrics.ocr import anls, edits, exact_match, relaxed_accuracy
 from chiasm.evaluation.metrics.vqa_accuracy import normalised, vqa_accuracy
 from tests import peers
 

@@ -6,20 +6,24 @@ import pytest
 
 from chiasm.data.sample import Sample, Text, Video
 from chiasm.evaluation.baselines import blind, shuffled
-from chiasm.evaluation.task import Ask, Broken, Either, Match, Question, Vector
+from chiasm.evaluation.task import Broken, EmbedRequest, GenerateRequest, Request, ScoreOrGenerate, ScoreRequest
 from tests.evaluation.fakes import number_of, picture
 
-MATCH = Match("m", (picture(1), picture(2)), (("a",), ("b",)), (0,))
-ASK = Ask("a", Sample("s", (picture(3), Text("what?", "user"), Video((picture(4), picture(5)), (0.0, 1.0)))))
-EITHER = Either.of(Match("e", (picture(6),), (("a",), ("b",))), Ask("w", Sample("s", (picture(6),))), ("a", "b"))
-QUESTIONS: list[Question] = [MATCH, ASK, EITHER, Vector("v", (picture(7),)), Broken("x", "gone")]
+MATCH = ScoreRequest("m", (picture(1), picture(2)), (("a",), ("b",)), (0,))
+ASK = GenerateRequest(
+    "a", Sample("s", (picture(3), Text("what?", "user"), Video((picture(4), picture(5)), (0.0, 1.0))))
+)
+EITHER = ScoreOrGenerate.of(
+    ScoreRequest("e", (picture(6),), (("a",), ("b",))), GenerateRequest("w", Sample("s", (picture(6),))), ("a", "b")
+)
+QUESTIONS: list[Request] = [MATCH, ASK, EITHER, EmbedRequest("v", (picture(7),)), Broken("x", "gone")]
 
 
-def numbers(question: Question) -> list[int]:
+def numbers(question: Request) -> list[int]:
     """Of all pictures that a question shows, in both forms if it has two; -1 for one that is not known."""
     if isinstance(question, Broken):
         return []
-    words = question.words.images if isinstance(question, Either) else ()
+    words = question.words.images if isinstance(question, ScoreOrGenerate) else ()
     return [number_of(image) for image in (*question.images, *words)]
 
 
@@ -28,7 +32,7 @@ def test_a_blind_model_is_shown_nothing_but_grey() -> None:
     assert [numbers(one) for one in found] == [[-1] * len(numbers(one)) for one in QUESTIONS]
     assert len({image.key for one in found if not isinstance(one, Broken) for image in one.images}) == 1
     ask = found[1]
-    assert isinstance(ask, Ask)
+    assert isinstance(ask, GenerateRequest)
     assert [type(part) for part in ask.sample.parts] == [type(part) for part in ASK.sample.parts]
     assert ask.sample.texts == ASK.sample.texts
     assert [one.key for one in found] == [one.key for one in QUESTIONS]

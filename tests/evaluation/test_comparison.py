@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from chiasm.cli import main
 from chiasm.data.sources.scenes import Scenes
 from chiasm.errors import CheckpointError, DataError
-from chiasm.evaluation.comparison import answers_file, compare_evaluations, pictures_of
+from chiasm.evaluation.comparison import answers_file, compare_evaluations, images_of
 from chiasm.evaluation.result import Evaluation
 from chiasm.evaluation.run import evaluate
 from chiasm.evaluation.statistics import compare, holm
-from chiasm.evaluation.task import Match, Task
+from chiasm.evaluation.task import ScoreRequest, Task
 from chiasm.evaluation.tasks.classification import Classification
 from chiasm.evaluation.tasks.existence import Existence
 from chiasm.evaluation.tasks.pairs import Pairs
@@ -98,10 +98,10 @@ def test_another_processor_is_told(tmp_path: Path) -> None:
 
 def test_pictures_are_found_by_the_tasks_that_were_written_down(tmp_path: Path) -> None:
     first, _ = two_runs(tmp_path)
-    asked = [one for one in Probes(Scenes(count=20, size=32)).asked if isinstance(one, Match)]
-    found = pictures_of(first, "probes")
+    asked = [one for one in Probes(Scenes(count=20, size=32)).asked if isinstance(one, ScoreRequest)]
+    found = images_of(first, "probes")
     assert {one.key: one.images[0].key for one in asked}.items() <= {k: v.key for k, v in found.items()}.items()
-    assert pictures_of(first, "other") == {}
+    assert images_of(first, "other") == {}
 
 
 def test_the_bootstrap_is_scipys_paired_one() -> None:

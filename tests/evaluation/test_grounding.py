@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from chiasm.data.box_texts.floats import Floats
-from chiasm.data.box_texts.kosmos import Kosmos
+from chiasm.data.box_formats.floats import Floats
+from chiasm.data.box_formats.kosmos import Kosmos
 from chiasm.data.image import Image
 from chiasm.data.sample import Box, Sample, Text
 from chiasm.data.sources.coco import Coco
@@ -20,11 +20,11 @@ from chiasm.errors import DataError, RecipeError
 from chiasm.evaluation.metrics.overlap import overlap
 from chiasm.evaluation.report import write_report
 from chiasm.evaluation.run import evaluate
-from chiasm.evaluation.task import Ask, Failed
+from chiasm.evaluation.task import Failed, GenerateRequest
 from chiasm.evaluation.tasks.grounding import Grounding
 from tests import peers
 from tests.evaluation.fakes import Listed
-from tests.models.speakers import small_llava
+from tests.models.generative_models import small_llava
 from tests.shared_data import shared_data
 
 SIZE = 40
@@ -75,22 +75,22 @@ def test_overlap_is_that_of_torchvision() -> None:
 def test_ambiguous_phrases_are_not_asked() -> None:
     asked = Grounding(WORLD).asked
     assert [one.key for one in asked] == ["a/0", "a/1", "b/0", "c/0"]
-    assert [one.sample.texts[0].text for one in asked if isinstance(one, Ask)] == [
+    assert [one.sample.texts[0].text for one in asked if isinstance(one, GenerateRequest)] == [
         "Where is the ball?",
         "Where is the cup?",
         "Where is the cup?",
         "Where is the cup?",
     ]
     first = asked[0]
-    assert isinstance(first, Ask)
-    (mention,) = first.sample.texts[0].mentions
+    assert isinstance(first, GenerateRequest)
+    (mention,) = first.sample.texts[0].grounded_spans
     assert first.sample.texts[0].text[slice(*mention.span)] == "the ball"
     assert first.true == ("[0.100000, 0.200000, 0.500000, 0.600000]",)
 
 
 def test_scenes_give_their_phrases() -> None:
     task = Grounding(Scenes(12, seed=3, objects=(2, 5)))
-    asked = [one for one in task.asked if isinstance(one, Ask)]
+    asked = [one for one in task.asked if isinstance(one, GenerateRequest)]
     assert len(asked) > 12
     phrases = [(one.sample.key, one.sample.texts[0].text) for one in asked]
     assert len(set(phrases)) == len(phrases)
@@ -105,7 +105,7 @@ def test_scores_of_known_replies() -> None:
         "somewhere [?]",
     ]
     measured = task.measure(task.asked, replies)
-    enough, mean = measured.tallies
+    enough, mean = measured.metrics
     assert (enough.name, mean.name) == ("IoU >= 0.5", "mean IoU")
     assert enough.credit_I.tolist() == [1, 1, 0, 0]
     assert mean.credit_I.tolist() == pytest.approx([1, 0.5, 0, 0])
@@ -116,7 +116,7 @@ def test_scores_of_known_replies() -> None:
     assert mean.lenient.items.unparsed_I is not None
     assert mean.lenient.items.unparsed_I.tolist() == [False, False, False, True]
     unclear = task.measure(task.asked, ["[0.1000, 0.2000, 0.5000, 0.6000] [?]", "", Failed("no"), ""])
-    assert unclear.tallies[0].credit_I.tolist() == [0, 0, 0, 0]
+    assert unclear.metrics[0].credit_I.tolist() == [0, 0, 0, 0]
 
 
 def test_constants_are_measured_by_the_same_rule() -> None:
@@ -130,7 +130,7 @@ def test_constants_are_measured_by_the_same_rule() -> None:
     constants = task.constants()
     assert set(constants) == {"centre box", "whole picture", "mean box of training"}
     assert constants["mean box of training"][0] == "[0.2500, 0.0000, 0.7500, 0.5000]"
-    whole = task.measure(task.asked, constants["whole picture"]).tallies[1]
+    whole = task.measure(task.asked, constants["whole picture"]).metrics[1]
     assert whole.credit_I.tolist() == pytest.approx([0.16, 0.25, 0.25, 0.25])
     with pytest.raises(DataError, match="no boxes to take the mean of"):
         Grounding(WORLD, train=Listed((sample("t"),))).constants()
@@ -195,8 +195,8 @@ def test_boxes_of_real_photos() -> None:
     root = shared_data("coco")
     photos = next(iter(sorted(root.rglob("*.jpg")))).parent
     task = Grounding(Coco(photos, instances=root / "annotations" / "instances.json"))
-    true = [question.true[0] for question in task.asked if isinstance(question, Ask)]
+    true = [question.true[0] for question in task.asked if isinstance(question, GenerateRequest)]
     assert len(true) == len(task.asked) > 100
-    enough, mean = task.measure(task.asked, true).tallies
+    enough, mean = task.measure(task.asked, true).metrics
     assert enough.credit_I.all()
     assert float(mean.credit_I.min()) > 0.9

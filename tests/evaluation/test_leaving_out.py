@@ -10,11 +10,11 @@ from rich.console import Console
 
 from chiasm.cli import main
 from chiasm.errors import CapabilityError, DataError
-from chiasm.evaluation.asking import WAY
 from chiasm.evaluation.comparison import compare_evaluations
 from chiasm.evaluation.report import write_report
 from chiasm.evaluation.report.runs import load_runs
 from chiasm.evaluation.report.summary import lede
+from chiasm.evaluation.request_runner import DEFAULT_OPTIONS
 from chiasm.evaluation.result import Evaluation
 from chiasm.evaluation.run import ask, check, evaluate, quick_scores
 from chiasm.evaluation.table import table
@@ -56,7 +56,7 @@ def test_by_default_nothing_is_asked_and_nothing_written(tmp_path: Path) -> None
             refused(model, of_all_verbs(), tmp_path / "run", progress=False)
     for quick in (check, quick_scores):
         with pytest.raises(CapabilityError, match=LACK):
-            quick(model, of_all_verbs(), way=WAY)
+            quick(model, of_all_verbs(), way=DEFAULT_OPTIONS)
     assert not model.pictures + model.texts
     assert not (tmp_path / "run").exists()
 

@@ -166,8 +166,8 @@ def test_wrong_entries_are_told() -> None:
     with pytest.raises(DataError, match="no picture to learn from"):
         task.measure(task.asked, [Failed("gone") for _ in task.asked])
     value = value_of(
-        *(lambda tally: (tally, tally.credit_I))(
-            task.measure(task.asked, [np.ones((1, 3), np.float32) for _ in task.asked]).tallies[0]
+        *(lambda metric: (metric, metric.credit_I))(
+            task.measure(task.asked, [np.ones((1, 3), np.float32) for _ in task.asked]).metrics[0]
         )
     )
     assert value == pytest.approx(0.5, abs=0.01)

@@ -10,9 +10,9 @@ import pytest
 from chiasm.data.sample import Question, Sample
 from chiasm.errors import RecipeError
 from chiasm.evaluation.answers import LETTERS
-from chiasm.evaluation.asking import Askable
+from chiasm.evaluation.request_runner import Askable
 from chiasm.evaluation.run import evaluate
-from chiasm.evaluation.task import Answer, Either
+from chiasm.evaluation.task import Response, ScoreOrGenerate
 from chiasm.evaluation.tasks.multiple_choice import MultipleChoice
 from chiasm.evaluation.tasks.probes import Probes
 from tests.evaluation.fakes import FunctionScorer, HashEmbedder, Listed, picture, world
@@ -29,11 +29,11 @@ def quiz(count: int = 30) -> Listed:
     return Listed(tuple(samples))
 
 
-def eithers(task: MultipleChoice) -> list[Either]:
-    return [one for one in task.asked if isinstance(one, Either)]
+def eithers(task: MultipleChoice) -> list[ScoreOrGenerate]:
+    return [one for one in task.asked if isinstance(one, ScoreOrGenerate)]
 
 
-def right_letter(one: Either) -> str:
+def right_letter(one: ScoreOrGenerate) -> str:
     return LETTERS[one.true[0]]
 
 
@@ -53,41 +53,41 @@ def test_options_are_shuffled_by_the_question_alone() -> None:
 def test_a_letter_is_right_or_wrong_wherever_the_option_went() -> None:
     task = MultipleChoice(quiz())
     for shown in ("{}", "({})", "{}."):
-        (tally,) = task.measure(task.asked, [shown.format(right_letter(one)) for one in eithers(task)]).tallies
-        assert tally.credit_I.tolist() == [1] * 30
-    np.testing.assert_allclose(tally.chance_I, [1 / SIZES[at % 3] for at in range(30)])
-    words: list[Answer] = [f"The answer is {right_letter(one)}" for one in eithers(task)]
-    (tally,) = task.measure(task.asked, words).tallies
-    assert tally.credit_I.sum() == 0
-    assert tally.lenient is not None
-    assert tally.lenient.credit_I.tolist() == [1] * 30
+        (metric,) = task.measure(task.asked, [shown.format(right_letter(one)) for one in eithers(task)]).metrics
+        assert metric.credit_I.tolist() == [1] * 30
+    np.testing.assert_allclose(metric.chance_I, [1 / SIZES[at % 3] for at in range(30)])
+    words: list[Response] = [f"The answer is {right_letter(one)}" for one in eithers(task)]
+    (metric,) = task.measure(task.asked, words).metrics
+    assert metric.credit_I.sum() == 0
+    assert metric.lenient is not None
+    assert metric.lenient.credit_I.tolist() == [1] * 30
 
 
 def test_circular_items_are_right_only_under_every_rotation() -> None:
     task = MultipleChoice(quiz(6), order="circular", form="words")
     asked = eithers(task)
     assert len(asked) == 2 * sum(SIZES)
-    by_question: dict[str, list[Either]] = {}
+    by_question: dict[str, list[ScoreOrGenerate]] = {}
     for one in asked:
         by_question.setdefault(one.key.rpartition("@")[0], []).append(one)
     for turns in by_question.values():
         assert sorted(one.true[0] for one in turns) == list(range(len(turns)))  # the right one has each letter once
-    answers: list[Answer] = [right_letter(one) for one in asked]
-    circular, single = task.measure(task.asked, answers).tallies
+    answers: list[Response] = [right_letter(one) for one in asked]
+    circular, single = task.measure(task.asked, answers).metrics
     assert circular.credit_I.tolist() == [1] * 6
     np.testing.assert_allclose(circular.chance_I, [one ** -float(one) for one in SIZES * 2])
-    wordy: list[Answer] = [f"The answer is {right_letter(one)}." for one in asked]
+    wordy: list[Response] = [f"The answer is {right_letter(one)}." for one in asked]
     wordy[0] = "no idea"
-    told = task.measure(task.asked, wordy).tallies[0]
+    told = task.measure(task.asked, wordy).metrics[0]
     assert told.lenient is not None
     assert (told.credit_I.sum(), told.lenient.credit_I.tolist()) == (0, [0, 1, 1, 1, 1, 1])
     answers[0] = "no idea"
-    circular, single = task.measure(task.asked, answers).tallies
+    circular, single = task.measure(task.asked, answers).metrics
     assert (circular.credit_I.sum(), single.credit_I.sum()) == (5, len(asked) - 1)
     assert circular.items.unparsed_I is not None
     assert circular.items.unparsed_I.tolist() == [True, *[False] * 5]
     always = task.measure(task.asked, ["A"] * len(asked))
-    assert always.tallies[0].credit_I.sum() == 0
+    assert always.metrics[0].credit_I.sum() == 0
     assert always.facts == {"share of letter A": 1.0}
     with pytest.raises(RecipeError, match="say form: words"):
         MultipleChoice(quiz(6), order="circular")
@@ -126,6 +126,6 @@ def test_probes_ask_a_model_that_generates_in_words(tmp_path: Path) -> None:
     assert result.headline.value == pytest.approx(share)
     assert result.examples[0].reply == "red"
     by = Probes(data, by="label").asked
-    assert {one.kind for one in by if isinstance(one, Either)} == {
+    assert {one.kind for one in by if isinstance(one, ScoreOrGenerate)} == {
         f"{name} label" for name in ("red", "green", "blue", "white", "black")
     }

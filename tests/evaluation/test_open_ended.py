@@ -20,7 +20,7 @@ from chiasm.evaluation.answers import NUMBER, PHRASE, Extraction
 from chiasm.evaluation.metrics.bleu import bleu, counts
 from chiasm.evaluation.metrics.captions import Captions
 from chiasm.evaluation.metrics.cider import cider
-from chiasm.evaluation.metrics.reading import relaxed_accuracy
+from chiasm.evaluation.metrics.ocr import relaxed_accuracy
 from chiasm.evaluation.metrics.vqa_accuracy import vqa_accuracy
 from chiasm.evaluation.protocol import asked_hash
 from chiasm.evaluation.report.page import write_report
@@ -28,9 +28,9 @@ from chiasm.evaluation.result import Evaluation, Score
 from chiasm.evaluation.run import evaluate, quick_scores
 from chiasm.evaluation.statistics import figure_of, resampled_means, resampled_sums
 from chiasm.evaluation.table import table
-from chiasm.evaluation.task import Ask, Failed, Task
+from chiasm.evaluation.task import Failed, GenerateRequest, Task
 from chiasm.evaluation.tasks.captioning import Captioning
-from chiasm.evaluation.tasks.reading import Reading
+from chiasm.evaluation.tasks.ocr import OCR
 from chiasm.evaluation.tasks.vqa import VQA
 from chiasm.models.folder import save
 from tests.evaluation.fakes import HashEmbedder, Listed, number_of, picture, undecodable
@@ -101,15 +101,17 @@ def test_captioning_scores_are_the_metrics_of_all_replies(tmp_path: Path) -> Non
 def test_the_interval_of_a_corpus_figure_is_that_of_whole_corpora() -> None:
     """Each resample is scored anew as the corpus that it is."""
     task = Captioning(photos())
-    tally = next(one for one in task.measure(task.asked, [a_look(at) for at in range(20)]).tallies if one.corpus)
-    assert tally.corpus is not None
+    metric = next(one for one in task.measure(task.asked, [a_look(at) for at in range(20)]).metrics if one.corpus)
+    assert metric.corpus is not None
     samples = [f"s{at}" for at in range(20)]
-    found = tally.corpus.of(resampled_sums(tally.corpus.counts_IS, samples, resamples=5))
+    found = metric.corpus.of(resampled_sums(metric.corpus.counts_IS, samples, resamples=5))
     drawn = np.random.default_rng(0).integers(0, 20, (5, 20))
     for value, items in zip(found.tolist(), drawn.tolist(), strict=True):
         again = Captions([a_look(at).strip() for at in items], [captions_of(at) for at in items])
         assert value == pytest.approx(bleu(counts(again).sum(axis=0))[3], abs=1e-12)
-    assert figure_of(tally, np.arange(7)) == pytest.approx(tally.corpus.of(tally.corpus.counts_IS[:7].sum(0)[None])[0])
+    assert figure_of(metric, np.arange(7)) == pytest.approx(
+        metric.corpus.of(metric.corpus.counts_IS[:7].sum(0)[None])[0]
+    )
     weights = np.random.default_rng(1).random(20)
     sums = resampled_sums(np.stack([weights, np.ones(20)], axis=1), samples, resamples=5)
     np.testing.assert_allclose(resampled_means(weights, samples, resamples=5), sums[:, 0] / 20)
@@ -239,7 +241,7 @@ def questions_task() -> VQA:
 def test_vqa_is_asked_with_the_prompt_and_measured_by_people(tmp_path: Path) -> None:
     task = questions_task()
     first = task.asked[0]
-    assert isinstance(first, Ask)
+    assert isinstance(first, GenerateRequest)
     expected = "How many?\nAnswer the question using a single word or phrase."
     assert [part.text for part in first.sample.texts] == [expected]
     assert (first.key, first.kind, first.max_tokens, len(first.true)) == ("s0/0", "number", 10, 10)
@@ -251,7 +253,7 @@ def test_vqa_is_asked_with_the_prompt_and_measured_by_people(tmp_path: Path) -> 
     assert by_kind["exact match with any", ""].value == 0  # the dot
     assert by_kind["VQA accuracy", ""].baselines["constant"] == pytest.approx((1 + 0.6) / 2)  # "many" is in all, twice
     assert result.facts == {"answers a question": 10}
-    assert VQA(task.data, name="again").measure(task.asked, [""] * 16).tallies[0].items.samples[:3] == (
+    assert VQA(task.data, name="again").measure(task.asked, [""] * 16).metrics[0].items.samples[:3] == (
         "s0",
         "s0",
         "s1",
@@ -269,7 +271,7 @@ def test_reading_takes_the_best_of_several_answers(tmp_path: Path) -> None:
         )
         for at in range(4)
     )
-    task = Reading(Listed(samples), metrics=("relaxed accuracy", "ANLS", "exact match"))
+    task = OCR(Listed(samples), metrics=("relaxed accuracy", "ANLS", "exact match"))
     said = {0: "0.30", 1: "rm  1.30", 2: "2.35", 3: "I cannot read it", -1: ""}
     found = run(task, said.__getitem__, tmp_path)
     assert found["relaxed accuracy"].value == pytest.approx(2 / 4)  # the second is no number
@@ -295,7 +297,7 @@ def test_both_readings_stand_in_results_table_and_report(tmp_path: Path) -> None
     evaluation = evaluate(Sayer(lambda number: said.get(number, "")), [task], tmp_path / "evaluation", progress=False)
     by_kind = {(one.name, one.group): one for one in evaluation.results[0].scores}
     accuracy, exact = by_kind["VQA accuracy", "number"], by_kind["exact match with any", "number"]
-    asked = [one for one in task.asked if isinstance(one, Ask) and one.kind == "number"]
+    asked = [one for one in task.asked if isinstance(one, GenerateRequest) and one.kind == "number"]
     assert accuracy.value == pytest.approx(np.mean([vqa_accuracy(said[at], asked[at].true) for at in range(8)]))
     assert (accuracy.value, exact.value) == (2 / 8, 1 / 8)  # "1" both; '"3"' by the normalisation alone
     assert (accuracy.unparsed, exact.unparsed, accuracy.failed) == (1 / 8, 1 / 8, 0)
@@ -332,7 +334,7 @@ def test_relaxed_accuracy_takes_the_only_number_where_a_number_is_right(tmp_path
         Sample(f"s{at}", (picture(at),), questions=(Question("How many?", one, "", answers=(one,)),))
         for at, one in enumerate(right)
     )
-    found = run(Reading(Listed(samples), metrics=("relaxed accuracy", "ANLS")), said.__getitem__, tmp_path)
+    found = run(OCR(Listed(samples), metrics=("relaxed accuracy", "ANLS")), said.__getitem__, tmp_path)
     relaxed, like = found["relaxed accuracy"], found["ANLS"]
     assert (relaxed.value, relaxed.unparsed, like.unparsed) == pytest.approx((1 / 6, 0, 0))
     assert relaxed.lenient is not None
@@ -354,19 +356,19 @@ def test_relaxed_accuracy_takes_the_only_number_where_a_number_is_right(tmp_path
 def test_a_number_is_looked_for_only_where_all_answers_are_numbers(
     said: tuple[str, ...], numeric: bool, rule: Extraction
 ) -> None:
-    asked = Ask("k", Sample("s", (picture(1),)), true=said)
+    asked = GenerateRequest("k", Sample("s", (picture(1),)), true=said)
     assert Measure("any", relaxed_accuracy, numeric=numeric).rule(asked) is rule
 
 
 def test_what_was_not_replied_is_failed_and_not_unparsed() -> None:
     task = questions_task()
-    none = task.measure(task.asked, [Failed("no")] * 16).tallies[0]
+    none = task.measure(task.asked, [Failed("no")] * 16).metrics[0]
     assert none.lenient is None
-    some = task.measure(task.asked, [Failed("no")] * 15 + [" "]).tallies[0]
+    some = task.measure(task.asked, [Failed("no")] * 15 + [" "]).metrics[0]
     assert some.lenient is not None
     for one in (some.items, some.lenient.items):
         assert one.unparsed_I is not None
         assert (one.failed_I.tolist(), one.unparsed_I.tolist()) == ([True] * 15 + [False], [False] * 15 + [True])
     captions = Captioning(photos(), metrics=("ROUGE-L",))
-    tally = captions.measure(captions.asked, [""] * 20).tallies[0]
-    assert (tally.lenient, tally.items.unparsed_I) == (None, None)  # captions count as they stand
+    metric = captions.measure(captions.asked, [""] * 20).metrics[0]
+    assert (metric.lenient, metric.items.unparsed_I) == (None, None)  # captions count as they stand

@@ -20,7 +20,7 @@ from chiasm.evaluation.perturbations import (
     within_trigrams,
     words_of,
 )
-from chiasm.evaluation.task import Match
+from chiasm.evaluation.task import ScoreRequest
 from chiasm.evaluation.tasks.order import Order
 from chiasm.evaluation.tasks.pairs import Pairs
 from tests.evaluation.fakes import Listed, picture, world
@@ -65,12 +65,12 @@ def test_reorderings_differ_from_the_caption_and_from_each_other(tmp_path: Path)
     data = captioned(caption)
     for task, count in ((Order(data), 2), (Order(data, tags=file), 4)):
         (question,) = task.asked
-        assert isinstance(question, Match)
+        assert isinstance(question, ScoreRequest)
         texts = [text for (text,) in question.texts]
         assert texts[0] == " ".join(WORDS)
         assert len(set(texts)) == len(texts) == count + 1
         assert all(Counter(text.split()) == Counter(WORDS) for text in texts)
-        assert [one.texts for one in type(task)(data, tags=task.tags).asked if isinstance(one, Match)] == [
+        assert [one.texts for one in type(task)(data, tags=task.tags).asked if isinstance(one, ScoreRequest)] == [
             question.texts
         ]
     with pytest.raises(DataError, match="has no tags for the caption 'other'"):
@@ -87,7 +87,7 @@ def test_a_constant_scorer_gets_everything_officially_and_chance_here() -> None:
     scores = [np.zeros((1, 3), np.float32) for _ in task.asked]
     assert np.mean([row[0].argmax() == 0 for row in scores]) == 1.0
     measured = task.measure(task.asked, scores)
-    assert measured.tallies[0].credit_I.tolist() == pytest.approx([1 / 3] * 3)
+    assert measured.metrics[0].credit_I.tolist() == pytest.approx([1 / 3] * 3)
     assert measured.facts == {
         "accuracy if ties were won, as officially, %": 100.0,
         "accuracy if ties were lost, %": 0.0,

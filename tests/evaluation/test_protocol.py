@@ -12,33 +12,35 @@ import torch
 from torch import nn
 
 from chiasm.data.image import Image
-from chiasm.data.sample import Box, Mention, Part, Sample, Text, Video
+from chiasm.data.sample import Box, GroundedSpan, Part, Sample, Text, Video
 from chiasm.evaluation import protocol as hashes
 from chiasm.evaluation.protocol import asked_hash, fingerprint, protocol
-from chiasm.evaluation.task import Ask, Broken, Either, Match, Question, Vector
+from chiasm.evaluation.task import Broken, EmbedRequest, GenerateRequest, Request, ScoreOrGenerate, ScoreRequest
 from chiasm.evaluation.tasks.classification import Classification
 from chiasm.evaluation.tasks.pairs import Pairs
 from tests.evaluation.fakes import picture, world
 
 TASK = Pairs(world(2))
-SHOWN = Text("where is it?", "user", mentions=(Mention((9, 11), (Box((0.1, 0.1, 0.2, 0.2), "it"),)),))
-MATCH = Match("k", (picture(1), picture(2)), (("a",), ("b", "c")), (0,), "kind", "s")
-ASK = Ask("k", Sample("s", (picture(1), SHOWN, Video((picture(2), picture(3)), (0.0, 1.0)))), 8, "kind", ("right",))
-EITHER = Either.of(MATCH, ASK, ("a", "b"))
-VECTOR = Vector("k", (picture(1),), "kind")
+SHOWN = Text("where is it?", "user", grounded_spans=(GroundedSpan((9, 11), (Box((0.1, 0.1, 0.2, 0.2), "it"),)),))
+MATCH = ScoreRequest("k", (picture(1), picture(2)), (("a",), ("b", "c")), (0,), "kind", "s")
+ASK = GenerateRequest(
+    "k", Sample("s", (picture(1), SHOWN, Video((picture(2), picture(3)), (0.0, 1.0)))), 8, "kind", ("right",)
+)
+EITHER = ScoreOrGenerate.of(MATCH, ASK, ("a", "b"))
+VECTOR = EmbedRequest("k", (picture(1),), "kind")
 
 
-def parts(*several: Part) -> Ask:
+def parts(*several: Part) -> GenerateRequest:
     return replace(ASK, sample=Sample("s", several))
 
 
-def mentioning(mention: Mention) -> Text:
-    return replace(SHOWN, mentions=(mention,))
+def mentioning(mention: GroundedSpan) -> Text:
+    return replace(SHOWN, grounded_spans=(mention,))
 
 
 (PICTURE, _, CLIP) = ASK.sample.parts
 assert isinstance(CLIP, Video)
-CHANGED: list[tuple[Question, Question]] = [
+CHANGED: list[tuple[Request, Request]] = [
     *((MATCH, replace(MATCH, **change)) for change in (
         {"key": "l"},
         {"kind": "other"},
@@ -59,8 +61,8 @@ CHANGED: list[tuple[Question, Question]] = [
         (SHOWN, PICTURE, CLIP),
         (PICTURE, replace(SHOWN, text="where is it!"), CLIP),
         (PICTURE, replace(SHOWN, role=""), CLIP),
-        (PICTURE, mentioning(Mention((0, 5), SHOWN.mentions[0].boxes)), CLIP),
-        (PICTURE, mentioning(Mention((9, 11), (Box((0.1, 0.1, 0.2, 0.3), "it"),))), CLIP),
+        (PICTURE, mentioning(GroundedSpan((0, 5), SHOWN.grounded_spans[0].boxes)), CLIP),
+        (PICTURE, mentioning(GroundedSpan((9, 11), (Box((0.1, 0.1, 0.2, 0.3), "it"),))), CLIP),
         (PICTURE, SHOWN, replace(CLIP, seconds=(0.0, 2.0))),
         (PICTURE, SHOWN, replace(CLIP, frames=CLIP.frames[::-1])),
         (PICTURE, SHOWN, *CLIP.frames),
@@ -80,7 +82,7 @@ CHANGED: list[tuple[Question, Question]] = [
 
 
 @pytest.mark.parametrize(("question", "other"), CHANGED)
-def test_every_part_of_a_question_counts(question: Question, other: Question) -> None:
+def test_every_part_of_a_question_counts(question: Request, other: Request) -> None:
     before = replace(MATCH, key="before")
     first = asked_hash(TASK, [before, question])
     assert first == asked_hash(TASK, [before, question])
@@ -93,7 +95,7 @@ def test_where_data_lie_and_what_they_are_called_does_not_count(tmp_path: Path) 
     copies = [tmp_path / name for name in ("one.png", "two.png")]
     for file in copies:
         picture(1).decode().save(file)
-    same: Sequence[tuple[Question, Question]] = (
+    same: Sequence[tuple[Request, Request]] = (
         (vector_of(copies[0]), vector_of(copies[1])),
         (MATCH, replace(MATCH, texts=tuple(tuple(one) for one in map(list, MATCH.texts)))),  # equal, not the same tuple
         (Broken("k", f"no file {copies[0]}"), Broken("k", f"no file {copies[1]}")),
@@ -103,7 +105,7 @@ def test_where_data_lie_and_what_they_are_called_does_not_count(tmp_path: Path) 
     assert asked_hash(TASK, [MATCH]) == asked_hash(replace(TASK, name="another"), [MATCH])
 
 
-def vector_of(file: Path) -> Vector:
+def vector_of(file: Path) -> EmbedRequest:
     return replace(VECTOR, images=(Image(file),))
 
 

@@ -13,7 +13,7 @@ from chiasm.data.sources.sugarcrepe import SugarCrepe
 from chiasm.evaluation.result import Evaluation
 from chiasm.evaluation.run import evaluate, quick_scores
 from chiasm.evaluation.table import table
-from chiasm.evaluation.task import Match, Task
+from chiasm.evaluation.task import ScoreRequest, Task
 from chiasm.evaluation.tasks.classification import Classification
 from chiasm.evaluation.tasks.pairs import Pairs
 from chiasm.evaluation.tasks.probes import Probes
@@ -31,7 +31,7 @@ def test_scenes_through_all_tasks(tmp_path: Path) -> None:
     headings = len(found.results)
     assert table([found, found]).row_count == headings + sum(len(one.scores) for one in found.results)
     probes = found.results[2]
-    asked = [one for one in tasks[2].asked if isinstance(one, Match)]
+    asked = [one for one in tasks[2].asked if isinstance(one, ScoreRequest)]
     assert probes.headline.chance == pytest.approx(np.mean([1 / len(one.texts) for one in asked]))
     for result in found.results:
         for score in result.scores:

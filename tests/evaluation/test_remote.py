@@ -19,7 +19,7 @@ from chiasm.evaluation.tasks.probes import Probes
 from chiasm.weights.endpoint import Encoding, Endpoint, Settings, connect
 from tests.evaluation.fakes import COLOURS, sees, world
 from tests.evaluation.test_run import run, score, unseconded
-from tests.weights.served import Answer, likely, pictures_of, said, served, words_of
+from tests.weights.served import Answer, images_of, likely, said, served, words_of
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def endpoint(url: str, **entries: Any) -> Endpoint:
 
 
 def number_seen(body: dict[str, Any]) -> int:
-    levels = np.asarray(pictures_of(body)[0])
+    levels = np.asarray(images_of(body)[0])
     return int(levels[0, 0, 0]) * 256 + int(levels[0, 0, 1]) if levels[0, 0, 2] == 7 else -1
 
 
@@ -91,8 +91,8 @@ def test_a_run_that_was_stopped_goes_on_and_nothing_is_paid_twice(tmp_path: Path
         budget = 2.5 if stop == "budget" else None
         with pytest.raises(RemoteError, match="the budget of 2.5 is spent" if budget else "refuses requests without"):
             run(endpoint(server.url, budget=budget, **prices), tasks(), tmp_path / "parts")
-        journal = tmp_path / "parts/cache/probes.jsonl"
-        lines = [json.loads(line) for line in journal.read_text().splitlines()[1:]]
+        responses = tmp_path / "parts/cache/probes.jsonl"
+        lines = [json.loads(line) for line in responses.read_text().splitlines()[1:]]
         answered = len(lines)
         assert 15 <= answered <= 24
         assert all(

@@ -21,7 +21,18 @@ from chiasm.evaluation.outcomes import differences
 from chiasm.evaluation.ranking import hit_share
 from chiasm.evaluation.result import Evaluation, Example, Score, TaskResult
 from chiasm.evaluation.run import evaluate, quick_scores
-from chiasm.evaluation.task import Answer, Ask, Failed, Items, Match, Measured, Question, Show, Tally, Task
+from chiasm.evaluation.task import (
+    Failed,
+    GenerateRequest,
+    Items,
+    Measured,
+    MetricCounts,
+    Request,
+    Response,
+    ScoreRequest,
+    Show,
+    Task,
+)
 from chiasm.evaluation.tasks.classification import Classification
 from chiasm.evaluation.tasks.pairs import Pairs
 from chiasm.evaluation.tasks.probes import Probes
@@ -44,20 +55,20 @@ from tests.worlds import Patches, tiny_clip
 class NumberAsked(Task):
     """Asks a generator for the picture's number."""
 
-    def ask(self, sample: Sample) -> Iterable[Question]:
-        yield Ask(sample.key, sample, max_tokens=4)
+    def ask(self, sample: Sample) -> Iterable[Request]:
+        yield GenerateRequest(sample.key, sample, max_tokens=4)
 
-    def measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Measured:
+    def measure(self, questions: Sequence[Request], answers: Sequence[Response]) -> Measured:
         right = [
-            isinstance(one, Ask) and answer == f"number {one.sample.meta.get('number', one.key[1:])}"
+            isinstance(one, GenerateRequest) and answer == f"number {one.sample.meta.get('number', one.key[1:])}"
             for one, answer in zip(questions, answers, strict=True)
         ]
         failed = np.array([isinstance(answer, Failed) for answer in answers])
         keys, none = tuple(one.key for one in questions), np.zeros(len(questions), np.bool_)
         items = Items(keys, keys, ("",) * len(keys), none, failed, tuple(str(one) for one in answers))
-        return Measured((Tally("exact", items, np.array(right, float), np.zeros(len(keys))),))
+        return Measured((MetricCounts("exact", items, np.array(right, float), np.zeros(len(keys))),))
 
-    def examples(self, questions: Sequence[Question], answers: Sequence[Answer], show: Show) -> Sequence[Example]:
+    def examples(self, questions: Sequence[Request], answers: Sequence[Response], show: Show) -> Sequence[Example]:
         return []
 
 
@@ -82,7 +93,7 @@ def score(evaluation: Evaluation, task: str, name: str, group: str = "") -> Scor
 def test_each_picture_and_text_is_embedded_once(tmp_path: Path) -> None:
     model, tasks = HashEmbedder(), all_tasks()
     run(model, tasks, tmp_path)
-    asked = [one for task in tasks for one in task.asked if isinstance(one, Match)]
+    asked = [one for task in tasks for one in task.asked if isinstance(one, ScoreRequest)]
     assert Counter(model.pictures).most_common(1)[0][1] == 1
     assert len(model.pictures) == 12 + 1  # and the grey one
     assert Counter(model.texts) == Counter({text for one in asked for several in one.texts for text in several})
@@ -185,8 +196,8 @@ def test_what_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:
     assert unseconded(run(rest, tasks, tmp_path, fingerprint="m")) == unseconded(expected)
     assert not rest.pictures + rest.texts
     run(FunctionScorer(sees), tasks, tmp_path / "scorer", fingerprint="s")
-    journal = tmp_path / "scorer" / "cache" / "pairs.jsonl"
-    journal.write_text(journal.read_text()[:-20])
+    responses = tmp_path / "scorer" / "cache" / "pairs.jsonl"
+    responses.write_text(responses.read_text()[:-20])
     last = FunctionScorer(sees)
     run(last, tasks, tmp_path / "scorer", fingerprint="s")
     assert len(last.asked) == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from chiasm.data.image import Image
-from chiasm.evaluation.asking import Way
+from chiasm.evaluation.request_runner import RunOptions
 from chiasm.evaluation.run import evaluate
 from chiasm.evaluation.tasks.retrieval import Retrieval
 from tests.evaluation.fakes import HashEmbedder, number_of, sees, world
@@ -25,7 +25,8 @@ class SeveralWays(HashEmbedder):
 def test_a_model_that_scores_in_several_ways_is_not_compared_by_its_embeddings(tmp_path: Path) -> None:
     tasks = [Retrieval(world(6), captions="first")]
     by_sight, contrary = (
-        evaluate(SeveralWays(), tasks, tmp_path / by, way=Way(by)).results[0].scores[0].value for by in ("", "contrary")
+        evaluate(SeveralWays(), tasks, tmp_path / by, way=RunOptions(by)).results[0].scores[0].value
+        for by in ("", "contrary")
     )
     assert by_sight == 1.0
     assert contrary < 0.5

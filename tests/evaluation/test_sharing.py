@@ -18,24 +18,24 @@ from rich.console import Console
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import CapabilityError, DataError, RecipeError
-from chiasm.evaluation.asking import Way
-from chiasm.evaluation.cache import Journal
 from chiasm.evaluation.item import Item
 from chiasm.evaluation.replies import Asked, batched
+from chiasm.evaluation.request_runner import RunOptions
+from chiasm.evaluation.response_cache import ResponseCache
 from chiasm.evaluation.run import ask, quick_scores
 from chiasm.evaluation.share import Share
 from chiasm.evaluation.table import table
-from chiasm.evaluation.task import Ask, Task
+from chiasm.evaluation.task import GenerateRequest, Task
 from chiasm.evaluation.tasks.captioning import Captioning
 from chiasm.evaluation.tasks.classification import Classification
 from chiasm.evaluation.tasks.pairs import Pairs
 from chiasm.evaluation.tasks.probes import Probes
 from chiasm.evaluation.tasks.retrieval import Retrieval
+from chiasm.models.generative import SharedPrefix
 from chiasm.models.llava import LLaVA
-from chiasm.models.speaker import Shared
 from tests.evaluation.fakes import Counting, FunctionScorer, HashEmbedder, Listed, number_of, sees, undecodable, world
 from tests.evaluation.test_run import run, score, unseconded
-from tests.models.speakers import small_llava
+from tests.models.generative_models import small_llava
 from tests.worlds import Patches, tiny_clip
 
 
@@ -52,7 +52,7 @@ class Reader(Counting):
     def prompt_length(self, sample: Sample) -> int:
         return 10 * len(sample.images) + sum(len(text.text) for text in sample.texts)
 
-    def replies(self, groups: Sequence[Shared]) -> list[list[str]]:
+    def replies(self, groups: Sequence[SharedPrefix]) -> list[list[str]]:
         self._count(self.asked, [sample.texts[-1].text for group in groups for sample in group.samples])
         found = [[self._said(sample) for sample in group.samples] for group in groups]
         self.batches.append([(number_of(group.begun.image), len(group.questions)) for group in groups])
@@ -65,9 +65,9 @@ class Reader(Counting):
 
 
 def asked(lengths: Sequence[int], begins: Sequence[str | None]) -> list[Asked]:
-    questions = [Ask(str(at), Sample(str(at), (Text("x"),))) for at in range(len(lengths))]
+    questions = [GenerateRequest(str(at), Sample(str(at), (Text("x"),))) for at in range(len(lengths))]
     return [
-        Asked(Item(one, Journal()), one, tokens, 1, begin)
+        Asked(Item(one, ResponseCache()), one, tokens, 1, begin)
         for one, tokens, begin in zip(questions, lengths, begins, strict=True)
     ]
 
@@ -113,7 +113,7 @@ def test_questions_of_all_tasks_and_baselines_on_one_picture_are_asked_together(
         Probes(world(6), name="again", form="words"),
     ]
     model = Reader()
-    run(model, tasks, tmp_path, fingerprint="m", way=Way(batch_tokens=4000))
+    run(model, tasks, tmp_path, fingerprint="m", way=RunOptions(batch_tokens=4000))
     groups = [group for batch in model.batches for group in batch]
     # Each picture is asked about by two tasks, plain and shuffled; the grey one by both tasks' blind runs.
     assert Counter(groups) == Counter([(at, 4) for at in range(6)] + [(-1, 12)])
@@ -123,15 +123,15 @@ def test_answers_find_their_questions_whatever_the_order_and_the_stops(tmp_path:
     data = world(9)
     tasks: list[Task] = [Probes(data, name="which", form="words")]
     whole = Reader()
-    expected = run(whole, tasks, tmp_path / "whole", fingerprint="m", way=Way(batch_tokens=100))
+    expected = run(whole, tasks, tmp_path / "whole", fingerprint="m", way=RunOptions(batch_tokens=100))
     lines = [json.loads(line) for line in (tmp_path / "whole/cache/which.jsonl").read_text().splitlines()[1:]]
     for line in lines:
         assert line["run"] or line["text"].startswith(line["key"].removeprefix("s").split("/")[0] + ": ")
     stopped = Reader(stop_after=10)
     with pytest.raises(KeyboardInterrupt):
-        run(stopped, tasks, tmp_path / "parts", fingerprint="m", way=Way(batch_tokens=100))
+        run(stopped, tasks, tmp_path / "parts", fingerprint="m", way=RunOptions(batch_tokens=100))
     rest = Reader()
-    found = run(rest, tasks, tmp_path / "parts", fingerprint="m", way=Way(batch_tokens=70))
+    found = run(rest, tasks, tmp_path / "parts", fingerprint="m", way=RunOptions(batch_tokens=70))
     assert unseconded(found) == unseconded(expected)
     assert len(stopped.asked) + len(rest.asked) == len(whole.asked)
 
@@ -169,8 +169,8 @@ def _jpeg(image: Image) -> bytes:
 def test_a_clip_and_a_speaker_stand_in_one_table(tmp_path: Path) -> None:
     data = world(8)
     tasks: list[Task] = [Pairs(data), Probes(data), Classification(data)]
-    speaker = small_llava()
-    rows = {by: run(speaker, tasks, tmp_path / by, way=Way(score_by=by)) for by in ("", "likelihood", "gain", "yes")}
+    vlm = small_llava()
+    rows = {by: run(vlm, tasks, tmp_path / by, way=RunOptions(score_by=by)) for by in ("", "likelihood", "gain", "yes")}
     clip = run(tiny_clip(), tasks, tmp_path / "clip")
     shown = table([clip, rows["yes"]])
     assert shown.row_count == table([clip]).row_count, "the same rows: same tasks, metrics, items and chance"
@@ -183,9 +183,9 @@ def test_a_clip_and_a_speaker_stand_in_one_table(tmp_path: Path) -> None:
     gains = score(rows["gain"], "pairs", "accuracy").baselines["blind"]
     assert gains == pytest.approx(0.5), "a grey picture gains nothing over a grey picture: all ties"
     with pytest.raises(CapabilityError, match="LLaVA does not score by 'yess'; did you mean 'yes'"):
-        run(speaker, tasks, tmp_path / "x", way=Way(score_by="yess"))
+        run(vlm, tasks, tmp_path / "x", way=RunOptions(score_by="yess"))
     with pytest.raises(CapabilityError, match="has no choice of scores"):
-        quick_scores(tiny_clip(), tasks, way=Way(score_by="yes"))
+        quick_scores(tiny_clip(), tasks, way=RunOptions(score_by="yes"))
 
 
 def test_a_speakers_scores_do_not_depend_on_what_else_is_asked(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_shares_together_are_the_whole(tmp_path: Path, kind: type[Counting]) -> 
     parts = []
     for place in (1, 2, 3):
         part = kind()
-        way = Way(share=Share(place, 3))
+        way = RunOptions(share=Share(place, 3))
         ask(part, tasks, tmp_path / "parts", fingerprint="m", way=way, progress=False)  # type: ignore[arg-type]
         parts.append(part)
     last = kind()
@@ -238,10 +238,17 @@ def getattr_whole(kind: type[Counting], tasks: list[Task], folder: Path, log: st
 def test_what_a_dead_process_left_is_asked_by_the_next(tmp_path: Path) -> None:
     tasks: list[Task] = [Pairs(world(9))]
     expected = run(FunctionScorer(sees), tasks, tmp_path / "whole", fingerprint="m")
-    dead, way = FunctionScorer(sees, stop_after=2), Way(share=Share(2, 2))
+    dead, way = FunctionScorer(sees, stop_after=2), RunOptions(share=Share(2, 2))
     with pytest.raises(KeyboardInterrupt):
         ask(dead, tasks, tmp_path / "parts", fingerprint="m", way=way, progress=False)
-    ask(FunctionScorer(sees), tasks, tmp_path / "parts", fingerprint="m", way=Way(share=Share(1, 2)), progress=False)
+    ask(
+        FunctionScorer(sees),
+        tasks,
+        tmp_path / "parts",
+        fingerprint="m",
+        way=RunOptions(share=Share(1, 2)),
+        progress=False,
+    )
     rest = FunctionScorer(sees)
     assert unseconded(run(rest, tasks, tmp_path / "parts", fingerprint="m")) == unseconded(expected)
     assert len(rest.asked) == 5 - 2
@@ -255,7 +262,7 @@ def test_failures_are_asked_again_unless_they_shall_be_kept(tmp_path: Path) -> N
     tasks: list[Task] = [Pairs(world(4))]
     run(FunctionScorer(diverged), tasks, tmp_path, fingerprint="m")
     kept = FunctionScorer(sees)
-    found = run(kept, tasks, tmp_path, fingerprint="m", way=Way(keep_failed=True))
+    found = run(kept, tasks, tmp_path, fingerprint="m", way=RunOptions(keep_failed=True))
     assert (kept.asked, score(found, "pairs", "accuracy").failed) == ([], 2)
     mended = FunctionScorer(sees)
     found = run(mended, tasks, tmp_path, fingerprint="m")

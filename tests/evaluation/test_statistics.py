@@ -8,15 +8,15 @@ import pytest
 
 from chiasm.errors import DataError
 from chiasm.evaluation.statistics import compare, interval, mcnemar, resampled_means, scores_of, value_of
-from chiasm.evaluation.task import Items, Tally
+from chiasm.evaluation.task import Items, MetricCounts
 
 
-def tally(credit: list[float], kinds: list[str], samples: list[str] | None = None, **rest: object) -> Tally:
+def metric(credit: list[float], kinds: list[str], samples: list[str] | None = None, **rest: object) -> MetricCounts:
     count = len(credit)
     keys = tuple(f"i{at}" for at in range(count))
     none = np.zeros(count, np.bool_)
     items = Items(keys, tuple(samples or keys), tuple(kinds), none, none, ("",) * count)
-    return Tally("accuracy", items, np.array(credit, float), np.full(count, 0.25), **rest)  # type: ignore[arg-type]  # test
+    return MetricCounts("accuracy", items, np.array(credit, float), np.full(count, 0.25), **rest)  # type: ignore[arg-type]  # test
 
 
 def binomial_p(wins: int, losses: int) -> float:
@@ -59,7 +59,7 @@ def test_copies_of_an_item_do_not_narrow_the_interval() -> None:
     tenfold = interval(resampled_means(np.tile(credit, 10), [str(at) for at in range(40)] * 10))
     assert once == pytest.approx(tenfold)
     samples = [str(at) for at in range(40)] * 10
-    (score,) = scores_of([tally(credit.tolist() * 10, [""] * 400, samples)], {})
+    (score,) = scores_of([metric(credit.tolist() * 10, [""] * 400, samples)], {})
     assert (score.low, score.high) == pytest.approx(once)
 
 
@@ -94,12 +94,12 @@ def test_compare_refuses_unlike_items() -> None:
 
 def test_scores_by_kind_and_means_of_kinds() -> None:
     credit, kinds = [1, 1, 1, 1, 0, 0.5], ["a", "a", "a", "a", "b", "b"]
-    by_kind = scores_of([tally(credit, kinds, by_kind=True)], {"blind": [tally([0.5] * 6, kinds)]})
+    by_kind = scores_of([metric(credit, kinds, by_kind=True)], {"blind": [metric([0.5] * 6, kinds)]})
     assert [(one.group, one.items) for one in by_kind] == [("", 6), ("a", 4), ("b", 2)]
     assert [one.value for one in by_kind] == [pytest.approx(0.75), 1, 0.25]
     assert [one.baselines for one in by_kind] == [{"blind": 0.5}] * 3
     assert (by_kind[1].low, by_kind[1].high) == (1, 1)
-    balanced = tally(credit, kinds, mean="kinds")
+    balanced = metric(credit, kinds, mean="kinds")
     (score,) = scores_of([balanced], {})
     assert score.value == value_of(balanced, balanced.credit_I) == pytest.approx((1 + 0.25) / 2)
     assert 0.5 <= score.low <= score.value <= score.high <= 0.75
@@ -108,7 +108,7 @@ def test_scores_by_kind_and_means_of_kinds() -> None:
 def test_kinds_are_resampled_apart_from_each_other() -> None:
     """Two kinds alike in their credits: their mean varies as much as that of twice the items, not as one kind's."""
     credit = (np.random.default_rng(6).random(60) < 0.5).astype(float).tolist()
-    (one,) = scores_of([tally(credit, ["a"] * 60, mean="kinds")], {})
-    (both,) = scores_of([tally(credit * 2, ["a"] * 60 + ["b"] * 60, mean="kinds")], {})
+    (one,) = scores_of([metric(credit, ["a"] * 60, mean="kinds")], {})
+    (both,) = scores_of([metric(credit * 2, ["a"] * 60 + ["b"] * 60, mean="kinds")], {})
     assert both.value == pytest.approx(one.value)
     assert both.high - both.low == pytest.approx((one.high - one.low) / np.sqrt(2), rel=0.15)

@@ -11,7 +11,7 @@ from chiasm.config import dump, parse
 from chiasm.data.sample import Negative, Sample, Text
 from chiasm.errors import DataError
 from chiasm.evaluation.statistics import value_of
-from chiasm.evaluation.task import Answer, Broken, Failed, Match, Tally, Task
+from chiasm.evaluation.task import Broken, Failed, MetricCounts, Response, ScoreRequest, Task
 from chiasm.evaluation.tasks.classification import Classification
 from chiasm.evaluation.tasks.pairs import Pairs
 from chiasm.evaluation.tasks.probes import Probes
@@ -21,11 +21,11 @@ from chiasm.evaluation.templates import OPENAI
 from tests.evaluation.fakes import Listed, picture, world
 
 
-def matches(task: Task) -> list[Match]:
-    return [question for question in task.asked if isinstance(question, Match)]
+def matches(task: Task) -> list[ScoreRequest]:
+    return [question for question in task.asked if isinstance(question, ScoreRequest)]
 
 
-def random_answers(task: Task, generator: np.random.Generator, levels: int = 0) -> list[Answer]:
+def random_answers(task: Task, generator: np.random.Generator, levels: int = 0) -> list[Response]:
     """Random scores; of few `levels`, so that many tie, or of none."""
     shapes = [(len(question.images), len(question.texts)) for question in matches(task)]
     if levels:
@@ -33,8 +33,8 @@ def random_answers(task: Task, generator: np.random.Generator, levels: int = 0) 
     return [generator.random(shape).astype(np.float32) for shape in shapes]
 
 
-def measured(task: Task, answers: list[Answer]) -> dict[str, Tally]:
-    return {tally.name: tally for tally in task.measure(task.asked, answers).tallies}
+def measured(task: Task, answers: list[Response]) -> dict[str, MetricCounts]:
+    return {metric.name: metric for metric in task.measure(task.asked, answers).metrics}
 
 
 def tasks_of_all_kinds(count: int = 11) -> list[Task]:
@@ -48,10 +48,10 @@ def tasks_of_all_kinds(count: int = 11) -> list[Task]:
 
 @pytest.mark.parametrize("task", tasks_of_all_kinds(), ids=lambda task: task.title)
 def test_a_constant_scorer_gets_exactly_chance(task: Task) -> None:
-    for tally in measured(task, [task.constant(question) for question in task.asked]).values():
-        np.testing.assert_allclose(tally.credit_I, tally.chance_I, atol=1e-12)
-        assert tally.items.tied_I.all()
-        assert 0 < value_of(tally, tally.chance_I) < 1
+    for metric in measured(task, [task.constant(question) for question in task.asked]).values():
+        np.testing.assert_allclose(metric.credit_I, metric.chance_I, atol=1e-12)
+        assert metric.items.tied_I.all()
+        assert 0 < value_of(metric, metric.chance_I) < 1
 
 
 @pytest.mark.parametrize("levels", [0, 3])
@@ -60,10 +60,10 @@ def test_chance_is_the_mean_over_random_scorers(task: Task, levels: int) -> None
     """Whether or not their scores tie: a tie is worth what chance would make of it."""
     generator = np.random.default_rng(0)
     runs = [measured(task, random_answers(task, generator, levels)) for _ in range(600)]
-    for name, tally in runs[0].items():
+    for name, metric in runs[0].items():
         values = np.array([value_of(run[name], run[name].credit_I) for run in runs])
         error = values.std() / np.sqrt(len(values))
-        assert abs(values.mean() - value_of(tally, tally.chance_I)) < 4 * error + 1e-12
+        assert abs(values.mean() - value_of(metric, metric.chance_I)) < 4 * error + 1e-12
 
 
 def test_recall_is_that_of_the_sorted_order() -> None:
@@ -113,7 +113,7 @@ def test_a_caption_of_several_pictures_is_right_for_each() -> None:
     assert first.texts == (("a dog",), ("an animal",), ("a cat",), ("a puppy",))
     assert (first.true, second.true) == ((0, 1, 3), (2, 1))
     result = task.measure(task.asked, [np.array([[0, 1, 0, 0]], np.float32), np.array([[0, 1, 0, 0]], np.float32)])
-    found = {tally.name: tally for tally in result.tallies}
+    found = {metric.name: metric for metric in result.metrics}
     assert found["image to text R@1"].credit_I.tolist() == [1, 1]
     assert dict(zip(found["text to image R@1"].items.keys, found["text to image R@1"].credit_I, strict=True)) == {
         "a dog": 0.5,
@@ -145,9 +145,9 @@ def test_pairs_and_probes_ask_what_the_sample_says() -> None:
 def test_a_tie_of_two_earns_one_half() -> None:
     data = Listed((Sample("a", (picture(1),), negatives=(Negative("no", "yes", "k"),)),))
     for scores, credit in (([1, 0], 1.0), ([0, 1], 0.0), ([0, 0], 0.5)):
-        (tally,) = measured(Pairs(data), [np.array([scores], np.float32)]).values()
-        assert tally.credit_I.tolist() == [credit]
-        assert tally.items.tied_I.tolist() == [credit == 0.5]
+        (metric,) = measured(Pairs(data), [np.array([scores], np.float32)]).values()
+        assert metric.credit_I.tolist() == [credit]
+        assert metric.items.tied_I.tolist() == [credit == 0.5]
 
 
 def test_classification_columns_are_templates_by_class(tmp_path: Path) -> None:
@@ -213,15 +213,15 @@ def test_what_cannot_be_read_is_an_item_that_counts_as_wrong() -> None:
         Classification(data, classes=("red", "green", "blue", "white", "black")),
     ):
         assert [one for one in task.asked if isinstance(one, Broken)] == [Broken("sample 2", "s2 is broken")]
-        perfect: list[Answer] = []
+        perfect: list[Response] = []
         for question in task.asked:
-            if isinstance(question, Match):
+            if isinstance(question, ScoreRequest):
                 row = np.zeros((1, len(question.texts)), np.float32)
                 row[0, list(question.true)] = 1
                 perfect.append(row)
             else:
                 perfect.append(Failed("s2 is broken"))
-        first = task.measure(task.asked, perfect).tallies[0]
+        first = task.measure(task.asked, perfect).metrics[0]
         assert first.items.failed_I.sum() == 1
         assert first.credit_I.sum() == len(first.credit_I) - 1
         assert first.chance_I[first.items.failed_I].tolist() == [0]
@@ -229,7 +229,7 @@ def test_what_cannot_be_read_is_an_item_that_counts_as_wrong() -> None:
 
 def test_failed_pictures_are_no_candidates_and_their_captions_are_lost() -> None:
     task = Retrieval(world(4, captions=1), k=(1,))
-    answers: list[Answer] = [row[None] for row in np.eye(4, dtype=np.float32)]
+    answers: list[Response] = [row[None] for row in np.eye(4, dtype=np.float32)]
     answers[1] = Failed("broken")
     found = measured(task, answers)
     for name in ("image to text R@1", "text to image R@1"):

@@ -12,13 +12,14 @@ import transformers
 from rich.console import Console
 
 import chiasm
-from chiasm.assembly import build_model
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.data.processor import PairProcessor
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import CheckpointError, DataError, RecipeError, TrainingError
-from chiasm.experiment import Experiment
+from chiasm.experiment.assembly import build_model
+from chiasm.experiment.recipe import Recipe, load_recipe
+from chiasm.experiment.run import Experiment
 from chiasm.models import blip2, blip2_stage1, folder, minigpt4
 from chiasm.models.blip2 import BLIP2
 from chiasm.models.caption_scores import ScoreBy
@@ -26,8 +27,7 @@ from chiasm.models.model import Model
 from chiasm.nn.connectors import concatenated
 from chiasm.nn.connectors.q_former import QFormer
 from chiasm.nn.decoders import opt
-from chiasm.recipe import Recipe, load_recipe
-from tests.models.speakers import TEXTS, noise
+from tests.models.generative_models import TEXTS, noise
 from tests.worlds import Patches
 
 SMALL = {
@@ -63,7 +63,7 @@ def test_every_verb_works_and_agrees_with_the_others(name: str) -> None:
     together = model.generate(asked, max_tokens=8)
     said = [one.texts[-1].text for one in together]
     assert len(set(said)) > 1, "answers depend on the picture"
-    assert "".join(model.speak(asked[0], max_tokens=8)) == said[0]
+    assert "".join(model.stream(asked[0], max_tokens=8)) == said[0]
     assert (
         model.answers(Sample("a", (images[0],)), [asked[0].texts, (Text("Why?", role="user"),)], max_tokens=8)[0]
         == said[0]
@@ -84,10 +84,10 @@ def test_words_with_roles_are_asked_as_in_the_papers() -> None:
     told = (Text(QUESTION, role="user"), Text("Red.", role="assistant", target=True))
     sample = Sample("a", (noise(1), *told))
     rendered = {name: small(name).processor.render(sample).text for name in SMALL}
-    slots = {name: config.slots for name, config in SMALL.items()}
-    assert slots == {"blip2": 8, "minigpt4": 8, "minigpt-v2": 4}
+    image_tokens = {name: config.image_tokens for name, config in SMALL.items()}
+    assert image_tokens == {"blip2": 8, "minigpt4": 8, "minigpt-v2": 4}
     end = "<|endoftext|>"
-    pictures = {name: "<image>" * count for name, count in slots.items()}
+    pictures = {name: "<image>" * count for name, count in image_tokens.items()}
     assert rendered["blip2"] == f"{pictures['blip2']}Question: {QUESTION} Answer: Red.{end}"
     assert rendered["minigpt4"] == (f"###Human: <Img>{pictures['minigpt4']}</Img> {QUESTION} ###Assistant: Red.{end}")
     assert rendered["minigpt-v2"] == f"[INST] <Img>{pictures['minigpt-v2']}</Img> {QUESTION} [/INST] Red.{end}"
@@ -113,7 +113,7 @@ def test_blip_2_has_the_size_of_the_same_model_in_transformers(size: str, width:
         theirs = transformers.Blip2ForConditionalGeneration(transformers.Blip2Config(text_config=text))
         former = QFormer(1408, blip2.SIZES["opt-2.7b"].connector)  # type: ignore[arg-type]  # it is a Q-Former's
     assert blip2.SIZES[size].parameters() == sum(parameter.numel() for parameter in theirs.parameters())
-    assert blip2.SIZES[size].slots == theirs.config.num_query_tokens == 32
+    assert blip2.SIZES[size].image_tokens == theirs.config.num_query_tokens == 32
     # What stage 2 trains: table 2 of the paper counts 104M to 108M, with the map into the language model.
     learned = sum(parameter.numel() for parameter in former.parameters()) + 769 * width
     assert 104e6 < learned < 109e6
@@ -136,7 +136,7 @@ def test_opt_has_the_size_of_the_same_model_in_transformers(size: str) -> None:
                 hidden_size=config.width,
                 num_hidden_layers=config.layers,
                 num_attention_heads=config.heads,
-                ffn_dim=config.hidden,
+                ffn_dim=config.mlp_width,
                 word_embed_proj_dim=config.width,
             )
         )
@@ -145,13 +145,13 @@ def test_opt_has_the_size_of_the_same_model_in_transformers(size: str) -> None:
 
 
 def test_minigpt_4_takes_32_tokens_and_version_2_takes_256() -> None:
-    for size, slots, learned in (
+    for size, image_tokens, learned in (
         ("v1-7b", 32, (768 + 1) * 4096),
         ("v1-13b", 32, (768 + 1) * 5120),
         ("v2-7b", 256, (4 * 1408 + 1) * 4096),
     ):
         config = minigpt4.SIZES[size]
-        assert config.slots == slots
+        assert config.image_tokens == image_tokens
         with torch.device("meta"):
             built = config.connector.build(config.vision.width, {"v1-13b": 5120}.get(size, 4096))
         state = built.state_dict()
@@ -167,12 +167,12 @@ def test_four_neighbours_stand_behind_each_other_in_a_slot() -> None:
     connector: Any = config.build(3, 5)
     x_NPF = torch.randn(2, 8, 3)
     weight_D4F = connector.map.weight.unflatten(1, (4, 3))
-    for slot in range(config.slots(8)):
-        four = x_NPF[:, 4 * slot : 4 * slot + 4]
+    for image_token in range(config.image_tokens(8)):
+        four = x_NPF[:, 4 * image_token : 4 * image_token + 4]
         expected = torch.einsum("nif,dif->nd", four, weight_D4F) + connector.map.bias
-        torch.testing.assert_close(connector(x_NPF)[:, slot], expected)
+        torch.testing.assert_close(connector(x_NPF)[:, image_token], expected)
     with pytest.raises(RecipeError, match="9 features cannot be put together by 4"):
-        config.slots(9)
+        config.image_tokens(9)
 
 
 def test_the_class_token_of_version_2_is_left_out() -> None:
@@ -181,7 +181,7 @@ def test_the_class_token_of_version_2_is_left_out() -> None:
     assert images is not None
     with torch.no_grad():
         tokens = model.vision.tokens(images)
-        torch.testing.assert_close(model.picture_features(images), model.connector(tokens[:, 1:])[0])
+        torch.testing.assert_close(model.image_features(images), model.connector(tokens[:, 1:])[0])
     assert tokens.shape[1] == 17
 
 
@@ -276,6 +276,6 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_a_layout_of_other_slots_is_refused() -> None:
     model = small("blip2")
     assert isinstance(model.processor.layout, Fixed)
-    model.processor.layout = replace(model.processor.layout, slots=3)
+    model.processor.layout = replace(model.processor.layout, image_tokens=3)
     with pytest.raises(RecipeError, match=r"size 64, slots 3, but BLIP2 is made for transform\.size 64, slots 8"):
         model.check()

@@ -29,7 +29,7 @@ from tests.worlds import Patches
 
 CONFIG = Config(
     vit.Config(32, 16, 32, 1, 2, 48, pool="class", pre_norm=False),
-    q_former.Config(queries=5, width=24, layers=4, heads=4, hidden=40),
+    q_former.Config(queries=5, width=24, layers=4, heads=4, mlp_width=40),
     width=12,
     vocabulary=301,
     context=40,
@@ -103,7 +103,7 @@ def _theirs(model: BLIP2Stage1) -> Any:
         hidden_size=inner.width,
         num_hidden_layers=inner.layers,
         num_attention_heads=inner.heads,
-        intermediate_size=inner.hidden,
+        intermediate_size=inner.mlp_width,
         max_position_embeddings=model.config.context,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,

@@ -17,16 +17,16 @@ from chiasm.data.sample import Sample, Text
 from chiasm.errors import DataError, RecipeError
 from chiasm.models import flamingo
 from chiasm.models.flamingo import Flamingo
-from chiasm.models.speaker import Shared
+from chiasm.models.generative import SharedPrefix
 from chiasm.nn import cross
 from chiasm.nn.decoder import Packed
 from chiasm.nn.image_towers.vit import ViT
 from chiasm.training.optimiser import freeze
-from chiasm.training.settings import Part, Training
+from chiasm.training.settings import PartSettings, Training
 from tests import peers  # noqa: F401  # before any class of transformers is touched
-from tests.models.speakers import TINY_FLAMINGO as TINY
-from tests.models.speakers import noise
-from tests.models.speakers import small_flamingo as small
+from tests.models.generative_models import TINY_FLAMINGO as TINY
+from tests.models.generative_models import noise
+from tests.models.generative_models import small_flamingo as small
 
 QUESTIONS = ("Is there a dog?", "Is there a red ball in the picture?", "What colour is it? Say one word.", "Why?")
 
@@ -47,7 +47,7 @@ def states(model: Flamingo, samples: list[Sample]) -> list[torch.Tensor]:
     with torch.no_grad():
         model.double()
         prompt = model.embedded(batch)
-        found = model.language(prompt.x_TD, prompt.positions, Packed(prompt.lengths, prompt.sight))
+        found = model.language(prompt.x_TD, prompt.positions, Packed(prompt.lengths, prompt.visible))
         model.float()
     return list(found.split(prompt.lengths))
 
@@ -58,8 +58,8 @@ def scores_behind(model: Flamingo, sample: Sample, tokens: list[int]) -> torch.T
         prompt = model.embedded(model.processor.prompts([sample]))
         x_TD = torch.cat([prompt.x_TD, model.language.embed(torch.tensor(tokens, dtype=torch.long))])
         count = len(prompt.x_TD)
-        sight = prompt.sight.at([*range(count), *[count - 1] * len(tokens)]) if prompt.sight is not None else None
-        h_TD = model.language(x_TD, torch.arange(len(x_TD)), Packed([len(x_TD)], sight))
+        visible = prompt.visible.at([*range(count), *[count - 1] * len(tokens)]) if prompt.visible is not None else None
+        h_TD = model.language(x_TD, torch.arange(len(x_TD)), Packed([len(x_TD)], visible))
         return model.language.logits(h_TD[count - 1 :]).log_softmax(-1)
 
 
@@ -74,7 +74,7 @@ def test_with_closed_gates_the_language_model_is_what_it_was(parts: list[Any]) -
     sample = Sample("a", tuple(Text(one) if isinstance(one, str) else noise(one, 32) for one in parts))
     prompt = model.embedded(model.processor.prompts([sample]))
     with torch.no_grad():
-        found = model.language(prompt.x_TD, prompt.positions, Packed(prompt.lengths, prompt.sight))
+        found = model.language(prompt.x_TD, prompt.positions, Packed(prompt.lengths, prompt.visible))
         assert torch.equal(found, plain(prompt.x_TD, prompt.positions, Packed(prompt.lengths)))
 
 
@@ -105,7 +105,9 @@ def test_a_picture_changes_what_stands_behind_it_and_nothing_before() -> None:
     sample = Sample("a", (Text("Is there a dog? "), noise(1, 32), Text("red "), noise(2, 32), Text("blue")))
     (known,) = states(model, [sample])
     marks = [
-        at for at, one in enumerate(model.processor.tokens(sample, answer=True)[0]) if one in model.processor.slot_ids
+        at
+        for at, one in enumerate(model.processor.tokens(sample, answer=True)[0])
+        if one in model.processor.image_token_ids
     ]
     for picture, mark in zip((1, 3), marks, strict=True):
         (other,) = states(
@@ -150,17 +152,17 @@ def test_generation_makes_keys_of_pictures_once_and_says_what_rereading_all_woul
     made.clear()
     assert [one.texts[-1].text for one in model.generate(rows, max_tokens=6, beams=3)]
     assert made == [4 * 3] * 2
-    assert ["".join(model.speak(row, max_tokens=6)) for row in rows] == found
+    assert ["".join(model.stream(row, max_tokens=6)) for row in rows] == found
 
 
 def test_questions_that_share_pictures_are_answered_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small()
     asked = tuple((Text(one, role="user"),) for one in QUESTIONS)
     groups = [
-        Shared(Sample("a", (noise(1, 32),)), asked, (8, 3, 8, 8)),
-        Shared(Sample("b", (Text("Be brief.", role="system"),)), asked[:2], (8, 8)),
-        Shared(Sample("c", (noise(2, 32), Text("red", role="user"), noise(3, 32))), asked[:2], (8, 8)),
-        Shared(Sample("d", ()), ((Text("yes"),), (Text("Why?"),)), (4, 4)),  # nothing in common
+        SharedPrefix(Sample("a", (noise(1, 32),)), asked, (8, 3, 8, 8)),
+        SharedPrefix(Sample("b", (Text("Be brief.", role="system"),)), asked[:2], (8, 8)),
+        SharedPrefix(Sample("c", (noise(2, 32), Text("red", role="user"), noise(3, 32))), asked[:2], (8, 8)),
+        SharedPrefix(Sample("d", ()), ((Text("yes"),), (Text("Why?"),)), (4, 4)),  # nothing in common
     ]
     alone = [
         [
@@ -171,13 +173,13 @@ def test_questions_that_share_pictures_are_answered_as_one_by_one(monkeypatch: p
     ]
     assert len({one for several in alone for one in several}) > 3
     seen: list[int] = []
-    whole = ViT.hidden
+    whole = ViT.hidden_states
 
     def counted(self: ViT, images: Any, *rest: Any) -> Any:
         seen.append(len(images))
         return whole(self, images, *rest)
 
-    monkeypatch.setattr(ViT, "hidden", counted)
+    monkeypatch.setattr(ViT, "mlp_width", counted)
     assert model.replies(groups) == alone
     assert sum(seen) == 3, "each picture goes through the tower once"
 
@@ -225,13 +227,13 @@ def test_captions_share_their_picture_and_lose_it_behind_the_token_that_parts_te
                 -model.losses(model.processor([Sample("x", (image, Text(text, target=True)))]))["next_token"]
             )
     seen: list[int] = []
-    whole = ViT.hidden
+    whole = ViT.hidden_states
 
     def counted(self: ViT, images: Any, *rest: Any) -> Any:
         seen.append(len(images))
         return whole(self, images, *rest)
 
-    monkeypatch.setattr(ViT, "hidden", counted)
+    monkeypatch.setattr(ViT, "mlp_width", counted)
     torch.testing.assert_close(model.score([image], texts)[0], torch.stack(expected), atol=1e-4, rtol=1e-4)
     assert seen == [1, 1], "once for the captions that see it to their end, once for the one that does not"
 
@@ -251,9 +253,9 @@ def test_behind_a_token_that_parts_texts_no_picture_is_seen() -> None:
     model = small(until="<|endoftext|>")
     sample, other = (Sample("a", (noise(seed, 32), Text("red<|endoftext|>blue"))) for seed in (1, 2))
     prompt = model.embedded(model.processor.prompts([sample]))
-    assert prompt.sight is not None
+    assert prompt.visible is not None
     end = prompt.ids[0].index(model.processor.end_ids[0])
-    assert [bool(one) for one in prompt.sight.runs_T2[:, 1]] == [at <= end for at in range(prompt.lengths[0])]
+    assert [bool(one) for one in prompt.visible.runs_T2[:, 1]] == [at <= end for at in range(prompt.lengths[0])]
     with pytest.raises(DataError, match="ask them one by one"):
         model.answers(Sample("a", (noise(1, 32),)), [(Text("red<|endoftext|>"),), (Text("blue<|endoftext|>"),)])
     assert not torch.equal(*(states(model, [one])[0] for one in (sample, other)))
@@ -273,7 +275,14 @@ def test_the_language_model_can_be_frozen_but_for_how_it_looks() -> None:
     model = small()
     freeze(
         model,
-        Training(steps=1, parts={"vision": Part(frozen=True), "language": Part(frozen=True), "language.look": Part()}),
+        Training(
+            steps=1,
+            parts={
+                "vision": PartSettings(frozen=True),
+                "language": PartSettings(frozen=True),
+                "language.look": PartSettings(),
+            },
+        ),
     )
     learned = {name for name, one in model.named_parameters() if one.requires_grad}
     assert learned == {

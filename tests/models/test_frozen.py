@@ -15,15 +15,15 @@ from chiasm.data.image import Image
 from chiasm.data.sample import Sample, Text
 from chiasm.data.scenes.vocabulary import COLOURS, SHAPES
 from chiasm.data.sources.scenes import Scenes
-from chiasm.entries import laid_over
 from chiasm.errors import RecipeError
+from chiasm.experiment.entries import deep_merge
 from chiasm.models import frozen, language, limber, llava, mapl
+from chiasm.models.generative import GenerativeModel, VisionLanguageModel
 from chiasm.models.model import ModelConfig
-from chiasm.models.speaker import Speaker, VisualSpeaker
 from chiasm.nn.connectors import linear, mapper, prefix
 from chiasm.nn.decoders import llama
 from chiasm.nn.image_towers import efficientnet_lite, naflex, resnet, vit
-from tests.models.speakers import noise
+from tests.models.generative_models import noise
 from tests.worlds import Patches
 
 SHOWN = ("red", "blue", "green", "yellow", "circle", "cross")
@@ -31,17 +31,17 @@ DECODER = llama.Config(300, 64, 2, 4, 2, 128, 64, tied=True)
 TOWER = vit.Config(32, 8, 64, 2, 2, 128, pool="mean", pre_norm=False, stem=(12, 24, 32))
 
 
-def built(config: ModelConfig, texts: list[str] | None = None) -> VisualSpeaker:
+def built(config: ModelConfig, texts: list[str] | None = None) -> VisionLanguageModel:
     texts = texts or [caption for sample in Patches() for caption in sample.captions]
-    entries = laid_over(config.processor_entries(), {"tokenizer": {"learn": 300}})
+    entries = deep_merge(config.processor_entries(), {"tokenizer": {"learn": 300}})
     torch.manual_seed(0)
     model = config.model()(config, ChatProcessor.from_recipe(entries, texts))
-    assert isinstance(model, VisualSpeaker)
+    assert isinstance(model, VisionLanguageModel)
     model.check()
     return model
 
 
-def learn(model: Speaker, samples: list[Sample], steps: int, rate: float) -> None:
+def learn(model: GenerativeModel, samples: list[Sample], steps: int, rate: float) -> None:
     optimiser = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=rate)
     drawn = np.random.default_rng(0).integers(0, len(samples), (steps, 32))
     model.train()
@@ -73,9 +73,9 @@ def test_a_tower_learns_to_speak_to_a_language_model_that_never_changes() -> Non
     """The model first learns, from words alone, to make a sentence of what stands before it; then only the tower."""
     seen, asked = scenes()[:-100], scenes()[-100:]
     model = built(frozen.Config(TOWER, DECODER), [f"{words} a {words}" for _, words in seen])
-    speaker = language.Language(language.Config(DECODER), model.processor)
-    learn(speaker, [Sample("x", (Text(f"{words} "), Text(f"a {words}", target=True))) for _, words in seen], 130, 3e-3)
-    model.language.load_state_dict(speaker.language.state_dict())
+    vlm = language.Language(language.Config(DECODER), model.processor)
+    learn(vlm, [Sample("x", (Text(f"{words} "), Text(f"a {words}", target=True))) for _, words in seen], 130, 3e-3)
+    model.language.load_state_dict(vlm.language.state_dict())
     before = {name: tensor.clone() for name, tensor in model.language.state_dict().items()}
     learn(model, [shown(*pair) for pair in seen], 110, 2e-3)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.language.state_dict().items())
@@ -110,8 +110,8 @@ def test_a_picture_is_two_slots_wherever_it_stands() -> None:
     shots = (first, Text(" red"), second, Text(" blue"), third, Text(""))
     prompt = model.processor.prompts([Sample("x", shots)])
     assert prompt.stream is not None
-    slot, red, blue = (model.processor.ids(word) for word in ("<image>", " red", " blue"))
-    assert prompt.stream.ids_T.tolist() == [*slot * 2, *red, *slot * 2, *blue, *slot * 2]
+    image_token, red, blue = (model.processor.ids(word) for word in ("<image>", " red", " blue"))
+    assert prompt.stream.ids_T.tolist() == [*image_token * 2, *red, *image_token * 2, *blue, *image_token * 2]
     with torch.inference_mode():
         x_TD = model.embedded(prompt).x_TD
         for at, image in ((0, first), (2 + len(red), second), (4 + len(red) + len(blue), third)):
@@ -137,14 +137,14 @@ def test_only_the_map_learns(config: llava.Config) -> None:
 
 def test_the_maps_are_the_published_ones() -> None:
     with torch.device("meta"):
-        for config, features, slots, parameters in (
+        for config, features, image_tokens, parameters in (
             (limber.SIZES["clip-rn50x16"], (144, 3_072), 144, 3_072 * 4_096 + 4_096),
             (mapl.SIZES["clip-l"], (257, 1_024), 32, 3_431_680),
             (frozen.SIZES["7b"], (1, 2_048), 2, (2_048 + 1) * 2 * 4_096),
         ):
             model = config.model()(config, None)  # type: ignore[arg-type]  # no shape depends on the processor
             assert isinstance(model, (llava.LLaVA, frozen.Frozen))
-            assert (model.features_shape, config.slots) == (features, slots)
+            assert (model.features_shape, config.image_tokens) == (features, image_tokens)
             assert sum(one.numel() for one in model.connector.parameters()) == parameters
 
 
@@ -154,7 +154,7 @@ def test_a_linear_map_leads_each_feature_to_its_slot() -> None:
     batch = model.processor.prompts([Sample("x", (noise(1),))])
     assert batch.images is not None
     with torch.inference_mode():
-        grid_PD = model.vision.hidden(batch.images, -1)[0, 1:]  # without the class token
+        grid_PD = model.vision.hidden_states(batch.images, -1)[0, 1:]  # without the class token
         assert isinstance(model.connector, nn.Linear)
         expected = grid_PD @ model.connector.weight.T + model.connector.bias
         torch.testing.assert_close(model.embedded(batch).x_TD, expected)
@@ -170,14 +170,14 @@ def test_a_linear_map_leads_each_feature_to_its_slot() -> None:
     ],
     ids=["lite0", "lite0 at 100", "resnet", "vit"],
 )
-def test_any_tower_with_a_grid_may_see(tower: vit.Config, pixels: int, slots: int) -> None:
+def test_any_tower_with_a_grid_may_see(tower: vit.Config, pixels: int, image_tokens: int) -> None:
     config = llava.Config(tower, llama.SIZES["small"], linear.Config(), layer=-1)
     model = built(config)
     batch = model.processor([shown(noise(1, size=120), "red")])
     assert batch.images is not None
     assert batch.stream is not None
     assert batch.images.pixels.shape[-1] == pixels
-    assert int(batch.stream.slot_T.sum()) == slots
+    assert int(batch.stream.image_mask_T.sum()) == image_tokens
     torch.autograd.backward(model.losses(batch)["next_token"])
     learned = [(name, one.grad) for name, one in model.named_parameters() if one.requires_grad]
     assert [name for name, grad in learned if grad is None] == []

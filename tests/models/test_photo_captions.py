@@ -9,18 +9,18 @@ import pytest
 import torch
 from rich.console import Console
 
-from chiasm.assembly import build_processor
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import MissingExtra
-from chiasm.experiment import Experiment
+from chiasm.experiment.assembly import build_processor
+from chiasm.experiment.recipe import load_recipe
+from chiasm.experiment.run import Experiment
 from chiasm.models.frozen import Frozen
-from chiasm.recipe import load_recipe
 from chiasm.weights.packages import smollm2_135m
-from tests.models.speakers import noise
+from tests.models.generative_models import noise
 from tests.shared_data import shared_data
 
-NAME = "speaker/photos-frozen-parts"
+NAME = "vlm/photos-frozen-parts"
 
 
 @pytest.fixture

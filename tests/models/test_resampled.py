@@ -9,24 +9,24 @@ import torch
 
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.sample import Sample, Text
-from chiasm.entries import laid_over
 from chiasm.errors import DataError, RecipeError
+from chiasm.experiment.entries import deep_merge
 from chiasm.models import minicpm_v, monkey, qwen_vl
+from chiasm.models.generative import VisionLanguageModel
 from chiasm.models.model import ModelConfig
-from chiasm.models.speaker import VisualSpeaker
-from tests.models.speakers import TEXTS
+from tests.models.generative_models import TEXTS
 from tests.weights.pictures import noise
 
 KINDS = {"qwen_vl": qwen_vl, "minicpm_v": minicpm_v, "monkey": monkey}
 QUESTIONS = ("Is there a dog?", "What colour is the ball?")
 
 
-def made(name: str, **layout: Any) -> VisualSpeaker:
+def made(name: str, **layout: Any) -> VisionLanguageModel:
     config: ModelConfig = KINDS[name].SIZES["small"]
-    entries = laid_over(config.processor_entries(), {"tokenizer": {"learn": 300}, "layout": layout})
+    entries = deep_merge(config.processor_entries(), {"tokenizer": {"learn": 300}, "layout": layout})
     torch.manual_seed(0)
     model = config.model()(config, ChatProcessor.from_recipe(entries, TEXTS))
-    assert isinstance(model, VisualSpeaker)
+    assert isinstance(model, VisionLanguageModel)
     with torch.no_grad():  # random weights say the same to everything; larger ones differ between questions
         for one in model.parameters():
             one.mul_(3.0)
@@ -47,7 +47,7 @@ def test_many_samples_are_answered_and_scored_as_one_by_one(name: str) -> None:
     alone = [model.generate([one], max_tokens=8)[0].texts[-1].text for one in samples()]
     assert together == alone
     assert len(set(alone)) > 1, "a model that says one thing to all proves nothing"
-    assert ["".join(model.speak(one, max_tokens=8)) for one in samples()] == alone
+    assert ["".join(model.stream(one, max_tokens=8)) for one in samples()] == alone
     told = model.log_likelihood(samples(target=True))
     each = torch.cat([model.log_likelihood([one]) for one in samples(target=True)])
     torch.testing.assert_close(told, each, atol=1e-4, rtol=1e-4)
@@ -87,8 +87,8 @@ def test_a_picture_that_fills_the_context_names_the_sample(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "layout", "told"),
     [
-        ("qwen_vl", {"slots": 4}, r"size 64, slots 4, but QwenVL is made for transform\.size 64, slots 16"),
-        ("minicpm_v", {"slots": 4}, "has patch 8, slots 4, but MiniCPMV is made for patch 8, slots 8"),
+        ("qwen_vl", {"image_tokens": 4}, r"size 64, slots 4, but QwenVL is made for transform\.size 64, slots 16"),
+        ("minicpm_v", {"image_tokens": 4}, "has patch 8, slots 4, but MiniCPMV is made for patch 8, slots 8"),
         (
             "monkey",
             {"columns": 1},

@@ -113,9 +113,9 @@ def as_transformers_2(config: siglip2.Config) -> int:
     shapes = {768: (3072, 12, 12), 1024: (4096, 24, 16), 1152: (4304, 27, 16), 1536: (6144, 40, 16)}
 
     def tower(width: int) -> dict[str, int]:
-        hidden, layers, heads = shapes[width]
+        mlp_width, layers, heads = shapes[width]
         names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        return dict(zip(names, (width, hidden, layers, heads), strict=True))
+        return dict(zip(names, (width, mlp_width, layers, heads), strict=True))
 
     vision, text = config.vision, config.text
     assert isinstance(vision, (vit.Config, naflex.Config))
@@ -154,7 +154,7 @@ def test_siglip2_is_configured_as_open_clip_configures_it(size: str, name: str) 
     for mine, theirs in ((ours.vision, config.vision), (ours.text, config.text)):
         assert isinstance(mine, (vit.Config, transformer.Config))
         assert isinstance(theirs, type(mine))
-        for entry in ("width", "layers", "heads", "hidden", "epsilon"):
+        for entry in ("width", "layers", "heads", "mlp_width", "epsilon"):
             assert getattr(mine, entry) == getattr(theirs, entry)
     assert count(built(ours)) == count(built(config))
 
@@ -174,9 +174,9 @@ def test_small_models_share_a_shape() -> None:
     for mine, theirs in ((one.vision, other.vision), (one.text, other.text)):
         assert isinstance(mine, (vit.Config, transformer.Config))
         assert isinstance(theirs, type(mine))
-        assert (mine.width, mine.layers, mine.heads, mine.hidden) == (
+        assert (mine.width, mine.layers, mine.heads, mine.mlp_width) == (
             theirs.width,
             theirs.layers,
             theirs.heads,
-            theirs.hidden,
+            theirs.mlp_width,
         )

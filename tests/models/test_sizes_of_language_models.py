@@ -95,7 +95,7 @@ def test_llava_1_5_is_configured_and_counted_as_published(size: str, base: str) 
     config, theirs = llava.SIZES[size], transformers.LlavaConfig(text_config=text)  # its vision tower is the published
     assert config.parameters() == counted(transformers.LlavaForConditionalGeneration, theirs)
     assert config.language == read_decoder("llama", text, size)
-    assert (config.slots, config.layer) == (576, theirs.vision_feature_layer)
+    assert (config.image_tokens, config.layer) == (576, theirs.vision_feature_layer)
 
 
 def test_llava_1_has_a_linear_connector_between_the_published_parts() -> None:
@@ -104,4 +104,4 @@ def test_llava_1_has_a_linear_connector_between_the_published_parts() -> None:
     tower = counted(transformers.CLIPVisionModel, transformers.CLIPVisionConfig(**seen, patch_size=14))
     said = PUBLISHED["llama-7b"][3] + 2 * 3 * 4096
     assert llava.SIZES["v1-7b"].parameters() == tower + (1024 + 1) * 4096 + said
-    assert llava.SIZES["v1-7b"].slots == 256
+    assert llava.SIZES["v1-7b"].image_tokens == 256

@@ -17,15 +17,15 @@ def counted(kind: Any, config: Any) -> int:
 
 
 def llama(
-    width: int, hidden: int, layers: int, heads: int, groups: int, vocabulary: int, **more: Any
+    width: int, mlp_width: int, layers: int, heads: int, kv_heads: int, vocabulary: int, **more: Any
 ) -> dict[str, Any]:
     return {
         "model_type": "llama",
         "hidden_size": width,
-        "intermediate_size": hidden,
+        "intermediate_size": mlp_width,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": groups,
+        "num_key_value_heads": kv_heads,
         "vocab_size": vocabulary,
         **more,
     }

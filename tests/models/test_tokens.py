@@ -31,9 +31,9 @@ def test_tokens_are_transformers_last_hidden_state(family: str, tmp_path: Path) 
     ours = chiasm.load(write(tmp_path, peer))
     assert isinstance(ours, DualEncoder)
     images = ours.processor.images([Image(one) for one in tiny.photos(2)])
-    made, hidden = ours.encode_image_tokens(images), peer.vision_model(images.pixels).last_hidden_state
+    made, mlp_width = ours.encode_image_tokens(images), peer.vision_model(images.pixels).last_hidden_state
     # transformers' CLIP normalises after this, its SigLIP before.
-    tiny.assert_near(made.tokens_NPD, peer.vision_model.post_layernorm(hidden) if family == "clip" else hidden)
+    tiny.assert_near(made.tokens_NPD, peer.vision_model.post_layernorm(mlp_width) if family == "clip" else mlp_width)
     assert made.grid_N2.tolist() == [[4, 4]] * len(images)
     assert made.prefix == (family == "clip")
     assert torch.equal(made.places(1).flatten(0, 1), made.tokens_NPD[1, made.prefix :])

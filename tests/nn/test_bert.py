@@ -6,7 +6,7 @@ from torch import Tensor
 from chiasm.errors import DataError, RecipeError
 from chiasm.nn.bert import SIZES, Bert, Config, mean_over_tokens, transformers_name
 
-TINY = Config(vocabulary=99, width=32, layers=3, heads=4, hidden=48, context=16, types=2, epsilon=1e-6)
+TINY = Config(vocabulary=99, width=32, layers=3, heads=4, mlp_width=48, context=16, types=2, epsilon=1e-6)
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def _pair() -> tuple[Bert, transformers.BertModel]:
             hidden_size=TINY.width,
             num_hidden_layers=TINY.layers,
             num_attention_heads=TINY.heads,
-            intermediate_size=TINY.hidden,
+            intermediate_size=TINY.mlp_width,
             max_position_embeddings=TINY.context,
             type_vocab_size=TINY.types,
             layer_norm_eps=TINY.epsilon,
@@ -102,7 +102,7 @@ def test_published_parameter_counts(size: str, parameters: int) -> None:
 
 
 def test_fresh_weights_follow_the_paper() -> None:
-    bert = Config(vocabulary=500, width=128, layers=1, heads=2, hidden=256, context=64).build()
+    bert = Config(vocabulary=500, width=128, layers=1, heads=2, mlp_width=256, context=64).build()
     for name, one in bert.state_dict().items():
         if "norm" not in name and name.endswith("weight") and one.numel() > 1000:
             assert float(one.std()) == pytest.approx(0.02, rel=0.1), name

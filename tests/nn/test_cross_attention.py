@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from chiasm.errors import DataError, RecipeError
 from chiasm.nn.connectors.cross_attention import Config, Resampler
+from chiasm.nn.grid_positions import on_grids, resized, sines
 from chiasm.nn.image_towers.native import nearest
-from chiasm.nn.places import on_grids, resized, sines
 
 WIDTH, HEADS, FEATURES = 16, 4, 10
 
@@ -90,7 +90,7 @@ def test_features_as_wide_as_the_model_are_not_mapped() -> None:
     model = Config(4, 2).build(WIDTH, WIDTH)
     assert isinstance(model.map, nn.Identity)
     assert model(torch.randn(2, 9, WIDTH)).shape == (2, 4, WIDTH)
-    assert Config(4, 2).slots(1234) == 4
+    assert Config(4, 2).image_tokens(1234) == 4
 
 
 def test_what_makes_no_resampler_is_refused() -> None:

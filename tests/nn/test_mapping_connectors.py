@@ -9,7 +9,7 @@ from torch import nn
 from chiasm.errors import RecipeError
 from chiasm.nn.connectors import linear, mapper, prefix
 
-SMALL = mapper.Config(queries=5, width=24, layers=3, heads=4, hidden=40)
+SMALL = mapper.Config(queries=5, width=24, layers=3, heads=4, mlp_width=40)
 
 
 def small_mapper() -> mapper.Connector:
@@ -69,7 +69,7 @@ def test_the_published_map_has_3_4_million_parameters() -> None:
     count = sum(one.numel() for one in built.parameters())
     assert count == 3_431_680
     assert round(count / 1e6, 1) == 3.4
-    assert mapper.Config().slots(257) == 32
+    assert mapper.Config().image_tokens(257) == 32
 
 
 def test_the_prefix_is_one_map_of_the_mean_cut_into_slots() -> None:
@@ -79,12 +79,12 @@ def test_the_prefix_is_one_map_of_the_mean_cut_into_slots() -> None:
     features = torch.randn(2, 5, 6, dtype=torch.float64)
     found = built(features)
     assert found.shape == (2, 3, 4)
-    for slot in range(3):
-        rows = slice(4 * slot, 4 * slot + 4)
+    for image_token in range(3):
+        rows = slice(4 * image_token, 4 * image_token + 4)
         expected = features.mean(1) @ built.map.weight[rows].T + built.map.bias[rows]
-        torch.testing.assert_close(found[:, slot], expected)
-    assert prefix.Config(tokens=3).slots(5) == 3
-    assert linear.Config().slots(5) == 5
+        torch.testing.assert_close(found[:, image_token], expected)
+    assert prefix.Config(tokens=3).image_tokens(5) == 3
+    assert linear.Config().image_tokens(5) == 5
 
 
 def test_features_are_dropped_in_training_alone() -> None:

@@ -20,8 +20,8 @@ from chiasm.nn.image_towers.vit import PatchEmbed
 from chiasm.nn.recompute import recompute_layers
 from chiasm.nn.text_towers import transformer
 
-VISION = vit.Config(32, 8, width=32, layers=3, heads=4, hidden=64)
-TEXT = transformer.Config(50, 12, width=32, layers=3, heads=4, hidden=64)
+VISION = vit.Config(32, 8, width=32, layers=3, heads=4, mlp_width=64)
+TEXT = transformer.Config(50, 12, width=32, layers=3, heads=4, mlp_width=64)
 
 
 def _vit(**changes: object) -> vit.ViT:
@@ -193,7 +193,7 @@ class TestRecompute:
     def test_layers_of_bert_too(self) -> None:
         from chiasm.nn import bert
 
-        module = bert.Config(vocabulary=20, width=32, layers=2, heads=2, hidden=64, context=8).build()
+        module = bert.Config(vocabulary=20, width=32, layers=2, heads=2, mlp_width=64, context=8).build()
         assert recompute_layers(module) == 2
         ids_BT = torch.randint(20, (2, 8))
         wanted = _gradients(module, lambda: module(ids_BT))

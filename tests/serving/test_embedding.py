@@ -78,12 +78,12 @@ def test_the_unreadable_is_skipped_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_a_broken_picture_costs_only_itself(tmp_path: Path) -> None:
-    from chiasm.serving.pictures import Pictures
+    from chiasm.serving.images import ImageCollection
     from tests.serving.made import folder_of
 
     photos = folder_of(tmp_path / "photos")
     (photos / "red" / "broken.png").write_bytes(b"no picture")
-    told = embed(tiny_clip(), Pictures(photos), tmp_path / "out", console=QUIET)
+    told = embed(tiny_clip(), ImageCollection(photos), tmp_path / "out", console=QUIET)
     assert (told.rows, told.skipped) == ({"images": 16, "texts": 0}, 1)
     skipped = json.loads((tmp_path / "out" / "skipped.jsonl").read_text())
     assert (skipped["sample"], skipped["what"]) == ("red/broken.png", "image")

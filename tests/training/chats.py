@@ -21,7 +21,7 @@ class Chats(Source):
     """pictured: which have a picture, by index. broken: indices that cannot be read. long: those with many words."""
 
     count: int = 48
-    pictured: Callable[[int], bool] = bool
+    imaged: Callable[[int], bool] = bool
     broken: tuple[int, ...] = ()
     long: tuple[int, ...] = ()
 
@@ -35,7 +35,7 @@ class Chats(Source):
         levels = np.full((32, 32, 3), LEVELS[colour], np.uint8)
         words = " ".join(["please"] * (index % 5 + (80 if index in self.long else 0)))
         parts = (
-            *((Image(levels),) if self.pictured(index) else ()),
+            *((Image(levels),) if self.imaged(index) else ()),
             Text(f"{words} What colour is the ball?", role="user"),
             Text(" ".join([COLOURS[colour]] * (1 + index % 4)), role="assistant", target=True),
         )

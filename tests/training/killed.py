@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-import chiasm.experiment
+import chiasm.experiment.run
 from chiasm.cli import main
 
 _CHANGES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
@@ -63,5 +63,5 @@ def run(seed: int, kills: int, out: Path, words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    assert chiasm.experiment
+    assert chiasm.experiment.run
     print(run(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:]))

@@ -19,7 +19,7 @@ from chiasm.data.reader import Budget, Reader
 from chiasm.training.distributed import Ranks, joined
 from chiasm.training.loop import Loop
 from chiasm.training.settings import Training
-from tests.models.speakers import small_flamingo, small_llava
+from tests.models.generative_models import small_flamingo, small_llava
 from tests.training.chats import Chats
 from tests.training.ranks import whole
 
@@ -30,7 +30,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "adapted": {"adapted": True, "checkpoint_every": 3},
     "beside": {"beside": True},
 }
-WAYS = (
+MODES = (
     ("plain", "ddp"),
     ("plain", "fsdp"),
     ("packed", "fsdp"),
@@ -48,7 +48,7 @@ class InOrder(Chats):
         return position % self.count
 
 
-def pictured(index: int) -> bool:
+def imaged(index: int) -> bool:
     return index % BATCH < BATCH // 2 and index // BATCH != 2
 
 
@@ -68,7 +68,7 @@ def loop(
         adapt(model, {"language": lora.Config(rank=4), "vision": lora.Config(rank=2, dora=True)})
     entries = {"steps": STEPS, "learning_rate": 1e-3, "device": "cpu", "log_every": 1, "epsilon": 1e-4}
     reader = Reader(
-        InOrder(pictured=pictured),
+        InOrder(imaged=imaged),
         model.processor,
         0 if budget else BATCH,
         budget=budget,
@@ -87,7 +87,7 @@ def write(run: Loop, file: Path) -> None:
 
 
 def main(folder: Path, ranks: Ranks) -> None:
-    for name, way in WAYS:
+    for name, way in MODES:
         run = loop(folder / f"{name}-{way}", ranks, parallel=way, **RUNS[name])
         assert run.run()
         write(run, folder / f"{name}-{way}.safetensors")

@@ -34,7 +34,7 @@ from chiasm.objectives.sigmoid import pairwise_sigmoid
 from chiasm.training import slices
 from chiasm.training.distributed import Ranks, joined
 from chiasm.training.loop import Loop
-from chiasm.training.settings import Part, Training
+from chiasm.training.settings import PartSettings, Training
 from tests.worlds import Patches, tiny_clip, tiny_processor
 
 STEPS, BATCH = 20, 12
@@ -114,7 +114,7 @@ def gathering(ranks: Ranks) -> dict[str, Any]:
 def two(folder: Path, ranks: Ranks) -> dict[str, Any]:
     told: dict[str, Any] = {"gathering": gathering(ranks)}
 
-    frozen = {"text.embed": Part(frozen=True)}
+    frozen = {"text.embed": PartSettings(frozen=True)}
     for way in ("ddp", "fsdp"):
         run = loop(folder / way, ranks, parallel=way, parts=frozen, checkpoint_every=10, clip_norm=0.5)
         told[way] = run.run()
@@ -205,7 +205,7 @@ def two(folder: Path, ranks: Ranks) -> dict[str, Any]:
 
 def three(folder: Path, ranks: Ranks) -> dict[str, Any]:
     told: dict[str, Any] = {"gathering": gathering(ranks)}
-    frozen = {"text.embed": Part(frozen=True)}
+    frozen = {"text.embed": PartSettings(frozen=True)}
     for way in ("fsdp", "ddp"):
         again = loop(folder / "fsdp", ranks, parallel=way, parts=frozen, clip_norm=0.5, steps=12)
         told[f"fsdp under {way}"] = again.resume()

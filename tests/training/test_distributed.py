@@ -21,17 +21,17 @@ from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from chiasm.experiment import Experiment
+from chiasm.experiment.recipe import load_recipe
+from chiasm.experiment.run import Experiment
 from chiasm.objectives.contrastive import info_nce
 from chiasm.objectives.sigmoid import pairwise_sigmoid
-from chiasm.recipe import load_recipe
 from chiasm.training.distributed import Ranks
-from chiasm.training.settings import Part
+from chiasm.training.settings import PartSettings
 from tests.training import ranks as scenes
 from tests.worlds import Patches
 
 ROOT = Path(__file__).parents[2]
-FROZEN = {"text.embed": Part(frozen=True)}
+FROZEN = {"text.embed": PartSettings(frozen=True)}
 
 
 def torchrun(processes: int, *words: str, **rest: Any) -> subprocess.Popen[str]:

@@ -14,7 +14,7 @@ from chiasm.nn.image_towers import vit
 from chiasm.nn.text_towers import transformer
 from chiasm.training.layers import decaying, depths
 from chiasm.training.optimiser import build_optimiser
-from chiasm.training.settings import Part, Training
+from chiasm.training.settings import PartSettings, Training
 from tests import peers
 from tests.worlds import tiny_clip, tiny_processor
 
@@ -23,8 +23,8 @@ DEPTH = 3
 
 def _clip() -> clip.CLIP:
     torch.manual_seed(0)
-    vision = vit.Config(16, 8, width=32, layers=DEPTH, heads=2, hidden=64)
-    text = transformer.Config(320, 16, width=32, layers=2, heads=2, hidden=64)
+    vision = vit.Config(16, 8, width=32, layers=DEPTH, heads=2, mlp_width=64)
+    text = transformer.Config(320, 16, width=32, layers=2, heads=2, mlp_width=64)
     return clip.CLIP(clip.Config(vision, text, width=16), tiny_processor())
 
 
@@ -67,7 +67,7 @@ def test_towers_of_different_depths_meet_at_the_top() -> None:
 
 def test_a_part_has_a_rate_and_a_layer_decay_of_its_own() -> None:
     settings = Training(
-        steps=1, learning_rate=1e-3, layer_decay=0.5, parts={"text": Part(learning_rate=1e-4, layer_decay=1.0)}
+        steps=1, learning_rate=1e-3, layer_decay=0.5, parts={"text": PartSettings(learning_rate=1e-4, layer_decay=1.0)}
     )
     groups = build_optimiser(_clip(), settings).param_groups
     rates = {name: group["peak"] for group in groups for name in group["names"]}
@@ -89,4 +89,4 @@ def test_a_decay_that_is_no_share_is_refused(decay: float) -> None:
     with pytest.raises(RecipeError, match="layer_decay is a share"):
         Training(steps=1, layer_decay=decay)
     with pytest.raises(RecipeError, match=r"parts\.text\.layer_decay is a share"):
-        Training(steps=1, parts={"text": Part(layer_decay=decay)})
+        Training(steps=1, parts={"text": PartSettings(layer_decay=decay)})

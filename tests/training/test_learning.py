@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from chiasm.evaluation.run import quick_scores
-from chiasm.experiment import Experiment
-from chiasm.recipe import load_recipe
+from chiasm.experiment.recipe import load_recipe
+from chiasm.experiment.run import Experiment
 
 # A few things that differ in colour and shape, plain, so that a minute of learning shows.
 EASY = ["data.train.objects=[1,1]", "data.train.backgrounds=[plain]", "data.batch_size=64", "data.captions=first"]

@@ -24,7 +24,7 @@ from chiasm.errors import TrainingError
 from chiasm.models import clip
 from chiasm.models.model import Model
 from chiasm.training.loop import Loop
-from chiasm.training.settings import Part, Training
+from chiasm.training.settings import PartSettings, Training
 from tests.worlds import Patches, tiny_clip, tiny_processor
 
 
@@ -251,7 +251,7 @@ def test_with_adapters_they_are_named_a_step_later(tmp_path: Path) -> None:
 
 
 def test_frozen_parts_do_not_change_and_stay_in_eval_mode(tmp_path: Path) -> None:
-    loop = _loop(tmp_path, parts={"vision": Part(frozen=True)})
+    loop = _loop(tmp_path, parts={"vision": PartSettings(frozen=True)})
     before = _weights(loop)
     loop.run()
     assert not loop.model.get_submodule("vision").training
@@ -261,7 +261,7 @@ def test_frozen_parts_do_not_change_and_stay_in_eval_mode(tmp_path: Path) -> Non
 
 
 def test_a_part_of_a_frozen_part_may_learn(tmp_path: Path) -> None:
-    loop = _loop(tmp_path, parts={"vision.blocks": Part(), "vision": Part(frozen=True)})
+    loop = _loop(tmp_path, parts={"vision.blocks": PartSettings(), "vision": PartSettings(frozen=True)})
     before = _weights(loop)
     loop.run()
     assert not loop.model.get_submodule("vision").training

@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize(("name", "way"), mixed_ranks.WAYS)
+@pytest.mark.parametrize(("name", "way"), mixed_ranks.MODES)
 def test_two_processes_learn_what_one_learns(folder: Path, name: str, way: str) -> None:
     expected, found = load_file(folder / f"{name}.safetensors"), load_file(folder / f"{name}-{way}.safetensors")
     assert found.keys() == expected.keys()

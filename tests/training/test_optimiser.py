@@ -6,7 +6,7 @@ import pytest
 
 from chiasm.errors import RecipeError
 from chiasm.training.optimiser import build_optimiser, freeze, schedule
-from chiasm.training.settings import Part, Training
+from chiasm.training.settings import PartSettings, Training
 from tests.worlds import tiny_clip
 
 
@@ -30,7 +30,9 @@ def test_schedules(kind: Any, step: int, share: float) -> None:
 
 def test_parts_have_rates_of_their_own_and_vectors_do_not_decay() -> None:
     model = tiny_clip()
-    settings = Training(steps=1, parts={"text": Part(learning_rate=1e-5), "text.embed": Part(weight_decay=0.0)})
+    settings = Training(
+        steps=1, parts={"text": PartSettings(learning_rate=1e-5), "text.embed": PartSettings(weight_decay=0.0)}
+    )
     groups = build_optimiser(model, settings).param_groups
     found = {name: (group["peak"], group["weight_decay"]) for group in groups for name in group["names"]}
     assert found["text.embed.weight"] == (1e-3, 0.0)
@@ -43,9 +45,9 @@ def test_parts_have_rates_of_their_own_and_vectors_do_not_decay() -> None:
 
 def test_a_part_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(RecipeError, match="no such part; did you mean 'vision'"):
-        freeze(tiny_clip(), Training(steps=1, parts={"visoin": Part(frozen=True)}))
+        freeze(tiny_clip(), Training(steps=1, parts={"visoin": PartSettings(frozen=True)}))
     model = tiny_clip()
-    settings = Training(steps=1, parts={name: Part(frozen=True) for name, _ in model.named_children()})
+    settings = Training(steps=1, parts={name: PartSettings(frozen=True) for name, _ in model.named_children()})
     freeze(model, settings)
     model.log_scale.requires_grad_(False)
     with pytest.raises(RecipeError, match="nothing is left to train"):
@@ -56,9 +58,11 @@ def test_nothing_can_be_set_for_a_part_that_the_family_never_trains() -> None:
     model = tiny_clip()
     model.text.requires_grad_(False)
     with pytest.raises(RecipeError, match=r"training\.parts\.text: a CLIP never trains this part"):
-        freeze(model, Training(steps=1, parts={"text": Part(learning_rate=1e-4)}))
+        freeze(model, Training(steps=1, parts={"text": PartSettings(learning_rate=1e-4)}))
     with pytest.raises(RecipeError, match=r"training\.parts\.text\.blocks: .* leave the entry out"):
-        freeze(model, Training(steps=1, parts={"text": Part(frozen=True), "text.blocks": Part()}))
-    freeze(model, Training(steps=1, parts={"text": Part(frozen=True), "vision": Part(learning_rate=1e-4)}))
+        freeze(model, Training(steps=1, parts={"text": PartSettings(frozen=True), "text.blocks": PartSettings()}))
+    freeze(
+        model, Training(steps=1, parts={"text": PartSettings(frozen=True), "vision": PartSettings(learning_rate=1e-4)})
+    )
     assert not any(one.requires_grad for one in model.text.parameters())
     assert all(one.requires_grad for one in model.vision.parameters())

@@ -11,10 +11,10 @@ from chiasm.data.batch import Batch
 from chiasm.data.reader import Budget, Reader
 from chiasm.models.llava import LLaVA
 from chiasm.objectives.next_token import next_token
-from tests.models.speakers import small_llava
+from tests.models.generative_models import small_llava
 from tests.training.chats import Chats
 
-MIXED = Chats(pictured=lambda at: at % 2 == 0)
+MIXED = Chats(imaged=lambda at: at % 2 == 0)
 
 
 def packed(model: LLaVA, tokens: int = 400) -> Batch:
@@ -55,7 +55,7 @@ def test_no_sample_sees_another() -> None:
     ids = batch.stream.ids_T.clone()
     own = slice(start, start + int(batch.stream.lengths_B[changed]))
     swapped = ids[own].clone()
-    free = ~(batch.stream.slot_T[own] | batch.stream.target_T[own])
+    free = ~(batch.stream.image_mask_T[own] | batch.stream.target_T[own])
     swapped[free] = (swapped[free] + 7) % 250
     ids[own] = swapped
     other = replace(batch, images=replace(batch.images, pixels=pixels), stream=replace(batch.stream, ids_T=ids))

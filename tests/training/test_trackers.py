@@ -23,7 +23,7 @@ from chiasm.training.distributed import Ranks
 from chiasm.training.loop import Loop
 from chiasm.training.monitor import Monitor
 from chiasm.training.settings import Training
-from chiasm.training.tracker import Start, Tracker, TrackerConfig, scalars
+from chiasm.training.tracker import RunInfo, Tracker, TrackerConfig, scalars
 from chiasm.training.trackers import tensorboard, trackio, wandb
 from tests.worlds import Patches, tiny_clip, tiny_processor
 
@@ -83,9 +83,9 @@ def test_after_a_resume_curves_go_on_without_double_lines(tmp_path: Path) -> Non
 @dataclass(frozen=True)
 class _Told(TrackerConfig):
     package: ClassVar[str] = "json"
-    starts: list[Start]
+    starts: list[RunInfo]
 
-    def start(self, run: Start) -> Tracker:
+    def start(self, run: RunInfo) -> Tracker:
         self.starts.append(run)
         return _Nothing()
 
@@ -99,7 +99,7 @@ class _Nothing(Tracker):
 
 
 def test_a_tracker_knows_what_an_earlier_sitting_told(tmp_path: Path) -> None:
-    starts: list[Start] = []
+    starts: list[RunInfo] = []
     cut = _loop(tmp_path, _Told(starts), checkpoint_every=3)
     cut.model.train()
     with cut.monitor:
@@ -113,7 +113,7 @@ def test_a_tracker_knows_what_an_earlier_sitting_told(tmp_path: Path) -> None:
 
 
 def test_other_ranks_are_silent(tmp_path: Path) -> None:
-    starts: list[Start] = []
+    starts: list[RunInfo] = []
     silent = not Ranks(rank=1, count=2).first
     with Monitor(tmp_path, 3, "mine", Console(quiet=True), trackers=[_Told(starts)], silent=silent) as monitor:
         monitor.write({"step": 1, "loss": 1.0})
@@ -150,8 +150,8 @@ def test_wandb_works_without_a_network_and_is_told_every_step_once(
     monkeypatch.setenv("WANDB_SILENT", "true")
     marks = []
     for start, steps in (
-        (Start(tmp_path, "mine", "a: 1\n"), (1, 2)),
-        (Start(tmp_path, "mine", "a: 1\n", 1, 2), (2, 3)),
+        (RunInfo(tmp_path, "mine", "a: 1\n"), (1, 2)),
+        (RunInfo(tmp_path, "mine", "a: 1\n", 1, 2), (2, 3)),
     ):
         tracker = wandb.Config().start(start)
         marks.append(package.run.id)
@@ -195,7 +195,7 @@ def _leveldb(log: bytes) -> Iterator[bytes]:
 def test_trackio_keeps_every_step_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     pytest.importorskip("trackio")
-    for start, steps in ((Start(tmp_path, "mine", ""), (1, 2)), (Start(tmp_path, "mine", "", 1, 2), (2, 3))):
+    for start, steps in ((RunInfo(tmp_path, "mine", ""), (1, 2)), (RunInfo(tmp_path, "mine", "", 1, 2), (2, 3))):
         tracker = trackio.Config(project="test").start(start)
         for step in steps:
             tracker.log(step, {"loss": 1 / step})

@@ -11,7 +11,7 @@ from tokenizers import models as token_models
 from tokenizers import pre_tokenizers
 
 from tests import peers  # noqa: F401  # before any class of transformers is touched
-from tests.weights.speaking import CHATML, write_tokenizer
+from tests.weights.generating import CHATML, write_tokenizer
 
 SIZE, PATCH = 28, 14
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from chiasm.data.image import Image
-from chiasm.models.speaker import VisualSpeaker
+from chiasm.models.generative import VisionLanguageModel
 from chiasm.nn.decoder import Packed
 
 
@@ -70,7 +70,7 @@ def write_folder(folder: Path, settings: dict[str, Any], state: dict[str, Tensor
     )
 
 
-def logits(model: VisualSpeaker, batch: Any) -> Tensor:
+def logits(model: VisionLanguageModel, batch: Any) -> Tensor:
     """(T, V) of everything in a batch."""
     with torch.no_grad():
         prompt = model.embedded(batch)

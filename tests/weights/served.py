@@ -108,7 +108,7 @@ def served(decide: Callable[[dict[str, Any], int], Answer], port: int = 0) -> It
         thread.join()
 
 
-def pictures_of(body: dict[str, Any]) -> list[PIL.Image.Image]:
+def images_of(body: dict[str, Any]) -> list[PIL.Image.Image]:
     """The pictures in a request, decoded on the server's side."""
     found: list[PIL.Image.Image] = []
     for message in body["messages"]:

@@ -21,7 +21,7 @@ from chiasm.data.sample import Sample, Text
 from chiasm.errors import DataError, MissingExtra, RecipeError, RemoteError
 from chiasm.weights.endpoint import Encoding, Endpoint, ScoringEndpoint, Settings, connect
 from chiasm.weights.endpoint import client as client_module
-from tests.weights.served import KEY, Answer, likely, pictures_of, said, served, words_of
+from tests.weights.served import KEY, Answer, images_of, likely, said, served, words_of
 
 
 @pytest.fixture(autouse=True)
@@ -68,12 +68,12 @@ def test_pictures_arrive_as_they_are_described() -> None:
     system, user = body["messages"]
     assert system == {"role": "system", "content": "Be brief."}
     assert [part["type"] for part in user["content"]] == ["image_url", "text", "image_url", "text"]
-    first, second = pictures_of(body)
+    first, second = images_of(body)
     assert (first.format, first.size, second.size) == ("JPEG", (100, 50), (30, 20))
     levels = np.asarray(second.convert("RGB")).astype(int)
     assert np.abs(levels - np.asarray(small.decode()).astype(int)).mean() < 8
     assert "detail" not in user["content"][0]["image_url"]
-    (lossless,) = pictures_of(exact)
+    (lossless,) = images_of(exact)
     assert np.array_equal(np.asarray(lossless), np.asarray(large.decode()))
     assert exact["messages"][0]["content"][0]["image_url"]["detail"] == "low"
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"

@@ -22,7 +22,7 @@ from chiasm.generation.choosing import Sampling
 from chiasm.models.caption_scores import SHOWN, grey
 from chiasm.weights.foreign import ForeignModel
 from chiasm.weights.foreign.comparing import ForeignEmbedder, ForeignMatcher
-from chiasm.weights.foreign.speaking import ForeignSpeaker, ForeignVisualSpeaker
+from chiasm.weights.foreign.generative import ForeignGenerativeModel, ForeignVisionLanguageModel
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.weights import foreign
 from tests.weights.foreign import COMPARING, READING, SEEING
@@ -91,7 +91,7 @@ def forward_likelihood(model: Any, inputs: Any, ids: list[int]) -> float:
 def test_answers_and_likelihoods_are_those_of_transformers(make: Make, tmp_path: Path) -> None:
     theirs = make(tmp_path)
     ours = chiasm.load(tmp_path)
-    assert isinstance(ours, ForeignVisualSpeaker if make in SEEING else ForeignSpeaker)
+    assert isinstance(ours, ForeignVisionLanguageModel if make in SEEING else ForeignGenerativeModel)
     processor = transformers.AutoProcessor.from_pretrained(tmp_path)
     tokenizer = getattr(processor, "tokenizer", processor)
     end = ours.processor.end_ids[0]
@@ -122,7 +122,7 @@ def test_answers_and_likelihoods_are_those_of_transformers(make: Make, tmp_path:
 def test_scores_are_likelihoods_of_captions(make: Make, tmp_path: Path) -> None:
     make(tmp_path)
     ours = chiasm.load(tmp_path)
-    assert isinstance(ours, ForeignVisualSpeaker)
+    assert isinstance(ours, ForeignVisionLanguageModel)
     images, texts = pictures(), ["a dog", "two dogs left of a cat"]
     counts = torch.tensor([len(ours.processor.ids(text)) + 1 for text in texts])  # and the mark that ends them
     each = [[Sample("a", (image, Text(text, target=True))) for text in texts] for image in images]
@@ -192,7 +192,7 @@ def test_a_head_that_matches_scores_pairs(tmp_path: Path) -> None:
 def test_draws_beams_and_stops(tmp_path: Path) -> None:
     theirs = foreign.gemma(tmp_path)
     ours = chiasm.load(tmp_path)
-    assert isinstance(ours, ForeignSpeaker)
+    assert isinstance(ours, ForeignGenerativeModel)
     inputs = asked(transformers.AutoTokenizer.from_pretrained(tmp_path), None, QUESTION)
     sample = Sample("a", (Text(QUESTION, role="user"),))
     with torch.no_grad():
@@ -247,8 +247,8 @@ def test_without_torchvision_a_processor_does_without_videos(tmp_path: Path, mon
     monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", refuse)
     monkeypatch.setattr(transformers.AutoVideoProcessor, "from_pretrained", refuse)
     ours = chiasm.load(tmp_path)
-    assert isinstance(whole, ForeignSpeaker)
-    assert isinstance(ours, ForeignSpeaker)
+    assert isinstance(whole, ForeignGenerativeModel)
+    assert isinstance(ours, ForeignGenerativeModel)
     assert not hasattr(ours.processor.inner, "video_processor")
     sample = Sample("a", (*pictures(), Text(QUESTION, role="user")))
     assert ours.generate([sample], max_tokens=6) == whole.generate([sample], max_tokens=6)
@@ -280,7 +280,7 @@ def test_they_are_told_to_be_foreign_and_not_trained(tmp_path: Path, capsys: pyt
 def test_what_cannot_be_asked_is_one_sentence(tmp_path: Path) -> None:
     foreign.gemma3(tmp_path)
     ours = chiasm.load(tmp_path)
-    assert isinstance(ours, ForeignVisualSpeaker)
+    assert isinstance(ours, ForeignVisionLanguageModel)
     (image,) = pictures(1)
     for sample, told in (
         (Sample("a", (Video((image,), (0.0,)), Text("what?", role="user"))), "has videos"),
@@ -318,7 +318,7 @@ def test_no_pickles_no_code_no_unknowns(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="runs only by code of its own; such code is never run"):
         chiasm.load(own)
     (own / "config.json").write_text(config.replace('"model_type": "phi"', own_code + '"model_type": "phi"'))
-    assert isinstance(chiasm.load(own), ForeignSpeaker)  # transformers' own class
+    assert isinstance(chiasm.load(own), ForeignGenerativeModel)  # transformers' own class
     assert not (tmp_path / "ran").exists()
     (own / "config.json").write_text(
         config.replace('"model_type": "phi"', '"model_type": "vit"').replace("PhiForCausalLM", "ViTModel")

@@ -19,7 +19,7 @@ from chiasm.errors import CheckpointError, DataError
 from chiasm.models.minicpm_v import SIZES, MiniCPMV
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
-from tests.weights import pictures, speaking
+from tests.weights import generating, pictures
 
 EXTRA = ("<unk>", "<image>", "</image>", "<slice>", "</slice>", "<image_id>", "</image_id>", "<|eot_id|>")
 TEMPLATE = (
@@ -56,7 +56,7 @@ class Peer:
 
     def __init__(self, folder: Path, version: str, **more: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        vocabulary = speaking.write_tokenizer(folder, TEMPLATE, EXTRA)
+        vocabulary = generating.write_tokenizer(folder, TEMPLATE, EXTRA)
         torch.manual_seed(0)
         self.tower = Idefics2VisionTransformer(Idefics2VisionConfig(**VISION)).eval()
         self.resampler = pictures.Resampler(QUERIES, WIDTH, VISION["hidden_size"], WIDTH // 128).eval()
@@ -98,9 +98,9 @@ class Peer:
             made.append(self.resampler(seen, 0.0, pictures.sine_grid(rows, columns, WIDTH).to(seen)))
         return torch.cat(made)
 
-    def logits(self, ids: Tensor, features: Tensor, slot: int) -> Tensor:
+    def logits(self, ids: Tensor, features: Tensor, image_token: int) -> Tensor:
         x_TD = self.language.get_input_embeddings()(ids)
-        x_TD[ids == slot] = features
+        x_TD[ids == image_token] = features
         return self.language(inputs_embeds=x_TD[None]).logits[0]
 
 
@@ -144,12 +144,12 @@ def test_tokens_and_logits_are_those_of_the_parts(version: str, tmp_path: Path) 
     for model in (ours, theirs.tower, theirs.resampler, theirs.language):
         model.double()
     batch.images.pixels.data = batch.images.pixels.double()
-    slot = ours.processor.slot_ids[0]
+    image_token = ours.processor.image_token_ids[0]
     with torch.no_grad():
         features = theirs.features(batch)
-        found = ours.picture_features(batch.images)
+        found = ours.image_features(batch.images)
         assert torch.allclose(found, features, atol=1e-4, rtol=1e-4)
-        expected = theirs.logits(batch.stream.ids_T, features, slot)
+        expected = theirs.logits(batch.stream.ids_T, features, image_token)
     assert torch.allclose(pictures.logits(ours, batch), expected, atol=1e-4, rtol=1e-4)
     assert expected.std() > 0.1, "logits that are all alike prove nothing"
 
@@ -237,6 +237,6 @@ def test_the_published_numbers_of_tokens() -> None:
         entries = dict(SIZES[size].processor_entries()["layout"])
         assert entries.pop("layout") == "slices"
         layout = Slices(**entries)
-        assert layout.written(1344, 1344).count(layout.slot) == 10 * each
-        assert layout.written(448, 448).count(layout.slot) == each
-        assert layout.written(640, 480).count(layout.slot) == 3 * each
+        assert layout.written(1344, 1344).count(layout.image_token) == 10 * each
+        assert layout.written(448, 448).count(layout.image_token) == each
+        assert layout.written(640, 480).count(layout.image_token) == 3 * each

@@ -204,7 +204,7 @@ def test_the_published_towers_have_timms_shapes() -> None:
         act = "gelu" if type(theirs.blocks[0].mlp.act).__name__ == "GELU" else "gelu_tanh"
         assert ours.act == act, name
         assert (ours.heads, ours.layers) == (theirs.blocks[0].attn.num_heads, len(theirs.blocks))
-        assert (ours.image_size, ours.patch, ours.hidden) == (
+        assert (ours.image_size, ours.patch, ours.mlp_width) == (
             theirs.patch_embed.img_size[0],
             theirs.patch_embed.patch_size[0],
             theirs.blocks[0].mlp.fc1.out_features,

@@ -239,7 +239,7 @@ def assert_same(ours: QwenVL, theirs: Peer, batch: Any, windows: list[int | None
     pairs = zip(batch.images.pixels, windows, strict=True)
     with torch.no_grad():
         features = torch.cat([theirs.features(pixels[None], window) for pixels, window in pairs])
-        assert torch.allclose(ours.picture_features(batch.images), features, atol=1e-5, rtol=1e-5)
+        assert torch.allclose(ours.image_features(batch.images), features, atol=1e-5, rtol=1e-5)
         expected = theirs.logits(batch.stream.ids_T, features)
     assert torch.allclose(pictures.logits(ours, batch), expected, atol=1e-4, rtol=1e-4)
     assert expected.std() > 0.1, "logits that are all alike prove nothing"
@@ -249,7 +249,7 @@ def test_qwen_vl_has_the_tokens_and_logits_of_the_parts(tmp_path: Path) -> None:
     theirs, ours = Peer(tmp_path, VISUAL, "qwen"), loaded(tmp_path)
     batch = ours.processor.prompts([sample()])
     assert batch.stream is not None
-    backend, slots = test_ranks.write(tmp_path / "again"), [FIRST, *[FIRST + 2] * QUERIES, FIRST + 1]
+    backend, image_tokens = test_ranks.write(tmp_path / "again"), [FIRST, *[FIRST + 2] * QUERIES, FIRST + 1]
     endoftext, start, end = RANKED, RANKED + 1, RANKED + 2
     words = [
         [start, *backend.encode("system\nYou are a helpful assistant.").ids, end, *backend.encode("\n").ids, start],
@@ -258,7 +258,15 @@ def test_qwen_vl_has_the_tokens_and_logits_of_the_parts(tmp_path: Path) -> None:
         backend.encode("\nWhat is in the picture?").ids,
         [end, *backend.encode("\n").ids, start, *backend.encode("assistant\n").ids],
     ]
-    assert batch.stream.ids_T.tolist() == [*words[0], *words[1], *slots, *words[2], *slots, *words[3], *words[4]]
+    assert batch.stream.ids_T.tolist() == [
+        *words[0],
+        *words[1],
+        *image_tokens,
+        *words[2],
+        *image_tokens,
+        *words[3],
+        *words[4],
+    ]
     assert ours.processor.end_ids == (end, endoftext)
     assert_same(ours, theirs, batch, [None, None])
 
@@ -278,9 +286,9 @@ def test_monkey_has_the_logits_of_the_parts(tmp_path: Path) -> None:
     assert isinstance(ours, Monkey)
     batch = ours.processor.prompts([sample()])
     assert batch.stream is not None
-    slots = [FIRST, *[FIRST + 2] * (3 * QUERIES), FIRST + 1]
+    image_tokens = [FIRST, *[FIRST + 2] * (3 * QUERIES), FIRST + 1]
     said = test_ranks.write(tmp_path / "again").encode("What is in the picture?").ids
-    assert batch.stream.ids_T.tolist() == [*slots, *slots, *said]
+    assert batch.stream.ids_T.tolist() == [*image_tokens, *image_tokens, *said]
     assert_same(ours, theirs, batch, [0, 1, None] * 2)
 
 

@@ -21,7 +21,7 @@ from chiasm.models.blip2_stage1 import BLIP2Stage1
 from chiasm.nn.decoder import Packed
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
-from tests.weights.speaking import odd_photos, set_ends, vocabulary
+from tests.weights.generating import odd_photos, set_ends, vocabulary
 
 SIZE, QUERIES = 28, 5
 QUESTION = "Question: What is in the picture? Answer:"

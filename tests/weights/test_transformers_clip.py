@@ -57,8 +57,8 @@ def assert_same_model(ours: clip.CLIP, peer: transformers.CLIPModel, folder: Pat
     assert batch.images is not None
     assert batch.texts is not None
     tiny.assert_near(ours.vision(batch.images), peer.vision_model(theirs["pixel_values"]).pooler_output)
-    hidden = peer.vision_model(theirs["pixel_values"]).last_hidden_state
-    tiny.assert_near(ours.vision.tokens(batch.images), peer.vision_model.post_layernorm(hidden))
+    mlp_width = peer.vision_model(theirs["pixel_values"]).last_hidden_state
+    tiny.assert_near(ours.vision.tokens(batch.images), peer.vision_model.post_layernorm(mlp_width))
     peer_text = peer.text_model(theirs["input_ids"], theirs.get("attention_mask"))
     tiny.assert_near(ours.text(batch.texts), peer_text.pooler_output)
     image_ND, text_ND = ours.encode_images(batch.images), ours.encode_texts(batch.texts)

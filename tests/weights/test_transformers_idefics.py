@@ -23,7 +23,7 @@ from chiasm.models.flamingo import Flamingo
 from chiasm.nn.decoder import Packed
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
-from tests.weights import speaking
+from tests.weights import generating
 
 MARKS = ("<fake_token_around_image>", "<image>")
 SIZE = 28
@@ -32,7 +32,7 @@ Row = Sequence[Path | str]
 
 def peer(folder: Path, extra: tuple[str, ...] = MARKS, additional: int = 2, **more: Any) -> Any:
     folder.mkdir(exist_ok=True)
-    backend = tokenizers.Tokenizer.from_str(speaking.vocabulary(extra=extra))
+    backend = tokenizers.Tokenizer.from_str(generating.vocabulary(extra=extra))
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<|im_start|>",
@@ -135,8 +135,8 @@ def logits(ours: Flamingo, samples: Sequence[Sample]) -> list[torch.Tensor]:
         batch = replace(batch, images=replace(batch.images, pixels=batch.images.pixels.double()))
     with torch.no_grad():
         prompt = ours.double().embedded(batch)
-        attend = Packed(prompt.lengths, prompt.sight)
-        found = ours.language.logits(ours.language(prompt.x_TD, prompt.positions, attend))
+        backend = Packed(prompt.lengths, prompt.visible)
+        found = ours.language.logits(ours.language(prompt.x_TD, prompt.positions, backend))
     ours.float()
     return list(found.split(prompt.lengths))
 
@@ -169,7 +169,7 @@ def exact(theirs: Any, inputs: Any) -> torch.Tensor:
 def test_pixels_tokens_and_logits_of_interleaved_rows_agree(more: dict[str, Any], tmp_path: Path) -> None:
     theirs = peer(tmp_path / "theirs", **more)
     ours, proc = loaded(tmp_path / "theirs"), processor(tmp_path / "theirs")
-    rows = rows_of(speaking.odd_photos(tmp_path / "photos"))
+    rows = rows_of(generating.odd_photos(tmp_path / "photos"))
     inputs = asked(proc, rows)
     samples = [told(row, str(at)) for at, row in enumerate(rows)]
     batch = ours.processor.prompts(samples)
@@ -195,7 +195,7 @@ def photo_of(row: Row, at: int) -> Path:
 def test_greedy_and_beam_answers_agree_alone_and_together(tmp_path: Path) -> None:
     theirs = peer(tmp_path / "theirs")
     ours, proc = loaded(tmp_path / "theirs"), processor(tmp_path / "theirs")
-    rows = rows_of(speaking.odd_photos(tmp_path / "photos"))
+    rows = rows_of(generating.odd_photos(tmp_path / "photos"))
     for beams in (1, 3):
         said: list[list[str]] = []
         for some in (*([row] for row in rows), rows):
@@ -215,7 +215,7 @@ def test_losses_agree_where_theirs_can_be_computed(tmp_path: Path) -> None:
     """With words of its own beside the others, theirs fails."""
     theirs = peer(tmp_path / "theirs", additional=0)
     ours, proc = loaded(tmp_path / "theirs"), processor(tmp_path / "theirs")
-    photos = speaking.odd_photos(tmp_path / "photos")
+    photos = generating.odd_photos(tmp_path / "photos")
     rows: list[list[Path | str]] = [
         [photos[0], "Output: two dogs\n", photos[1], "Output:"],
         [photos[2], "It is"],
@@ -251,7 +251,7 @@ def test_what_we_write_transformers_reads(tied: bool, tmp_path: Path) -> None:
     assert (ours.language.head is None) == tied
     save(ours, tmp_path / "ours")
     again = transformers.IdeficsForVisionText2Text.from_pretrained(tmp_path / "ours")
-    rows = rows_of(speaking.odd_photos(tmp_path / "photos"))
+    rows = rows_of(generating.odd_photos(tmp_path / "photos"))
     inputs, made = (asked(processor(tmp_path / name), rows) for name in ("theirs", "ours"))
     assert all(torch.equal(made[key], inputs[key]) for key in inputs)
     assert torch.allclose(exact(again, made), exact(theirs, inputs), atol=1e-6)
@@ -278,7 +278,7 @@ def test_a_chat_model_without_a_template_is_asked_as_its_card_says(tmp_path: Pat
     """As the prompts on the card of idefics-9b-instruct."""
     peer(tmp_path / "theirs", extra=(*MARKS, "<end_of_utterance>"), additional=3)
     ours, proc = loaded(tmp_path / "theirs"), processor(tmp_path / "theirs")
-    first, second = speaking.odd_photos(tmp_path / "photos")[:2]
+    first, second = generating.odd_photos(tmp_path / "photos")[:2]
     known = asked(
         proc,
         [
@@ -321,7 +321,7 @@ def test_what_transformers_lacks_or_we_lack_is_refused(tmp_path: Path) -> None:
     bare = Flamingo(ours.config, ChatProcessor(ours.processor.backend, plain))
     with pytest.raises(CheckpointError, match="writes a picture as <fake_token_around_image><image>"):
         save(bare, tmp_path / "ours")
-    wide = replace(ours.config, cross=replace(ours.config.cross, hidden=96))
+    wide = replace(ours.config, cross=replace(ours.config.cross, mlp_width=96))
     with pytest.raises(CheckpointError, match="looks through blocks of the shape of its Llama's"):
         save(Flamingo(wide, ours.processor), tmp_path / "ours")
     settings = json.loads((tmp_path / "theirs" / "config.json").read_text())

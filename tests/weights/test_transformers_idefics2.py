@@ -20,7 +20,7 @@ from chiasm.data.sample import Sample, Text
 from chiasm.errors import DataError, RecipeError
 from chiasm.models.idefics2 import Idefics2
 from tests import peers  # noqa: F401  # before any class of transformers is touched
-from tests.weights import speaking
+from tests.weights import generating
 
 # Idefics2's own.
 TEMPLATE = (
@@ -35,7 +35,7 @@ PATCH = 7
 
 
 def peer(folder: Path, split: bool, **perceiver: Any) -> Any:
-    vocabulary = speaking.write_tokenizer(
+    vocabulary = generating.write_tokenizer(
         folder, TEMPLATE, ("<fake_token_around_image>", "<end_of_utterance>", "<image>")
     )
     torch.manual_seed(0)
@@ -100,10 +100,10 @@ def loaded(folder: Path) -> Idefics2:
 def test_pixels_tokens_logits_losses_and_answers_agree(split: bool, tmp_path: Path) -> None:
     theirs = peer(tmp_path, split)
     ours, proc = loaded(tmp_path), processor(tmp_path)
-    pictures = speaking.odd_photos(tmp_path / "photos")
+    pictures = generating.odd_photos(tmp_path / "photos")
     for paths in [[one] for one in pictures] + [pictures[:3]]:
-        inputs = speaking.asked(proc, [paths], QUESTION)
-        batch = ours.processor.prompts([speaking.asking(paths, QUESTION)])
+        inputs = generating.asked(proc, [paths], QUESTION)
+        batch = ours.processor.prompts([generating.asking(paths, QUESTION)])
         images = batch.images
         assert images is not None
         assert images.grid_N2 is not None
@@ -113,9 +113,9 @@ def test_pixels_tokens_logits_losses_and_answers_agree(split: bool, tmp_path: Pa
             patches, grid = patches_of(pixels[:, :high, :wide], PATCH)
             assert tuple(images.grid_N2[at].tolist()) == grid
             assert torch.allclose(images.pixels[at, : len(patches)], patches, atol=1e-5)
-        speaking.assert_same_reading(ours, theirs, batch, inputs)
-    speaking.assert_same_losses(ours, theirs, proc, pictures)
-    speaking.assert_same_answers(ours, theirs, proc, [[pictures[0]], pictures[1:3], [pictures[4]]], QUESTION)
+        generating.assert_same_reading(ours, theirs, batch, inputs)
+    generating.assert_same_losses(ours, theirs, proc, pictures)
+    generating.assert_same_answers(ours, theirs, proc, [[pictures[0]], pictures[1:3], [pictures[4]]], QUESTION)
 
 
 def test_epsilon_is_the_language_models_where_no_width_is_given(tmp_path: Path) -> None:
@@ -134,8 +134,8 @@ def test_epsilon_is_the_language_models_where_no_width_is_given(tmp_path: Path) 
 
 def test_what_we_write_transformers_reads(tmp_path: Path) -> None:
     theirs = peer(tmp_path / "theirs", split=True)
-    pictures = speaking.odd_photos(tmp_path / "photos")[:2]
-    speaking.assert_written_as_read(loaded(tmp_path / "theirs"), theirs, tmp_path, processor, pictures)
+    pictures = generating.odd_photos(tmp_path / "photos")[:2]
+    generating.assert_written_as_read(loaded(tmp_path / "theirs"), theirs, tmp_path, processor, pictures)
 
 
 def test_words_and_pictures_in_any_order_are_written_as_theirs(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_picture_beyond_the_context_or_too_small_to_cut_is_an_error(tmp_path: 
     peer(tmp_path, split=True)
     whole = loaded(tmp_path).processor
     tight = ChatProcessor(whole.backend, replace(whole.settings, context=40), whole.template.source)
-    sample = speaking.asking(speaking.odd_photos(tmp_path / "photos")[:1], QUESTION, "cat")
+    sample = generating.asking(generating.odd_photos(tmp_path / "photos")[:1], QUESTION, "cat")
     with pytest.raises(DataError, match=r"'cat' has .* tokens, 30 of them for its pictures, but the context is 40"):
         tight.prompts([sample])
     thin = Sample("thin", (Image(np.zeros((1, 30, 3), np.uint8)), Text("what?", role="user")))
@@ -171,7 +171,7 @@ def test_a_layout_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None
     peer(tmp_path, split=True)
     ours = loaded(tmp_path)
     assert isinstance(ours.processor.layout, Native)
-    ours.processor.layout = replace(ours.processor.layout, slots=3)
+    ours.processor.layout = replace(ours.processor.layout, image_tokens=3)
     with pytest.raises(RecipeError, match="has patch 7, slots 3, but Idefics2 is made for patch 7, slots 6"):
         ours.check()
 

@@ -21,7 +21,7 @@ from chiasm.data.patches import patches_of
 from chiasm.errors import DataError, RecipeError
 from chiasm.models.idefics3 import Idefics3
 from tests import peers  # noqa: F401  # before any class of transformers is touched
-from tests.weights import speaking
+from tests.weights import generating
 
 # The template of SmolVLM; Idefics3's begins with another token.
 TEMPLATE = (
@@ -53,7 +53,7 @@ SHAPES = {"idefics3": (28, 7, 28, 2, 84), "smolvlm": (28, 7, 28, 4, 84), "rounde
 
 
 def peer(folder: Path, shape: str, **pixels: Any) -> Any:
-    vocabulary = speaking.write_tokenizer(folder, TEMPLATE, MARKS)
+    vocabulary = generating.write_tokenizer(folder, TEMPLATE, MARKS)
     torch.manual_seed(0)
     image_size, patch, tile, factor, longest = SHAPES[shape]
     smol = shape == "smolvlm"
@@ -88,8 +88,8 @@ def peer(folder: Path, shape: str, **pixels: Any) -> Any:
         size={"longest_edge": longest}, max_image_size={"longest_edge": tile}, **pixels
     )
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder, padding_side="left")
-    slots = (tile // patch // factor) ** 2
-    transformers.Idefics3Processor(image, tokenizer, slots, tokenizer.chat_template).save_pretrained(folder)
+    image_tokens = (tile // patch // factor) ** 2
+    transformers.Idefics3Processor(image, tokenizer, image_tokens, tokenizer.chat_template).save_pretrained(folder)
     return model
 
 
@@ -111,32 +111,32 @@ def loaded(folder: Path) -> Idefics3:
 def test_pixels_tokens_logits_losses_and_answers_agree(shape: str, pixels: dict[str, Any], tmp_path: Path) -> None:
     theirs = peer(tmp_path, shape, **pixels)
     ours, proc = loaded(tmp_path), processor(tmp_path)
-    pictures = speaking.odd_photos(tmp_path / "photos")
+    pictures = generating.odd_photos(tmp_path / "photos")
     patch = SHAPES[shape][1]
     for paths in [[one] for one in pictures] + [pictures[:3]]:
-        inputs = speaking.asked(proc, [paths], QUESTION)
-        batch = ours.processor.prompts([speaking.asking(paths, QUESTION)])
+        inputs = generating.asked(proc, [paths], QUESTION)
+        batch = ours.processor.prompts([generating.asking(paths, QUESTION)])
         assert batch.images is not None
         known = torch.stack([patches_of(tile, patch)[0] for tile in inputs.pixel_values[0]])
         assert torch.allclose(batch.images.pixels, known, atol=1e-5)
         assert batch.images.tiles_N is not None
         assert int(batch.images.tiles_N.sum()) == inputs.pixel_values.shape[1]
-        speaking.assert_same_reading(ours, theirs, batch, inputs)
-    speaking.assert_same_losses(ours, theirs, proc, pictures)
-    speaking.assert_same_answers(ours, theirs, proc, [[pictures[0]], pictures[1:3], [pictures[4]]], QUESTION)
+        generating.assert_same_reading(ours, theirs, batch, inputs)
+    generating.assert_same_losses(ours, theirs, proc, pictures)
+    generating.assert_same_answers(ours, theirs, proc, [[pictures[0]], pictures[1:3], [pictures[4]]], QUESTION)
 
 
 def test_what_we_write_transformers_reads(tmp_path: Path) -> None:
     theirs = peer(tmp_path / "theirs", "smolvlm")
-    pictures = speaking.odd_photos(tmp_path / "photos")[:2]
-    speaking.assert_written_as_read(loaded(tmp_path / "theirs"), theirs, tmp_path, processor, pictures)
+    pictures = generating.odd_photos(tmp_path / "photos")[:2]
+    generating.assert_written_as_read(loaded(tmp_path / "theirs"), theirs, tmp_path, processor, pictures)
 
 
 def test_a_picture_beyond_the_context_is_named(tmp_path: Path) -> None:
     peer(tmp_path, "idefics3")
     whole = loaded(tmp_path).processor
     tight = ChatProcessor(whole.backend, replace(whole.settings, context=40), whole.template.source)
-    sample = speaking.asking(speaking.odd_photos(tmp_path / "photos")[:1], QUESTION, "cat")
+    sample = generating.asking(generating.odd_photos(tmp_path / "photos")[:1], QUESTION, "cat")
     with pytest.raises(DataError, match=r"'cat' has .* tokens, 28 of them for its pictures, but the context is 40"):
         tight.prompts([sample])
 
@@ -145,7 +145,7 @@ def test_a_layout_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None
     peer(tmp_path, "idefics3")
     ours = loaded(tmp_path)
     assert isinstance(ours.processor.layout, Tiled)
-    ours.processor.layout = replace(ours.processor.layout, slots=3)
+    ours.processor.layout = replace(ours.processor.layout, image_tokens=3)
     told = "has tile 28, patch 7, slots 3, but Idefics3 is made for tile 28, patch 7, slots 4"
     with pytest.raises(RecipeError, match=told):
         ours.check()
@@ -157,8 +157,8 @@ PUBLISHED = {"idefics3": (364, 4 * 364, 169), "smolvlm-2.2b": (384, 4 * 384, 81)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_what_is_written_follows_from_the_size_alone(name: str) -> None:
     """Published settings, many sizes, against transformers' own picture: its tiles, and the text that it writes."""
-    tile, longest, slots = PUBLISHED[name]
-    layout = Tiled(tile, longest, slots=slots)
+    tile, longest, image_tokens = PUBLISHED[name]
+    layout = Tiled(tile, longest, image_tokens=image_tokens)
     theirs = Idefics3ImageProcessorPil(size={"longest_edge": longest}, max_image_size={"longest_edge": tile})
     marks = (layout.around, layout.token, layout.whole)
     for width, height in [(640, 480), (480, 640), (1, 300), (13, 9), (2000, 333), (500, 500), (364, 364), (727, 728)]:
@@ -167,7 +167,7 @@ def test_what_is_written_follows_from_the_size_alone(name: str) -> None:
         rows, columns = made["rows"][0][0], made["cols"][0][0]
         assert layout.grid(width, height) == (rows, columns)
         assert len(made["pixel_values"][0]) == rows * columns + 1
-        assert layout.written(width, height) == get_image_prompt_string(rows, columns, slots, *marks)
+        assert layout.written(width, height) == get_image_prompt_string(rows, columns, image_tokens, *marks)
 
 
 def test_the_published_numbers_of_tokens() -> None:
@@ -176,7 +176,7 @@ def test_the_published_numbers_of_tokens() -> None:
     assert layout.written(1456, 1456).count("<image>") == 17 * 169
     assert layout.written(640, 480).count("<image>") == 13 * 169
     assert replace(layout, split=False).written(640, 480).count("<image>") == 169
-    assert Tiled(512, 2048, slots=64).written(640, 480).count("<image>") == 13 * 64
+    assert Tiled(512, 2048, image_tokens=64).written(640, 480).count("<image>") == 13 * 64
 
 
 @pytest.mark.parametrize("longest", [5000, 4097, 101, 1456])

@@ -23,7 +23,7 @@ from chiasm.nn.decoder import Packed
 from chiasm.nn.image_towers.internvit import ScaledBlock
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
-from tests.weights.speaking import asking, rendered, resized_photo, write_tokenizer
+from tests.weights.generating import asking, rendered, resized_photo, write_tokenizer
 
 TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
 # As published: a line break behind every picture.
@@ -266,10 +266,10 @@ def test_what_cannot_be_followed_is_refused(tmp_path: Path) -> None:
 
 
 def test_grids_and_slots_are_those_of_the_published_code() -> None:
-    dice = random.Random(0)
+    rng = random.Random(0)
     for _ in range(3000):
-        width, height = (int(2 ** dice.uniform(0, 12)) for _ in range(2))
-        fewest, most = dice.choice([(1, 12), (1, 40), (2, 6), (1, 1)])
+        width, height = (int(2 ** rng.uniform(0, 12)) for _ in range(2))
+        fewest, most = rng.choice([(1, 12), (1, 40), (2, 6), (1, 1)])
         theirs = GotOcr2ImageProcessorPil(
             size={"height": 448, "width": 448}, crop_to_patches=True, min_patches=fewest, max_patches=most
         )
@@ -333,5 +333,5 @@ def test_published_sizes(size: str) -> None:
     with torch.device("meta"):
         theirs = transformers.InternVLForConditionalGeneration(built)
     assert config.parameters() == theirs.num_parameters() == count
-    assert (language.heads, language.groups) == shape[3:5]
-    assert config.slots == 256
+    assert (language.heads, language.kv_heads) == shape[3:5]
+    assert config.image_tokens == 256

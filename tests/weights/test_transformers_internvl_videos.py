@@ -11,7 +11,7 @@ import transformers
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample, Text, Video
 from tests import peers
-from tests.weights.speaking import write_tokenizer
+from tests.weights.generating import write_tokenizer
 from tests.weights.test_transformers_internvl import (
     SIZE,
     TEMPLATE,

@@ -16,16 +16,16 @@ import transformers
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 import chiasm
-from chiasm.data.box_texts.floats import located
+from chiasm.data.box_formats.floats import located
 from chiasm.data.image import Image
-from chiasm.data.sample import Box, Mention, Sample, Text
+from chiasm.data.sample import Box, GroundedSpan, Sample, Text
 from chiasm.errors import CheckpointError
 from chiasm.models import folder, kosmos2
 from chiasm.nn.decoder import Packed
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.shared_data import shared_data
-from tests.weights.speaking import TEXTS
+from tests.weights.generating import TEXTS
 
 SIZE, LATENTS = 28, 6
 ROWS: tuple[tuple[str, list[Any] | None], ...] = (
@@ -127,15 +127,15 @@ def grounded(path: Path, target: bool = False) -> Sample:
     """The last row, its boxes as ours has them."""
     ball, dogs = (Box((0.1, 0.2, 0.5, 0.9), "a red ball"),), ((0.0, 0.25, 0.5, 1.0), (0.5, 0.5, 0.75, 0.625))
     said = "It is a red ball and two dogs here"
-    mentions = (Mention((6, 16), ball), Mention((21, 29), tuple(Box(one, "two dogs") for one in dogs)))
-    return Sample("a", (Image(path), Text("<grounding>"), Text(said, mentions=mentions, target=target)))
+    grounded_spans = (GroundedSpan((6, 16), ball), GroundedSpan((21, 29), tuple(Box(one, "two dogs") for one in dogs)))
+    return Sample("a", (Image(path), Text("<grounding>"), Text(said, grounded_spans=grounded_spans, target=target)))
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_tokens_pixels_and_scores_agree(tied: bool, tmp_path: Path) -> None:
     theirs, reading = peer(tmp_path, tied)
     ours = loaded(tmp_path)
-    slot = ours.processor.slot_ids[0]
+    image_token = ours.processor.image_token_ids[0]
     theirs.double()
     ours.double()
     for text, boxes in ROWS:
@@ -144,9 +144,9 @@ def test_tokens_pixels_and_scores_agree(tied: bool, tmp_path: Path) -> None:
         batch = ours.processor.prompts([sample])
         assert batch.stream is not None
         assert batch.images is not None
-        known = inputs.input_ids[0].masked_fill(inputs.image_embeds_position_mask[0].bool(), slot)
+        known = inputs.input_ids[0].masked_fill(inputs.image_embeds_position_mask[0].bool(), image_token)
         assert batch.stream.ids_T.tolist() == known.tolist()
-        assert batch.stream.slot_T.long().tolist() == inputs.image_embeds_position_mask[0].tolist()
+        assert batch.stream.image_mask_T.long().tolist() == inputs.image_embeds_position_mask[0].tolist()
         assert torch.allclose(batch.images.pixels, inputs.pixel_values, atol=1e-5)
         batch = replace(batch, images=replace(batch.images, pixels=batch.images.pixels.double()))
         exact = {name: one.double() if one.is_floating_point() else one for name, one in inputs.items()}

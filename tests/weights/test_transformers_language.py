@@ -14,7 +14,7 @@ from chiasm.models.language import Language
 from chiasm.nn.decoder import Packed, positions_of
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
-from tests.weights.speaking import write_tokenizer
+from tests.weights.generating import write_tokenizer
 
 COMMON: dict[str, Any] = {
     "hidden_size": 48,

@@ -21,7 +21,7 @@ from chiasm.nn.decoder import Packed
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.shared_data import shared_data
-from tests.weights.speaking import tiny_clip, tiny_llama, write_tokenizer
+from tests.weights.generating import tiny_clip, tiny_llama, write_tokenizer
 
 SIZE = 28
 
@@ -120,6 +120,6 @@ def test_slots_and_features_that_differ_are_an_error_with_both_counts(tmp_path: 
     ours = chiasm.load(tmp_path)
     assert isinstance(ours, LLaVA)
     assert isinstance(ours.processor.layout, Fixed)
-    ours.processor.layout = replace(ours.processor.layout, slots=3)
+    ours.processor.layout = replace(ours.processor.layout, image_tokens=3)
     with pytest.raises(DataError, match="has 3 slots, but its pictures made 4 features"):
         ours.generate([Sample("a", (Image(photos(1)[0]), Text("What?", role="user")))])

@@ -18,8 +18,8 @@ from chiasm.errors import CheckpointError, DataError
 from chiasm.models.llava_next import LLaVANeXT
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
-from tests.weights import speaking
-from tests.weights.speaking import tiny_clip, tiny_llama, write_tokenizer
+from tests.weights import generating
+from tests.weights.generating import tiny_clip, tiny_llama, write_tokenizer
 
 SIDE = 28
 GRIDS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
@@ -70,34 +70,34 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, LLaVANeXT, Path
 def test_pixels_tokens_logits_and_losses_agree(pair: tuple[Any, LLaVANeXT, Path], tmp_path: Path) -> None:
     theirs, ours, folder = pair
     proc = processor(folder)
-    pictures = speaking.odd_photos(tmp_path)
+    pictures = generating.odd_photos(tmp_path)
     for paths in [[one] for one in pictures] + [pictures[:3]]:
-        inputs = speaking.asked(proc, [paths], QUESTION)
-        batch = ours.processor.prompts([speaking.asking(paths, QUESTION)])
+        inputs = generating.asked(proc, [paths], QUESTION)
+        batch = ours.processor.prompts([generating.asking(paths, QUESTION)])
         assert batch.images is not None
         assert batch.images.tiles_N is not None
         tiles = torch.split(batch.images.pixels, batch.images.tiles_N.tolist())
         for made, known in zip(tiles, inputs.pixel_values, strict=True):
             assert torch.allclose(made, known[: len(made)], atol=1e-5)
             assert not known[len(made) :].any()
-        speaking.assert_same_reading(ours, theirs, batch, inputs)
-    speaking.assert_same_losses(ours, theirs, proc, pictures)
+        generating.assert_same_reading(ours, theirs, batch, inputs)
+    generating.assert_same_losses(ours, theirs, proc, pictures)
 
 
 def test_answers_agree_alone_and_in_company(pair: tuple[Any, LLaVANeXT, Path], tmp_path: Path) -> None:
     theirs, ours, folder = pair
-    pictures = speaking.odd_photos(tmp_path)
+    pictures = generating.odd_photos(tmp_path)
     rows = [[pictures[0]], pictures[1:3], [pictures[4]]]
-    speaking.assert_same_answers(ours, theirs, processor(folder), rows, QUESTION)
+    generating.assert_same_answers(ours, theirs, processor(folder), rows, QUESTION)
 
 
 def test_what_we_write_transformers_reads(pair: tuple[Any, LLaVANeXT, Path], tmp_path: Path) -> None:
     theirs, ours, folder = pair
     save(ours, tmp_path / "ours")
     again = transformers.LlavaNextForConditionalGeneration.from_pretrained(tmp_path / "ours")
-    pictures = speaking.odd_photos(tmp_path)
-    inputs = speaking.asked(processor(folder), [pictures[:2]], QUESTION)
-    made = speaking.asked(
+    pictures = generating.odd_photos(tmp_path)
+    inputs = generating.asked(processor(folder), [pictures[:2]], QUESTION)
+    made = generating.asked(
         transformers.LlavaNextProcessor.from_pretrained(tmp_path / "ours", backend="pil"), [pictures[:2]], QUESTION
     )
     assert made.keys() == inputs.keys()
@@ -114,7 +114,7 @@ def test_a_picture_beyond_the_context_is_named(pair: tuple[Any, LLaVANeXT, Path]
     _, ours, _ = pair
     processor = ours.processor
     tight = ChatProcessor(processor.backend, replace(processor.settings, context=40), processor.template.source)
-    sample = Sample("cat", (Image(speaking.odd_photos(tmp_path)[0]), Text(QUESTION, role="user")))
+    sample = Sample("cat", (Image(generating.odd_photos(tmp_path)[0]), Text(QUESTION, role="user")))
     with pytest.raises(DataError, match=r"'cat' has .* tokens, .* of them for its pictures, but the context is 40"):
         tight.prompts([sample])
 
@@ -141,14 +141,14 @@ def test_what_cannot_be_followed_is_refused(tmp_path: Path) -> None:
         ((9, 13), 984),
     ],
 )
-def test_slots_follow_from_the_size_alone(size: tuple[int, int], slots: int) -> None:
+def test_slots_follow_from_the_size_alone(size: tuple[int, int], image_tokens: int) -> None:
     """The published grids, against transformers' own count. At most (1 + 4) * 576 = 2,880 are patches, 48 end rows."""
     layout = AnyResolution()
     proc = transformers.LlavaNextProcessor.__new__(transformers.LlavaNextProcessor)
     proc.patch_size, proc.num_additional_image_tokens = 14, 0
     proc.image_processor = LlavaNextImageProcessorPil()
     known = proc._get_number_of_features(size[1], size[0], 336, 336)
-    assert layout.slots(*size) == known == slots
+    assert layout.image_tokens(*size) == known == image_tokens
     assert layout.written(*size) == "<image>" * known
 
 
@@ -160,4 +160,4 @@ def test_every_size_takes_the_slots_that_transformers_counts() -> None:
     sides = [1, 7, 16, 97, 224, 333, 336, 337, 480, 640, 671, 1009, 1500, 4000]
     for width in sides:
         for height in sides:
-            assert layout.slots(width, height) == proc._get_number_of_features(height, width, 336, 336)
+            assert layout.image_tokens(width, height) == proc._get_number_of_features(height, width, 336, 336)

@@ -23,7 +23,7 @@ from chiasm.models.qwen2_vl import Qwen2VL
 from chiasm.nn.decoder import Packed
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
-from tests.weights.speaking import asking, rendered, resized_photo, write_tokenizer
+from tests.weights.generating import asking, rendered, resized_photo, write_tokenizer
 
 TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 # As published, with its counting of pictures, which is off by default.
@@ -313,11 +313,11 @@ def test_what_cannot_be_followed_is_refused(tmp_path: Path) -> None:
 
 
 def test_sizes_after_resizing_and_slots_are_those_of_the_published_code() -> None:
-    dice = random.Random(0)
+    rng = random.Random(0)
     bounds = ((4 * 28**2, 1280 * 28**2), (4 * 28**2, 16 * 28**2), (64 * 28**2, 64 * 28**2 + 1))
     for _ in range(3000):
-        width, height = (int(2 ** dice.uniform(0, 13)) for _ in range(2))
-        low, high = dice.choice(bounds)
+        width, height = (int(2 ** rng.uniform(0, 13)) for _ in range(2))
+        low, high = rng.choice(bounds)
         if max(width, height) > 200 * min(width, height):
             with pytest.raises(DataError, match="too narrow"):
                 fitted(height, width, 28, low, high)
@@ -356,7 +356,7 @@ def test_published_sizes(size: str, count: int) -> None:
     with torch.device("meta"):
         theirs = transformers.Qwen2VLForConditionalGeneration(built)
     assert config.parameters() == theirs.num_parameters() == count
-    assert (language.heads, language.groups, language.sections) == (
+    assert (language.heads, language.kv_heads, language.sections) == (
         text["num_attention_heads"],
         text["num_key_value_heads"],
         (16, 24, 24),

@@ -54,8 +54,8 @@ def assert_same_model(ours: siglip2.SigLIP2, peer: transformers.Siglip2Model, fo
     assert len(set(map(tuple, images.grid_N2.tolist()))) > 1  # pictures of several shapes in one batch
     made = ours.encode_image_tokens(images)
     for at, (rows, columns) in enumerate(made.grid_N2.tolist()):
-        hidden = expected.vision_model_output.last_hidden_state[at, : rows * columns]
-        tiny.assert_near(made.places(at).flatten(0, 1), hidden)
+        mlp_width = expected.vision_model_output.last_hidden_state[at, : rows * columns]
+        tiny.assert_near(made.places(at).flatten(0, 1), mlp_width)
     words = ours.encode_text_tokens(tokens)
     tiny.assert_near(words.tokens_BTD, expected.text_model_output.last_hidden_state)
     image_ND, text_ND = ours.encode_images(images), ours.encode_texts(tokens)

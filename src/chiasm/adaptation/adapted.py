@@ -46,7 +46,7 @@ M = TypeVar("M", bound=Model)
 class Adaptation:
     """What was added to a model. It is kept beside the model, as `model.adaptation`, and travels with its checkpoints.
 
-    base: what `chiasm.load` opens for the model without adapters. mark: of the base's weights, see `mark_of`.
+    base: what `chiasm.load` opens for the model without adapters. mark: of the base's weights, see `fingerprint_of`.
     peft: by part, peft's wrapper of it. names: the tensors of the adapters, as the model's state calls them.
     quantised: which parts keep their frozen layers in few bits.
     """
@@ -117,7 +117,7 @@ def adapt(model: M, adapters: Mapping[str, AdapterConfig], base: str = "") -> M:
     if not adapters:
         return model
     parts = dict(model.named_modules())
-    adaptation = Adaptation(base, mark_of(model.state_dict()))
+    adaptation = Adaptation(base, fingerprint_of(model.state_dict()))
     for part, config in adapters.items():
         layers = chosen_layers(parts[part], config.targets, f"adapters.{part}")
         _add(adaptation, model, part, config.for_peft(layers), config.quantise)
@@ -144,7 +144,7 @@ def load(folder: Path, open_base: Callable[[str], Model], device: str = "cpu") -
     facts = _facts(folder)
     config = model_folder.read_config(folder)
     processor = config.model().processor_type.load(folder / model_folder.PROCESSOR)
-    model = config.hollow(processor).to_empty(device=choose_device(device))
+    model = config.on_meta(processor).to_empty(device=choose_device(device))
     state = open_base(_base_of(folder, facts)).state_dict()
     model_folder.assign(model, state, f"the base {facts['base']}")
     return apply(model, folder)
@@ -156,7 +156,7 @@ def apply(model: Model, folder: Path) -> Model:
     Raises CheckpointError if the model is another one.
     """
     facts = _facts(folder)
-    adaptation = Adaptation(str(facts["base"]), mark_of(model.state_dict()))
+    adaptation = Adaptation(str(facts["base"]), fingerprint_of(model.state_dict()))
     if adaptation.mark != facts["mark"]:
         raise CheckpointError(
             f"{folder} holds adapters of {facts['base']}, and this model has other weights; load them on to that one"
@@ -194,7 +194,7 @@ def apply_peft(model: Model, folder: Path, names: Mapping[str, str] | None = Non
         renamed[f"{_PREFIX}{known[module]}.{rest}"] = tensor
         targets.add(known[module])
     config.target_modules = sorted(targets)
-    adaptation = Adaptation("", mark_of(model.state_dict()))
+    adaptation = Adaptation("", fingerprint_of(model.state_dict()))
     _add(adaptation, model, "", config, None)
     model.adaptation = adaptation
     put(model, adaptation.named(model, "", renamed, str(folder / TENSORS)))
@@ -210,7 +210,7 @@ def merged(model: M) -> M:
     adaptation = model.adaptation
     if not isinstance(adaptation, Adaptation):
         return model
-    plain = cast("M", model.config.hollow(model.processor).to_empty(device=model.device))
+    plain = cast("M", model.config.on_meta(model.processor).to_empty(device=model.device))
     state = model.state_dict()
     values = {name.replace(_BASE, ""): tensor for name, tensor in state.items()}
     for part in adaptation.quantised:
@@ -229,7 +229,7 @@ def merged(model: M) -> M:
     return plain.eval()
 
 
-def mark_of(state: Mapping[str, Tensor]) -> str:
+def fingerprint_of(state: Mapping[str, Tensor]) -> str:
     """A short mark of a model's weights: of names, shapes, and up to 64 values of each tensor, evenly spread.
 
     A model on the meta device has no weights, and no mark.

@@ -19,7 +19,7 @@ Quantised = Literal["nf4", "int8"]
 
 
 @dataclass(frozen=True)
-class AdapterConfig(Component, ABC, room="chiasm.adaptation.adapters", key="adapter"):
+class AdapterConfig(Component, ABC, package="chiasm.adaptation.adapters", key="adapter"):
     """What all adapters have in common.
 
     targets: linear layers by the end of their names in the part, such as `[q, v]` or `[attention.q]`; "all-linear" is

@@ -36,7 +36,7 @@ def blend(first: Model, second: Model, alpha: float) -> Model:
         raise CheckpointError(f"the two models cannot be blended: {'; '.join(problems)}")
     ours, theirs = first.state_dict(), second.state_dict()
     _check_shapes(ours, theirs)
-    blended = second.config.hollow(second.processor).to_empty(device=second.device)
+    blended = second.config.on_meta(second.processor).to_empty(device=second.device)
     assign(blended, {name: _between(ours[name].to(theirs[name].device), theirs[name], alpha) for name in theirs}, "it")
     return blended.eval()
 

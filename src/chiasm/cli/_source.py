@@ -17,10 +17,10 @@ def source_of(what: str, overrides: Sequence[str], *, to_look_at: bool = False) 
     """
     from chiasm.config import parse
     from chiasm.data.source import Source
-    from chiasm.entries import override, read_entries
     from chiasm.errors import RecipeError
-    from chiasm.recipe import load_recipe
-    from chiasm.serving.pictures import Pictures
+    from chiasm.experiment.entries import override, read_entries
+    from chiasm.experiment.recipe import load_recipe
+    from chiasm.serving.images import ImageCollection
 
     if what in Source.names():
         entries: dict[str, object] = {"source": what}
@@ -29,7 +29,7 @@ def source_of(what: str, overrides: Sequence[str], *, to_look_at: bool = False) 
     elif Path(what).is_dir():
         if overrides:
             raise RecipeError(f"{what} is a folder of pictures and takes no entries, such as {overrides[0]}")
-        return Pictures(Path(what))
+        return ImageCollection(Path(what))
     elif Path(what).is_file() and "source" in (found := read_entries(Path(what))):
         entries = found
     else:

@@ -35,9 +35,9 @@ def run(options: argparse.Namespace) -> int:
     from chiasm.evaluation.curve import blend_curve, headlines
     from chiasm.evaluation.report.blended import curve_table, write_curve
     from chiasm.evaluation.run import check
-    from chiasm.experiment import CHECKPOINT
+    from chiasm.experiment.recipe import load_tasks
+    from chiasm.experiment.run import CHECKPOINT
     from chiasm.models import folder as model_folder
-    from chiasm.recipe import load_tasks
     from chiasm.weights import load
 
     console = Console()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chiasm.recipe import Recipe
+    from chiasm.experiment.recipe import Recipe
 
 RECIPES = ("clip/scenes", "siglip/scenes", "llava/scenes")
 
@@ -26,8 +26,8 @@ def run(options: argparse.Namespace) -> int:
 
     from chiasm.cli._report import write_report_if_possible
     from chiasm.evaluation.table import table
-    from chiasm.experiment import Experiment
-    from chiasm.recipe import load_recipe
+    from chiasm.experiment.recipe import load_recipe
+    from chiasm.experiment.run import Experiment
 
     console = Console()
     evaluations, folders = [], []
@@ -48,10 +48,12 @@ def run(options: argparse.Namespace) -> int:
 
 def _among(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with the parts that it takes from other runs taken from those in this folder."""
-    from chiasm.recipe import Piece
+    from chiasm.experiment.recipe import PretrainedPart
 
     taken = {
-        part: replace(one, checkpoint=str(folder / Path(one.checkpoint).name)) if isinstance(one, Piece) else one
+        part: replace(one, checkpoint=str(folder / Path(one.checkpoint).name))
+        if isinstance(one, PretrainedPart)
+        else one
         for part, one in recipe.pretrained.items()
     }
     return replace(recipe, pretrained=taken)

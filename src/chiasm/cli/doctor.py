@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     from chiasm.diagnosis.report import told, write_json, write_page
     from chiasm.diagnosis.run import diagnose
     from chiasm.errors import RecipeError
-    from chiasm.recipe import load_recipe
+    from chiasm.experiment.recipe import load_recipe
 
     if options.sample < 1:
         raise RecipeError(f"--sample must be at least 1, not {options.sample}")

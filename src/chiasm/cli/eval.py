@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chiasm.cli._crew import Crew
+    from chiasm.cli._workers import Workers
     from chiasm.models.model import Model
     from chiasm.weights.endpoint import Endpoint
 
@@ -55,20 +55,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from chiasm.cli._crew import crew_of
     from chiasm.cli._report import write_report_if_possible
+    from chiasm.cli._workers import workers_of
     from chiasm.errors import RecipeError
-    from chiasm.evaluation.asking import Way
     from chiasm.evaluation.protocol import fingerprint
+    from chiasm.evaluation.request_runner import RunOptions
     from chiasm.evaluation.run import ask, evaluate
     from chiasm.evaluation.table import table
-    from chiasm.experiment import EVALUATION, RECIPE
-    from chiasm.recipe import load_recipe, load_tasks
+    from chiasm.experiment.recipe import load_recipe, load_tasks
+    from chiasm.experiment.run import EVALUATION, RECIPE
 
     console = Console()
     if options.batch_tokens < 1:
         raise RecipeError(f"--batch-tokens must be at least 1, not {options.batch_tokens}")
-    crew = crew_of(options)
+    workers = workers_of(options)
     place = Path(options.model)
     own = place / RECIPE
     if place.is_file() and not (options.tasks and options.out):
@@ -82,12 +82,12 @@ def run(options: argparse.Namespace) -> int:
     if options.tasks is None and not own.exists():
         raise RecipeError(f"{options.model} holds no recipe; say with --tasks RECIPE what to evaluate")
     asked = load_tasks(options.tasks or own, options.overrides)
-    model = _connected(options) if place.is_file() else _loaded(options, crew)
+    model = _connected(options) if place.is_file() else _loaded(options, workers)
     folder = options.out or place
-    way = Way(options.score_by or asked.score_by, options.batch_tokens, crew.share, options.keep_failed)
-    marks, baselines, progress = fingerprint(model), tuple(options.baselines), crew.shown and not options.quiet
-    if crew.share.of > 1:
-        with crew:
+    way = RunOptions(options.score_by or asked.score_by, options.batch_tokens, workers.share, options.keep_failed)
+    marks, baselines, progress = fingerprint(model), tuple(options.baselines), workers.shown and not options.quiet
+    if workers.share.of > 1:
+        with workers:
             ask(
                 model,
                 asked.evaluation,
@@ -98,11 +98,13 @@ def run(options: argparse.Namespace) -> int:
                 leave_out=options.leave_out_impossible,
                 progress=progress,
             )
-        for reason in crew.lost:
+        for reason in workers.lost:
             console.print(reason, highlight=False, markup=False, soft_wrap=True)
-        if not crew.ends:
+        if not workers.ends:
             return 0
-        way = Way(way.score_by, way.batch_tokens, keep_failed=not crew.lost)  # failures were asked again just now
+        way = RunOptions(
+            way.score_by, way.batch_tokens, keep_failed=not workers.lost
+        )  # failures were asked again just now
     name = load_recipe(own).name if own.exists() else place.stem
     evaluation = evaluate(
         model,
@@ -120,17 +122,17 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _loaded(options: argparse.Namespace, crew: Crew) -> Model:
+def _loaded(options: argparse.Namespace, workers: Workers) -> Model:
     from chiasm.weights import load
 
-    return load(options.model, crew.device(options.device))
+    return load(options.model, workers.device(options.device))
 
 
 def _connected(options: argparse.Namespace) -> Endpoint:
     from dataclasses import replace
 
     from chiasm.config import parse
-    from chiasm.entries import read_entries
+    from chiasm.experiment.entries import read_entries
     from chiasm.weights.endpoint import Settings, connect
 
     if options.processes > 1 or options.share:

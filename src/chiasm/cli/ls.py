@@ -48,7 +48,7 @@ def _models() -> Group:
 
 
 def _recipes() -> Table:
-    from chiasm.entries import shipped_recipes
+    from chiasm.experiment.entries import shipped_recipes
 
     table = Table("recipe", "what it does", box=None)
     for name, file in shipped_recipes().items():

@@ -101,7 +101,7 @@ def _model(options: argparse.Namespace, home: Path) -> str:
 
 
 def _tell(changes: Changes, notes: Console) -> None:
-    from chiasm.serving.pictures import shown
+    from chiasm.serving.images import shown
 
     parts = [f"{changes.pictures:,} pictures"]
     parts += [f"{count:,} {what}" for what, count in changes.counts().items() if count]
@@ -146,7 +146,7 @@ def _sort(finder: Finder, options: argparse.Namespace) -> None:
 
 
 def _write(columns: tuple[str, ...], rows: Sequence[tuple[object, ...]], options: argparse.Namespace) -> None:
-    from chiasm.serving.pictures import shown
+    from chiasm.serving.images import shown
 
     if options.json:
         listed = [dict(zip(columns, row, strict=True)) for row in rows]
@@ -170,7 +170,7 @@ def _table(columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> obje
     from rich.table import Table
     from rich.text import Text
 
-    from chiasm.serving.pictures import shown
+    from chiasm.serving.images import shown
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in columns:

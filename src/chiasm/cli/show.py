@@ -81,13 +81,13 @@ def _show_batch(options: argparse.Namespace, console: Console) -> None:
     from chiasm.data.contact_sheet import contact_sheet
     from chiasm.diagnosis.display import told_facts, told_samples, write_page
     from chiasm.diagnosis.setting import Setting
-    from chiasm.diagnosis.shown import of_batch, picture_of
-    from chiasm.recipe import load_recipe
+    from chiasm.diagnosis.shown import image_of, of_batch
+    from chiasm.experiment.recipe import load_recipe
 
     setting = Setting(load_recipe(options.what, options.overrides), evaluation=False)
     batch = of_batch(setting, options.count or 8)
     if options.out is not None and options.out.suffix != ".html":
-        contact_sheet(map(picture_of, batch.rows), columns=options.columns).save(options.out)
+        contact_sheet(map(image_of, batch.rows), columns=options.columns).save(options.out)
     elif options.out is not None:
         title = f"{options.what}: a training batch"
         write_page(title, options.out, kicker="chiasm show", samples=batch.rows, facts={"batch": batch.facts})
@@ -115,9 +115,9 @@ def _show_read(options: argparse.Namespace, console: Console) -> None:
 
 def _processor(what: str) -> Processor:
     """Of a model's folder, or of a recipe."""
-    from chiasm.assembly import build_processor
     from chiasm.diagnosis.checkpoint import is_checkpoint
-    from chiasm.recipe import load_recipe
+    from chiasm.experiment.assembly import build_processor
+    from chiasm.experiment.recipe import load_recipe
     from chiasm.weights import load
 
     return load(what).processor if is_checkpoint(Path(what)) else build_processor(load_recipe(what))

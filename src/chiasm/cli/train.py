@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chiasm.recipe import Recipe
+    from chiasm.experiment.recipe import Recipe
     from chiasm.training.distributed import Ranks
 
 
@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from chiasm.recipe import load_recipe
+    from chiasm.experiment.recipe import load_recipe
     from chiasm.training.distributed import StoppedElsewhere, joined
 
     def read() -> Recipe:
@@ -44,7 +44,7 @@ def _train(recipe: Recipe, options: argparse.Namespace, ranks: Ranks) -> int:
 
     from chiasm.cli._report import write_report_if_possible
     from chiasm.evaluation.table import table
-    from chiasm.stages import experiment
+    from chiasm.experiment.stages import experiment
 
     console = Console()
     folder = options.out or Path("runs") / recipe.name

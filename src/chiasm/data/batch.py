@@ -112,7 +112,7 @@ class Stream(_Tensors):
     ids_T: Tensor
     lengths_B: Tensor
     target_T: Tensor
-    slot_T: Tensor
+    image_mask_T: Tensor
     positions_AT: Tensor | None = None
 
     def __len__(self) -> int:
@@ -124,7 +124,7 @@ class Stream(_Tensors):
         chosen = slice(before, before + length)
         positions = self.positions_AT[:, chosen] if self.positions_AT is not None else None
         rows = self.lengths_B[first:last]
-        return Stream(self.ids_T[chosen], rows, self.target_T[chosen], self.slot_T[chosen], positions)
+        return Stream(self.ids_T[chosen], rows, self.target_T[chosen], self.image_mask_T[chosen], positions)
 
 
 @dataclass(frozen=True)

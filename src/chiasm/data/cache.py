@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.progress import track
 
 from chiasm.config import dump
-from chiasm.data.copies import cache_folder
+from chiasm.data.file_cache import cache_folder
 from chiasm.data.image import Image
-from chiasm.data.order import Stretches
+from chiasm.data.order import Blocks
 from chiasm.data.resizing import resized
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
@@ -39,7 +39,7 @@ _SPARE = 8 / 7  # how much larger than the transform's size a stored picture is,
 
 
 @dataclass(frozen=True)
-class PictureCache:
+class ImageCache:
     """Where decoded pictures are kept, and how large.
 
     folder: `pictures` in chiasm's cache folder (CHIASM_CACHE, or chiasm in the user's) if it is not given.
@@ -64,7 +64,7 @@ class PictureCache:
         return cache_folder() / "pictures" if self.folder is None else self.folder
 
 
-class DecodedPictures:
+class DecodedImages:
     """(H, W, 3) grey levels by the content of the picture; of one that cannot be decoded, the reason.
 
     `levels.npy` has the levels of all pictures end to end, and `sizes.npy` a row a picture: width, height and the byte
@@ -138,7 +138,7 @@ class DecodedSource(Source):
     and pictures that cannot be decoded, raise the same DataError as without a cache.
     """
 
-    def __init__(self, source: Source, transform: ImageTransform, cache: PictureCache, threads: int = 1) -> None:
+    def __init__(self, source: Source, transform: ImageTransform, cache: ImageCache, threads: int = 1) -> None:
         self.source, self.threads = source, threads
         if cache.crops is not None and transform.augment is None:
             raise RecipeError("data.cache.crops: processor.image has no 'augment', so there are no crops to draw")
@@ -160,7 +160,7 @@ class DecodedSource(Source):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with _locked(self.folder / "lock"), ThreadPoolExecutor(self.threads) as pool:
-                self.pictures = DecodedPictures(self.folder)
+                self.pictures = DecodedImages(self.folder)
                 with tempfile.TemporaryFile(dir=self.folder) as text:  # of this run alone, gone with it
                     self._fill(pool, text, console)
                     text.flush()
@@ -175,8 +175,8 @@ class DecodedSource(Source):
     def at(self, position: int, seed: int) -> int:
         return self.source.at(position, seed)
 
-    def stretches(self) -> Stretches | None:
-        return self.source.stretches()
+    def blocks(self) -> Blocks | None:
+        return self.source.blocks()
 
     def called(self, index: int) -> str:
         return self.source.called(index)
@@ -189,14 +189,14 @@ class DecodedSource(Source):
             sample = self.source[index]
             kept = iter(places)
             parts = tuple(
-                self._picture(next(kept, -1), part) if isinstance(part, Image) else part for part in sample.parts
+                self._image(next(kept, -1), part) if isinstance(part, Image) else part for part in sample.parts
             )
             return replace(sample, parts=parts)
         told = json.loads(self._text[first:last].tobytes())
-        parts = tuple(self._picture(place) for place in places)
+        parts = tuple(self._image(place) for place in places)
         return Sample(told["key"], parts, captions=tuple(told["captions"]), meta=told["meta"])
 
-    def _picture(self, place: int, without: Image | None = None) -> Image:
+    def _image(self, place: int, without: Image | None = None) -> Image:
         if place < 0:
             assert without is not None  # a picture that was not read sends its sample to the source
             return without

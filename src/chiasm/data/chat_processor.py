@@ -16,7 +16,7 @@ from tokenizers import AddedToken
 
 from chiasm.config import dump, parse
 from chiasm.data.batch import Batch, Images, Stream
-from chiasm.data.box_text import BoxText, Reading
+from chiasm.data.box_format import BoxFormat, ParsedText
 from chiasm.data.chat import IMAGE, VIDEO, ChatTemplate, Rendered
 from chiasm.data.layout import Layout, VideoLayout
 from chiasm.data.processor import Processor, TokenizerEntry
@@ -43,7 +43,7 @@ class ChatSettings:
     start: str = ""
     ends: tuple[str, ...] = ("<|endoftext|>",)
     marks: Mapping[str, str] = field(default_factory=dict)
-    boxes: BoxText | None = None
+    boxes: BoxFormat | None = None
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class ChatProcessor(Processor):
         video = self.layout.video_placeholder if isinstance(self.layout, VideoLayout) else "<video>"
         self.template = ChatTemplate(template, image, video, settings.marks, settings.ends)
         self.end_ids = tuple(self._id(end) for end in settings.ends)
-        self.slots = _slots(self.layout)
-        self.slot_ids = tuple(self._id(slot) for slot in self.slots)
+        self.image_tokens = _image_tokens(self.layout)
+        self.image_token_ids = tuple(self._id(image_token) for image_token in self.image_tokens)
         self.start_ids = (self._id(settings.start),) if settings.start else ()
         self._silent = _silent(self.backend, settings.boxes)
         if settings.boxes is not None and self.transform is not None and self.transform.augment is not None:
@@ -95,7 +95,7 @@ class ChatProcessor(Processor):
     def render(self, sample: Sample, answer: bool = False) -> Rendered:
         """The sample as the tokenizer reads it, slots of pictures written out, with the spans that are learned."""
         rendered = self.template.render(self._with_boxes(sample), answer)
-        self._check_slots(rendered, sample)
+        self._check_image_tokens(rendered, sample)
         return _expanded(rendered, self._all_written(sample, rendered.text))
 
     def tokens(self, sample: Sample, *, answer: bool = False) -> tuple[list[int], list[bool]]:
@@ -108,9 +108,9 @@ class ChatProcessor(Processor):
         ids = [*self.start_ids, *encoding.ids]
         targets = [False] * len(self.start_ids) + _covered(encoding.offsets, rendered.spans)
         if len(ids) > self.settings.context:
-            slots = sum(ids.count(slot) for slot in self.slot_ids)
+            image_tokens = sum(ids.count(image_token) for image_token in self.image_token_ids)
             raise DataError(
-                f"sample '{sample.key}' has {len(ids)} tokens, {slots} of them for its pictures, but the context is "
+                f"sample '{sample.key}' has {len(ids)} tokens, {image_tokens} of them for its pictures, but the context is "
                 f"{self.settings.context}; shorten it, give smaller pictures, or raise processor.context"
             )
         if not ids:
@@ -129,7 +129,7 @@ class ChatProcessor(Processor):
         """The text of tokens, marks left out, but for those of boxes."""
         return self.backend.decode([one for one in ids if one not in self._silent], skip_special_tokens=False)
 
-    def reading(self, sample: Sample, reply: str) -> Reading:
+    def reading(self, sample: Sample, reply: str) -> ParsedText:
         """What a reply to a sample says, its boxes as regions of the sample's (first) picture.
 
         Raises DataError for a model that writes no boxes.
@@ -144,13 +144,13 @@ class ChatProcessor(Processor):
             written = self.settings.boxes.written(sample)
             self._check_seen(sample)
             return written
-        if any(text.mentions for text in sample.texts):
-            if any(mention.boxes for text in sample.texts for mention in text.mentions):
+        if any(text.grounded_spans for text in sample.texts):
+            if any(mention.boxes for text in sample.texts for mention in text.grounded_spans):
                 raise DataError(
                     f"sample '{sample.key}' has boxes to write, but nothing says how this model writes them; set "
                     "processor.boxes"
                 )
-            parts = (replace(one, mentions=()) if isinstance(one, Text) else one for one in sample.parts)
+            parts = (replace(one, grounded_spans=()) if isinstance(one, Text) else one for one in sample.parts)
             return replace(sample, parts=tuple(parts))
         return sample
 
@@ -158,7 +158,7 @@ class ChatProcessor(Processor):
         """A box to learn must lie, at least in part, in what the layout shows of its picture."""
         if self.transform is None or self.transform.resize not in ("crop", "none"):
             return
-        learned = (mention for text in sample.texts if text.target for mention in text.mentions)
+        learned = (mention for text in sample.texts if text.target for mention in text.grounded_spans)
         for box in (box for mention in learned for box in mention.boxes):
             shown = sample.shown[box.image]
             if isinstance(shown, Video):
@@ -176,12 +176,18 @@ class ChatProcessor(Processor):
         rows = [self.tokens(sample, answer=answer) for sample in samples]
         ids, targets = (torch.tensor([one for row in rows for one in row[part]]) for part in (0, 1))
         ids, targets = ids.long(), targets.bool()
-        slots = torch.isin(ids, torch.tensor(self.slot_ids, dtype=torch.long))
+        image_tokens = torch.isin(ids, torch.tensor(self.image_token_ids, dtype=torch.long))
         lengths = torch.tensor([len(row[0]) for row in rows])
         return Batch(
             keys=tuple(sample.key for sample in samples),
             images=self._images(samples, generators),
-            stream=Stream(ids, lengths, targets, slots, self._positions(samples, torch.split(slots, lengths.tolist()))),
+            stream=Stream(
+                ids,
+                lengths,
+                targets,
+                image_tokens,
+                self._positions(samples, torch.split(image_tokens, lengths.tolist())),
+            ),
         )
 
     def _images(self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None) -> Images | None:
@@ -207,10 +213,13 @@ class ChatProcessor(Processor):
         numbered = [self.layout.numbered(one, at) for at, one in enumerate(written)]
         return [self.layout.beside(one, rest) for one, rest in zip(numbered, behind, strict=True)]
 
-    def _positions(self, samples: Sequence[Sample], slots: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    def _positions(self, samples: Sequence[Sample], image_tokens: Sequence[torch.Tensor]) -> torch.Tensor | None:
         if self.layout is None:
             return None
-        each = [self.layout.positions(slot_T, sample.shown) for slot_T, sample in zip(slots, samples, strict=True)]
+        each = [
+            self.layout.positions(image_mask_T, sample.shown)
+            for image_mask_T, sample in zip(image_tokens, samples, strict=True)
+        ]
         given = [positions for positions in each if positions is not None]
         return torch.cat(given, dim=1) if given else None
 
@@ -223,8 +232,8 @@ class ChatProcessor(Processor):
             raise DataError(f"sample '{sample.key}' has pictures, but this model reads text alone")
         return self.layout.written(*one.size)
 
-    def _check_slots(self, rendered: Rendered, sample: Sample) -> None:
-        if found := [slot for slot in self.slots if slot in rendered.text]:
+    def _check_image_tokens(self, rendered: Rendered, sample: Sample) -> None:
+        if found := [image_token for image_token in self.image_tokens if image_token in rendered.text]:
             raise DataError(
                 f"sample '{sample.key}' has '{found[0]}' in its text, the token that keeps the place of a picture's "
                 "feature; remove it"
@@ -251,7 +260,7 @@ class ChatProcessor(Processor):
         if given.layout is not None:
             if given.layout.alike is not None:
                 given.layout.alike.require_decoders()  # now, not in the middle of a run
-            backend.add_special_tokens([given.layout.slot, *given.layout.marks])
+            backend.add_special_tokens([given.layout.image_token, *given.layout.marks])
         if given.boxes is not None:  # no special tokens: they are part of what is said
             backend.add_tokens([AddedToken(mark, normalized=False) for mark in given.boxes.marks])
         return cls(backend, settings, template)
@@ -270,17 +279,17 @@ class ChatProcessor(Processor):
         return cls(load_backend(folder), settings, (folder / _TEMPLATE).read_text(encoding="utf-8"))
 
 
-def _silent(backend: tokenizers.Tokenizer, boxes: BoxText | None) -> frozenset[int]:
+def _silent(backend: tokenizers.Tokenizer, boxes: BoxFormat | None) -> frozenset[int]:
     """The ids of special tokens, which are not said; some checkpoints have the marks of boxes among them, which are."""
     said = frozenset(boxes.marks) if boxes is not None else frozenset()
     added = backend.get_added_tokens_decoder().items()
     return frozenset(at for at, token in added if token.special and token.content not in said)
 
 
-def _slots(layout: Layout | None) -> tuple[str, ...]:
+def _image_tokens(layout: Layout | None) -> tuple[str, ...]:
     if layout is None:
         return ()
-    return (layout.slot, layout.video_slot) if isinstance(layout, VideoLayout) else (layout.slot,)
+    return (layout.image_token, layout.video_token) if isinstance(layout, VideoLayout) else (layout.image_token,)
 
 
 def _expanded(rendered: Rendered, written: Sequence[str]) -> Rendered:
@@ -289,10 +298,10 @@ def _expanded(rendered: Rendered, written: Sequence[str]) -> Rendered:
     text, moved = pieces[0], []
     shifts = [(0, 0)]  # from this character on, everything stands so much later
     at = len(pieces[0])
-    for slots, piece in zip(written, pieces[1:], strict=True):
+    for image_tokens, piece in zip(written, pieces[1:], strict=True):
         at += 1
-        shifts.append((at, shifts[-1][1] + len(slots) - 1))
-        text += slots + piece
+        shifts.append((at, shifts[-1][1] + len(image_tokens) - 1))
+        text += image_tokens + piece
         at += len(piece)
 
     def later(place: int) -> int:

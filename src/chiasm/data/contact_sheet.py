@@ -83,7 +83,7 @@ def drawn(sample: Sample, width: int, boxes: bool = False) -> PIL.Image.Image | 
 
 
 def _drawn(sample: Sample, width: int, size: int, boxes: bool) -> PIL.Image.Image | None:
-    picture = _picture(sample, width)
+    picture = _image(sample, width)
     if picture is not None and boxes:
         _draw_boxes(picture, [box for box in sample.boxes if box.image == 0], size)
     return picture
@@ -96,7 +96,7 @@ def _card(sample: Sample, width: int, size: int, captions: bool, boxes: bool) ->
     return _Card(picture, lines)
 
 
-def _picture(sample: Sample, width: int) -> PIL.Image.Image | None:
+def _image(sample: Sample, width: int) -> PIL.Image.Image | None:
     """The first picture, or the first frame of the first clip, as wide as the card and at most as high as wide."""
     part = next((part for part in sample.parts if not isinstance(part, Text)), None)
     if part is None:

@@ -37,22 +37,22 @@ _TURNED = (5, 6, 7, 8)  # orientations that swap width and height
 
 def size(source: Path | bytes, name: str) -> tuple[int, int]:
     """(width, height) of a picture as seen, after EXIF rotation. Raises DataError, calling it by `name`."""
-    with _opened(source, name) as picture:
-        width, height = picture.size
-        return (height, width) if _orientation(picture) in _TURNED else (width, height)
+    with _opened(source, name) as image:
+        width, height = image.size
+        return (height, width) if _orientation(image) in _TURNED else (width, height)
 
 
 def decode(source: Path | bytes, name: str, at_least: int | None = None) -> PIL.Image.Image:
     """The picture as RGB, upright, by Pillow. at_least: see Image.decode. Raises DataError for a broken one."""
-    with _opened(source, name) as picture:
-        if at_least is not None and picture.format == "JPEG":
-            scale = at_least / min(picture.size)
+    with _opened(source, name) as image:
+        if at_least is not None and image.format == "JPEG":
+            scale = at_least / min(image.size)
             if scale < 1:  # draft picks the smallest DCT scale that is not below the size asked for
-                width, height = picture.size
-                picture.draft("RGB", (int(width * scale) + 1, int(height * scale) + 1))
-        picture.load()
-        PIL.ImageOps.exif_transpose(picture, in_place=True)
-        return _to_rgb(picture)
+                width, height = image.size
+                image.draft("RGB", (int(width * scale) + 1, int(height * scale) + 1))
+        image.load()
+        PIL.ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +87,11 @@ def jpeg(content: bytes, name: str) -> Jpeg | None:
     """
     if not content.startswith(b"\xff\xd8"):
         return None
-    with _opened(content, name) as picture:
-        if picture.format not in ("JPEG", "MPO") or picture.mode not in ("RGB", "L"):  # MPO: several, the first counts
+    with _opened(content, name) as image:
+        if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):  # MPO: several, the first counts
             return None
-        width, height = picture.size
-        orientation = _orientation(picture)
+        width, height = image.size
+        orientation = _orientation(image)
         return Jpeg(content, name, (height, width) if orientation in _TURNED else (width, height), orientation)
 
 
@@ -108,43 +108,43 @@ def decoder() -> Any:
 def _opened(source: Path | bytes, name: str) -> Iterator[PIL.Image.Image]:
     """A picture with its header read and its size allowed; what Pillow raises on broken files becomes DataError."""
     try:
-        picture = PIL.Image.open(source if isinstance(source, Path) else io.BytesIO(source))
+        image = PIL.Image.open(source if isinstance(source, Path) else io.BytesIO(source))
     except FileNotFoundError as error:
         raise DataError(f"there is no picture at {name}") from error
     except PIL.Image.DecompressionBombError as error:
         raise DataError(f"the picture {name} is too large: {error}") from error
     except (PIL.UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{name} is not a picture that can be read: {error}") from error
-    with picture:
-        if picture.width * picture.height > MAX_PIXELS:
+    with image:
+        if image.width * image.height > MAX_PIXELS:
             raise DataError(
-                f"the picture {name} claims {picture.width}x{picture.height} pixels, more than the {MAX_PIXELS:,} "
+                f"the picture {name} claims {image.width}x{image.height} pixels, more than the {MAX_PIXELS:,} "
                 "allowed; scale it down first"
             )
         try:
-            yield picture
+            yield image
         except (OSError, ValueError, SyntaxError, MemoryError) as error:
             raise DataError(f"the picture {name} is broken: {error}") from error
 
 
-def _orientation(picture: PIL.Image.Image) -> int:
+def _orientation(image: PIL.Image.Image) -> int:
     """1 to 8, as EXIF numbers them; 1, which is upright, where there is none."""
-    found = picture.getexif().get(_ORIENTATION)
+    found = image.getexif().get(_ORIENTATION)
     return found if found in _UPRIGHT else 1
 
 
-def _to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
-    if picture.mode == "RGB":
-        return picture if "transparency" not in picture.info else _on_white(picture.convert("RGBA"))
-    if picture.mode.startswith("I"):  # 16-bit greys open as I;16 or I
-        levels = np.asarray(picture, dtype=np.int64)
+def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    if image.mode == "RGB":
+        return image if "transparency" not in image.info else _on_white(image.convert("RGBA"))
+    if image.mode.startswith("I"):  # 16-bit greys open as I;16 or I
+        levels = np.asarray(image, dtype=np.int64)
         return PIL.Image.fromarray((levels.clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        return _on_white(picture.convert("RGBA"))
-    return picture.convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        return _on_white(image.convert("RGBA"))
+    return image.convert("RGB")
 
 
-def _on_white(picture: PIL.Image.Image) -> PIL.Image.Image:
-    white = PIL.Image.new("RGBA", picture.size, (255, 255, 255, 255))
-    white.alpha_composite(picture)
+def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
+    white = PIL.Image.new("RGBA", image.size, (255, 255, 255, 255))
+    white.alpha_composite(image)
     return white.convert("RGB")

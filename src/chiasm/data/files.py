@@ -14,9 +14,9 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from chiasm.data.copies import local
+from chiasm.data.file_cache import local
 from chiasm.data.image import Image
-from chiasm.data.places import Place, Url, image_at
+from chiasm.data.locations import Location, Url, image_at
 from chiasm.errors import DataError
 
 _BOM = b"\xef\xbb\xbf"  # what some editors and spreadsheets put before UTF-8
@@ -27,7 +27,7 @@ _BLANKS = re.compile(r"[ \t\r\n]*")
 def inside(folder: Path, name: str) -> Path: ...
 @overload
 def inside(folder: Url, name: str) -> Url: ...
-def inside(folder: Place, name: str) -> Place:
+def inside(folder: Location, name: str) -> Location:
     """`folder / name`, refused with DataError if that leads out of the folder (`..`, absolute names, URLs, links)."""
     if not name.strip():
         raise DataError(f"an empty name stands where a file in {folder} should be named")
@@ -43,7 +43,7 @@ def inside(folder: Place, name: str) -> Place:
     return path
 
 
-def picture(folder: Place, name: str) -> Image:
+def picture(folder: Location, name: str) -> Image:
     """The picture of this name in a folder, read when it is needed. Raises DataError like `inside`."""
     return image_at(inside(folder, name))
 
@@ -72,7 +72,7 @@ def to_json(text: str, where: str) -> Any:
     return value
 
 
-def read_json(place: Place) -> Any:
+def read_json(place: Location) -> Any:
     """The value that a JSON file holds. Raises DataError, naming the file."""
     return to_json(to_text(_read(place), str(place)), str(place))
 
@@ -86,7 +86,9 @@ class Rows:
     parse: the row from its text and its place in words. unit: what the numbers count, "line" or "row".
     """
 
-    def __init__(self, place: Place, spans: array[int], parse: Callable[[str, str], dict[str, Any]], unit: str) -> None:
+    def __init__(
+        self, place: Location, spans: array[int], parse: Callable[[str, str], dict[str, Any]], unit: str
+    ) -> None:
         self.place, self.path, self.unit = place, local(place), unit
         self._spans: NDArray[np.int64] = np.frombuffer(spans.tobytes(), np.int64).reshape(-1, 3)
         self._parse = parse
@@ -123,7 +125,7 @@ class Rows:
                     yield None
 
 
-def json_lines(place: Place) -> Rows:
+def json_lines(place: Location) -> Rows:
     """The objects of a JSON-lines file; blank lines are passed over."""
     spans = array("q")
     start = 0
@@ -135,7 +137,7 @@ def json_lines(place: Place) -> Rows:
     return Rows(place, spans, _object, "line")
 
 
-def json_list(place: Place) -> Rows:
+def json_list(place: Location) -> Rows:
     """The objects of a JSON file that holds one list. Raises DataError where the list is broken."""
     content = _read(place)
     text = to_text(content, str(place))
@@ -148,7 +150,7 @@ def json_list(place: Place) -> Rows:
     return Rows(place, spans, _object, "row")
 
 
-def _items(text: str, place: Place) -> Iterator[tuple[int, int]]:
+def _items(text: str, place: Location) -> Iterator[tuple[int, int]]:
     """Where the items of a JSON list start and end, in characters."""
     decoder = json.JSONDecoder()
     at = _after_blanks(text, 0)
@@ -174,7 +176,7 @@ def _items(text: str, place: Place) -> Iterator[tuple[int, int]]:
         raise DataError(f"{place} is not JSON: the list does not end where it should, at character {at}")
 
 
-def separated(place: Place, delimiter: str) -> Rows:
+def separated(place: Location, delimiter: str) -> Rows:
     """The rows of a CSV or TSV file as dictionaries; its first row names the columns. Quotes as in RFC 4180."""
     path = local(place)
     spans = _records(path, delimiter)
@@ -215,7 +217,7 @@ def _records(path: Path, delimiter: str) -> array[int]:
         first = end
 
 
-def _read(place: Place) -> bytes:
+def _read(place: Location) -> bytes:
     try:
         return local(place).read_bytes()
     except OSError as error:

@@ -16,7 +16,7 @@ from chiasm.data.sample import Video
 from chiasm.data.transforms import ImageTransform
 
 
-class Layout(Component, ABC, room="chiasm.data.layouts", key="layout"):
+class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
     """One strategy of resolution. A subclass is a frozen dataclass; it is saved with the checkpoint.
 
     The slots of a picture follow from its size alone, so they are known before anything is decoded or computed.
@@ -24,7 +24,7 @@ class Layout(Component, ABC, room="chiasm.data.layouts", key="layout"):
 
     @property
     @abstractmethod
-    def slot(self) -> str:
+    def image_token(self) -> str:
         """The token that keeps the place of one feature; it must be one token of the tokenizer."""
 
     @property
@@ -40,7 +40,7 @@ class Layout(Component, ABC, room="chiasm.data.layouts", key="layout"):
     @property
     def placeholder(self) -> str:
         """How a chat template that goes with this layout writes a picture."""
-        return self.slot
+        return self.image_token
 
     @abstractmethod
     def written(self, width: int, height: int) -> str:
@@ -58,7 +58,7 @@ class Layout(Component, ABC, room="chiasm.data.layouts", key="layout"):
     def images(self, images: Sequence[Image], generators: Sequence[np.random.Generator] | None = None) -> Images:
         """The pixels of pictures, with row_N counting them from 0."""
 
-    def positions(self, slot_T: Tensor, shown: Sequence[Image | Video]) -> Tensor | None:  # noqa: ARG002  # see below
+    def positions(self, image_mask_T: Tensor, shown: Sequence[Image | Video]) -> Tensor | None:  # noqa: ARG002  # see below
         """(A, T) positions of a sample's tokens, where they have several axes; None: the place in the sample.
 
         slot_T: which tokens are slots. shown: what stands in them, in order.
@@ -71,8 +71,8 @@ class VideoLayout(Layout):
 
     @property
     @abstractmethod
-    def video_slot(self) -> str:
-        """As `slot`, of videos."""
+    def video_token(self) -> str:
+        """As `image_token`, of videos."""
 
     @property
     @abstractmethod

@@ -63,7 +63,7 @@ class Shuffle:
 
 
 @dataclass(frozen=True)
-class Stretches:
+class Blocks:
     """Runs of neighbouring samples that are cheap to read together: shards, row groups.
 
     counts: the samples of each, in order. together: how many are open at once, and shuffled into each other.
@@ -73,7 +73,7 @@ class Stretches:
     together: int
 
 
-class StretchedShuffle:
+class BlockShuffle:
     """A permutation with random access that opens each stretch about once: for shards and row groups.
 
     The stretches are shuffled; then `together` of them at a time, a window, have their samples shuffled among each
@@ -88,11 +88,11 @@ class StretchedShuffle:
     `together`, or write the shards in random order once.
     """
 
-    def __init__(self, stretches: Stretches, seed: int, epoch: int) -> None:
-        counts = stretches.counts
+    def __init__(self, blocks: Blocks, seed: int, epoch: int) -> None:
+        counts = blocks.counts
         if sum(counts) < 1:
             raise ValueError("nothing to shuffle")
-        self.together, self.seed, self.epoch = stretches.together, seed, epoch
+        self.together, self.seed, self.epoch = blocks.together, seed, epoch
         starts = list(accumulate(counts, initial=0))
         order = list(Shuffle(len(counts), seed, epoch))
         self._starts = [starts[one] for one in order]  # of the stretches, in their new order
@@ -113,18 +113,18 @@ class StretchedShuffle:
         window = bisect_right(self._windows, place) - 1
         first = self._windows[window]
         place = first + self._shuffle(window)[place - first]
-        stretch = bisect_right(self._ends, place)
-        before = self._ends[stretch - 1] if stretch else 0
-        return self._starts[stretch] + place - before
+        block = bisect_right(self._ends, place)
+        before = self._ends[block - 1] if block else 0
+        return self._starts[block] + place - before
 
     def _shuffle_of(self, window: int) -> Shuffle:
         count = self._windows[window + 1] - self._windows[window]
         return Shuffle(count, _mix(self.seed & _MASK) ^ (window + 1), self.epoch)
 
 
-def shuffled(count: int, stretches: Stretches | None, seed: int, epoch: int) -> Order:
+def shuffled(count: int, blocks: Blocks | None, seed: int, epoch: int) -> Order:
     """The order of an epoch: uniform, or by stretches where there are any."""
-    return Shuffle(count, seed, epoch) if stretches is None else StretchedShuffle(stretches, seed, epoch)
+    return Shuffle(count, seed, epoch) if blocks is None else BlockShuffle(blocks, seed, epoch)
 
 
 def seed_of(seed: int, number: int) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def three_axes(slot_T: Tensor, spans: Sequence[tuple[int, int, int]]) -> Tensor:
+def three_axes(image_mask_T: Tensor, spans: Sequence[tuple[int, int, int]]) -> Tensor:
     """(3, T) positions of one sample's tokens.
 
     slot_T: which tokens are slots of pictures. spans: (times, rows, columns) of each picture's slots, in order.
@@ -22,20 +22,22 @@ def three_axes(slot_T: Tensor, spans: Sequence[tuple[int, int, int]]) -> Tensor:
 
     Raises ValueError where the slots are not those of the spans.
     """
-    slots = slot_T.nonzero()[:, 0].tolist()
-    if len(slots) != sum(times * rows * columns for times, rows, columns in spans):
-        raise ValueError(f"{len(slots)} slots are not those of pictures with {list(spans)} times, rows and columns")
+    image_tokens = image_mask_T.nonzero()[:, 0].tolist()
+    if len(image_tokens) != sum(times * rows * columns for times, rows, columns in spans):
+        raise ValueError(
+            f"{len(image_tokens)} slots are not those of pictures with {list(spans)} times, rows and columns"
+        )
     parts: list[Tensor] = []
     at = used = begins = 0  # in the stream, among the slots, on the axes
     for span in spans:
-        first = slots[used]
+        first = image_tokens[used]
         parts.append(_words(begins, first - at))
         begins += first - at
         parts.append(torch.cartesian_prod(*map(torch.arange, span)).T + begins)
         begins += max(span)
         used += parts[-1].shape[1]
         at = first + parts[-1].shape[1]
-    parts.append(_words(begins, len(slot_T) - at))
+    parts.append(_words(begins, len(image_mask_T) - at))
     return torch.cat(parts, dim=1)
 
 

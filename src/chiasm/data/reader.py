@@ -44,18 +44,18 @@ class Budget:
     """
 
     tokens: int
-    slots: int | None = None
+    image_tokens: int | None = None
 
-    def holds(self, tokens: int, slots: int) -> bool:
-        return tokens <= self.tokens and (self.slots is None or slots <= self.slots)
+    def holds(self, tokens: int, image_tokens: int) -> bool:
+        return tokens <= self.tokens and (self.image_tokens is None or image_tokens <= self.image_tokens)
 
     def share(self, ranks: int) -> Budget:
         """The most that one sample may need, so that there is one for each rank."""
-        return Budget(self.tokens // ranks, self.slots // ranks if self.slots is not None else None)
+        return Budget(self.tokens // ranks, self.image_tokens // ranks if self.image_tokens is not None else None)
 
     def __str__(self) -> str:
-        slots = f" and {self.slots} slots of pictures" if self.slots is not None else ""
-        return f"{self.tokens} tokens{slots}"
+        image_tokens = f" and {self.image_tokens} slots of pictures" if self.image_tokens is not None else ""
+        return f"{self.tokens} tokens{image_tokens}"
 
 
 @dataclass(frozen=True)
@@ -209,25 +209,25 @@ class Reader:
         assert isinstance(self.processor, ChatProcessor)
         drawn: dict[int, tuple[Sample, np.random.Generator] | Skipped] = {}
         costs: list[int] = []  # tokens of each place
-        tokens = slots = 0
+        tokens = image_tokens = 0
         for place in range(first, first + len(self.source)):
             try:
                 found = self.sample_at(place)
                 ids, _ = self.processor.tokens(found[0])
-                own = sum(ids.count(slot) for slot in self.processor.slot_ids)
+                own = sum(ids.count(image_token) for image_token in self.processor.image_token_ids)
                 if not budget.share(self.ranks).holds(len(ids), own):
                     raise DataError(
                         f"sample '{found[0].key}' has {len(ids)} tokens, {own} of them for its pictures; a batch of "
                         f"{budget} for {self.ranks} processes has no room for it: raise data.batch_tokens"
-                        + (" or data.batch_slots" if budget.slots is not None else "")
+                        + (" or data.batch_slots" if budget.image_tokens is not None else "")
                     )
             except DataError as error:
                 drawn[place] = Skipped(self.source.called(self._index(place)), str(error))
                 costs.append(0)
                 continue
-            if not budget.holds(tokens + len(ids), slots + own):
+            if not budget.holds(tokens + len(ids), image_tokens + own):
                 break
-            tokens, slots = tokens + len(ids), slots + own
+            tokens, image_tokens = tokens + len(ids), image_tokens + own
             drawn[place] = found
             costs.append(len(ids))
         return Span(first, first + len(costs), _even(first, costs, self.ranks), drawn)

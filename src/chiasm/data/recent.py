@@ -25,18 +25,18 @@ class Recent(Generic[K, V]):
     def __init__(self, size: int, make: Callable[[K], V]) -> None:
         self.size, self.make = size, make
         self._guard = threading.Lock()
-        self._slots: OrderedDict[K, _Slot[V]] = OrderedDict()
+        self._image_tokens: OrderedDict[K, _Slot[V]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return len(self._image_tokens)
 
     def __call__(self, key: K) -> V:
         with self._guard:
-            slot = self._slots.setdefault(key, _Slot())
-            self._slots.move_to_end(key)
-            if len(self._slots) > self.size:
-                self._slots.popitem(last=False)
-        with slot.lock:  # the first makes it, the others wait; where it fails, the next one tries again
-            if not slot.values:
-                slot.values.append(self.make(key))
-            return slot.values[0]
+            image_token = self._image_tokens.setdefault(key, _Slot())
+            self._image_tokens.move_to_end(key)
+            if len(self._image_tokens) > self.size:
+                self._image_tokens.popitem(last=False)
+        with image_token.lock:  # the first makes it, the others wait; where it fails, the next one tries again
+            if not image_token.values:
+                image_token.values.append(self.make(key))
+            return image_token.values[0]

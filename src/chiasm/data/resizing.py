@@ -20,25 +20,25 @@ _FILTERS = {
 }
 
 
-def resized(picture: PIL.Image.Image, size: tuple[int, int], interpolation: Interpolation) -> NDArray[np.uint8]:
+def resized(image: PIL.Image.Image, size: tuple[int, int], interpolation: Interpolation) -> NDArray[np.uint8]:
     """(H, W, 3): the picture scaled to `size`, (width, height), by Pillow."""
-    return np.asarray(picture.resize(size, _FILTERS[interpolation]))
+    return np.asarray(image.resize(size, _FILTERS[interpolation]))
 
 
 def resized_window(
-    picture: PIL.Image.Image, scaled: tuple[int, int], window: tuple[int, int, int, int], interpolation: Interpolation
+    image: PIL.Image.Image, scaled: tuple[int, int], window: tuple[int, int, int, int], interpolation: Interpolation
 ) -> NDArray[np.uint8]:
     """The window (left, top, right, bottom) of what the picture would be, scaled; the rest of it is never made.
 
     For pictures that would not fit into memory. The filter sees the same pixels as if all was scaled and then cut, but
     Pillow takes the two directions in an order that depends on the sizes, and rounds in between.
     """
-    across, down = picture.width / scaled[0], picture.height / scaled[1]
+    across, down = image.width / scaled[0], image.height / scaled[1]
     left, top, right, bottom = window
     # Single precision may round the far edge to just outside of the picture.
-    far = min(float(np.float32(right * across)), picture.width), min(float(np.float32(bottom * down)), picture.height)
+    far = min(float(np.float32(right * across)), image.width), min(float(np.float32(bottom * down)), image.height)
     box = (left * across, top * down, *far)
-    return np.asarray(picture.resize((right - left, bottom - top), _FILTERS[interpolation], box=box))
+    return np.asarray(image.resize((right - left, bottom - top), _FILTERS[interpolation], box=box))
 
 
 def resized_fast(

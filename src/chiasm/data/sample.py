@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from chiasm.data.image import Image
 from chiasm.errors import DataError
 
-__all__ = ["Box", "Image", "Mention", "Negative", "Part", "Question", "Sample", "Text", "Video"]
+__all__ = ["Box", "Image", "GroundedSpan", "Negative", "Part", "Question", "Sample", "Text", "Video"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
-class Mention:
+class GroundedSpan:
     """A phrase of a text that means regions of the pictures. How it is written in a chat is the model's own convention.
 
     span: (first, behind) characters of the text; an empty one stands for the boxes alone, at that place.
@@ -68,7 +68,7 @@ class Text:
     text: str
     role: str = ""
     target: bool = False
-    mentions: tuple[Mention, ...] = ()
+    grounded_spans: tuple[GroundedSpan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

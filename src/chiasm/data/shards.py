@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from chiasm.data.copies import Shelf, cache_folder, copy_name, write_whole
+from chiasm.data.file_cache import FileCache, cache_folder, copy_name, write_whole
 from chiasm.data.files import read_json
-from chiasm.data.places import Place, Url
+from chiasm.data.locations import Location, Url
 from chiasm.errors import DataError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -87,7 +87,7 @@ def _choices(inner: str, pattern: str) -> list[str]:
     return [f"{number:0{width}d}" for number in range(int(first), int(last) + step, step)]
 
 
-def index_of(shard: Place, shelf: Shelf) -> Entries:
+def index_of(shard: Location, copies: FileCache) -> Entries:
     """The samples of a shard, in order. That of a shard in a store is kept, so that it is fetched for this only once.
 
     Raises DataError for a shard that is absent, empty or no tar file. One that is cut short has its whole samples, and
@@ -98,7 +98,7 @@ def index_of(shard: Place, shelf: Shelf) -> Entries:
         if kept.exists():
             told = read_json(kept)
             return Entries(Entry(key, {e: (a, n) for e, (a, n) in members.items()}, no) for key, members, no in told)
-        with shelf.open(shard) as file:
+        with copies.open(shard) as file:
             entries = read_index(shard, file)
         told = [(entry.key, entry.members, entry.problem) for entry in entries]
         write_whole(kept, json.dumps(told, ensure_ascii=False).encode())
@@ -107,7 +107,7 @@ def index_of(shard: Place, shelf: Shelf) -> Entries:
         return Entries(read_index(shard, file))
 
 
-def read_index(shard: Place, file: BinaryIO) -> list[Entry]:
+def read_index(shard: Location, file: BinaryIO) -> list[Entry]:
     """The samples of a shard from the headers of its members."""
     entries: list[Entry] = []
     size = file.seek(0, 2)

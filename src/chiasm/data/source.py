@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from chiasm.config import Component
-from chiasm.data.order import Order, Stretches, shuffled
+from chiasm.data.order import Blocks, Order, shuffled
 from chiasm.data.sample import Sample
 
 
-class Source(Component, ABC, room="chiasm.data.sources", key="source"):
+class Source(Component, ABC, package="chiasm.data.sources", key="source"):
     """A collection of samples with random access. A subclass is a frozen dataclass: its fields are its recipe entry.
 
     Opening is cheap and checks that what it names exists. `source[i]` raises DataError for a sample that cannot be
@@ -33,7 +33,7 @@ class Source(Component, ABC, room="chiasm.data.sources", key="source"):
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
-    def stretches(self) -> Stretches | None:
+    def blocks(self) -> Blocks | None:
         """Neighbours that are cheap to read together, such as row groups; None where each sample is read alone."""
         return None
 
@@ -53,7 +53,7 @@ class Source(Component, ABC, room="chiasm.data.sources", key="source"):
     @cached_property
     def _order(self) -> Callable[[int, int], Order]:
         """The order by (seed, epoch); the last few are kept."""
-        return lru_cache(maxsize=4)(lambda seed, epoch: shuffled(len(self), self.stretches(), seed, epoch))
+        return lru_cache(maxsize=4)(lambda seed, epoch: shuffled(len(self), self.blocks(), seed, epoch))
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Derived(Source):
     def __len__(self) -> int:
         return len(self.of)
 
-    def stretches(self) -> Stretches | None:
-        return self.of.stretches()
+    def blocks(self) -> Blocks | None:
+        return self.of.blocks()
 
     def at(self, position: int, seed: int) -> int:
         return self.of.at(position, seed)

@@ -12,7 +12,7 @@ from chiasm.diagnosis.seen import Seen
 from chiasm.diagnosis.setting import Setting
 
 
-class Check(Component, ABC, room="chiasm.diagnosis.checks", key="check"):
+class Check(Component, ABC, package="chiasm.diagnosis.checks", key="check"):
     """One thing that is looked for. Its module's name is how findings call it.
 
     evaluation: whether it is shown the samples of the evaluation too, which come before those of the training.

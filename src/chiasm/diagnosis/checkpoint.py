@@ -18,7 +18,7 @@ from chiasm.data.processor import PairProcessor
 from chiasm.errors import CheckpointError
 from chiasm.evaluation.report.display import duration, percent
 from chiasm.evaluation.result import Evaluation, Score
-from chiasm.experiment import CHECKPOINT, EVALUATION, RECIPE
+from chiasm.experiment.run import CHECKPOINT, EVALUATION, RECIPE
 from chiasm.models.folder import CONFIG
 from chiasm.models.model import Model, verbs
 from chiasm.training.monitor import METRICS

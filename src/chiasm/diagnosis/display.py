@@ -36,7 +36,7 @@ def told_samples(samples: Sequence[Shown], console: Console) -> Iterator[Rendera
         text = Text.assemble(*((piece.text, _STYLES[piece.kind]) for piece in shown.pieces))
         about = Text.assemble((shown.key, "bold"), (f"  {shown.facts}", "dim"), "\n", text)
         grid = Table.grid(padding=(0, 2, 1, 0))
-        pictures = [blocks(picture) for picture in shown.pictures[:2]] if coloured else []
+        pictures = [blocks(image) for image in shown.pictures[:2]] if coloured else []
         grid.add_row(*pictures, about)
         yield grid
     if any(piece.kind == "learned" for shown in samples for piece in shown.pieces):
@@ -81,7 +81,7 @@ def counted(part: Part) -> str:
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _ImageFile:
     """A picture on the page. uri: a data URI."""
 
     uri: str
@@ -104,7 +104,7 @@ def write_page(
     page = made.from_string((_ROOM / "show.html").read_text(encoding="utf-8")).render(
         title=title,
         kicker=kicker,
-        samples=[(shown, [_picture(one) for one in shown.pictures]) for shown in samples],
+        samples=[(shown, [_image(one) for one in shown.pictures]) for shown in samples],
         learned=any(piece.kind == "learned" for shown in samples for piece in shown.pieces),
         facts=facts or {},
         parts=parts,
@@ -115,8 +115,8 @@ def write_page(
     return file
 
 
-def _picture(pixels_HWC: NDArray[np.uint8]) -> _Picture:
+def _image(pixels_HWC: NDArray[np.uint8]) -> _ImageFile:
     buffer = io.BytesIO()
     PIL.Image.fromarray(pixels_HWC).save(buffer, format="PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-    return _Picture(uri, max(pixels_HWC.shape[:2]) < _SMALL)
+    return _ImageFile(uri, max(pixels_HWC.shape[:2]) < _SMALL)

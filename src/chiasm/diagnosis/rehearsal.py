@@ -18,8 +18,8 @@ from chiasm.data.reader import Reader
 from chiasm.diagnosis.setting import Setting
 from chiasm.errors import DataError
 from chiasm.models.dual_encoder import DualEncoder
+from chiasm.models.generative import GenerativeModel
 from chiasm.models.model import Model
-from chiasm.models.speaker import Speaker
 from chiasm.nn.decoder import Packed, positions_of
 from chiasm.training.optimiser import freeze
 
@@ -124,7 +124,7 @@ def _tried(setting: Setting, processor: Processor, batches: list[Batch], sizes: 
 
 def _walked(model: Model, batches: list[Batch], sizes: list[int], share: float) -> Rehearsal | None:
     """The parts of the model on the meta device: sizes without numbers. None for models of unknown parts."""
-    if not isinstance(model, (DualEncoder, Speaker)):
+    if not isinstance(model, (DualEncoder, GenerativeModel)):
         return None
     model.train()
     kept = []
@@ -137,7 +137,7 @@ def _walked(model: Model, batches: list[Batch], sizes: list[int], share: float) 
     return Rehearsal(fixed, each, tried=False)
 
 
-def _walk(model: DualEncoder | Speaker, batch: Batch) -> Iterable[Tensor]:
+def _walk(model: DualEncoder | GenerativeModel, batch: Batch) -> Iterable[Tensor]:
     """What the large parts of a model make of a batch. The glue between them looks at numbers, so it is left out."""
     if isinstance(model, DualEncoder):
         assert batch.images is not None
@@ -146,14 +146,14 @@ def _walk(model: DualEncoder | Speaker, batch: Batch) -> Iterable[Tensor]:
         yield model.text(batch.texts.to("meta"))  # padded, as on a GPU; a CPU packs causal texts and keeps less
     else:
         assert batch.stream is not None
-        sight = None
+        visible = None
         if batch.images is not None:
-            features = model.picture_features(batch.images.to("meta"))
+            features = model.image_features(batch.images.to("meta"))
             yield features
-            sight = model.sight(batch, features)
+            visible = model.visible(batch, features)
         lengths = batch.stream.lengths_B.tolist()
         x_TD = model.language.embed(batch.stream.ids_T.to("meta"))
-        yield model.language(x_TD, positions_of(lengths, "meta"), Packed(tuple(lengths), sight))
+        yield model.language(x_TD, positions_of(lengths, "meta"), Packed(tuple(lengths), visible))
 
 
 class _Kept:

@@ -17,7 +17,7 @@ from chiasm.diagnosis.finding import Diagnosis, Finding, Read, worst_first
 from chiasm.diagnosis.seen import Seen
 from chiasm.diagnosis.setting import Set, Setting
 from chiasm.errors import ChiasmError
-from chiasm.recipe import Recipe
+from chiasm.experiment.recipe import Recipe
 
 SAMPLE = 2000  # samples read of each set where nothing else is said: a minute at most on a laptop
 _AHEAD = 64  # samples read before the checks are through with the ones before

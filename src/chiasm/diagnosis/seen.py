@@ -32,7 +32,7 @@ class Trouble:
 
 
 @dataclass(frozen=True)
-class Pictured:
+class SeenImage:
     """A picture that was decoded. format: what its content is, "" for an array. bytes: its size as a file."""
 
     image: Image
@@ -50,7 +50,7 @@ class Chatted:
     text: str
     spans: tuple[tuple[int, int], ...]
     tokens: int
-    slots: int
+    image_tokens: int
     targets: int
 
 
@@ -64,7 +64,7 @@ class Seen:
     set: str
     index: int
     sample: Sample | None = None
-    pictures: tuple[Pictured, ...] = ()
+    pictures: tuple[SeenImage, ...] = ()
     trouble: Trouble | None = None
     chat: Chatted | None = None
     refused: str = ""
@@ -102,13 +102,13 @@ def look(name: str, source: Source, index: int, chat: ChatProcessor | None, capt
         return Seen(name, index, trouble=Trouble("row", str(error)))
     seen = Seen(name, index, sample)
     for image in sample.images:
-        found = _pictured(image)
+        found = _imaged(image)
         if isinstance(found, Trouble):
             return replace(seen, trouble=found)
         seen = replace(seen, pictures=(*seen.pictures, found))
     for at, video in enumerate(one for one in sample.shown if isinstance(one, Video)):
         for frame, image in enumerate(video.frames):  # neighbours look alike, so no check of pictures is shown them
-            if isinstance(found := _pictured(image), Trouble):
+            if isinstance(found := _imaged(image), Trouble):
                 return replace(seen, trouble=replace(found, told=f"frame {frame} of video {at}: {found.told}"))
     if chat is None or name != TRAINING:
         return seen
@@ -125,11 +125,11 @@ def _paired(sample: Sample, captions: CaptionChoice) -> Sample:
     return sample.with_caption(sample.captions[0] if captions == "first" else max(sample.captions, key=len))
 
 
-def _pictured(image: Image) -> Pictured | Trouble:
+def _imaged(image: Image) -> SeenImage | Trouble:
     if isinstance(image.source, np.ndarray):
         height, width = image.source.shape[:2]
         small = PIL.Image.fromarray(image.source)
-        return Pictured(image, image.key, "", (width, height), 0, print_of(small))
+        return SeenImage(image, image.key, "", (width, height), 0, print_of(small))
     try:
         content = image.encoded()
     except DataError as error:
@@ -147,7 +147,7 @@ def _pictured(image: Image) -> Pictured | Trouble:
         told = str(error).replace(inside.name, image.name)
         return Trouble("too large" if _claims_too_much(content) else kind, told)
     with PIL.Image.open(io.BytesIO(content)) as header:
-        return Pictured(image, inside.key, header.format or "", size, len(content), print_of(small))
+        return SeenImage(image, inside.key, header.format or "", size, len(content), print_of(small))
 
 
 def _claims_too_much(content: bytes) -> bool:
@@ -171,8 +171,8 @@ def chatted(processor: ChatProcessor, sample: Sample) -> Chatted:
     targets = sum(
         any(start < behind and end > first for first, behind in rendered.spans) for start, end in encoding.offsets
     )
-    slots = sum(encoding.ids.count(slot) for slot in processor.slot_ids)
-    return Chatted(rendered.text, rendered.spans, len(processor.start_ids) + len(encoding.ids), slots, targets)
+    image_tokens = sum(encoding.ids.count(image_token) for image_token in processor.image_token_ids)
+    return Chatted(rendered.text, rendered.spans, len(processor.start_ids) + len(encoding.ids), image_tokens, targets)
 
 
 def processor_of_chats(processor: Processor | None) -> ChatProcessor | None:

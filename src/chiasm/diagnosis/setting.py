@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from torch import nn
 
-from chiasm.assembly import build_processor, hollow_model, model_config
 from chiasm.config import dump
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.processor import PairProcessor, Processor
@@ -18,10 +17,11 @@ from chiasm.data.transforms import ImageTransform
 from chiasm.diagnosis.finding import Finding
 from chiasm.diagnosis.seen import TRAINING, Seen, look, processor_of_chats
 from chiasm.errors import ChiasmError
-from chiasm.evaluation.asking import Way
+from chiasm.evaluation.request_runner import RunOptions
 from chiasm.evaluation.run import check
+from chiasm.experiment.assembly import build_processor, model_config, model_on_meta
+from chiasm.experiment.recipe import Recipe
 from chiasm.models.model import Model
-from chiasm.recipe import Recipe
 from chiasm.training.optimiser import freeze
 
 T = TypeVar("T")
@@ -54,20 +54,21 @@ class Setting:
         self.recipe = recipe
         self.findings: list[Finding] = []
         self.processor: Processor | None = self._built("the processor cannot be built", lambda: build_processor(recipe))
-        self.model: Model | None = self._built("the model cannot be built", self._hollow)
+        self.model: Model | None = self._built("the model cannot be built", self._on_meta)
         if self.model is not None:
             model = self.model
             if evaluation:
                 self._built(
-                    "the evaluation cannot be asked", lambda: check(model, recipe.evaluation, Way(recipe.score_by))
+                    "the evaluation cannot be asked",
+                    lambda: check(model, recipe.evaluation, RunOptions(recipe.score_by)),
                 )
             self._built("a part cannot be frozen", lambda: freeze(model, recipe.training))
 
-    def _hollow(self) -> Model | None:
+    def _on_meta(self) -> Model | None:
         """The model with its adapters on the meta device: shapes without weights."""
         if self.processor is None:
             return None
-        model = hollow_model(model_config(self.recipe), self.recipe.adapters, self.processor)
+        model = model_on_meta(model_config(self.recipe), self.recipe.adapters, self.processor)
         model.check()
         return model
 

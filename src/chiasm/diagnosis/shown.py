@@ -66,12 +66,12 @@ def of_source(processor: Processor, source: Source, count: int) -> list[Shown]:
 
 def _chat(processor: ChatProcessor, sample: Sample) -> Shown:
     chat = chatted(processor, sample)
-    slot = processor.layout.slot if processor.layout is not None else ""
+    image_token = processor.layout.image_token if processor.layout is not None else ""
     start = [Piece(processor.settings.start, "read")] if processor.settings.start else []
     limit = processor.settings.context
     beyond = f", beyond the context of {limit:,}" if chat.tokens > limit else ""
-    facts = f"{chat.tokens:,} tokens{beyond}: {chat.slots:,} for pictures, {chat.targets:,} learned"
-    return Shown(sample.key, (*start, *collapsed(chat.text, chat.spans, slot)), _thumbs(sample), facts)
+    facts = f"{chat.tokens:,} tokens{beyond}: {chat.image_tokens:,} for pictures, {chat.targets:,} learned"
+    return Shown(sample.key, (*start, *collapsed(chat.text, chat.spans, image_token)), _thumbs(sample), facts)
 
 
 def _pair(processor: PairProcessor, sample: Sample) -> Shown:
@@ -110,7 +110,7 @@ def of_batch(setting: Setting, count: int) -> ShownBatch:
     decode = _decoder(setting.processor)
     pieces = list(_of_tokens(batch.texts, decode) if batch.texts is not None else _of_stream(batch.stream, decode))
     rows = tuple(
-        Shown(key, tuple(parts), tuple(_pictures(setting, batch, row)), told)
+        Shown(key, tuple(parts), tuple(_images(setting, batch, row)), told)
         for row, (key, (parts, told)) in enumerate(zip(batch.keys, pieces, strict=True))
     )
     return ShownBatch(rows, _facts(setting, batch, len(skipped)))
@@ -135,23 +135,23 @@ def _of_tokens(texts: Tokens, decode: Callable[[list[int]], str]) -> Iterator[tu
 def _of_stream(stream: Stream | None, decode: Callable[[list[int]], str]) -> Iterator[tuple[list[Piece], str]]:
     assert stream is not None
     lengths = stream.lengths_B.tolist()
-    columns = (stream.ids_T, stream.target_T, stream.slot_T)
+    columns = (stream.ids_T, stream.target_T, stream.image_mask_T)
     rows = zip(*(torch.split(column, lengths) for column in columns), strict=True)
-    for ids, targets, slots in rows:
-        kinds = list(map(_kind, targets.tolist(), slots.tolist()))
+    for ids, targets, image_tokens in rows:
+        kinds = list(map(_kind, targets.tolist(), image_tokens.tolist()))
         pieces: list[Piece] = []
         for kind, run in groupby(zip(kinds, ids.tolist(), strict=True), key=lambda pair: pair[0]):
             tokens = [token for _, token in run]
             text = f"{decode(tokens[:1])} x {len(tokens)}" if kind == "picture" else decode(tokens)
             pieces.append(Piece(text, kind))
-        yield pieces, f"{len(ids)} tokens: {int(slots.sum())} for pictures, {int(targets.sum())} learned"
+        yield pieces, f"{len(ids)} tokens: {int(image_tokens.sum())} for pictures, {int(targets.sum())} learned"
 
 
-def _kind(target: bool, slot: bool) -> Kind:
-    return "picture" if slot else "learned" if target else "read"
+def _kind(target: bool, image_token: bool) -> Kind:
+    return "picture" if image_token else "learned" if target else "read"
 
 
-def _pictures(setting: Setting, batch: Batch, row: int) -> Iterator[Pixels]:
+def _images(setting: Setting, batch: Batch, row: int) -> Iterator[Pixels]:
     """The pixels of a sample's pictures (or of their tiles), with the normalisation undone."""
     if batch.images is None:
         return
@@ -182,7 +182,7 @@ def _facts(setting: Setting, batch: Batch, skipped: int) -> dict[str, str]:
     if batch.stream is not None:
         length, targets = len(batch.stream.ids_T), int(batch.stream.target_T.sum())
         facts["tokens"] = f"{length:,} in one stream; {targets / length:.1%} learned"
-        facts["slots"] = f"{int(batch.stream.slot_T.sum()):,} for {len(batch.images or ())} pictures"
+        facts["slots"] = f"{int(batch.stream.image_mask_T.sum()):,} for {len(batch.images or ())} pictures"
     if setting.transform is not None:
         augment = setting.transform.augment
         facts["augmentation"] = "none" if augment is None else f"area {augment.area}, flip {augment.flip:g}"
@@ -193,6 +193,6 @@ def _word(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def picture_of(shown: Shown) -> Sample:
+def image_of(shown: Shown) -> Sample:
     """A shown sample as one for a contact sheet."""
     return Sample(shown.key, tuple(Image(one) for one in shown.pictures[:1]), captions=(shown.text,))

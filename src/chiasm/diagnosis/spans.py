@@ -18,21 +18,23 @@ class Piece:
     kind: Kind
 
 
-def collapsed(text: str, spans: Sequence[tuple[int, int]], slot: str) -> list[Piece]:
+def collapsed(text: str, spans: Sequence[tuple[int, int]], image_token: str) -> list[Piece]:
     """The text in pieces. slot: the token that keeps the place of one feature, "" where there are no pictures."""
     pieces: list[Piece] = []
     at = 0
     for first, behind in spans:
-        pieces += [*_around_slots(text[at:first], slot), Piece(text[first:behind], "learned")]
+        pieces += [*_around_slots(text[at:first], image_token), Piece(text[first:behind], "learned")]
         at = behind
-    return [piece for piece in [*pieces, *_around_slots(text[at:], slot)] if piece.text]
+    return [piece for piece in [*pieces, *_around_slots(text[at:], image_token)] if piece.text]
 
 
-def _around_slots(text: str, slot: str) -> list[Piece]:
-    if not slot:
+def _around_slots(text: str, image_token: str) -> list[Piece]:
+    if not image_token:
         return [Piece(text, "read")]
     pieces = []
-    for run in re.split(f"((?:{re.escape(slot)})+)", text):
-        count = run.count(slot)
-        pieces.append(Piece(f"{slot} x {count}", "picture") if run.startswith(slot) else Piece(run, "read"))
+    for run in re.split(f"((?:{re.escape(image_token)})+)", text):
+        count = run.count(image_token)
+        pieces.append(
+            Piece(f"{image_token} x {count}", "picture") if run.startswith(image_token) else Piece(run, "read")
+        )
     return pieces

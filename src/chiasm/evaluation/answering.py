@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from chiasm.data.sample import Sample
 from chiasm.errors import DataError, RecipeError
 from chiasm.evaluation.answers import NUMBER, PHRASE, Extraction
-from chiasm.evaluation.metrics.reading import as_number
+from chiasm.evaluation.metrics.ocr import as_number
 from chiasm.evaluation.open_ended import Figure, OpenEnded, Read
-from chiasm.evaluation.task import Answer, Ask, Question
+from chiasm.evaluation.task import GenerateRequest, Request, Response
 
 _QUESTION = "{question}"
 
@@ -33,7 +33,7 @@ class Measure:
     earns: Callable[[str, Sequence[str]], float]
     numeric: bool = False
 
-    def rule(self, question: Ask) -> Extraction:
+    def rule(self, question: GenerateRequest) -> Extraction:
         """How replies to a question are read; strictly, all alike."""
         numeric = self.numeric and all(as_number(one.strip()) is not None for one in question.true)
         return NUMBER if numeric else PHRASE
@@ -61,7 +61,7 @@ class Answering(OpenEnded, ABC):
     def measures(self) -> Sequence[Measure]:
         """The metrics, the headline first."""
 
-    def figures(self, asked: Sequence[Ask], replies: Sequence[str]) -> Sequence[Figure]:
+    def figures(self, asked: Sequence[GenerateRequest], replies: Sequence[str]) -> Sequence[Figure]:
         strict = [self.rule.strict(reply) for reply in replies]
         found = []
         for one in self.measures():
@@ -70,7 +70,7 @@ class Answering(OpenEnded, ABC):
             found.append(Figure(one.name, _earned(one, asked, strict), lenient=read))
         return found
 
-    def ask(self, sample: Sample) -> Iterator[Ask]:
+    def ask(self, sample: Sample) -> Iterator[GenerateRequest]:
         if not sample.questions:
             raise DataError(f"sample '{sample.key}' has no questions")
         for number, question in enumerate(sample.questions):
@@ -79,21 +79,25 @@ class Answering(OpenEnded, ABC):
             yield self.put(sample, f"{sample.key}/{number}", words, true, question.kind)
 
     def facts(self) -> Mapping[str, float]:
-        return {"answers a question": float(np.mean([len(one.true) for one in self.asked if isinstance(one, Ask)]))}
+        return {
+            "answers a question": float(
+                np.mean([len(one.true) for one in self.asked if isinstance(one, GenerateRequest)])
+            )
+        }
 
-    def constant(self, question: Question) -> Answer:
-        return self._commonest[question.kind] if isinstance(question, Ask) else super().constant(question)
+    def constant(self, question: Request) -> Response:
+        return self._commonest[question.kind] if isinstance(question, GenerateRequest) else super().constant(question)
 
     @cached_property
     def _commonest(self) -> dict[str, str]:
         counts: dict[str, Counter[str]] = {}
         for question in self.asked:
-            if isinstance(question, Ask):
+            if isinstance(question, GenerateRequest):
                 counts.setdefault(question.kind, Counter()).update(question.true)
         return {kind: count.most_common(1)[0][0] for kind, count in counts.items()}
 
 
-def _earned(measure: Measure, asked: Sequence[Ask], answers: Sequence[str | None]) -> NDArray[np.float64]:
+def _earned(measure: Measure, asked: Sequence[GenerateRequest], answers: Sequence[str | None]) -> NDArray[np.float64]:
     """(A,) what each answer earns: nothing where none was found."""
     pairs = zip(answers, asked, strict=True)
     return np.array([0.0 if one is None else measure.earns(one, question.true) for one, question in pairs], np.float64)

@@ -9,25 +9,25 @@ from typing import Literal
 import numpy as np
 
 from chiasm.data.image import Image
-from chiasm.evaluation.task import Broken, Question, picture_key
+from chiasm.evaluation.task import Broken, Request, image_key
 
 Baseline = Literal["constant", "blind", "shuffled"]
 BASELINES: tuple[Baseline, ...] = ("constant", "blind", "shuffled")
 _GREY = 128
 
 
-def blind(questions: Sequence[Question]) -> list[Question]:
+def blind(questions: Sequence[Request]) -> list[Request]:
     """Every picture replaced by one grey square of 224 pixels: what is left is what the texts give away."""
     grey = Image(np.full((224, 224, 3), _GREY, np.uint8))
     return [one if isinstance(one, Broken) else one.with_images(lambda _: grey) for one in questions]
 
 
-def shuffled(questions: Sequence[Question], seed: int = 0) -> list[Question] | None:
+def shuffled(questions: Sequence[Request], seed: int = 0) -> list[Request] | None:
     """Every picture replaced by another of the same questions, each by exactly one; None if there is but one.
 
     The exchange is one random cycle through all pictures (Sattolo 1986), so none keeps its place.
     """
-    pictures = {picture_key(image): image for one in questions if not isinstance(one, Broken) for image in one.images}
+    pictures = {image_key(image): image for one in questions if not isinstance(one, Broken) for image in one.images}
     if len(pictures) < 2:
         return None
     keys = list(pictures)
@@ -37,4 +37,4 @@ def shuffled(questions: Sequence[Question], seed: int = 0) -> list[Question] | N
 
 
 def _exchange(other: dict[str, Image], image: Image) -> Image:
-    return other[picture_key(image)]
+    return other[image_key(image)]

@@ -17,7 +17,7 @@ from chiasm.errors import CheckpointError, DataError
 from chiasm.evaluation import outcomes
 from chiasm.evaluation.result import Evaluation, TaskResult
 from chiasm.evaluation.statistics import Difference, holm
-from chiasm.evaluation.task import Match, Task
+from chiasm.evaluation.task import ScoreRequest, Task
 
 TASKS = "tasks.yaml"  # beside results.json: the tasks as recipe entries, so that their questions can be asked again
 
@@ -114,7 +114,7 @@ def write_tasks(tasks: Sequence[Task], folder: Path) -> None:
     (folder / TASKS).write_text(yaml.safe_dump(entries, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def pictures_of(folder: Path, task: str) -> Mapping[str, Image]:
+def images_of(folder: Path, task: str) -> Mapping[str, Image]:
     """The first picture of each item of a task, by the item's key and by its sample's, read from the data again.
 
     Empty where the folder does not say how the task was asked. Raises DataError or RecipeError if the data are gone.
@@ -124,7 +124,7 @@ def pictures_of(folder: Path, task: str) -> Mapping[str, Image]:
     for entry in entries if isinstance(entries, list) else []:
         made = parse(Task, entry, str(file))  # type: ignore[type-abstract]  # a choice of the room is built
         if made.title == task:
-            matches = [(one, one.images[0]) for one in made.asked if isinstance(one, Match) and one.images]
+            matches = [(one, one.images[0]) for one in made.asked if isinstance(one, ScoreRequest) and one.images]
             by_sample = {one.sample: picture for one, picture in reversed(matches)}
             return by_sample | {one.key: picture for one, picture in matches}
     return {}

@@ -12,10 +12,10 @@ from rich.progress import Progress
 
 from chiasm.data.image import Image
 from chiasm.errors import DataError
-from chiasm.evaluation.cache import Shelf
 from chiasm.evaluation.item import checked, group_means
+from chiasm.evaluation.response_cache import EmbeddingCache
 from chiasm.evaluation.share import Share
-from chiasm.evaluation.task import Answer, Failed, Match, Question, Vector, picture_key
+from chiasm.evaluation.task import EmbedRequest, Failed, Request, Response, ScoreRequest, image_key
 from chiasm.models.model import Embedder
 
 _PICTURES, _TEXTS = 128, 1024  # handed to the model at once; between them, progress is kept
@@ -28,52 +28,52 @@ class Embeddings:
         self, model: Embedder, progress: Progress, cache: Path | None, identity: str, others: Sequence[Path] = ()
     ) -> None:
         self._model, self._progress = model, progress
-        self._pictures, self._texts = (
-            Shelf(cache / name if cache else None, identity, [other / name for other in others])
+        self._images, self._texts = (
+            EmbeddingCache(cache / name if cache else None, identity, [other / name for other in others])
             for name in ("pictures", "texts")
         )
         self._unreadable: dict[str, str] = {}  # the reason, by the picture's key
 
-    def prepare(self, questions: Sequence[Question], share: Share) -> None:
+    def prepare(self, questions: Sequence[Request], share: Share) -> None:
         """Embeds the pictures and texts of all matches that are not embedded yet and are of this share."""
         pictures: dict[str, Image] = {}
         columns: dict[int, tuple[tuple[str, ...], ...]] = {}  # questions share tuples of texts; look at each once
         for question in questions:
-            if isinstance(question, Match):
+            if isinstance(question, ScoreRequest):
                 columns[id(question.texts)] = question.texts
-            if isinstance(question, (Match, Vector)):
+            if isinstance(question, (ScoreRequest, EmbedRequest)):
                 for image in question.images:
-                    pictures[picture_key(image)] = image
+                    pictures[image_key(image)] = image
         texts = dict.fromkeys(text for several in columns.values() for phrasings in several for text in phrasings)
-        known, mine = self._pictures.places.keys() | self._unreadable.keys(), share.mine(pictures)
-        self._embed_pictures({key: one for key, one in pictures.items() if key in mine and key not in known})
+        known, mine = self._images.places.keys() | self._unreadable.keys(), share.mine(pictures)
+        self._embed_images({key: one for key, one in pictures.items() if key in mine and key not in known})
         # Texts of like length go to the model together, so that little is padded.
         mine = share.mine(texts)
         self._embed_texts(sorted((one for one in texts if one in mine and one not in self._texts.places), key=len))
 
-    def answers(self, questions: Sequence[Match]) -> list[Answer]:
+    def answers(self, questions: Sequence[ScoreRequest]) -> list[Response]:
         """The answers, in order."""
         alike = groupby(questions, key=lambda question: id(question.texts))
         return [answer for _, several in alike for answer in self._products(list(several))]
 
-    def vector(self, question: Vector) -> Answer:
+    def vector(self, question: EmbedRequest) -> Response:
         """The embeddings of a question's pictures, (N, D)."""
-        keys = [picture_key(image) for image in question.images]
-        if missing := [key for key in keys if key not in self._pictures.places]:
+        keys = [image_key(image) for image in question.images]
+        if missing := [key for key in keys if key not in self._images.places]:
             return Failed(self._unreadable[missing[0]])
-        return checked(self._pictures.matrix()[[self._pictures.places[key] for key in keys]])
+        return checked(self._images.matrix()[[self._images.places[key] for key in keys]])
 
-    def _embed_pictures(self, pictures: dict[str, Image]) -> None:
+    def _embed_images(self, pictures: dict[str, Image]) -> None:
         keys = list(pictures)
         bar = self._progress.add_task("pictures", total=len(keys), visible=bool(keys))
         for at in range(0, len(keys), _PICTURES):
             chunk = keys[at : at + _PICTURES]
             try:
-                self._pictures.add(chunk, _rows(self._model.embed_images([pictures[key] for key in chunk])))
+                self._images.add(chunk, _rows(self._model.embed_images([pictures[key] for key in chunk])))
             except DataError:
                 for key in chunk:  # one of them is broken; looking for it is worth the time only now
                     try:
-                        self._pictures.add([key], _rows(self._model.embed_images([pictures[key]])))
+                        self._images.add([key], _rows(self._model.embed_images([pictures[key]])))
                     except DataError as error:
                         self._unreadable[key] = str(error)
             self._progress.advance(bar, len(chunk))
@@ -85,24 +85,24 @@ class Embeddings:
             self._texts.add(chunk, _rows(self._model.embed_texts(chunk)))
             self._progress.advance(bar, len(chunk))
 
-    def _products(self, questions: list[Match]) -> Iterator[Answer]:
+    def _products(self, questions: list[ScoreRequest]) -> Iterator[Response]:
         """The answers to questions that share their texts.
 
         Products are taken in float64 and rounded to float32: equal embeddings then tie exactly, in whatever order the
         matrix product sums.
         """
-        keys = [[picture_key(image) for image in question.images] for question in questions]
-        sound = [[key for key in several if key in self._pictures.places] for several in keys]
-        rows = [self._pictures.places[key] for several in sound for key in several]
+        keys = [[image_key(image) for image in question.images] for question in questions]
+        sound = [[key for key in several if key in self._images.places] for several in keys]
+        rows = [self._images.places[key] for several in sound for key in several]
         columns_CD = self._columns(questions[0].texts)
         scores_NC = np.empty((len(rows), len(columns_CD)), np.float32)
         for at in range(0, len(rows), _PICTURES):
-            scores_NC[at : at + _PICTURES] = self._pictures.matrix()[rows[at : at + _PICTURES]] @ columns_CD.T
+            scores_NC[at : at + _PICTURES] = self._images.matrix()[rows[at : at + _PICTURES]] @ columns_CD.T
         start = 0
         for all_keys, sound_keys in zip(keys, sound, strict=True):
             scores = scores_NC[start : start + len(sound_keys)]
             start += len(sound_keys)
-            missing = [key for key in all_keys if key not in self._pictures.places]
+            missing = [key for key in all_keys if key not in self._images.places]
             yield Failed(self._unreadable[missing[0]]) if missing else checked(scores)
 
     def _columns(self, texts: tuple[tuple[str, ...], ...]) -> NDArray[np.float64]:

@@ -9,24 +9,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chiasm.evaluation.cache import Journal
-from chiasm.evaluation.task import Answer, Failed, Question
+from chiasm.evaluation.response_cache import ResponseCache
+from chiasm.evaluation.task import Failed, Request, Response
 
 
 @dataclass(frozen=True)
 class Item:
     """A question of a task. run: the model's own, "", or that of a baseline. journal: where its answer is kept."""
 
-    question: Question
-    journal: Journal
+    question: Request
+    responses: ResponseCache
     run: str = ""
 
-    def keep(self, answer: Answer, told: Mapping[str, Any] | None = None) -> None:
+    def keep(self, answer: Response, told: Mapping[str, Any] | None = None) -> None:
         """Records the answer; told: what was said beside it."""
-        self.journal.add(self.run, self.question.key, answer, told)
+        self.responses.add(self.run, self.question.key, answer, told)
 
 
-def checked(scores: NDArray[np.float32]) -> Answer:
+def checked(scores: NDArray[np.float32]) -> Response:
     """The scores, if they are numbers."""
     return Failed("the model's scores are not numbers (NaN)") if np.isnan(scores).any() else scores
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from chiasm.data.image import Image
 from chiasm.errors import CapabilityError, DataError
 from chiasm.evaluation.protocol import fingerprint, processor_hash
-from chiasm.evaluation.task import picture_key
+from chiasm.evaluation.task import image_key
 from chiasm.models.model import Embedder
 from chiasm.weights import load
 
@@ -24,7 +24,7 @@ class Judge:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._pictures: dict[str, NDArray[np.float64]] = {}
+        self._images: dict[str, NDArray[np.float64]] = {}
         self._texts: dict[str, NDArray[np.float64]] = {}
 
     def check(self) -> None:
@@ -47,15 +47,15 @@ class Judge:
 
     def pictures(self, images: Sequence[Image]) -> NDArray[np.float64]:
         """(N, D); zeros for a picture that cannot be decoded."""
-        keys = [picture_key(image) for image in images]
-        new = {key: image for key, image in zip(keys, images, strict=True) if key not in self._pictures}
+        keys = [image_key(image) for image in images]
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in self._images}
         waiting = list(new)
         for at in range(0, len(waiting), _PICTURES):
             for key, row_D in zip(
                 chunk := waiting[at : at + _PICTURES], self._seen([new[key] for key in chunk]), strict=True
             ):
-                self._pictures[key] = row_D
-        return np.stack([self._pictures[key] for key in keys])
+                self._images[key] = row_D
+        return np.stack([self._images[key] for key in keys])
 
     def texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """(N, D)."""

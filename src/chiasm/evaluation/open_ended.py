@@ -15,7 +15,7 @@ from chiasm.errors import RecipeError
 from chiasm.evaluation.answers import Extraction
 from chiasm.evaluation.examples import COMMON, RIGHT, WRONG
 from chiasm.evaluation.result import Example
-from chiasm.evaluation.task import Answer, Ask, Corpus, Items, Measured, Question, Show, Tally, Task
+from chiasm.evaluation.task import Corpus, GenerateRequest, Items, Measured, MetricCounts, Request, Response, Show, Task
 
 _REFERENCES = 5  # shown with an example
 
@@ -58,13 +58,13 @@ class OpenEnded(Task, ABC):
         if self.max_tokens < 1:
             raise RecipeError(f"max_tokens of task '{self.title}' must be at least 1, not {self.max_tokens}")
 
-    def put(self, sample: Sample, key: str, words: str, true: tuple[str, ...], kind: str = "") -> Ask:
+    def put(self, sample: Sample, key: str, words: str, true: tuple[str, ...], kind: str = "") -> GenerateRequest:
         """Asks about the sample's pictures: they come first, then the words, if there are any, by the user."""
         parts: tuple[Part, ...] = (*sample.images, Text(words, "user")) if words else sample.images
-        return Ask(key, Sample(sample.key, parts), self.max_tokens, kind, true)
+        return GenerateRequest(key, Sample(sample.key, parts), self.max_tokens, kind, true)
 
     @abstractmethod
-    def figures(self, asked: Sequence[Ask], replies: Sequence[str]) -> Sequence[Figure]:
+    def figures(self, asked: Sequence[GenerateRequest], replies: Sequence[str]) -> Sequence[Figure]:
         """Every metric of the replies, the headline first; "" is what stands where there is no reply."""
 
     def facts(self) -> Mapping[str, float]:
@@ -75,14 +75,14 @@ class OpenEnded(Task, ABC):
         """The credit from which an item is shown as right, the same for all or (I,)."""
         return 0.5
 
-    def measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Measured:
-        at = [item for item, question in enumerate(questions) if isinstance(question, Ask)]
-        asked = [question for question in questions if isinstance(question, Ask)]
+    def measure(self, questions: Sequence[Request], answers: Sequence[Response]) -> Measured:
+        at = [item for item, question in enumerate(questions) if isinstance(question, GenerateRequest)]
+        asked = [question for question in questions if isinstance(question, GenerateRequest)]
         said = tuple(answer.strip() if isinstance(answer, str) else "" for answer in answers)
         items = Items(
             keys=tuple(question.key for question in questions),
-            samples=tuple(one.sample.key if isinstance(one, Ask) else one.key for one in questions),
-            kinds=tuple(one.kind if isinstance(one, Ask) else "" for one in questions),
+            samples=tuple(one.sample.key if isinstance(one, GenerateRequest) else one.key for one in questions),
+            kinds=tuple(one.kind if isinstance(one, GenerateRequest) else "" for one in questions),
             tied_I=np.zeros(len(questions), np.bool_),
             failed_I=np.array([not isinstance(answer, str) for answer in answers], np.bool_),
             said=said,
@@ -91,14 +91,14 @@ class OpenEnded(Task, ABC):
         found = self.figures(asked, [said[item] for item in at])
         return Measured(tuple(_tally(figure, items, at) for figure in found), self.facts())
 
-    def examples(self, questions: Sequence[Question], answers: Sequence[Answer], show: Show) -> Sequence[Example]:
-        first = self.measure(questions, answers).tallies[0]
+    def examples(self, questions: Sequence[Request], answers: Sequence[Response], show: Show) -> Sequence[Example]:
+        first = self.measure(questions, answers).metrics[0]
         right_I = first.credit_I >= self.right_from()
         name = first.name if first.corpus is None else first.corpus.item
         found = []
         for item in _picked(first):
             question = questions[item]
-            assert isinstance(question, Ask)  # others have failed, and so are not picked
+            assert isinstance(question, GenerateRequest)  # others have failed, and so are not picked
             query = show(question.images[0])
             if query.picture and question.sample.texts:
                 query = replace(query, text=question.sample.texts[-1].text)
@@ -117,7 +117,7 @@ class OpenEnded(Task, ABC):
         return found
 
 
-def _tally(figure: Figure, items: Items, at: Sequence[int]) -> Tally:
+def _tally(figure: Figure, items: Items, at: Sequence[int]) -> MetricCounts:
     """The figure as one of all items; those that were not asked earn nothing and add nothing."""
 
     def spread(values_A: NDArray[np.float64] | NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -127,22 +127,22 @@ def _tally(figure: Figure, items: Items, at: Sequence[int]) -> Tally:
 
     corpus = figure.corpus and replace(figure.corpus, counts_IS=spread(figure.corpus.counts_IS))
     credit_I = spread(figure.credit_A)
-    tally = Tally(figure.name, items, credit_I, np.zeros_like(credit_I), by_kind=True, corpus=corpus)
+    metric = MetricCounts(figure.name, items, credit_I, np.zeros_like(credit_I), by_kind=True, corpus=corpus)
     if figure.lenient is None or items.failed_I.all():
-        return tally
+        return metric
     unparsed_I = spread(figure.lenient.unparsed_A).astype(np.bool_) & ~items.failed_I
-    read = replace(tally, items=replace(items, unparsed_I=unparsed_I), credit_I=spread(figure.lenient.credit_A))
-    return replace(tally, lenient=read)
+    read = replace(metric, items=replace(items, unparsed_I=unparsed_I), credit_I=spread(figure.lenient.credit_A))
+    return replace(metric, lenient=read)
 
 
-def _says_none(rule: Extraction, answer: Answer) -> bool:
+def _says_none(rule: Extraction, answer: Response) -> bool:
     return isinstance(answer, str) and rule.strict(answer) is None
 
 
-def _picked(tally: Tally) -> list[int]:
+def _picked(metric: MetricCounts) -> list[int]:
     """Items to show, the worst first: the worst, some of the best, and some drawn whatever the model said."""
-    replied = np.flatnonzero(~tally.items.failed_I)
-    worst_first = replied[np.argsort(tally.credit_I[replied], kind="stable")].tolist()
+    replied = np.flatnonzero(~metric.items.failed_I)
+    worst_first = replied[np.argsort(metric.credit_I[replied], kind="stable")].tolist()
     common = np.random.default_rng(1).permutation(replied)[:COMMON].tolist()
     chosen = {*worst_first[:WRONG], *worst_first[-RIGHT:], *common}
     return [item for item in worst_first if item in chosen]

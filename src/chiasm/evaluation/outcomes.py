@@ -12,27 +12,27 @@ from numpy.typing import NDArray
 
 from chiasm.errors import CheckpointError
 from chiasm.evaluation.statistics import Difference, compare, members_by_kind
-from chiasm.evaluation.task import Tally
+from chiasm.evaluation.task import MetricCounts
 
 ANSWERS = "answers"  # a folder beside results.json
 
 
-def write(tallies: Sequence[Tally], file: Path) -> None:
+def write(metrics: Sequence[MetricCounts], file: Path) -> None:
     """One line an item: its key, sample, kind, what the model chose, and the credit it earned by metric.
 
     Where a metric is a ratio of sums, "weight" holds what stands under the line; a mean of kinds is such a ratio too.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    together: dict[int, list[Tally]] = {}
-    for tally in tallies:
-        together.setdefault(id(tally.items), []).append(tally)
+    together: dict[int, list[MetricCounts]] = {}
+    for metric in metrics:
+        together.setdefault(id(metric.items), []).append(metric)
     aside = file.with_name(file.name + ".new")
     with aside.open("w", encoding="utf-8") as lines:
         for several in together.values():
             items = several[0].items
             tied, failed = items.tied_I.tolist(), items.failed_I.tolist()
             unparsed = [False] * len(items.keys) if items.unparsed_I is None else items.unparsed_I.tolist()
-            names, parts = [_item_name(tally) for tally in several], [_parts(tally) for tally in several]
+            names, parts = [_item_name(metric) for metric in several], [_parts(metric) for metric in several]
             credits_I = zip(*(credit_I.tolist() for credit_I, _ in parts), strict=True)
             weights = {
                 name: weight_I.tolist()
@@ -57,18 +57,18 @@ def write(tallies: Sequence[Tally], file: Path) -> None:
     aside.replace(file)
 
 
-def _parts(tally: Tally) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+def _parts(metric: MetricCounts) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Credits and weights whose ratio of sums is the metric; None where it is the plain mean of the credits."""
-    if tally.mean == "items":
-        return tally.credit_I, tally.weight_I
-    weight_I, kinds = np.zeros(len(tally.credit_I)), members_by_kind(tally)
+    if metric.mean == "items":
+        return metric.credit_I, metric.weight_I
+    weight_I, kinds = np.zeros(len(metric.credit_I)), members_by_kind(metric)
     for members in kinds.values():
         weight_I[members] = len(weight_I) / (len(kinds) * len(members))
-    return tally.credit_I * weight_I, weight_I
+    return metric.credit_I * weight_I, weight_I
 
 
-def _item_name(tally: Tally) -> str:
-    return tally.name if tally.corpus is None else tally.corpus.item
+def _item_name(metric: MetricCounts) -> str:
+    return metric.name if metric.corpus is None else metric.corpus.item
 
 
 @dataclass

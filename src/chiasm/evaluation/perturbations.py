@@ -20,27 +20,27 @@ def words_of(caption: str, most: int = 30) -> list[str]:
     return _MARKS.sub(" ", caption.lower()).split()[:most]
 
 
-def nouns_and_adjectives(words: Sequence[str], tags: Sequence[str], dice: np.random.Generator) -> list[str]:
+def nouns_and_adjectives(words: Sequence[str], tags: Sequence[str], rng: np.random.Generator) -> list[str]:
     """Nouns change places with nouns, adjectives with adjectives."""
     nouns = [at for at, tag in enumerate(tags) if tag in _NOUNS]
     adjectives = [at for at, tag in enumerate(tags) if tag in _ADJECTIVES]
-    return _exchanged(_exchanged(words, nouns, dice), adjectives, dice)
+    return _exchanged(_exchanged(words, nouns, rng), adjectives, rng)
 
 
-def all_but_nouns_and_adjectives(words: Sequence[str], tags: Sequence[str], dice: np.random.Generator) -> list[str]:
+def all_but_nouns_and_adjectives(words: Sequence[str], tags: Sequence[str], rng: np.random.Generator) -> list[str]:
     """All other words change places; nouns and adjectives stay."""
-    return _exchanged(words, [at for at, tag in enumerate(tags) if tag not in _NOUNS + _ADJECTIVES], dice)
+    return _exchanged(words, [at for at, tag in enumerate(tags) if tag not in _NOUNS + _ADJECTIVES], rng)
 
 
-def trigrams(words: Sequence[str], dice: np.random.Generator) -> list[str]:
+def trigrams(words: Sequence[str], rng: np.random.Generator) -> list[str]:
     """Groups of three words change places; within each the order stays."""
     groups = _groups(words)
-    return [word for at in dice.permutation(len(groups)).tolist() for word in groups[at]]
+    return [word for at in rng.permutation(len(groups)).tolist() for word in groups[at]]
 
 
-def within_trigrams(words: Sequence[str], dice: np.random.Generator) -> list[str]:
+def within_trigrams(words: Sequence[str], rng: np.random.Generator) -> list[str]:
     """Words change places within each group of three."""
-    return [group[at] for group in _groups(words) for at in dice.permutation(len(group)).tolist()]
+    return [group[at] for group in _groups(words) for at in rng.permutation(len(group)).tolist()]
 
 
 def perturbations(words: Sequence[str], tags: Sequence[str] | None) -> list[Perturb]:
@@ -51,9 +51,9 @@ def perturbations(words: Sequence[str], tags: Sequence[str] | None) -> list[Pert
     return [partial(nouns_and_adjectives, words, tags), partial(all_but_nouns_and_adjectives, words, tags), *untagged]
 
 
-def _exchanged(words: Sequence[str], places: Sequence[int], dice: np.random.Generator) -> list[str]:
+def _exchanged(words: Sequence[str], places: Sequence[int], rng: np.random.Generator) -> list[str]:
     found = list(words)
-    for place, other in zip(places, dice.permutation(places).tolist() if places else [], strict=True):
+    for place, other in zip(places, rng.permutation(places).tolist() if places else [], strict=True):
         found[place] = words[other]
     return found
 

@@ -13,7 +13,16 @@ from torch import nn
 
 from chiasm import __version__
 from chiasm.data.processor import Processor
-from chiasm.evaluation.task import Ask, Either, Match, Question, Task, Vector, part_key, picture_key
+from chiasm.evaluation.task import (
+    EmbedRequest,
+    GenerateRequest,
+    Request,
+    ScoreOrGenerate,
+    ScoreRequest,
+    Task,
+    image_key,
+    part_key,
+)
 from chiasm.weights.endpoint import Endpoint
 
 _BYTES = 16
@@ -28,7 +37,7 @@ def protocol(asked: str, processor: str, scoring: str = "") -> str:
     return _hash([asked, processor, *([scoring] if scoring else [])])
 
 
-def asked_hash(task: Task, questions: Sequence[Question]) -> str:
+def asked_hash(task: Task, questions: Sequence[Request]) -> str:
     """A hash of what is asked and how it is measured: figures may be compared where it is the same.
 
     The task's settings (k, templates, ...); of every question its key and kind, texts, right answers and the content of
@@ -39,24 +48,26 @@ def asked_hash(task: Task, questions: Sequence[Question]) -> str:
     _feed(digest, [task.chosen(), task.settings(), versions])
     columns: dict[int, str] = {}  # questions that share their texts share the tuple
     for question in questions:
-        if isinstance(question, Match):
+        if isinstance(question, ScoreRequest):
             if id(question.texts) not in columns:
                 columns[id(question.texts)] = _hash(question.texts)
-            pictures = [picture_key(image) for image in question.images]
+            pictures = [image_key(image) for image in question.images]
             _feed(digest, [question.key, question.kind, pictures, columns[id(question.texts)], question.true])
-            if isinstance(question, Either):  # both forms count, so that models asked in either can be compared
+            if isinstance(
+                question, ScoreOrGenerate
+            ):  # both forms count, so that models asked in either can be compared
                 _feed(digest, [_words(question.words), question.choices, question.words_only])
-        elif isinstance(question, Ask):
+        elif isinstance(question, GenerateRequest):
             _feed(digest, _words(question))
-        elif isinstance(question, Vector):
-            pictures = [picture_key(image) for image in question.images]
+        elif isinstance(question, EmbedRequest):
+            pictures = [image_key(image) for image in question.images]
             _feed(digest, [question.key, question.kind, pictures, "vector", question.to_learn_from])
         else:
             _feed(digest, [question.key, "broken"])
     return digest.hexdigest()
 
 
-def _words(question: Ask) -> list[object]:
+def _words(question: GenerateRequest) -> list[object]:
     parts = [part_key(part) for part in question.sample.parts]
     return [question.key, question.kind, parts, question.max_tokens, question.true]
 

@@ -11,7 +11,7 @@ _CELLS = 4_000_000  # scores looked at together; bounds memory
 
 
 @dataclass(frozen=True)
-class Standing:
+class Ranking:
     """Of each of I items, where its best right candidate stands among C candidates.
 
     above_I: candidates with a higher score (all of them wrong). level_I: candidates with the same score, itself
@@ -56,23 +56,23 @@ def hit_share(
     return 1 - missed_I
 
 
-def stand(scores_IC: NDArray[np.float32], true_IC: NDArray[np.bool_]) -> Standing:
+def stand(scores_IC: NDArray[np.float32], true_IC: NDArray[np.bool_]) -> Ranking:
     """Where the right candidates stand. A score of NaN is no candidate: items may have different numbers of them."""
     rows = max(1, _CELLS // max(1, scores_IC.shape[1]))
     starts = range(0, max(1, len(scores_IC)), rows)
     parts = [_stand(scores_IC[at : at + rows], true_IC[at : at + rows]) for at in starts]
-    joined = {one.name: np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Standing)}
-    return Standing(**joined)
+    joined = {one.name: np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Ranking)}
+    return Ranking(**joined)
 
 
-def _stand(scores_IC: NDArray[np.float32], true_IC: NDArray[np.bool_]) -> Standing:
+def _stand(scores_IC: NDArray[np.float32], true_IC: NDArray[np.bool_]) -> Ranking:
     present_IC = ~np.isnan(scores_IC)
     right_IC = true_IC & present_IC
     best_right_I1 = np.where(right_IC, scores_IC, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
     level_IC = scores_IC == best_right_I1
     best_I1 = np.where(present_IC, scores_IC, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
     first_IC = scores_IC == best_I1
-    return Standing(
+    return Ranking(
         above_I=np.asarray((scores_IC > best_right_I1).sum(axis=1)),
         level_I=np.asarray(level_IC.sum(axis=1)),
         right_I=np.asarray((level_IC & right_IC).sum(axis=1)),

@@ -9,13 +9,13 @@ from typing import Protocol, runtime_checkable
 
 from rich.progress import Progress
 
-from chiasm.data.box_texts.floats import located
+from chiasm.data.box_formats.floats import located
 from chiasm.data.sample import Part, Sample, Text
 from chiasm.errors import DataError, RemoteError
 from chiasm.evaluation.item import Item
-from chiasm.evaluation.task import Answer, Ask, Failed, part_key
+from chiasm.evaluation.task import Failed, GenerateRequest, Response, part_key
+from chiasm.models.generative import GenerativeModel, SharedPrefix
 from chiasm.models.model import Generator
-from chiasm.models.speaker import Shared, Speaker
 from chiasm.weights.endpoint import Endpoint, Told
 
 BATCH_TOKENS = 8192
@@ -24,13 +24,13 @@ _REFUSED = 10  # refusals without a single answer after which an endpoint is not
 
 
 @runtime_checkable
-class Sharing(Protocol):
+class PrefixSharing(Protocol):
     """A generator that reads what several questions share only once, as speakers do."""
 
     def prompt_length(self, sample: Sample) -> int:
         """Tokens that are read before the answer. Raises DataError if they are too many."""
 
-    def replies(self, groups: Sequence[Shared]) -> list[list[str]]:
+    def replies(self, groups: Sequence[SharedPrefix]) -> list[list[str]]:
         """The answers to the questions of each group."""
 
 
@@ -43,7 +43,7 @@ class Asked:
     """
 
     item: Item
-    question: Ask
+    question: GenerateRequest
     tokens: int = 0
     parts: int | None = None
     begins: Hashable = None
@@ -57,13 +57,13 @@ class Replies:
 
     def ask(self, items: Sequence[Item]) -> None:
         """Answers of questions in words, kept as they come."""
-        asked = [Asked(item, item.question) for item in items if isinstance(item.question, Ask)]
+        asked = [Asked(item, item.question) for item in items if isinstance(item.question, GenerateRequest)]
         bar = self._progress.add_task("replies", total=len(asked), visible=bool(asked))
         if isinstance(self._model, Endpoint):
             for told in _at_once(asked, self._model):
                 self._progress.update(bar, advance=1, description=told)
             return
-        if isinstance(self._model, Sharing):
+        if isinstance(self._model, PrefixSharing):
             measured = [one for each in asked if (one := _measured(each, self._model)) is not None]
             self._progress.advance(bar, len(asked) - len(measured))
             batches = batched(measured, self._batch_tokens)
@@ -74,10 +74,10 @@ class Replies:
                 one.item.keep(_spelled(one.question, answer, self._model))
             self._progress.advance(bar, len(batch))
 
-    def _answers(self, batch: Sequence[Asked]) -> list[Answer]:
+    def _answers(self, batch: Sequence[Asked]) -> list[Response]:
         """Where a batch fails, each of its questions is asked alone, and only the one to blame has failed."""
         try:
-            if isinstance(self._model, Sharing) and all(one.parts is not None for one in batch):
+            if isinstance(self._model, PrefixSharing) and all(one.parts is not None for one in batch):
                 return _shared(batch, self._model)
             samples = [one.question.sample for one in batch]
             return [_reply(one) for one in self._model.generate(samples, max_tokens=batch[0].question.max_tokens)]
@@ -121,7 +121,7 @@ def _limit(asked: Asked) -> int | None:
     return asked.question.max_tokens if asked.parts is None else None
 
 
-def _measured(asked: Asked, model: Sharing) -> Asked | None:
+def _measured(asked: Asked, model: PrefixSharing) -> Asked | None:
     """With its tokens, and what it may share; None where it has failed by being too long."""
     question, parts = asked.question, asked.question.sample.parts
     try:
@@ -138,13 +138,13 @@ def _measured(asked: Asked, model: Sharing) -> Asked | None:
     return replace(asked, tokens=tokens, parts=shown[-1], begins=tuple(part_key(part) for part in parts[: shown[-1]]))
 
 
-def _shared(batch: Sequence[Asked], model: Sharing) -> list[Answer]:
+def _shared(batch: Sequence[Asked], model: PrefixSharing) -> list[Response]:
     groups = []
     for _, several in groupby(batch, key=lambda one: one.begins if one.begins is not None else id(one)):
         first, *others = several
         begun = replace(first.question.sample, parts=first.question.sample.parts[: first.parts])
         adds = [_texts(one.question.sample.parts[one.parts :]) for one in (first, *others)]
-        groups.append(Shared(begun, tuple(adds), tuple(one.question.max_tokens for one in (first, *others))))
+        groups.append(SharedPrefix(begun, tuple(adds), tuple(one.question.max_tokens for one in (first, *others))))
     return [reply for several in model.replies(groups) for reply in several]
 
 
@@ -158,15 +158,15 @@ def _in_turn(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
         yield from (alike[at : at + _SAMPLES] for at in range(0, len(alike), _SAMPLES))
 
 
-def _spelled(question: Ask, answer: Answer, model: object) -> Answer:
+def _spelled(question: GenerateRequest, answer: Response, model: object) -> Response:
     """The answer; where it is to hold boxes, with these in the spelling that tasks read."""
     if question.boxes is None or not isinstance(answer, str):
         return answer
-    own = model.processor.settings.boxes if isinstance(model, Speaker) else None
+    own = model.processor.settings.boxes if isinstance(model, GenerativeModel) else None
     return located(own or question.boxes, question.sample, answer)
 
 
-def _reply(sample: Sample) -> Answer:
+def _reply(sample: Sample) -> Response:
     last = sample.parts[-1] if sample.parts else None
     return last.text if isinstance(last, Text) else Failed("the model's reply holds no text")
 
@@ -176,7 +176,7 @@ def _at_once(asked: Sequence[Asked], model: Endpoint) -> Iterator[str]:
 
     Raises RemoteError if nothing but refusals comes: the fault is then in how the endpoint is asked.
     """
-    answered, refused = any(len(one.item.journal) for one in asked), 0
+    answered, refused = any(len(one.item.responses) for one in asked), 0
     for at, (answer, told) in model.concurrently(_replying(model), [one.question for one in asked]):
         asked[at].item.keep(_spelled(asked[at].question, answer, model), told)
         if not isinstance(answer, Failed):
@@ -188,8 +188,8 @@ def _at_once(asked: Sequence[Asked], model: Endpoint) -> Iterator[str]:
         yield f"replies, {model.cost}"
 
 
-def _replying(model: Endpoint) -> Callable[[Ask], tuple[Answer, Told]]:
-    def replying(question: Ask) -> tuple[Answer, Told]:
+def _replying(model: Endpoint) -> Callable[[GenerateRequest], tuple[Response, Told]]:
+    def replying(question: GenerateRequest) -> tuple[Response, Told]:
         try:
             reply = model.reply(question.sample, question.max_tokens)
         except DataError as error:

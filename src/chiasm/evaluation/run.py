@@ -15,19 +15,19 @@ from torch import nn
 
 from chiasm.errors import CapabilityError, RecipeError
 from chiasm.evaluation import outcomes
-from chiasm.evaluation.asking import WAY, Askable, Asker, Way, lack
 from chiasm.evaluation.baselines import BASELINES, Baseline, blind, shuffled
-from chiasm.evaluation.cache import Journal
 from chiasm.evaluation.comparison import answers_file, write_tasks
 from chiasm.evaluation.examples import Thumbnails
 from chiasm.evaluation.item import Item
 from chiasm.evaluation.protocol import asked_hash, processor_hash, protocol
 from chiasm.evaluation.protocol import fingerprint as fingerprint_of
+from chiasm.evaluation.request_runner import DEFAULT_OPTIONS, Askable, RequestRunner, RunOptions, lack
+from chiasm.evaluation.response_cache import ResponseCache
 from chiasm.evaluation.result import Evaluation, TaskResult
 from chiasm.evaluation.scoring import scoring
 from chiasm.evaluation.share import Share
 from chiasm.evaluation.statistics import calibration_of, figure_of, reported_kinds, scores_of
-from chiasm.evaluation.task import Question, Task
+from chiasm.evaluation.task import Request, Task
 from chiasm.models.model import Model
 from chiasm.weights.endpoint import Endpoint
 
@@ -42,7 +42,7 @@ def evaluate(
     about: Mapping[str, str] | None = None,
     fingerprint: str = "",
     baselines: Sequence[Baseline] = BASELINES,
-    way: Way = WAY,
+    way: RunOptions = DEFAULT_OPTIONS,
     leave_out: bool = False,
     progress: bool = True,
 ) -> Evaluation:
@@ -87,7 +87,7 @@ def ask(
     *,
     fingerprint: str = "",
     baselines: Sequence[Baseline] = BASELINES,
-    way: Way = WAY,
+    way: RunOptions = DEFAULT_OPTIONS,
     leave_out: bool = False,
     progress: bool = True,
 ) -> None:
@@ -99,7 +99,9 @@ def ask(
         asker.prepare([item for one in asked for item in one.items()])
 
 
-def check(model: Askable, tasks: Sequence[Task], way: Way = WAY, *, leave_out: bool = False) -> dict[str, str]:
+def check(
+    model: Askable, tasks: Sequence[Task], way: RunOptions = DEFAULT_OPTIONS, *, leave_out: bool = False
+) -> dict[str, str]:
     """Raises, before anything is asked or trained, what `evaluate` would raise of the model and the tasks.
 
     Returns why the model cannot be asked tasks that are left out, by their titles; see `evaluate`.
@@ -114,7 +116,9 @@ def check(model: Askable, tasks: Sequence[Task], way: Way = WAY, *, leave_out: b
     return lacks
 
 
-def quick_scores(model: Askable, tasks: Sequence[Task], *, by_kind: bool = False, way: Way = WAY) -> dict[str, float]:
+def quick_scores(
+    model: Askable, tasks: Sequence[Task], *, by_kind: bool = False, way: RunOptions = DEFAULT_OPTIONS
+) -> dict[str, float]:
     """The scores alone, by "task: metric", for the evaluation of a model in training: no files, no baselines.
 
     Tasks keep their questions, so asking the same task objects again builds nothing anew.
@@ -124,14 +128,16 @@ def quick_scores(model: Askable, tasks: Sequence[Task], *, by_kind: bool = False
     check(model, tasks, way)
     found: dict[str, float] = {}
     with _bars(show=False) as bars, _as_it_was(model):
-        asker = Asker(model, bars, way=way)
-        journals = [Journal() for _ in tasks]
-        asker.prepare([Item(one, journal) for task, journal in zip(tasks, journals, strict=True) for one in task.asked])
-        for task, journal in zip(tasks, journals, strict=True):
-            for tally in task.measure(task.asked, asker.answers(task.asked, journal)).tallies:
-                found[f"{task.title}: {tally.name}"] = figure_of(tally)
-                for kind, members in reported_kinds(tally).items() if by_kind else ():
-                    found[f"{task.title}: {tally.name} ({kind})"] = figure_of(tally, members)
+        asker = RequestRunner(model, bars, way=way)
+        response_caches = [ResponseCache() for _ in tasks]
+        asker.prepare(
+            [Item(one, responses) for task, responses in zip(tasks, response_caches, strict=True) for one in task.asked]
+        )
+        for task, responses in zip(tasks, response_caches, strict=True):
+            for metric in task.measure(task.asked, asker.answers(task.asked, responses)).metrics:
+                found[f"{task.title}: {metric.name}"] = figure_of(metric)
+                for kind, members in reported_kinds(metric).items() if by_kind else ():
+                    found[f"{task.title}: {metric.name} ({kind})"] = figure_of(metric, members)
     return found
 
 
@@ -140,13 +146,13 @@ class _Asked:
     """A task on its way: what is asked in each of its runs, and the journal of its answers."""
 
     task: Task
-    runs: Mapping[str, Sequence[Question]]
-    journal: Journal
+    runs: Mapping[str, Sequence[Request]]
+    responses: ResponseCache
     asked: str  # hashes: see chiasm.evaluation.protocol
     protocol: str
 
     def items(self) -> list[Item]:
-        return [Item(question, self.journal, run) for run, several in self.runs.items() for question in several]
+        return [Item(question, self.responses, run) for run, several in self.runs.items() for question in several]
 
 
 @contextmanager
@@ -156,31 +162,35 @@ def _begun(
     folder: Path,
     fingerprint: str,
     baselines: Sequence[Baseline],
-    way: Way,
+    way: RunOptions,
     progress: bool,
-) -> Iterator[tuple[Asker, list[_Asked]]]:
+) -> Iterator[tuple[RequestRunner, list[_Asked]]]:
     """An asker and its tasks, which were checked, journals open."""
     write_tasks(tasks, folder)
     processor = processor_hash(model)
     identity = fingerprint and f"{fingerprint}-{processor}"
     cache = folder / CACHE
-    with _bars(progress) as bars, _as_it_was(model), ExitStack() as open_journals:
-        asker = Asker(model, bars, cache, identity, way)
+    with _bars(progress) as bars, _as_it_was(model), ExitStack() as open_response_caches:
+        asker = RequestRunner(model, bars, cache, identity, way)
         asked: list[_Asked] = []
         for task in tasks:
             hashed, file = asked_hash(task, task.asked), f"{_file_name(task)}.jsonl"
             name = protocol(hashed, processor, asker.scoring)
             others = [other / file for other in way.share.others(cache)]
-            journal = Journal(way.share.folder(cache) / file, identity, name, others, keep_failed=way.keep_failed)
-            asked.append(_Asked(task, _runs(task, baselines), open_journals.enter_context(journal), hashed, name))
+            responses = ResponseCache(
+                way.share.folder(cache) / file, identity, name, others, keep_failed=way.keep_failed
+            )
+            asked.append(
+                _Asked(task, _runs(task, baselines), open_response_caches.enter_context(responses), hashed, name)
+            )
         if isinstance(model, Endpoint):
-            model.remember(told for one in asked for told in one.journal.told)
+            model.remember(told for one in asked for told in one.responses.told)
         yield asker, asked
 
 
-def _runs(task: Task, baselines: Sequence[Baseline]) -> dict[str, Sequence[Question]]:
+def _runs(task: Task, baselines: Sequence[Baseline]) -> dict[str, Sequence[Request]]:
     """What the model is asked: the task's questions as they are, and as altered for the baselines."""
-    runs: dict[str, Sequence[Question]] = {"": task.asked}
+    runs: dict[str, Sequence[Request]] = {"": task.asked}
     if "blind" in baselines:
         runs["blind"] = blind(task.asked)
     if "shuffled" in baselines and (exchanged := shuffled(task.asked)) is not None:
@@ -188,28 +198,28 @@ def _runs(task: Task, baselines: Sequence[Baseline]) -> dict[str, Sequence[Quest
     return runs
 
 
-def _result(asked: _Asked, asker: Asker, baselines: Sequence[Baseline], folder: Path) -> TaskResult:
-    task, journal = asked.task, asked.journal
-    answers = asker.answers(asked.runs[""], journal)
+def _result(asked: _Asked, asker: RequestRunner, baselines: Sequence[Baseline], folder: Path) -> TaskResult:
+    task, responses = asked.task, asked.responses
+    answers = asker.answers(asked.runs[""], responses)
     measured = {
-        run: task.measure(task.asked, asker.answers(questions, journal, run)).tallies
+        run: task.measure(task.asked, asker.answers(questions, responses, run)).metrics
         for run, questions in asked.runs.items()
         if run
     }
     if "constant" in baselines:
-        measured |= {one: task.measure(task.asked, said).tallies for one, said in task.constants().items()}
+        measured |= {one: task.measure(task.asked, said).metrics for one, said in task.constants().items()}
     found = task.measure(task.asked, answers)
-    outcomes.write(found.tallies, answers_file(folder, task.title))
+    outcomes.write(found.metrics, answers_file(folder, task.title))
     return TaskResult(
         task=task.chosen(),
         name=task.title,
-        scores=scores_of(found.tallies, {run: measured[run] for run in sorted(measured, key=_place)}),
+        scores=scores_of(found.metrics, {run: measured[run] for run in sorted(measured, key=_place)}),
         protocol=asked.protocol,
         asked=asked.asked,
         seconds=0.0,
         examples=tuple(task.examples(task.asked, answers, Thumbnails(folder))),
         facts=found.facts,
-        calibration=calibration_of(found.tallies[0]),
+        calibration=calibration_of(found.metrics[0]),
     )
 
 
@@ -224,11 +234,13 @@ def _shares(asked: Sequence[_Asked]) -> dict[str, float]:
     return {title: count / sum(counts.values()) for title, count in counts.items()}
 
 
-def _described(asker: Asker, about: Mapping[str, str], fingerprint: str, asked: Sequence[_Asked]) -> dict[str, str]:
+def _described(
+    asker: RequestRunner, about: Mapping[str, str], fingerprint: str, asked: Sequence[_Asked]
+) -> dict[str, str]:
     model = asker.model
     known = {"name": type(model).__name__}
     if isinstance(model, Endpoint):
-        heard = Counter(_who(told) for one in asked for told in one.journal.told)
+        heard = Counter(_who(told) for one in asked for told in one.responses.told)
         known |= {"name": model.settings.model, "endpoint": model.settings.url}
         known |= {"answered by": ", ".join(f"{who} ({times:,})" for who, times in heard.most_common())}
     if asker.scoring:

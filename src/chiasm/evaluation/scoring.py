@@ -15,7 +15,7 @@ from chiasm.config import suggest
 from chiasm.data.image import Image
 from chiasm.errors import CapabilityError, DataError
 from chiasm.evaluation.item import Item, checked, group_means
-from chiasm.evaluation.task import Answer, Failed, Match, picture_key
+from chiasm.evaluation.task import Failed, Response, ScoreRequest, image_key
 from chiasm.models.caption_scores import CaptionScorer
 from chiasm.models.model import Scorer
 from chiasm.weights.endpoint import ScoringEndpoint, Told
@@ -54,20 +54,20 @@ class Scores:
         """Answers of matches, kept as they come."""
         bar = self._progress.add_task("scores", total=len(items), visible=bool(items))
         if isinstance(self._model, ScoringEndpoint):
-            asked = [(item, item.question) for item in items if isinstance(item.question, Match)]
+            asked = [(item, item.question) for item in items if isinstance(item.question, ScoreRequest)]
             for at, (answer, told) in self._model.concurrently(_rated(self._model), [one for _, one in asked]):
                 asked[at][0].keep(answer, told)
                 self._progress.update(bar, advance=1, description=f"scores, {self._model.cost}")
             return
         with self._model.unchanged() if isinstance(self._model, CaptionScorer) else nullcontext():
-            for several in _about_one_picture(items):
+            for several in _about_one_image(items):
                 for item, answer in zip(several, self._answers(several), strict=True):
                     item.keep(answer)
                 self._progress.advance(bar, len(several))
 
-    def _answers(self, items: Sequence[Item]) -> list[Answer]:
+    def _answers(self, items: Sequence[Item]) -> list[Response]:
         """The answers to questions about the same pictures."""
-        questions = [item.question for item in items if isinstance(item.question, Match)]
+        questions = [item.question for item in items if isinstance(item.question, ScoreRequest)]
         places: dict[str, int] = {}
         for question in questions:
             for phrasings in question.texts:
@@ -95,18 +95,18 @@ class Scores:
         return scores_NT
 
 
-def _about_one_picture(items: Sequence[Item]) -> Iterator[list[Item]]:
+def _about_one_image(items: Sequence[Item]) -> Iterator[list[Item]]:
     """Items about the same pictures, the order kept, together at most _TEXTS different texts; at least one item."""
     groups: dict[tuple[str, ...], list[Item]] = {}
     for item in items:
-        assert isinstance(item.question, Match)
-        groups.setdefault(tuple(picture_key(image) for image in item.question.images), []).append(item)
+        assert isinstance(item.question, ScoreRequest)
+        groups.setdefault(tuple(image_key(image) for image in item.question.images), []).append(item)
     for group in groups.values():
         several: list[Item] = []
         texts: set[str] = set()
         columns: set[int] = set()  # questions that share their texts share the tuple
         for item in group:
-            assert isinstance(item.question, Match)
+            assert isinstance(item.question, ScoreRequest)
             if id(item.question.texts) not in columns:
                 new = {text for phrasings in item.question.texts for text in phrasings}
                 if several and len(texts | new) > _TEXTS:
@@ -118,7 +118,7 @@ def _about_one_picture(items: Sequence[Item]) -> Iterator[list[Item]]:
         yield several
 
 
-def _picked(question: Match, scores_NT: NDArray[np.float32], places: dict[str, int]) -> Answer:
+def _picked(question: ScoreRequest, scores_NT: NDArray[np.float32], places: dict[str, int]) -> Response:
     """A question's own columns, the mean over the phrasings of each."""
     own = scores_NT[:, [places[text] for phrasings in question.texts for text in phrasings]]
     if own.shape[1] != len(question.texts):
@@ -126,8 +126,8 @@ def _picked(question: Match, scores_NT: NDArray[np.float32], places: dict[str, i
     return checked(own)
 
 
-def _rated(model: ScoringEndpoint) -> Callable[[Match], tuple[Answer, Told]]:
-    def rated(question: Match) -> tuple[Answer, Told]:
+def _rated(model: ScoringEndpoint) -> Callable[[ScoreRequest], tuple[Response, Told]]:
+    def rated(question: ScoreRequest) -> tuple[Response, Told]:
         places: dict[str, int] = {}
         for phrasings in question.texts:
             for text in phrasings:

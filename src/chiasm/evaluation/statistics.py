@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from chiasm.errors import DataError
 from chiasm.evaluation.confidence import Calibration, calibration
 from chiasm.evaluation.result import Lenient, Score
-from chiasm.evaluation.task import Corpus, Tally
+from chiasm.evaluation.task import Corpus, MetricCounts
 
 RESAMPLES = 1000
 _CELLS = 4_000_000  # drawn indices held at once; bounds memory
@@ -61,41 +61,43 @@ def interval(means_R: NDArray[np.float64], level: float = 0.95) -> tuple[float, 
     return float(low), float(high)
 
 
-def scores_of(tallies: Sequence[Tally], baselines: Mapping[str, Sequence[Tally]], seed: int = 0) -> tuple[Score, ...]:
+def scores_of(
+    metrics: Sequence[MetricCounts], baselines: Mapping[str, Sequence[MetricCounts]], seed: int = 0
+) -> tuple[Score, ...]:
     """Every metric over all items, and then by kind where it asks for that.
 
     baselines: the tallies of other answers to the same questions, in the same order.
     """
     found = []
-    for at, tally in enumerate(tallies):
+    for at, metric in enumerate(metrics):
         others = {name: measured[at] for name, measured in baselines.items()}
-        found.append(_score(tally, others, np.arange(len(tally.credit_I)), "", seed))
-        found += [_score(tally, others, members, kind, seed) for kind, members in reported_kinds(tally).items()]
+        found.append(_score(metric, others, np.arange(len(metric.credit_I)), "", seed))
+        found += [_score(metric, others, members, kind, seed) for kind, members in reported_kinds(metric).items()]
     return tuple(found)
 
 
-def figure_of(tally: Tally, members: NDArray[np.int64] | None = None) -> float:
+def figure_of(metric: MetricCounts, members: NDArray[np.int64] | None = None) -> float:
     """The metric over all items, or over some of them."""
-    if tally.corpus is not None:
-        counts_IS = tally.corpus.counts_IS if members is None else tally.corpus.counts_IS[members]
-        return float(tally.corpus.of(counts_IS.sum(axis=0, keepdims=True))[0])
-    return value_of(tally, tally.credit_I) if members is None else mean_of(tally, members)
+    if metric.corpus is not None:
+        counts_IS = metric.corpus.counts_IS if members is None else metric.corpus.counts_IS[members]
+        return float(metric.corpus.of(counts_IS.sum(axis=0, keepdims=True))[0])
+    return value_of(metric, metric.credit_I) if members is None else mean_of(metric, members)
 
 
-def value_of(tally: Tally, values_I: NDArray[np.float64], weight_I: NDArray[np.float64] | None = None) -> float:
+def value_of(metric: MetricCounts, values_I: NDArray[np.float64], weight_I: NDArray[np.float64] | None = None) -> float:
     """The metric: the mean of values over items, or of the kinds' means; a ratio of sums where it has weights.
 
     weight_I: weights that go with the values; the tally's own by default.
     """
-    weight_I = tally.weight_I if weight_I is None else weight_I
-    if tally.mean == "kinds":
-        return float(np.mean([values_I[members].mean() for members in members_by_kind(tally).values()]))
+    weight_I = metric.weight_I if weight_I is None else weight_I
+    if metric.mean == "kinds":
+        return float(np.mean([values_I[members].mean() for members in members_by_kind(metric).values()]))
     return _mean(values_I, weight_I)
 
 
-def mean_of(tally: Tally, members: NDArray[np.int64]) -> float:
+def mean_of(metric: MetricCounts, members: NDArray[np.int64]) -> float:
     """The metric over some of the items."""
-    return _mean(tally.credit_I[members], None if tally.weight_I is None else tally.weight_I[members])
+    return _mean(metric.credit_I[members], None if metric.weight_I is None else metric.weight_I[members])
 
 
 def _mean(values_I: NDArray[np.float64], weight_I: NDArray[np.float64] | None) -> float:
@@ -106,67 +108,69 @@ def _ratio(over: NDArray[np.float64], under: NDArray[np.float64]) -> NDArray[np.
     return np.where(under > 0, over / np.where(under > 0, under, 1.0), 0.0)
 
 
-def calibration_of(tally: Tally) -> Calibration | None:
+def calibration_of(metric: MetricCounts) -> Calibration | None:
     """How far the confidence in a metric's items can be trusted; None where they have none, or are no mean."""
-    confidence_I = tally.items.confidence_I
-    if confidence_I is None or tally.weight_I is not None or tally.corpus is not None:
+    confidence_I = metric.items.confidence_I
+    if confidence_I is None or metric.weight_I is not None or metric.corpus is not None:
         return None
     known_I = ~np.isnan(confidence_I)
-    return calibration(confidence_I[known_I], tally.credit_I[known_I]) if known_I.any() else None
+    return calibration(confidence_I[known_I], metric.credit_I[known_I]) if known_I.any() else None
 
 
-def members_by_kind(tally: Tally) -> dict[str, NDArray[np.int64]]:
+def members_by_kind(metric: MetricCounts) -> dict[str, NDArray[np.int64]]:
     """Indices of the items of each kind, kinds sorted; items of no kind are left out."""
-    kinds = np.array(tally.items.kinds)
+    kinds = np.array(metric.items.kinds)
     return {str(kind): np.flatnonzero(kinds == kind) for kind in np.unique(kinds) if kind}
 
 
-def reported_kinds(tally: Tally) -> dict[str, NDArray[np.int64]]:
+def reported_kinds(metric: MetricCounts) -> dict[str, NDArray[np.int64]]:
     """Indices of the items of each kind that has a score of its own: none where there is but one kind."""
-    kinds = members_by_kind(tally) if tally.by_kind else {}
+    kinds = members_by_kind(metric) if metric.by_kind else {}
     return kinds if len(kinds) > 1 else {}
 
 
-def _score(tally: Tally, others: Mapping[str, Tally], members: NDArray[np.int64], kind: str, seed: int) -> Score:
-    if tally.corpus is not None:
-        return _corpus_score(tally, tally.corpus, others, members, kind, seed)
+def _score(
+    metric: MetricCounts, others: Mapping[str, MetricCounts], members: NDArray[np.int64], kind: str, seed: int
+) -> Score:
+    if metric.corpus is not None:
+        return _corpus_score(metric, metric.corpus, others, members, kind, seed)
     # A mean of kinds' means keeps the weight of every kind: kinds are resampled apart from each other.
-    parts = list(members_by_kind(tally).values()) if tally.mean == "kinds" else [members]
-    low, high = _interval(tally, parts, seed)
+    parts = list(members_by_kind(metric).values()) if metric.mean == "kinds" else [members]
+    low, high = _interval(metric, parts, seed)
 
-    def over(one: Tally, values_I: NDArray[np.float64], weight_I: NDArray[np.float64] | None) -> float:
+    def over(one: MetricCounts, values_I: NDArray[np.float64], weight_I: NDArray[np.float64] | None) -> float:
         if len(members) == len(values_I):
             return value_of(one, values_I, weight_I)
         return _mean(values_I[members], None if weight_I is None else weight_I[members])
 
     lenient = None
-    if tally.lenient is not None:
-        bounds = _interval(tally.lenient, parts, seed)
-        value = over(tally.lenient, tally.lenient.credit_I, tally.lenient.weight_I)
-        lenient = Lenient(value, *bounds, unparsed=_share(tally.lenient.items.unparsed_I, members))
+    if metric.lenient is not None:
+        bounds = _interval(metric.lenient, parts, seed)
+        value = over(metric.lenient, metric.lenient.credit_I, metric.lenient.weight_I)
+        lenient = Lenient(value, *bounds, unparsed=_share(metric.lenient.items.unparsed_I, members))
     return Score(
-        name=tally.name,
-        value=over(tally, tally.credit_I, tally.weight_I),
+        name=metric.name,
+        value=over(metric, metric.credit_I, metric.weight_I),
         low=low,
         high=high,
         items=len(members),
-        chance=over(tally, tally.chance_I, tally.chance_weight_I),
+        chance=over(metric, metric.chance_I, metric.chance_weight_I),
         group=kind,
         baselines={name: over(other, other.credit_I, other.weight_I) for name, other in others.items()},
-        ties=float(tally.items.tied_I[members].mean()),
-        failed=int(tally.items.failed_I[members].sum()),
-        unparsed=_share(tally.items.unparsed_I, members),
+        ties=float(metric.items.tied_I[members].mean()),
+        failed=int(metric.items.failed_I[members].sum()),
+        unparsed=_share(metric.items.unparsed_I, members),
         lenient=lenient,
     )
 
 
-def _interval(tally: Tally, parts: Sequence[NDArray[np.int64]], seed: int) -> tuple[float, float]:
+def _interval(metric: MetricCounts, parts: Sequence[NDArray[np.int64]], seed: int) -> tuple[float, float]:
     means_PR = [
         resampled_means(
-            tally.credit_I[part],
-            [tally.items.samples[item] for item in part.tolist()],
+            metric.credit_I[part],
+            [metric.items.samples[item] for item in part.tolist()],
             seed=seed + at,
-            weight_I=None if tally.weight_I is None else tally.weight_I[part],
+            weight_I=None if metric.weight_I is None else metric.weight_I[part],
         )
         for at, part in enumerate(parts)
     ]
@@ -178,20 +182,25 @@ def _share(flags_I: NDArray[np.bool_] | None, members: NDArray[np.int64]) -> flo
 
 
 def _corpus_score(
-    tally: Tally, corpus: Corpus, others: Mapping[str, Tally], members: NDArray[np.int64], kind: str, seed: int
+    metric: MetricCounts,
+    corpus: Corpus,
+    others: Mapping[str, MetricCounts],
+    members: NDArray[np.int64],
+    kind: str,
+    seed: int,
 ) -> Score:
-    samples = [tally.items.samples[item] for item in members.tolist()]
+    samples = [metric.items.samples[item] for item in members.tolist()]
     low, high = interval(corpus.of(resampled_sums(corpus.counts_IS[members], samples, seed=seed)))
     return Score(
-        name=tally.name,
-        value=figure_of(tally, members),
+        name=metric.name,
+        value=figure_of(metric, members),
         low=low,
         high=high,
         items=len(members),
         chance=0.0,
         group=kind,
         baselines={name: figure_of(other, members) for name, other in others.items()},
-        failed=int(tally.items.failed_I[members].sum()),
+        failed=int(metric.items.failed_I[members].sum()),
     )
 
 

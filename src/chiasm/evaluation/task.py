@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chiasm.config import Component, dump
-from chiasm.data.box_text import BoxText
+from chiasm.data.box_format import BoxFormat
 from chiasm.data.image import Image
 from chiasm.data.sample import Part, Sample, Video
 from chiasm.data.source import Source
@@ -26,7 +26,7 @@ Show = Callable[[Image], Shown]  # keeps a picture for the report
 
 
 @dataclass(frozen=True)
-class Match:
+class ScoreRequest:
     """How well does each text fit each picture? Answered by a matrix (N images, C columns), higher fits better.
 
     key: unique in its task.
@@ -44,13 +44,13 @@ class Match:
     kind: str = ""
     sample: str = ""
 
-    def with_images(self, other: Callable[[Image], Image]) -> Match:
+    def with_images(self, other: Callable[[Image], Image]) -> ScoreRequest:
         """The same question about other pictures."""
         return replace(self, images=tuple(other(image) for image in self.images))
 
 
 @dataclass(frozen=True)
-class Ask:
+class GenerateRequest:
     """How does this sample go on? Answered by the text that a model adds.
 
     sample: ends where the answer begins. true: right answers or references; for the measure, never shown to the model.
@@ -63,7 +63,7 @@ class Ask:
     max_tokens: int = 32
     kind: str = ""
     true: tuple[str, ...] = ()
-    boxes: BoxText | None = None
+    boxes: BoxFormat | None = None
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -71,7 +71,7 @@ class Ask:
         parts = ((part.frames if isinstance(part, Video) else (part,)) for part in self.sample.parts)
         return tuple(one for several in parts for one in several if isinstance(one, Image))
 
-    def with_images(self, other: Callable[[Image], Image]) -> Ask:
+    def with_images(self, other: Callable[[Image], Image]) -> GenerateRequest:
         """The same question about other pictures."""
 
         def swapped(part: Part) -> Part:
@@ -83,7 +83,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Either(Match):
+class ScoreOrGenerate(ScoreRequest):
     """A match that can also be asked in words, so that models of both sorts stand in one table.
 
     A model that embeds or scores answers the match; one that only generates answers `words`, and its reply is read as
@@ -91,24 +91,26 @@ class Either(Match):
     words_only: the match is never asked, as where the order of the choices matters; its `true` column still holds.
     """
 
-    words: Ask = field(kw_only=True)
+    words: GenerateRequest = field(kw_only=True)
     choices: tuple[str, ...] = field(kw_only=True)
     words_only: bool = field(default=False, kw_only=True)
 
     @classmethod
-    def of(cls, match: Match, words: Ask, choices: tuple[str, ...], *, words_only: bool = False) -> Self:
+    def of(
+        cls, match: ScoreRequest, words: GenerateRequest, choices: tuple[str, ...], *, words_only: bool = False
+    ) -> Self:
         """A match with its form in words."""
         shared = match.key, match.images, match.texts, match.true, match.kind, match.sample
         return cls(*shared, words=words, choices=choices, words_only=words_only)
 
-    def with_images(self, other: Callable[[Image], Image]) -> Either:
+    def with_images(self, other: Callable[[Image], Image]) -> ScoreOrGenerate:
         """The same question, in both forms, about other pictures."""
         images = tuple(other(image) for image in self.images)
         return replace(self, images=images, words=self.words.with_images(other))
 
 
 @dataclass(frozen=True)
-class Vector:
+class EmbedRequest:
     """Where does this picture lie in the model's space? Answered by (1, D). to_learn_from: it is no item of its own."""
 
     key: str
@@ -116,7 +118,7 @@ class Vector:
     kind: str = ""
     to_learn_from: bool = False
 
-    def with_images(self, other: Callable[[Image], Image]) -> Vector:
+    def with_images(self, other: Callable[[Image], Image]) -> EmbedRequest:
         """The same question about other pictures."""
         return replace(self, images=tuple(other(image) for image in self.images))
 
@@ -140,8 +142,8 @@ class Failed:
     reason: str
 
 
-Question = Match | Ask | Vector | Broken
-Answer = NDArray[np.float32] | str | Failed
+Request = ScoreRequest | GenerateRequest | EmbedRequest | Broken
+Response = NDArray[np.float32] | str | Failed
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Tally:
+class MetricCounts:
     """One metric, item by item.
 
     credit_I: what each item earned, 0 to 1 (CIDEr: to 10); where scores tie, the share of tie-breakings that would have
@@ -198,7 +200,7 @@ class Tally:
     by_kind: bool = False
     weight_I: NDArray[np.float64] | None = None
     chance_weight_I: NDArray[np.float64] | None = None
-    lenient: Tally | None = None
+    lenient: MetricCounts | None = None
     corpus: Corpus | None = None
 
 
@@ -206,12 +208,12 @@ class Tally:
 class Measured:
     """What answers are worth. facts: figures that are no shares (counts, median ranks); nothing is judged by them."""
 
-    tallies: tuple[Tally, ...]
+    metrics: tuple[MetricCounts, ...]
     facts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Task(Component, ABC, room="chiasm.evaluation.tasks", key="task"):
+class Task(Component, ABC, package="chiasm.evaluation.tasks", key="task"):
     """A benchmark: which questions to ask of which data, and how to measure the answers.
 
     data: where the samples come from. name: what results call it, the module's name by default.
@@ -232,7 +234,7 @@ class Task(Component, ABC, room="chiasm.evaluation.tasks", key="task"):
         return self.name or self.chosen()
 
     @cached_property
-    def asked(self) -> tuple[Question, ...]:
+    def asked(self) -> tuple[Request, ...]:
         """The questions, made once. Raises DataError if the data hold nothing to ask about."""
         questions = tuple(self.questions())
         if all(isinstance(question, Broken) for question in questions):
@@ -250,9 +252,9 @@ class Task(Component, ABC, room="chiasm.evaluation.tasks", key="task"):
             except DataError as error:
                 yield Broken(f"sample {index}", str(error))
 
-    def questions(self) -> Sequence[Question]:
+    def questions(self) -> Sequence[Request]:
         """All questions, in a fixed order."""
-        found: list[Question] = []
+        found: list[Request] = []
         for sample in self.samples():
             try:
                 found += [sample] if isinstance(sample, Broken) else list(self.ask(sample))
@@ -261,15 +263,15 @@ class Task(Component, ABC, room="chiasm.evaluation.tasks", key="task"):
         return found
 
     @abstractmethod
-    def ask(self, sample: Sample) -> Iterable[Question]:
+    def ask(self, sample: Sample) -> Iterable[Request]:
         """The questions about one sample. Raises DataError if it lacks what it must have."""
 
     @abstractmethod
-    def measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Measured:
+    def measure(self, questions: Sequence[Request], answers: Sequence[Response]) -> Measured:
         """Every metric item by item, the headline first; which items there are depends on the questions alone."""
 
     @abstractmethod
-    def examples(self, questions: Sequence[Question], answers: Sequence[Answer], show: Show) -> Sequence[Example]:
+    def examples(self, questions: Sequence[Request], answers: Sequence[Response], show: Show) -> Sequence[Example]:
         """A few items to look at, wrong ones first, the most confident of them leading."""
 
     def settings(self) -> Mapping[str, object]:
@@ -277,20 +279,20 @@ class Task(Component, ABC, room="chiasm.evaluation.tasks", key="task"):
         given = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "name"}
         return {name: dump(one) for name, one in given.items() if not isinstance(one, Source)}
 
-    def constant(self, question: Question) -> Answer:
+    def constant(self, question: Request) -> Response:
         """What a model that never looks would answer: the same score for all, no words."""
-        if isinstance(question, Match):
+        if isinstance(question, ScoreRequest):
             return np.zeros((len(question.images), len(question.texts)), np.float32)
-        if isinstance(question, Vector):  # any other vector would do: a task may say which one it takes
+        if isinstance(question, EmbedRequest):  # any other vector would do: a task may say which one it takes
             return np.ones((len(question.images), 1), np.float32)
-        return "" if isinstance(question, Ask) else Failed(question.reason)
+        return "" if isinstance(question, GenerateRequest) else Failed(question.reason)
 
-    def constants(self) -> Mapping[str, Sequence[Answer]]:
+    def constants(self) -> Mapping[str, Sequence[Response]]:
         """Answers of models that never look, by the name of the baseline: "constant", and what else suits the task."""
         return {"constant": [self.constant(question) for question in self.asked]}
 
 
-def picture_key(image: Image) -> str:
+def image_key(image: Image) -> str:
     """What tells pictures apart: a hash of the content, or the name of one that cannot be read."""
     try:
         return image.key
@@ -301,13 +303,13 @@ def picture_key(image: Image) -> str:
 def part_key(part: Part) -> Hashable:
     """What tells parts apart: all that a model is shown of them, as plain values."""
     if isinstance(part, Image):
-        return picture_key(part)
+        return image_key(part)
     if isinstance(part, Video):
-        return tuple(picture_key(frame) for frame in part.frames), part.seconds
-    return part.role, part.text, tuple(astuple(mention) for mention in part.mentions)
+        return tuple(image_key(frame) for frame in part.frames), part.seconds
+    return part.role, part.text, tuple(astuple(mention) for mention in part.grounded_spans)
 
 
-def _unique(questions: Iterable[Question]) -> Iterator[Question]:
+def _unique(questions: Iterable[Request]) -> Iterator[Request]:
     """The questions under keys of their own, whatever keys the source gives: the second "a" becomes "a#2"."""
     met: Counter[str] = Counter()
     for question in questions:

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chiasm.nn.decoder import Decoder, attention
-from chiasm.nn.sight import Sight
+from chiasm.nn.visible_images import VisibleImages
 
 
 class Cache:
     """R rows with room for S tokens each, allocated once. Rows may hold different numbers of tokens.
 
-    It is the `Attend` of a decoder that reads on: `expect(counts)` says how many tokens of each row come next, then the
+    It is the `AttentionBackend` of a decoder that reads on: `expect(counts)` says how many tokens of each row come next, then the
     decoder runs over those tokens, packed row after row. There is no padding, so a row's result does not depend on
     the rows beside it.
 
@@ -25,9 +25,9 @@ class Cache:
     shared, so rows that see the same picture, such as beams, hold no copies of its keys and values.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, lengths: Sequence[int], seen: Sight | None = None) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, lengths: Sequence[int], seen: VisibleImages | None = None) -> None:
         self._keys, self._values, self._last = keys, values, seen  # (L, R, G, S, E)
-        self.sight: Sight | None = None
+        self.visible: VisibleImages | None = None
         self.lengths = list(lengths)
         self._before, self._counts = self.lengths, [0] * len(self.lengths)
         self._seen: Tensor | None = None
@@ -49,7 +49,7 @@ class Cache:
         """S, the most tokens of a row."""
         return self._keys.shape[3]
 
-    def expect(self, counts: Sequence[int], sight: Sight | None = None) -> None:
+    def expect(self, counts: Sequence[int], visible: VisibleImages | None = None) -> None:
         """The next run of the decoder adds so many tokens to each row.
 
         sight: what they see beside each other; None where they see what the last token of their row saw.
@@ -63,15 +63,15 @@ class Cache:
         self._counts = list(counts)
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
         self._seen = self._mask()
-        self.sight = self.ahead(counts) if sight is None else sight
-        if sight is not None:
-            if self._last is not None and self._last.memory is not sight.memory:
+        self.visible = self.ahead(counts) if visible is None else visible
+        if visible is not None:
+            if self._last is not None and self._last.memory is not visible.memory:
                 raise ValueError("what is read behind pictures cannot bring pictures of its own")
             ends = torch.tensor(self._counts).cumsum(0) - 1
-            self._last = sight.at(ends.clamp(min=0))
+            self._last = visible.at(ends.clamp(min=0))
             self._last.runs_T2[torch.tensor(self._counts) == 0] = 0  # nothing was read that could see
 
-    def ahead(self, counts: Sequence[int]) -> Sight | None:
+    def ahead(self, counts: Sequence[int]) -> VisibleImages | None:
         """What so many more tokens of each row see: what its last one sees."""
         if self._last is None:
             return None

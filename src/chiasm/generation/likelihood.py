@@ -12,16 +12,18 @@ from torch import Tensor
 from chiasm.generation.cache import Cache
 from chiasm.generation.prompt import Prompt, read
 from chiasm.nn.decoder import Decoder, attention
-from chiasm.nn.sight import Sight
+from chiasm.nn.visible_images import VisibleImages
 
 _AT_ONCE = 8192  # tokens of answers that are read in one pass
 
 
 class Branches:
-    """An `Attend` of many continuations of one row of a cache: each sees the row and itself. The row is not copied."""
+    """An `AttentionBackend` of many continuations of one row of a cache: each sees the row and itself. The row is not copied."""
 
-    def __init__(self, keys: Tensor, values: Tensor, lengths: Sequence[int], sight: Sight | None = None) -> None:
-        self._keys, self._values, self._lengths, self.sight = keys, values, list(lengths), sight  # (L, G, S, E)
+    def __init__(
+        self, keys: Tensor, values: Tensor, lengths: Sequence[int], visible: VisibleImages | None = None
+    ) -> None:
+        self._keys, self._values, self._lengths, self.visible = keys, values, list(lengths), visible  # (L, G, S, E)
 
     def __call__(self, layer: int, q_THE: Tensor, k_TGE: Tensor, v_TGE: Tensor, window: int | None) -> Tensor:
         mixed = []

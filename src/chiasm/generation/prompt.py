@@ -11,7 +11,7 @@ from torch import Tensor
 from chiasm.errors import DataError
 from chiasm.generation.cache import Cache
 from chiasm.nn.decoder import Decoder, positions_of
-from chiasm.nn.sight import Sight
+from chiasm.nn.visible_images import VisibleImages
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Prompt:
     positions: Tensor
     ends: tuple[int, ...]
     ids: tuple[tuple[int, ...], ...]
-    sight: Sight | None = None
+    visible: VisibleImages | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -66,7 +66,7 @@ def read(decoder: Decoder, prompt: Prompt, cache: Cache) -> Tensor:
                 f"a prompt of {before + length} tokens goes beyond the model's context of {decoder.context}; shorten "
                 "the text, or give fewer or smaller pictures"
             )
-    cache.expect(prompt.lengths, prompt.sight)
+    cache.expect(prompt.lengths, prompt.visible)
     h_TD = decoder(prompt.x_TD, prompt.positions, cache)
     last = torch.tensor(prompt.lengths, device=h_TD.device).cumsum(0) - 1
     return decoder.logits(h_TD[last])

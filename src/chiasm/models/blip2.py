@@ -18,7 +18,7 @@ from torch import Tensor
 from chiasm.data.batch import Images
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.errors import RecipeError
-from chiasm.models.connected import Connected, Needed
+from chiasm.models.connector_vlm import ConnectorVLM, Needed
 from chiasm.models.model import Model, ModelConfig
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import q_former
@@ -32,12 +32,12 @@ TEMPLATE = TEMPLATES / "blip2.jinja"  # the paper's question, "Question: ... Ans
 # EVA-CLIP's ViT-g (Fang et al. 2022, arXiv:2211.07636) without its last layer. Its keys have a bias here, as in
 # transformers' files, where it is zero; no attention depends on it.
 EVA_G = vit.Config(
-    224, 14, 1408, layers=39, heads=16, hidden=6144, pool="class", act="gelu", pre_norm=False, epsilon=1e-6
+    224, 14, 1408, layers=39, heads=16, mlp_width=6144, pool="class", act="gelu", pre_norm=False, epsilon=1e-6
 )
 SMALL_VIT = vit.Config(
     64, 16, 128, 4, 2, 512, pool="class", act="gelu", pre_norm=False, epsilon=1e-6, stem=(24, 48, 96, 128)
 )
-SMALL_Q_FORMER = q_former.Config(queries=8, width=128, layers=4, heads=2, hidden=512)
+SMALL_Q_FORMER = q_former.Config(queries=8, width=128, layers=4, heads=2, mlp_width=512)
 
 
 @dataclass(frozen=True)
@@ -62,21 +62,21 @@ class Config(ModelConfig):
 
     def processor_entries(self) -> dict[str, Any]:
         transform = {"size": self.vision.image_size, "resize": "squash"}
-        layout = {"layout": "fixed", "slots": self.slots, "transform": transform}
+        layout = {"layout": "fixed", "image_tokens": self.image_tokens, "transform": transform}
         return {"context": self.language.context, "layout": layout, "template": str(TEMPLATE)}
 
     @property
-    def slots(self) -> int:
+    def image_tokens(self) -> int:
         """Of a picture."""
-        return self.connector.slots((self.vision.image_size // self.vision.patch) ** 2 + self.class_token)
+        return self.connector.image_tokens((self.vision.image_size // self.vision.patch) ** 2 + self.class_token)
 
 
-class BLIP2(Connected):
+class BLIP2(ConnectorVLM):
     """What a connector makes of a tower's features stands in the stream of a language model."""
 
     config: Config
 
-    def picture_features(self, images: Images) -> Tensor:
+    def image_features(self, images: Images) -> Tensor:
         x_NPF = self.vision.tokens(images)
         if not self.config.class_token:
             x_NPF = x_NPF[:, self.vision.prefix :]
@@ -84,7 +84,7 @@ class BLIP2(Connected):
 
     @property
     def needed_layout(self) -> Needed:
-        return Fixed, {"transform.size": self.config.vision.image_size, "slots": self.config.slots}
+        return Fixed, {"transform.size": self.config.vision.image_size, "image_tokens": self.config.image_tokens}
 
 
 # OPT as BLIP-2's published files have it: with a token for pictures, filled up to a multiple of 32.

@@ -27,11 +27,11 @@ from chiasm.data.transforms import ImageTransform
 from chiasm.errors import RecipeError
 from chiasm.models.blip2 import EVA_G, SMALL_Q_FORMER, SMALL_VIT
 from chiasm.models.dual_encoder import require_images, require_texts, unit
-from chiasm.models.model import Comparing, ModelConfig
+from chiasm.models.model import ContrastiveModel, ModelConfig
 from chiasm.nn.connectors import q_former
 from chiasm.nn.image_towers import vit
 from chiasm.objectives.best_query import Similarities, best, similarities
-from chiasm.objectives.everyone import gathered, summed
+from chiasm.objectives.gather import gathered, summed
 from chiasm.objectives.ring import full
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class CaptionHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.map(x))), words_VD, self.bias)
 
 
-class BLIP2Stage1(Comparing):
+class BLIP2Stage1(ContrastiveModel):
     """An image tower, a Q-Former that reads texts too, and a head for each loss."""
 
     processor_type = PairProcessor
@@ -182,9 +182,9 @@ class BLIP2Stage1(Comparing):
     def _matching(self, features: Mapping[str, Tensor], alike: Similarities) -> Tensor:
         """Each pair as it is, its text with a picture that is not its own, its picture with another text."""
         seen_NPF, ids_NT, lengths_N = (features[name] for name in ("seen", "ids", "lengths"))
-        ring, (pictures_N, texts_N) = alike.ring, alike.negatives(features["draw"])
+        ring, (images_N, texts_N) = alike.ring, alike.negatives(features["draw"])
         seen_MPF, ids_MT, lengths_M = (gathered(rows, ring) for rows in (seen_NPF, ids_NT, lengths_N))
-        seen = torch.cat([seen_NPF, seen_MPF[pictures_N], seen_NPF])
+        seen = torch.cat([seen_NPF, seen_MPF[images_N], seen_NPF])
         ids = torch.cat([ids_NT, ids_NT, ids_MT[texts_N]])
         lengths = torch.cat([lengths_N, lengths_N, lengths_M[texts_N]])
         longest = int(lengths_M.max())

@@ -85,12 +85,12 @@ class CLIP(DualEncoder):
 
 def _text(width: int, **changes: Any) -> transformer.Config:
     """CLIP's text tower: 12 layers, heads of 64, 49,408 byte pairs, 77 tokens."""
-    base = transformer.Config(49_408, 77, width, layers=12, heads=width // 64, hidden=4 * width)
+    base = transformer.Config(49_408, 77, width, layers=12, heads=width // 64, mlp_width=4 * width)
     return replace(base, **changes)
 
 
 def _vit(image_size: int, patch: int, width: int, layers: int, **changes: Any) -> vit.Config:
-    base = vit.Config(image_size, patch, width, layers, heads=width // 64, hidden=4 * width)
+    base = vit.Config(image_size, patch, width, layers, heads=width // 64, mlp_width=4 * width)
     return replace(base, **changes)
 
 
@@ -113,10 +113,10 @@ SIZES = {
     "vit-l-14-336": Config(_vit(336, 14, 1024, 24), _text(768), 768),
     "vit-h-14": Config(_vit(224, 14, 1280, 32, heads=16, act="gelu"), _text(1024, layers=24, act="gelu"), 1024),
     "vit-g-14": Config(
-        _vit(224, 14, 1408, 40, heads=16, hidden=6144, act="gelu"), _text(1024, layers=24, act="gelu"), 1024
+        _vit(224, 14, 1408, 40, heads=16, mlp_width=6144, act="gelu"), _text(1024, layers=24, act="gelu"), 1024
     ),
     "vit-bigg-14": Config(
-        _vit(224, 14, 1664, 48, heads=16, hidden=8192, act="gelu"), _text(1280, layers=32, act="gelu"), 1280
+        _vit(224, 14, 1664, 48, heads=16, mlp_width=8192, act="gelu"), _text(1280, layers=32, act="gelu"), 1280
     ),
     "small": Config(
         _vit(64, 16, 128, 4, stem=(24, 48, 96, 128)), _text(128, vocabulary=512, context=40, layers=2), 128

@@ -15,14 +15,14 @@ from chiasm.data.patches import PatchTransform
 from chiasm.data.processor import PairProcessor
 from chiasm.data.transforms import ImageTransform
 from chiasm.errors import RecipeError
-from chiasm.models.model import Comparing
+from chiasm.models.model import ContrastiveModel
 from chiasm.models.tokens import ImageTokens, TextTokens, grids
 from chiasm.nn.tower import ImageTower, TextTower
 
 _CHUNK = 128  # pictures or texts embedded at once; bounds memory, does not change results
 
 
-class DualEncoder(Comparing):
+class DualEncoder(ContrastiveModel):
     """A model of two towers: `embed_*` and `score` follow from `encode_images` and `encode_texts`."""
 
     processor_type = PairProcessor

@@ -18,16 +18,16 @@ from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.marked import Marked
 from chiasm.errors import DataError
 from chiasm.generation.prompt import Prompt
-from chiasm.models.connected import require_layout
+from chiasm.models.connector_vlm import require_layout
+from chiasm.models.generative import VisionLanguageModel
 from chiasm.models.model import Model, ModelConfig
-from chiasm.models.speaker import VisualSpeaker
 from chiasm.nn import cross
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import resampler
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
 from chiasm.nn.image_towers import vit
-from chiasm.nn.sight import Memory, Sight, last_seen
+from chiasm.nn.visible_images import EncoderStates, VisibleImages, last_seen
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Config(ModelConfig):
         return {"context": self.language.context, "layout": layout}
 
 
-class Flamingo(VisualSpeaker):
+class Flamingo(VisionLanguageModel):
     """Pictures stand beside the stream of a language model, and gated cross-attention reads them."""
 
     config: Config
@@ -68,39 +68,39 @@ class Flamingo(VisualSpeaker):
         require_layout(self, (Marked, {}))
 
     @property
-    def parting_ids(self) -> tuple[int, ...]:
-        return (*self.processor.slot_ids, *self._until)
+    def unshareable_ids(self) -> tuple[int, ...]:
+        return (*self.processor.image_token_ids, *self._until)
 
-    def picture_features(self, images: Images) -> Tensor:
+    def image_features(self, images: Images) -> Tensor:
         """(S, D): what is seen of these pictures, in order, at the width of the image tower."""
-        return self.connector(self.vision.hidden(images, -1)).flatten(0, 1)
+        return self.connector(self.vision.hidden_states(images, -1)).flatten(0, 1)
 
     def embedded(self, batch: Batch) -> Prompt:
         """The stream as words, with its pictures beside it. Raises DataError where marks and pictures differ."""
         words = batch.stream
         assert words is not None
-        x_TD, marks = self.language.embed(words.ids_T), int(words.slot_T.sum())
+        x_TD, marks = self.language.embed(words.ids_T), int(words.image_mask_T.sum())
         shown = len(batch.images) if batch.images is not None else 0
         if marks != shown:
             raise DataError(
                 f"the stream of {', '.join(batch.keys[:4])} marks {marks} pictures, but has {shown}; the processor's "
                 "layout does not fit the model"
             )
-        if batch.images is None and self.idles:
+        if batch.images is None and self.uses_dummy_images:
             unseen_T2 = torch.zeros(len(x_TD), 2, dtype=torch.long)
-            return self._prompt(words, x_TD, Sight(Memory(self.picture_features(self._grey())), unseen_T2))
+            return self._prompt(words, x_TD, VisibleImages(EncoderStates(self.image_features(self._grey())), unseen_T2))
         if batch.images is None:
             return self._prompt(words, x_TD)
-        return self._prompt(words, x_TD, self.sight(batch, self.picture_features(batch.images)))
+        return self._prompt(words, x_TD, self.visible(batch, self.image_features(batch.images)))
 
-    def sight(self, batch: Batch, features_SD: Tensor) -> Sight:
+    def visible(self, batch: Batch, features_SD: Tensor) -> VisibleImages:
         """Every token sees the last picture before it."""
         words, images = batch.stream, batch.images
         assert words is not None
         assert images is not None
         ends_T = torch.isin(words.ids_T, torch.tensor(self._until, dtype=torch.long, device=words.ids_T.device))
-        runs_T2 = last_seen(words.slot_T, ends_T, words.lengths_B.tolist(), len(features_SD) // len(images))
-        return Sight(Memory(features_SD), runs_T2)
+        runs_T2 = last_seen(words.image_mask_T, ends_T, words.lengths_B.tolist(), len(features_SD) // len(images))
+        return VisibleImages(EncoderStates(features_SD), runs_T2)
 
     def waiting(self) -> frozenset[str]:
         """What lies behind closed gates; the pictures' parts too, while every layer's gate to them is closed."""
@@ -127,18 +127,18 @@ SIZES = {
     "idefics-9b": Config(
         _CLIP_H,
         replace(llama.SIZES["llama-7b"], vocabulary=32_002),  # Llama's, a mark of pictures, and one around them
-        cross.Config(heads=32, hidden=11_008),
+        cross.Config(heads=32, mlp_width=11_008),
     ),
     "idefics-80b": Config(
         _CLIP_H,
         llama.Config(32_002, 8_192, 80, 64, 64, 22_016, 2_048, epsilon=1e-5),
-        cross.Config(heads=64, hidden=22_016, epsilon=1e-5),
+        cross.Config(heads=64, mlp_width=22_016, epsilon=1e-5),
     ),
     # For pictures of 64 pixels, trained on a laptop. Its words are not learned yet, so nothing asks for closed gates.
     "small": Config(
         vit.Config(64, 16, 128, 4, 2, 512, stem=(24, 48, 96, 128)),
         llama.SIZES["small"],
-        cross.Config(heads=4, hidden=384, every=2, gate=0.5),
+        cross.Config(heads=4, mlp_width=384, every=2, gate=0.5),
         resampler.Config(latents=8, layers=2, heads=4, head_width=32),
     ),
 }

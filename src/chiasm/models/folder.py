@@ -88,7 +88,7 @@ def load(folder: Path, device: str = "cpu") -> Model:
     """The model of a checkpoint folder, ready to be asked. Raises CheckpointError, saying what is missing or wrong."""
     config = read_config(folder)
     processor = config.model().processor_type.load(folder / PROCESSOR)
-    model = config.hollow(processor).to_empty(device=choose_device(device))
+    model = config.on_meta(processor).to_empty(device=choose_device(device))
     load_weights(model, folder / WEIGHTS)
     return model.eval()
 

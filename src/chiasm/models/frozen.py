@@ -16,9 +16,9 @@ from chiasm.data.batch import Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.models import clip, llava
-from chiasm.models.llava import check_slots
+from chiasm.models.generative import VisionLanguageModel
+from chiasm.models.llava import check_image_tokens
 from chiasm.models.model import Model, ModelConfig
-from chiasm.models.speaker import VisualSpeaker
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import prefix
 from chiasm.nn.decoder import DecoderConfig
@@ -40,16 +40,16 @@ class Config(ModelConfig):
         return Frozen
 
     def processor_entries(self) -> dict[str, Any]:
-        layout = {"layout": "fixed", "slots": self.slots, "transform": {"size": self.vision.grid()[0]}}
+        layout = {"layout": "fixed", "image_tokens": self.image_tokens, "transform": {"size": self.vision.grid()[0]}}
         return {"context": self.language.context, "layout": layout}
 
     @property
-    def slots(self) -> int:
+    def image_tokens(self) -> int:
         """Of a picture."""
-        return self.connector.slots(1)
+        return self.connector.image_tokens(1)
 
 
-class Frozen(VisualSpeaker):
+class Frozen(VisionLanguageModel):
     """A tower's pooled features as a few slots of a language model that never learns."""
 
     config: Config
@@ -63,9 +63,9 @@ class Frozen(VisualSpeaker):
     def check(self) -> None:
         super().check()
         if isinstance(self.processor.layout, Fixed):
-            check_slots(self.processor.layout, self.config.slots)
+            check_image_tokens(self.processor.layout, self.config.image_tokens)
 
-    def picture_features(self, images: Images) -> Tensor:
+    def image_features(self, images: Images) -> Tensor:
         return self.connector(self.tower_features(images)).flatten(0, 1)
 
     def tower_features(self, images: Images) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from chiasm.data.batch import Images
 from chiasm.data.layouts.native import Native
-from chiasm.models.connected import Connected, Needed
+from chiasm.models.connector_vlm import ConnectorVLM, Needed
 from chiasm.models.model import Model, ModelConfig
 from chiasm.nn.connectors import perceiver
 from chiasm.nn.decoder import DecoderConfig
@@ -38,20 +38,20 @@ class Config(ModelConfig):
 
     def processor_entries(self) -> dict[str, Any]:
         sides = {"shortest": self.shortest, "longest": self.longest}
-        parts = {"patch": self.vision.patch, "slots": self.connector.latents, **sides}
+        parts = {"patch": self.vision.patch, "image_tokens": self.connector.latents, **sides}
         return {"context": self.language.context, "layout": {"layout": "native", **parts}}
 
 
-class Idefics2(Connected):
+class Idefics2(ConnectorVLM):
     """Patch features of any number, resampled to a few vectors in the stream of a language model."""
 
     config: Config
 
     @property
     def needed_layout(self) -> Needed:
-        return Native, {"patch": self.config.vision.patch, "slots": self.config.connector.latents}
+        return Native, {"patch": self.config.vision.patch, "image_tokens": self.config.connector.latents}
 
-    def picture_features(self, images: Images) -> Tensor:
+    def image_features(self, images: Images) -> Tensor:
         return self.connector(self.vision.tokens(images), patch_mask(images)).flatten(0, 1)
 
 
@@ -59,13 +59,13 @@ SIZES = {
     "8b": Config(
         native.Config(14, 1152, 27, 16, 4304, positions=70**2),
         replace(llama.SIZES["mistral-7b"], vocabulary=32_003),
-        perceiver.Config(hidden=14_336),
+        perceiver.Config(mlp_width=14_336),
     ),
     # For small pictures, trained on a laptop.
     "small": Config(
         native.Config(16, 128, 4, 2, 512, positions=64),
         llama.SIZES["small"],
-        perceiver.Config(hidden=384, latents=8, layers=2, heads=4, head_width=32, groups=2),
+        perceiver.Config(mlp_width=384, latents=8, layers=2, heads=4, head_width=32, kv_heads=2),
         shortest=32,
         longest=96,
     ),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from chiasm.data.batch import Images
 from chiasm.data.layouts.tiled import Tiled
-from chiasm.models.connected import Connected, Needed
+from chiasm.models.connector_vlm import ConnectorVLM, Needed
 from chiasm.models.model import Model, ModelConfig
 from chiasm.nn.connectors import pixel_shuffle_linear
 from chiasm.nn.decoder import DecoderConfig
@@ -39,25 +39,34 @@ class Config(ModelConfig):
         return Idefics3
 
     def processor_entries(self) -> dict[str, Any]:
-        tiles = {"tile": self.tile, "longest": self.longest, "patch": self.vision.patch, "slots": self.slots}
+        tiles = {
+            "tile": self.tile,
+            "longest": self.longest,
+            "patch": self.vision.patch,
+            "image_tokens": self.image_tokens,
+        }
         return {"context": self.language.context, "layout": {"layout": "tiled", **tiles}}
 
     @property
-    def slots(self) -> int:
+    def image_tokens(self) -> int:
         """Of a tile."""
-        return self.connector.slots((self.tile // self.vision.patch) ** 2)
+        return self.connector.image_tokens((self.tile // self.vision.patch) ** 2)
 
 
-class Idefics3(Connected):
+class Idefics3(ConnectorVLM):
     """Squares of patch features, mapped into the stream of a language model that reads where each tile belongs."""
 
     config: Config
 
     @property
     def needed_layout(self) -> Needed:
-        return Tiled, {"tile": self.config.tile, "patch": self.config.vision.patch, "slots": self.config.slots}
+        return Tiled, {
+            "tile": self.config.tile,
+            "patch": self.config.vision.patch,
+            "image_tokens": self.config.image_tokens,
+        }
 
-    def picture_features(self, images: Images) -> Tensor:
+    def image_features(self, images: Images) -> Tensor:
         return self.connector(self.vision.tokens(images)).flatten(0, 1)
 
 

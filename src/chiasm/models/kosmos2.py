@@ -13,7 +13,7 @@ from torch import Tensor
 
 from chiasm.data.batch import Images
 from chiasm.data.layouts.fixed import Fixed
-from chiasm.models.connected import Connected, Needed
+from chiasm.models.connector_vlm import ConnectorVLM, Needed
 from chiasm.models.model import Model, ModelConfig
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import latent_attention
@@ -36,26 +36,26 @@ class Config(ModelConfig):
 
     def processor_entries(self) -> dict[str, Any]:
         transform = {"size": self.vision.image_size}
-        layout = {"layout": "fixed", "slots": self.slots, "transform": transform}
+        layout = {"layout": "fixed", "image_tokens": self.image_tokens, "transform": transform}
         return {"context": self.language.context, "layout": layout, "boxes": {"boxes": "kosmos"}}
 
     @property
-    def slots(self) -> int:
+    def image_tokens(self) -> int:
         """Of a picture."""
         patches = (self.vision.image_size // self.vision.patch) ** 2 + (self.vision.pool == "class")
-        return self.connector.slots(patches)
+        return self.connector.image_tokens(patches)
 
 
-class Kosmos2(Connected):
+class Kosmos2(ConnectorVLM):
     """Normalised tokens of a picture, scaled to unit length and resampled into the stream of a language model."""
 
     config: Config
 
     @property
     def needed_layout(self) -> Needed:
-        return Fixed, {"transform.size": self.config.vision.image_size, "slots": self.config.slots}
+        return Fixed, {"transform.size": self.config.vision.image_size, "image_tokens": self.config.image_tokens}
 
-    def picture_features(self, images: Images) -> Tensor:
+    def image_features(self, images: Images) -> Tensor:
         return self.connector(F.normalize(self.vision.tokens(images), dim=-1)).flatten(0, 1)
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from chiasm.data.chat_processor import ChatProcessor
+from chiasm.models.generative import GenerativeModel
 from chiasm.models.model import Model, ModelConfig
-from chiasm.models.speaker import Speaker
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
 
@@ -28,7 +28,7 @@ class Config(ModelConfig):
         return {"context": self.language.context}
 
 
-class Language(Speaker):
+class Language(GenerativeModel):
     """Reads words, says words."""
 
     config: Config

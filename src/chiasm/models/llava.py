@@ -13,8 +13,8 @@ from chiasm.data.batch import Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.errors import RecipeError
+from chiasm.models.generative import VisionLanguageModel
 from chiasm.models.model import Model, ModelConfig
-from chiasm.models.speaker import VisualSpeaker
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import linear, mlp
 from chiasm.nn.decoder import DecoderConfig
@@ -41,7 +41,7 @@ class Config(ModelConfig):
         return LLaVA
 
     def processor_entries(self) -> dict[str, Any]:
-        layout = {"layout": "fixed", "slots": self.slots, "transform": {"size": self.vision.grid()[0]}}
+        layout = {"layout": "fixed", "image_tokens": self.image_tokens, "transform": {"size": self.vision.grid()[0]}}
         return {"context": self.language.context, "layout": layout}
 
     @property
@@ -50,12 +50,12 @@ class Config(ModelConfig):
         return self.vision.grid()[1] ** 2 + self.class_token
 
     @property
-    def slots(self) -> int:
+    def image_tokens(self) -> int:
         """Of a picture, where all are of one size."""
-        return self.connector.slots(self.patches)
+        return self.connector.image_tokens(self.patches)
 
 
-class LLaVA(VisualSpeaker):
+class LLaVA(VisionLanguageModel):
     """Features of an image tower, led by a connector into the stream of a language model."""
 
     config: Config
@@ -73,9 +73,9 @@ class LLaVA(VisualSpeaker):
     def check(self) -> None:
         super().check()
         if isinstance(self.processor.layout, Fixed):
-            check_slots(self.processor.layout, self.config.slots)
+            check_image_tokens(self.processor.layout, self.config.image_tokens)
 
-    def picture_features(self, images: Images) -> Tensor:
+    def image_features(self, images: Images) -> Tensor:
         return self.patch_features(images).flatten(0, 1)
 
     def patch_features(self, images: Images) -> Tensor:
@@ -86,7 +86,7 @@ class LLaVA(VisualSpeaker):
         """(N, P, D) of the tower; taken from the batch where they were computed beforehand."""
         if images.features is not None:
             return images.features
-        x_NPD = self.vision.hidden(images, self.config.layer)
+        x_NPD = self.vision.hidden_states(images, self.config.layer)
         return x_NPD if self.config.class_token else x_NPD[:, self.vision.prefix :]
 
     @property
@@ -98,10 +98,12 @@ class LLaVA(VisualSpeaker):
         return self.config.patches, self.vision.width
 
 
-def check_slots(layout: Fixed, slots: int) -> None:
+def check_image_tokens(layout: Fixed, image_tokens: int) -> None:
     """Raises RecipeError unless pictures are given as many slots as the model fills."""
-    if layout.slots != slots:
-        raise RecipeError(f"processor.layout.slots is {layout.slots}, but the model fills {slots} slots a picture")
+    if layout.image_tokens != image_tokens:
+        raise RecipeError(
+            f"processor.layout.slots is {layout.image_tokens}, but the model fills {image_tokens} slots a picture"
+        )
 
 
 CLIP_L = vit.Config(224, 14, 1024, 24, 16, 4096)

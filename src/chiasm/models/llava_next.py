@@ -14,7 +14,7 @@ from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.any_resolution import GRIDS, AnyResolution, Grids, grid_shape, window
 from chiasm.errors import RecipeError
 from chiasm.models import llava
-from chiasm.models.connected import require_layout
+from chiasm.models.connector_vlm import require_layout
 from chiasm.models.llava import LLaVA
 from chiasm.models.model import Model
 from chiasm.nn.decoders import llama
@@ -61,7 +61,7 @@ class LLaVANeXT(LLaVA):
         settings = {"tile": tower.image_size, "patch": tower.patch, "grids": self.config.grids}
         require_layout(self, (AnyResolution, settings))
 
-    def picture_features(self, images: Images) -> Tensor:
+    def image_features(self, images: Images) -> Tensor:
         assert images.tiles_N is not None
         assert images.sizes_N2 is not None
         pictures = torch.split(self.patch_features(images), images.tiles_N.tolist())

@@ -42,6 +42,6 @@ class MAPL(LLaVA):
 SIZES = {
     "clip-l": Config(llava.CLIP_L, llama.SIZES["llama-7b"]),  # a map of 3.4 million parameters
     "small": Config(
-        llava.SMALL, llama.SIZES["small"], mapper.Config(queries=4, width=64, layers=2, heads=2, hidden=128)
+        llava.SMALL, llama.SIZES["small"], mapper.Config(queries=4, width=64, layers=2, heads=2, mlp_width=128)
     ),
 }

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from chiasm.data.batch import Images
 from chiasm.data.layouts.slices import Slices
-from chiasm.models.connected import Connected, Needed
+from chiasm.models.connector_vlm import ConnectorVLM, Needed
 from chiasm.models.model import Model, ModelConfig
 from chiasm.nn.connectors import cross_attention
 from chiasm.nn.decoder import DecoderConfig
@@ -40,7 +40,12 @@ class Config(ModelConfig):
         return MiniCPMV
 
     def processor_entries(self) -> dict[str, Any]:
-        numbers = {"patch": self.vision.patch, "slots": self.connector.queries, "size": self.side, "most": self.most}
+        numbers = {
+            "patch": self.vision.patch,
+            "image_tokens": self.connector.queries,
+            "size": self.side,
+            "most": self.most,
+        }
         marks = _NUMBERED if self.numbered else _PLAIN
         return {"context": self.language.context, "layout": {"layout": "slices", **numbers, **marks}}
 
@@ -56,16 +61,16 @@ _PLAIN = {
 }
 
 
-class MiniCPMV(Connected):
+class MiniCPMV(ConnectorVLM):
     """Slices of any shape through one tower, each read by a fixed number of queries."""
 
     config: Config
 
     @property
     def needed_layout(self) -> Needed:
-        return Slices, {"patch": self.config.vision.patch, "slots": self.config.connector.queries}
+        return Slices, {"patch": self.config.vision.patch, "image_tokens": self.config.connector.queries}
 
-    def picture_features(self, images: Images) -> Tensor:
+    def image_features(self, images: Images) -> Tensor:
         return self.connector(self.vision.tokens(images), images.grid_N2, patch_mask(images)).flatten(0, 1)
 
 

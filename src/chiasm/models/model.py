@@ -18,7 +18,7 @@ from chiasm.data.processor import Processor
 from chiasm.data.sample import Sample
 
 
-class ModelConfig(Component, ABC, room="chiasm.models", key="family"):
+class ModelConfig(Component, ABC, package="chiasm.models", key="family"):
     """A recipe's choice of a family and its sizes; saved as config.json in a checkpoint.
 
     only_in_training: fields on which no answer of a trained model depends, such as dropout and first values.
@@ -37,9 +37,9 @@ class ModelConfig(Component, ABC, room="chiasm.models", key="family"):
 
     def parameters(self) -> int:
         """How many parameters the model has; counted without holding any."""
-        return sum(parameter.numel() for parameter in self.hollow().parameters())
+        return sum(parameter.numel() for parameter in self.on_meta().parameters())
 
-    def hollow(self, processor: Processor | None = None) -> Model:
+    def on_meta(self, processor: Processor | None = None) -> Model:
         """The model on the meta device: shapes without values, none of which depends on the processor.
 
         `to_empty` makes one of it that can be filled, and no random number is drawn.
@@ -100,7 +100,7 @@ class Model(nn.Module, ABC):
     def check(self) -> None:
         """Raises RecipeError if the processor makes what this model cannot read; a family says what that is."""
 
-    def require_own(self, deed: str) -> None:
+    def require_own(self, action: str) -> None:
         """Raises CapabilityError for a model that can only be asked. deed: what was to be done, such as "blended"."""
 
     def waiting(self) -> frozenset[str]:
@@ -120,7 +120,7 @@ class Model(nn.Module, ABC):
         return self
 
 
-class Comparing(Model):
+class ContrastiveModel(Model):
     """A model whose losses compare the samples of a batch with each other: the loss of a batch is not the mean over its
     parts. It says where the comparing begins, so that a batch larger than memory can still be learned from exactly.
 

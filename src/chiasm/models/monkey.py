@@ -9,7 +9,7 @@ from typing import Any
 from chiasm.data.layouts.windows import Windows
 from chiasm.errors import RecipeError
 from chiasm.models import qwen_vl
-from chiasm.models.connected import Needed
+from chiasm.models.connector_vlm import Needed
 from chiasm.models.model import Model
 from chiasm.models.qwen_vl import QwenVL
 from chiasm.nn.connectors import cross_attention
@@ -37,7 +37,7 @@ class Config(qwen_vl.Config):
 
     def processor_entries(self) -> dict[str, Any]:
         shape = {"window": self.vision.image_size, "rows": self.rows, "columns": self.columns}
-        layout = {"layout": "windows", "slots": self.connector.queries, **shape}
+        layout = {"layout": "windows", "image_tokens": self.connector.queries, **shape}
         return {"context": self.language.context, "layout": layout}
 
 
@@ -50,7 +50,7 @@ class Monkey(QwenVL):
     def needed_layout(self) -> Needed:
         config = self.config
         shape = {"window": config.vision.image_size, "rows": config.rows, "columns": config.columns}
-        return Windows, {**shape, "slots": config.connector.queries}
+        return Windows, {**shape, "image_tokens": config.connector.queries}
 
     def waiting(self) -> frozenset[str]:
         """What of fresh adapters learns only from the second step on."""

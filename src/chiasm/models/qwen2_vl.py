@@ -13,9 +13,9 @@ from chiasm.data.batch import Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.packed import PackedPatches
 from chiasm.errors import RecipeError
-from chiasm.models.connected import require_layout
+from chiasm.models.connector_vlm import require_layout
+from chiasm.models.generative import VisionLanguageModel
 from chiasm.models.model import Model, ModelConfig
-from chiasm.models.speaker import VisualSpeaker
 from chiasm.nn import packed_vit
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
@@ -34,14 +34,14 @@ class Config(ModelConfig):
 
     def processor_entries(self) -> dict[str, Any]:
         """A picture has at least four slots, and at most half of the context: 16,384 in the published models."""
-        slot = (self.vision.patch * self.vision.merge) ** 2
-        bounds = {"min_pixels": 4 * slot, "max_pixels": self.language.context // 2 * slot}
+        image_token = (self.vision.patch * self.vision.merge) ** 2
+        bounds = {"min_pixels": 4 * image_token, "max_pixels": self.language.context // 2 * image_token}
         frames = {"video_min_pixels": bounds["min_pixels"], "video_max_pixels": bounds["max_pixels"]}
         parts = {"patch": self.vision.patch, "merge": self.vision.merge, "time": self.vision.time}
         return {"context": self.language.context, "layout": {"layout": "packed", **parts, **bounds, **frames}}
 
 
-class Qwen2VL(VisualSpeaker):
+class Qwen2VL(VisionLanguageModel):
     """A tower over patches of all pictures, four of which are merged into one slot of a language model's stream."""
 
     config: Config
@@ -51,7 +51,7 @@ class Qwen2VL(VisualSpeaker):
         self.vision, self.language = config.vision.build(), config.language.build()
         self.connector = packed_vit.PatchMerger(config.vision, self.language.width)
 
-    def picture_features(self, images: Images) -> Tensor:
+    def image_features(self, images: Images) -> Tensor:
         return self.connector(self.vision(images))
 
     def check(self) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from chiasm.data.batch import Images
 from chiasm.data.layouts.fixed import Fixed
-from chiasm.models.connected import Connected, Needed
+from chiasm.models.connector_vlm import ConnectorVLM, Needed
 from chiasm.models.model import Model, ModelConfig
 from chiasm.nn.connectors import cross_attention
 from chiasm.nn.decoder import DecoderConfig
@@ -35,20 +35,20 @@ class Config(ModelConfig):
         """Pictures as the published tokenizer writes them: numbered, each on a line of its own."""
         marks = {"token": "<imgpad>", "before": "<img>", "behind": "</img>\n", "number": "Picture {}: "}
         transform = {"size": self.vision.image_size, "resize": "squash"}
-        layout = {"layout": "fixed", "slots": self.connector.queries, "transform": transform, **marks}
+        layout = {"layout": "fixed", "image_tokens": self.connector.queries, "transform": transform, **marks}
         return {"context": self.language.context, "layout": layout}
 
 
-class QwenVL(Connected):
+class QwenVL(ConnectorVLM):
     """Features of a picture, read by a fixed number of queries, in the stream of a language model."""
 
     config: Config
 
     @property
     def needed_layout(self) -> Needed:
-        return Fixed, {"transform.size": self.config.vision.image_size, "slots": self.config.connector.queries}
+        return Fixed, {"transform.size": self.config.vision.image_size, "image_tokens": self.config.connector.queries}
 
-    def picture_features(self, images: Images) -> Tensor:
+    def image_features(self, images: Images) -> Tensor:
         return self.connector(self.vision.tokens(images)).flatten(0, 1)
 
 

@@ -17,9 +17,9 @@ from chiasm.data.tokenizer import Tokenizer
 from chiasm.data.transforms import ImageTransform
 from chiasm.errors import CapabilityError
 from chiasm.models.dual_encoder import DualEncoder
+from chiasm.nn.grid_positions import resized
 from chiasm.nn.image_towers.resnet import AttentionPool, ResNet
 from chiasm.nn.image_towers.vit import ViT
-from chiasm.nn.places import resized
 from chiasm.nn.text_towers.transformer import TextTransformer
 
 _RESNET_SHRINKS = 32  # pixels of a side for one place of a ResNet's last grid

@@ -77,13 +77,15 @@ class SigLIP(DualEncoder):
 
 
 def _towers(
-    image_size: int, patch: int, width: int, layers: int, hidden: int, heads: int, vocabulary: int = 32_000
+    image_size: int, patch: int, width: int, layers: int, mlp_width: int, heads: int, vocabulary: int = 32_000
 ) -> Config:
     """Both towers of one shape, as in the paper's code (big_vision); the text reads 64 tokens of sentencepiece."""
     vision = vit.Config(
-        image_size, patch, width, layers, heads, hidden, pool="map", act="gelu_tanh", pre_norm=False, epsilon=1e-6
+        image_size, patch, width, layers, heads, mlp_width, pool="map", act="gelu_tanh", pre_norm=False, epsilon=1e-6
     )
-    text = transformer.Config(vocabulary, 64, width, layers, heads, hidden, causal=False, act="gelu_tanh", epsilon=1e-6)
+    text = transformer.Config(
+        vocabulary, 64, width, layers, heads, mlp_width, causal=False, act="gelu_tanh", epsilon=1e-6
+    )
     return Config(vision, text)
 
 

@@ -44,18 +44,20 @@ _Shape = tuple[int, int, int, int]
 
 def _text(shape: _Shape) -> transformer.Config:
     """It reads 64 tokens of Gemma's tokenizer."""
-    width, layers, hidden, heads = shape
-    return transformer.Config(256_000, 64, width, layers, heads, hidden, causal=False, act="gelu_tanh", epsilon=1e-6)
+    width, layers, mlp_width, heads = shape
+    return transformer.Config(256_000, 64, width, layers, heads, mlp_width, causal=False, act="gelu_tanh", epsilon=1e-6)
 
 
 def _vit(shape: _Shape, image_size: int, patch: int) -> vit.Config:
-    width, layers, hidden, heads = shape
-    return vit.Config(image_size, patch, width, layers, heads, hidden, "map", "gelu_tanh", pre_norm=False, epsilon=1e-6)
+    width, layers, mlp_width, heads = shape
+    return vit.Config(
+        image_size, patch, width, layers, heads, mlp_width, "map", "gelu_tanh", pre_norm=False, epsilon=1e-6
+    )
 
 
 def _naflex(shape: _Shape) -> naflex.Config:
-    width, layers, hidden, heads = shape
-    return naflex.Config(16, width, layers, heads, hidden)
+    width, layers, mlp_width, heads = shape
+    return naflex.Config(16, width, layers, heads, mlp_width)
 
 
 _SMALL: tuple[ImageTowerConfig, ...] = (siglip.SIZES["small"].vision, naflex.Config(16, 128, 4, 2, 512, positions=16))

@@ -108,9 +108,9 @@ def _of_runs(packed: Tensor, runs: Runs) -> list[Tensor]:
 class MLP(nn.Module):
     """Two linear layers with an activation between."""
 
-    def __init__(self, width: int, hidden: int, act: Activation) -> None:
+    def __init__(self, width: int, mlp_width: int, act: Activation) -> None:
         super().__init__()
-        self.up, self.act, self.down = nn.Linear(width, hidden), activation(act), nn.Linear(hidden, width)
+        self.up, self.act, self.down = nn.Linear(width, mlp_width), activation(act), nn.Linear(mlp_width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.act(self.up(x)))
@@ -119,10 +119,10 @@ class MLP(nn.Module):
 class Block(Recomputable):
     """A pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, width: int, heads: int, hidden: int, act: Activation, epsilon: float = 1e-5) -> None:
+    def __init__(self, width: int, heads: int, mlp_width: int, act: Activation, epsilon: float = 1e-5) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width, epsilon), nn.LayerNorm(width, epsilon)
-        self.attention, self.mlp = Attention(width, heads), MLP(width, hidden, act)
+        self.attention, self.mlp = Attention(width, heads), MLP(width, mlp_width, act)
 
     @recomputed
     def forward(

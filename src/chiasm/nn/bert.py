@@ -29,7 +29,7 @@ class Config:
     width: int = 768
     layers: int = 12
     heads: int = 12
-    hidden: int = 3072
+    mlp_width: int = 3072
     context: int = 512
     types: int = 2
     epsilon: float = 1e-12
@@ -44,8 +44,8 @@ class Config:
 
 SIZES = {
     "base": Config(),
-    "large": Config(width=1024, layers=24, heads=16, hidden=4096),
-    "minilm-l6": Config(width=384, layers=6, hidden=1536),  # Wang et al. 2020, arXiv:2002.10957, every second layer
+    "large": Config(width=1024, layers=24, heads=16, mlp_width=4096),
+    "minilm-l6": Config(width=384, layers=6, mlp_width=1536),  # Wang et al. 2020, arXiv:2002.10957, every second layer
 }
 
 
@@ -56,7 +56,7 @@ class Layer(Recomputable):
         super().__init__()
         self.attention = Attention(config.width, config.heads)
         self.attention_norm = nn.LayerNorm(config.width, config.epsilon)
-        self.mlp = MLP(config.width, config.hidden, "gelu")
+        self.mlp = MLP(config.width, config.mlp_width, "gelu")
         self.mlp_norm = nn.LayerNorm(config.width, config.epsilon)
 
     @recomputed

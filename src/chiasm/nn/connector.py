@@ -9,7 +9,7 @@ from torch import nn
 from chiasm.config import Component
 
 
-class ConnectorConfig(Component, ABC, room="chiasm.nn.connectors", key="connector"):
+class ConnectorConfig(Component, ABC, package="chiasm.nn.connectors", key="connector"):
     """A recipe's choice of a connector."""
 
     @abstractmethod
@@ -17,5 +17,5 @@ class ConnectorConfig(Component, ABC, room="chiasm.nn.connectors", key="connecto
         """A module from picture features, (N, P, features), to slots, (N, K, width)."""
 
     @abstractmethod
-    def slots(self, patches: int) -> int:
+    def image_tokens(self, patches: int) -> int:
         """K, how many slots a picture of so many features takes."""

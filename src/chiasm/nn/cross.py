@@ -1,7 +1,7 @@
 """Gated cross-attention: how a language model that was trained on words alone learns to see without changing at first
 (Flamingo, Alayrac et al. 2022, arXiv:2204.14198, section 2.2).
 
-Before some blocks of a decoder, tokens look at a memory (see `nn/sight.py`), and what they gain passes through tanh of
+Before some blocks of a decoder, tokens look at a memory (see `nn/visible_images.py`), and what they gain passes through tanh of
 a gate that begins at 0. The decoder's own blocks stay as they are.
 
 Shapes: T tokens, D width, S features of the memory, H heads, G groups of heads that share keys, E width of a head."""
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from chiasm.errors import RecipeError
-from chiasm.nn.decoder import Attend, Decoder, GatedMLP
-from chiasm.nn.sight import KeysValues, Sight
+from chiasm.nn.decoder import AttentionBackend, Decoder, GatedMLP
+from chiasm.nn.visible_images import KeysValues, VisibleImages
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Config:
     """
 
     heads: int
-    hidden: int
+    mlp_width: int
     every: int = 4
-    groups: int | None = None
+    kv_heads: int | None = None
     head_width: int | None = None
     qk_norm: bool = True
     epsilon: float = 1e-6
@@ -51,12 +51,12 @@ class Config:
             width,
             memory,
             self.heads,
-            self.heads if self.groups is None else self.groups,
+            self.heads if self.kv_heads is None else self.kv_heads,
             head_width,
             qk_norm=self.epsilon if self.qk_norm else None,
         )
         norms = nn.RMSNorm(width, self.epsilon), nn.RMSNorm(width, self.epsilon)
-        made = GatedCross(attention, GatedMLP(width, self.hidden), *norms, (1 if self.gates == "one" else width))
+        made = GatedCross(attention, GatedMLP(width, self.mlp_width), *norms, (1 if self.gates == "one" else width))
         for module in made.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
@@ -77,24 +77,24 @@ class CrossAttention(nn.Module):
     """
 
     def __init__(
-        self, width: int, memory: int, heads: int, groups: int, head_width: int, *, qk_norm: float | None = None
+        self, width: int, memory: int, heads: int, kv_heads: int, head_width: int, *, qk_norm: float | None = None
     ) -> None:
         super().__init__()
-        if groups < 1 or heads % groups:
-            raise RecipeError(f"{heads} heads cannot share {groups} groups of keys and values")
+        if kv_heads < 1 or heads % kv_heads:
+            raise RecipeError(f"{heads} heads cannot share {kv_heads} groups of keys and values")
         self.head_width = head_width
         self.q = nn.Linear(width, heads * head_width, bias=False)
-        self.k = nn.Linear(memory, groups * head_width, bias=False)
-        self.v = nn.Linear(memory, groups * head_width, bias=False)
+        self.k = nn.Linear(memory, kv_heads * head_width, bias=False)
+        self.v = nn.Linear(memory, kv_heads * head_width, bias=False)
         self.out = nn.Linear(heads * head_width, width, bias=False)
         self.q_norm = nn.RMSNorm(head_width, qk_norm) if qk_norm is not None else nn.Identity()
         self.k_norm = nn.RMSNorm(head_width, qk_norm) if qk_norm is not None else nn.Identity()
 
-    def forward(self, x_TD: Tensor, layer: int, sight: Sight) -> Tensor:
+    def forward(self, x_TD: Tensor, layer: int, visible: VisibleImages) -> Tensor:
         """(T, D); zeros where a token sees nothing. layer: whose keys and values the memory keeps."""
         q_THE = self.q_norm(self.q(x_TD).unflatten(-1, (-1, self.head_width)))
-        keys, values = sight.memory.keys_values(layer, self._keys_values)
-        return self.out(sight.look(q_THE, keys, values).flatten(1))
+        keys, values = visible.memory.keys_values(layer, self._keys_values)
+        return self.out(visible.look(q_THE, keys, values).flatten(1))
 
     def _keys_values(self, features_SD: Tensor) -> KeysValues:
         keys, values = (one(features_SD).unflatten(-1, (-1, self.head_width)) for one in (self.k, self.v))
@@ -114,10 +114,10 @@ class GatedCross(nn.Module):
         self.norm1, self.attention, self.norm2, self.mlp = norm1, attention, norm2, mlp
         self.gate1, self.gate2 = nn.Parameter(torch.zeros(gates)), nn.Parameter(torch.zeros(gates))
 
-    def forward(self, x_TD: Tensor, layer: int, sight: Sight | None) -> Tensor:
+    def forward(self, x_TD: Tensor, layer: int, visible: VisibleImages | None) -> Tensor:
         """sight: None where no token sees anything; the dense part acts on it all the same."""
-        if sight is not None:
-            x_TD = x_TD + self.gate1.tanh() * self.attention(self.norm1(x_TD), layer, sight)
+        if visible is not None:
+            x_TD = x_TD + self.gate1.tanh() * self.attention(self.norm1(x_TD), layer, visible)
         return x_TD + self.gate2.tanh() * self.mlp(self.norm2(x_TD))
 
     def waiting(self) -> list[str]:
@@ -142,7 +142,7 @@ class LookingDecoder(Decoder):
         )
         self.look, self.every = nn.ModuleList(look), every
 
-    def step(self, layer: int, x_TD: Tensor, turns: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
+    def step(self, layer: int, x_TD: Tensor, turns: tuple[Tensor, Tensor] | None, backend: AttentionBackend) -> Tensor:
         if layer % self.every == 0:
-            x_TD = self.look[layer // self.every](x_TD, layer, attend.sight)
-        return super().step(layer, x_TD, turns, attend)
+            x_TD = self.look[layer // self.every](x_TD, layer, backend.visible)
+        return super().step(layer, x_TD, turns, backend)

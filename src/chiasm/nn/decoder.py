@@ -1,7 +1,7 @@
 """One decoder for all language models: blocks over packed sequences.
 
 Sequences stand behind each other in one stream without padding; linear layers, norms and MLPs run on all tokens at
-once. Only attention has to know where a sequence begins and what came before it: an `Attend` says so. In training it
+once. Only attention has to know where a sequence begins and what came before it: an `AttentionBackend` says so. In training it
 is `Packed`; in generation a key-value cache takes its place.
 
 Shapes: T tokens of all sequences, D width, H heads, G groups of heads that share keys and values, E width of a head."""
@@ -21,10 +21,10 @@ from chiasm.errors import RecipeError
 from chiasm.nn.linear import Linear, linear
 from chiasm.nn.recompute import Recomputable, recomputed
 from chiasm.nn.rotary import Rotary, turn
-from chiasm.nn.sight import Sight
+from chiasm.nn.visible_images import VisibleImages
 
 
-class Attend(Protocol):
+class AttentionBackend(Protocol):
     """Who sees whom."""
 
     def __call__(self, layer: int, q_THE: Tensor, k_TGE: Tensor, v_TGE: Tensor, window: int | None, /) -> Tensor:
@@ -34,15 +34,15 @@ class Attend(Protocol):
         """
 
     @property
-    def sight(self) -> Sight | None:
+    def visible(self) -> VisibleImages | None:
         """What the tokens see beside each other, for blocks that look at it; None for nothing."""
 
 
 class Packed:
     """Every sequence sees itself, each token what stands before it and itself; no sequence sees another."""
 
-    def __init__(self, lengths: Sequence[int], sight: Sight | None = None) -> None:
-        self.lengths, self.sight = list(lengths), sight
+    def __init__(self, lengths: Sequence[int], visible: VisibleImages | None = None) -> None:
+        self.lengths, self.visible = list(lengths), visible
 
     def __call__(self, _layer: int, q_THE: Tensor, k_TGE: Tensor, v_TGE: Tensor, window: int | None) -> Tensor:
         parts = (torch.split(one, self.lengths) for one in (q_THE, k_TGE, v_TGE))
@@ -90,7 +90,7 @@ class GroupedAttention(nn.Module):
         self,
         width: int,
         heads: int,
-        groups: int,
+        kv_heads: int,
         head_width: int,
         *,
         rotary: Rotary | None,
@@ -101,32 +101,34 @@ class GroupedAttention(nn.Module):
         inner_norm: float | None = None,
     ) -> None:
         super().__init__()
-        if groups < 1 or heads % groups:
-            raise RecipeError(f"{heads} heads cannot share {groups} groups of keys and values")
+        if kv_heads < 1 or heads % kv_heads:
+            raise RecipeError(f"{heads} heads cannot share {kv_heads} groups of keys and values")
         self.head_width, self.rotary, self.window = head_width, rotary, window
         self.q = Linear(width, heads * head_width, bias=bias)
-        self.k = Linear(width, groups * head_width, bias=bias)
-        self.v = Linear(width, groups * head_width, bias=bias)
+        self.k = Linear(width, kv_heads * head_width, bias=bias)
+        self.v = Linear(width, kv_heads * head_width, bias=bias)
         self.out = Linear(heads * head_width, width, bias=out_bias)
         self.q_norm = nn.RMSNorm(head_width, qk_norm) if qk_norm is not None else nn.Identity()
         self.k_norm = nn.RMSNorm(head_width, qk_norm) if qk_norm is not None else nn.Identity()
         self.inner_norm = nn.LayerNorm(heads * head_width, inner_norm) if inner_norm is not None else nn.Identity()
 
-    def forward(self, x_TD: Tensor, turns: tuple[Tensor, Tensor] | None, layer: int, attend: Attend) -> Tensor:
+    def forward(
+        self, x_TD: Tensor, turns: tuple[Tensor, Tensor] | None, layer: int, backend: AttentionBackend
+    ) -> Tensor:
         q, k, v = (one(x_TD).unflatten(-1, (-1, self.head_width)) for one in (self.q, self.k, self.v))
         q, k = self.q_norm(q), self.k_norm(k)
         if turns is not None:
             q, k = turn(q, turns), turn(k, turns)
-        return self.out(self.inner_norm(attend(layer, q, k, v, self.window).flatten(1)))
+        return self.out(self.inner_norm(backend(layer, q, k, v, self.window).flatten(1)))
 
 
 class GatedMLP(nn.Module):
     """down(silu(gate x) * up x) (Shazeer 2020, arXiv:2002.05202). out: the last width; the first where None."""
 
-    def __init__(self, width: int, hidden: int, out: int | None = None) -> None:
+    def __init__(self, width: int, mlp_width: int, out: int | None = None) -> None:
         super().__init__()
-        self.gate, self.up = Linear(width, hidden, bias=False), Linear(width, hidden, bias=False)
-        self.down = Linear(hidden, width if out is None else out, bias=False)
+        self.gate, self.up = Linear(width, mlp_width, bias=False), Linear(width, mlp_width, bias=False)
+        self.down = Linear(mlp_width, width if out is None else out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
@@ -140,8 +142,10 @@ class DecoderBlock(Recomputable):
         self.norm1, self.attention, self.norm2, self.mlp = norm1, attention, norm2, mlp
 
     @recomputed
-    def forward(self, x_TD: Tensor, turns: tuple[Tensor, Tensor] | None, layer: int, attend: Attend) -> Tensor:
-        x_TD = x_TD + self.attention(self.norm1(x_TD), turns, layer, attend)
+    def forward(
+        self, x_TD: Tensor, turns: tuple[Tensor, Tensor] | None, layer: int, backend: AttentionBackend
+    ) -> Tensor:
+        x_TD = x_TD + self.attention(self.norm1(x_TD), turns, layer, backend)
         return x_TD + self.mlp(self.norm2(x_TD))
 
 
@@ -185,7 +189,7 @@ class Decoder(nn.Module):
         assert isinstance(first, GroupedAttention)
         return len(self.blocks), first.k.out_features // first.head_width, first.head_width
 
-    def forward(self, x_TD: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def forward(self, x_TD: Tensor, positions: Tensor, backend: AttentionBackend) -> Tensor:
         """What the blocks make of embedded tokens, normalised, (T, D).
 
         positions: (T,) of each token in its sequence from 0 on, or (3, T) for three axes.
@@ -194,12 +198,12 @@ class Decoder(nn.Module):
         if self.position is not None:
             x_TD = x_TD + self.position(positions)
         for layer in range(len(self.blocks)):
-            x_TD = self.step(layer, x_TD, turns, attend)
+            x_TD = self.step(layer, x_TD, turns, backend)
         return self.norm(x_TD)
 
-    def step(self, layer: int, x_TD: Tensor, turns: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
+    def step(self, layer: int, x_TD: Tensor, turns: tuple[Tensor, Tensor] | None, backend: AttentionBackend) -> Tensor:
         """One block, and what belongs to it."""
-        return self.blocks[layer](x_TD, turns, layer, attend)
+        return self.blocks[layer](x_TD, turns, layer, backend)
 
     @property
     def head_weight(self) -> Tensor:
@@ -211,7 +215,7 @@ class Decoder(nn.Module):
         return linear(x_TD, self.head_weight)
 
 
-class DecoderConfig(Component, ABC, room="chiasm.nn.decoders", key="decoder"):
+class DecoderConfig(Component, ABC, package="chiasm.nn.decoders", key="decoder"):
     """A recipe's choice of a language model. context: the most tokens of a sequence that it reads."""
 
     context: int

@@ -34,7 +34,7 @@ class Config:
     width: int
     layers: int
     heads: int
-    hidden: int
+    mlp_width: int
     time: int = 2
     merge: int = 2
     act: Activation = "quick_gelu"
@@ -69,7 +69,7 @@ class PackedViT(nn.Module):
         self.blocks = nn.ModuleList(
             DecoderBlock(
                 GroupedAttention(width, config.heads, config.heads, each, rotary=None, bias=True, out_bias=True),
-                MLP(width, config.hidden, config.act),
+                MLP(width, config.mlp_width, config.act),
                 nn.LayerNorm(width, config.epsilon),
                 nn.LayerNorm(width, config.epsilon),
             )
@@ -84,10 +84,10 @@ class PackedViT(nn.Module):
                 f"this tower sees packed patches of {self.config.values} values; set processor.layout to 'packed', "
                 f"with patch {self.config.patch} and time {self.config.time}"
             )
-        turns, attend = self._turns(images.sizes_N2.tolist()), Apart(images.tiles_N.tolist())
+        turns, backend = self._turns(images.sizes_N2.tolist()), Apart(images.tiles_N.tolist())
         x_PD = self.embed(images.pixels)
         for layer, block in enumerate(self.blocks):
-            x_PD = block(x_PD, turns, layer, attend)
+            x_PD = block(x_PD, turns, layer, backend)
         return x_PD
 
     def _turns(self, grids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -99,9 +99,9 @@ class PackedViT(nn.Module):
 
 
 class Apart:
-    """An `Attend` in which every picture sees itself, whole, and no other. Neighbours of one size go together."""
+    """An `AttentionBackend` in which every picture sees itself, whole, and no other. Neighbours of one size go together."""
 
-    sight = None  # beside each other they see nothing
+    visible = None  # beside each other they see nothing
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self._runs = [(len(list(run)), length) for length, run in itertools.groupby(lengths)]

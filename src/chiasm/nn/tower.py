@@ -44,12 +44,12 @@ class ImageTower(nn.Module, ABC):
                 "image.size, or the layout of pictures where the model speaks"
             )
 
-    def hidden(self, images: Images, layer: int) -> Tensor:  # noqa: ARG002  # see `unread`
+    def hidden_states(self, images: Images, layer: int) -> Tensor:  # noqa: ARG002  # see `unread`
         """Features before pooling as they leave a layer, (N, P, D); -1 is the last, which all towers have."""
         return self.tokens(images)
 
     def unread(self, layer: int) -> Sequence[nn.Module]:
-        """The parts that `hidden` of that layer does without. Raises RecipeError where the tower has no such layer."""
+        """The parts that `mlp_width` of that layer does without. Raises RecipeError where the tower has no such layer."""
         if layer != -1:
             raise RecipeError(
                 f"model.layer: {type(self).__name__} gives the features of its last layer, -1, not {layer}"
@@ -78,7 +78,7 @@ class TextTower(nn.Module, ABC):
         """All features before pooling, (B, T, D); what stands on padding means nothing."""
 
 
-class ImageTowerConfig(Component, ABC, room="chiasm.nn.image_towers", key="tower"):
+class ImageTowerConfig(Component, ABC, package="chiasm.nn.image_towers", key="tower"):
     """A recipe's choice of an image tower."""
 
     @abstractmethod
@@ -92,7 +92,7 @@ class ImageTowerConfig(Component, ABC, room="chiasm.nn.image_towers", key="tower
         raise RecipeError(f"the image tower '{self.chosen()}' has no grid of one size, which this model needs")
 
 
-class TextTowerConfig(Component, ABC, room="chiasm.nn.text_towers", key="tower"):
+class TextTowerConfig(Component, ABC, package="chiasm.nn.text_towers", key="tower"):
     """A recipe's choice of a text tower."""
 
     @abstractmethod

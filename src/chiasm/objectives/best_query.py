@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chiasm.objectives.everyone import first_row, gathered, summed
+from chiasm.objectives.gather import first_row, gathered, summed
 from chiasm.objectives.ring import Ring, full
 
 _SMOOTHING = 0.1  # the released code's; the paper does not tell of it

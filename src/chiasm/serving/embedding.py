@@ -28,7 +28,7 @@ from chiasm.errors import CapabilityError, ChiasmError, DataError
 from chiasm.evaluation.protocol import fingerprint, processor_hash
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.model import Embedder, Model
-from chiasm.serving.pictures import bars, vectors_of
+from chiasm.serving.images import bars, vectors_of
 
 FACTS, SKIPPED = "facts.json", "skipped.jsonl"
 _SAMPLES = 64  # embedded together; after each such batch everything is on the disk

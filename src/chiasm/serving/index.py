@@ -23,7 +23,7 @@ from chiasm.data.vectors import GrowingArray
 from chiasm.errors import CapabilityError, ChiasmError, DataError
 from chiasm.evaluation.protocol import fingerprint, processor_hash
 from chiasm.models.model import Embedder, Model
-from chiasm.serving.pictures import Unreadable, bars, vectors_of, walk
+from chiasm.serving.images import Unreadable, bars, vectors_of, walk
 
 ABOUT = "about.json"
 _BATCH = 64  # pictures embedded together; after each batch everything is on the disk

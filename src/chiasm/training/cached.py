@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from chiasm.data.batch import Batch
-from chiasm.models.model import Comparing
+from chiasm.models.model import ContrastiveModel
 
 # Calls a function of the model whose backward pass shares gradients between processes, such as DDP's forward.
 Call = Callable[..., Any]
@@ -24,7 +24,7 @@ Compute = Callable[[Batch], dict[str, Tensor]]
 
 
 def cached_losses(
-    model: Comparing,
+    model: ContrastiveModel,
     parts: Sequence[Batch],
     total: Callable[[Mapping[str, Tensor]], Tensor],
     *,
@@ -77,7 +77,7 @@ def _in_context(
 
 
 def _features(
-    model: Comparing, parts: Sequence[Batch], compute: Compute
+    model: ContrastiveModel, parts: Sequence[Batch], compute: Compute
 ) -> tuple[list[dict[str, Tensor]], list[list[Tensor]]]:
     """What is compared, of each part, and the random numbers' state before it."""
     random, cached = [], []

@@ -24,7 +24,7 @@ from chiasm.errors import CheckpointError
 from chiasm.models import folder as model_folder
 from chiasm.models.model import Model
 from chiasm.training.distributed import Ranks, StoppedElsewhere
-from chiasm.training.parallel import Alone, first_row, local
+from chiasm.training.parallel import SingleProcess, first_row, local
 from chiasm.training.settings import Training
 from chiasm.training.slices import Slices, write_slices
 
@@ -48,7 +48,7 @@ class Progress:
 class State:
     """What a checkpoint holds beside the progress. average: the tensors of the averaged weights."""
 
-    parallel: Alone
+    parallel: SingleProcess
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: Mapping[str, Tensor]

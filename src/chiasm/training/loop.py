@@ -16,7 +16,7 @@ from chiasm.config import suggest
 from chiasm.data.batch import Batch
 from chiasm.data.reader import Reader
 from chiasm.errors import DataError, RecipeError, TrainingError
-from chiasm.models.model import Comparing, Model
+from chiasm.models.model import ContrastiveModel, Model
 from chiasm.nn.device import choose_device
 from chiasm.nn.recompute import recompute_layers
 from chiasm.training.average import Average
@@ -80,7 +80,9 @@ class Loop:
         )
         self.pace = Pace(self.device, _DTYPES.get(settings.precision, torch.float32), counts=not settings.compile)
         self.checkpoints = Checkpoints(folder / "checkpoints", settings, self.ranks, self._warn)
-        self._features = torch.compile(model.features) if settings.compile and isinstance(model, Comparing) else None
+        self._features = (
+            torch.compile(model.features) if settings.compile and isinstance(model, ContrastiveModel) else None
+        )
         self._losses: Callable[[Batch], dict[str, Tensor]] = (
             torch.compile(model.losses) if settings.compile else model.losses
         )
@@ -186,7 +188,7 @@ class Loop:
         totals: dict[str, Tensor] = {}
         count = min(self.settings.accumulate, *sizes)
         parts = batch.split(count) if count > 1 else [batch]  # splitting copies
-        if isinstance(self.model, Comparing) and len(parts) > 1:
+        if isinstance(self.model, ContrastiveModel) and len(parts) > 1:
             named = self._cached(self.model, parts)
             self.parallel.reduce()
             return self.ranks.mean(_numbers({"loss": self._weighed(named), **named}))
@@ -205,7 +207,7 @@ class Loop:
         self.parallel.reduce()
         return self.ranks.mean(_numbers(totals))
 
-    def _cached(self, model: Comparing, parts: Sequence[Batch]) -> dict[str, Tensor]:
+    def _cached(self, model: ContrastiveModel, parts: Sequence[Batch]) -> dict[str, Tensor]:
         """The losses of all parts as one batch, whose samples are compared with each other."""
         return cached_losses(
             model,

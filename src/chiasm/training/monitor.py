@@ -14,7 +14,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from chiasm.training.tracker import Start, Tracker, TrackerConfig, scalars
+from chiasm.training.tracker import RunInfo, Tracker, TrackerConfig, scalars
 
 METRICS = "metrics.jsonl"
 _READ = 0.2  # seconds between two sights of the bar
@@ -43,7 +43,7 @@ class Monitor:
             console = Console(quiet=True)
         self.silent = silent
         self.file, self.steps, self.name, self.console = folder / METRICS, steps, name, console
-        self.configs, self.start = () if silent else tuple(trackers), Start(folder, name, recipe)
+        self.configs, self.start = () if silent else tuple(trackers), RunInfo(folder, name, recipe)
         self.trackers: list[Tracker] = []
         self.shown = 0.0
         self.bar = Progress(

@@ -12,7 +12,7 @@ from torch import nn
 from chiasm.errors import RecipeError
 from chiasm.models.model import suggest_part
 from chiasm.training.layers import decaying, depths
-from chiasm.training.settings import Part, Training
+from chiasm.training.settings import PartSettings, Training
 
 
 def freeze(model: nn.Module, settings: Training) -> None:
@@ -39,7 +39,7 @@ def freeze(model: nn.Module, settings: Training) -> None:
             parameter.requires_grad_(False)
 
 
-class Together(torch.optim.Optimizer):
+class CombinedOptimizer(torch.optim.Optimizer):
     """Several optimisers as one, each over tensors of its own."""
 
     def __init__(self, optimisers: Sequence[torch.optim.Optimizer]) -> None:
@@ -74,7 +74,7 @@ def build_optimiser(model: nn.Module, settings: Training) -> torch.optim.Optimiz
     found: list[torch.optim.Optimizer] = [_adamw(_groups(model, rest, settings), settings)] if rest else []
     if matrices:
         found.append(torch.optim.Muon(_groups(model, matrices, settings), adjust_lr_fn="match_rms_adamw"))
-    return Together(found)
+    return CombinedOptimizer(found)
 
 
 def _adamw(groups: list[dict[str, Any]], settings: Training) -> torch.optim.AdamW:
@@ -123,6 +123,6 @@ def schedule(settings: Training, step: int) -> float:
             return final + (1 - final) * min(1.0, left)
 
 
-def _part_of(name: str, settings: Training) -> Part:
+def _part_of(name: str, settings: Training) -> PartSettings:
     entry = settings.part_of(name)
-    return settings.parts[entry] if entry is not None else Part()
+    return settings.parts[entry] if entry is not None else PartSettings()

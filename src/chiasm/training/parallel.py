@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from chiasm.errors import RecipeError
-from chiasm.models.model import Comparing, Model
+from chiasm.models.model import ContrastiveModel, Model
 from chiasm.training.distributed import Ranks
 from chiasm.training.settings import Training
 
@@ -29,7 +29,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Alone:
+class SingleProcess:
     """One process, and what the other ways have in common with it."""
 
     def __init__(self, model: Model, ranks: Ranks, device: torch.device) -> None:
@@ -71,7 +71,7 @@ class Alone:
         return self.model if self.ranks.first else None
 
 
-class Replicated(Alone):
+class DDP(SingleProcess):
     """DDP: every rank holds the whole model (Li et al. 2020, arXiv:2006.15704)."""
 
     @cached_property
@@ -88,7 +88,7 @@ class Replicated(Alone):
             yield
 
 
-class Sharded(Alone):
+class FSDP(SingleProcess):
     """FSDP2: every rank holds a slice of each tensor and of its optimiser state (Zhao et al. 2023, arXiv:2304.11277).
 
     The units that are put together at a time are the blocks of the towers; the rest is one more. Scalars, such as a
@@ -152,28 +152,28 @@ class Sharded(Alone):
         return self.plain
 
 
-def share_model(model: Model, settings: Training, ranks: Ranks, device: torch.device) -> Alone:
+def share_model(model: Model, settings: Training, ranks: Ranks, device: torch.device) -> SingleProcess:
     """The recipe's way to share the work. Raises RecipeError for what cannot be had in it."""
     if ranks.count == 1:
-        return Alone(model, ranks, device)
+        return SingleProcess(model, ranks, device)
     if settings.parallel == "none":
         raise RecipeError(
             f"training.parallel is none, but there are {ranks.count} processes; use ddp or fsdp, or start one process"
         )
     if settings.parallel in ("auto", "ddp"):
-        return Replicated(model, ranks, device)
+        return DDP(model, ranks, device)
     if settings.optimiser == "muon":
         raise RecipeError(
             "training.optimiser: muon needs whole matrices, of which fsdp holds slices; use adamw, or ddp"
         )
     if settings.precision == "fp16":
         raise RecipeError("training.precision: fp16 does not go with training.parallel: fsdp; use bf16")
-    if isinstance(model, Comparing) and model.compares_by_layers and settings.accumulate > 1:
+    if isinstance(model, ContrastiveModel) and model.compares_by_layers and settings.accumulate > 1:
         raise RecipeError(
             f"training.accumulate: a {type(model).__name__} compares samples by layers that must then be whole, of "
             "which fsdp holds slices; use ddp, or accumulate: 1"
         )
-    return Sharded(model, ranks, device)
+    return FSDP(model, ranks, device)
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:

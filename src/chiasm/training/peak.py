@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from chiasm.data.copies import cache_folder, write_whole
+from chiasm.data.file_cache import cache_folder, write_whole
 
 _TRIES = 6  # products; the fastest counts, for others may use the device too
 _SIDES = {"cpu": 1024, "cuda": 4096}  # large enough for the peak, small enough for a blink

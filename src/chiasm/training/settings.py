@@ -12,7 +12,7 @@ from chiasm.training.tracker import TrackerConfig
 
 
 @dataclass(frozen=True)
-class Part:
+class PartSettings:
     """How one part of the model differs from the rest; the longest name that fits a tensor's name decides."""
 
     frozen: bool = False
@@ -73,7 +73,7 @@ class Training:
     accumulate: int = 1
     recompute: bool = False
     loss_weights: Mapping[str, float] = field(default_factory=dict)
-    parts: Mapping[str, Part] = field(default_factory=dict)
+    parts: Mapping[str, PartSettings] = field(default_factory=dict)
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     compile: bool = False
     ema: float | None = None

@@ -18,7 +18,7 @@ from chiasm.errors import MissingExtra
 
 
 @dataclass(frozen=True)
-class Start:
+class RunInfo:
     """What a tracker is told of a run when a sitting of it begins.
 
     folder: of the run. recipe: its text, YAML. step: the last one that is done; 0 in a new run. told: the last one that
@@ -45,7 +45,7 @@ class Tracker(ABC):
         """Sends or writes what is left."""
 
 
-class TrackerConfig(Component, ABC, room="chiasm.training.trackers", key="tracker"):
+class TrackerConfig(Component, ABC, package="chiasm.training.trackers", key="tracker"):
     """A recipe's choice of a tracker. package: what it needs; extra: the extra of chiasm that brings it."""
 
     package: ClassVar[str]
@@ -57,7 +57,7 @@ class TrackerConfig(Component, ABC, room="chiasm.training.trackers", key="tracke
             raise MissingExtra(self.package, self.extra, f"training.trackers: {self.chosen()}")
 
     @abstractmethod
-    def start(self, run: Start) -> Tracker:
+    def start(self, run: RunInfo) -> Tracker:
         """The tracker of one sitting. Raises MissingExtra as `check` does."""
 
     def module(self, name: str) -> ModuleType:

@@ -41,7 +41,7 @@ def save_for_transformers(model: Model, folder: Path, base: str) -> None:
     adaptation = model.adaptation
     if not isinstance(adaptation, adapted.Adaptation):
         raise CheckpointError("the model has no adapters; chiasm.load opens them from the run that learned them")
-    names = transformers.linear_names(model.config.hollow(model.processor))
+    names = transformers.linear_names(model.config.on_meta(model.processor))
     folder.mkdir(parents=True, exist_ok=True)
     for part in adaptation.peft:
         place = folder / part if len(adaptation.peft) > 1 else folder

@@ -8,7 +8,7 @@ from typing import Any
 
 import tokenizers
 
-from chiasm.data.box_text import BoxText
+from chiasm.data.box_format import BoxFormat
 from chiasm.data.chat_processor import ChatProcessor, ChatSettings
 from chiasm.data.layout import Layout
 from chiasm.data.tokenizer import load_backend
@@ -19,7 +19,7 @@ _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 def read_chat(
-    folder: Path, context: int, vocabulary: int, layout: Layout | None = None, boxes: BoxText | None = None
+    folder: Path, context: int, vocabulary: int, layout: Layout | None = None, boxes: BoxFormat | None = None
 ) -> ChatProcessor:
     """The processor of a checkpoint that speaks: tokenizer, chat template, and which tokens end its turns.
 
@@ -65,7 +65,7 @@ def write_chat(processor: ChatProcessor, folder: Path) -> None:
         (folder / "chat_template.jinja").write_text(processor.template.source, encoding="utf-8")
 
 
-def slot_id(settings: Mapping[str, Any], default: int) -> int:
+def image_token_id(settings: Mapping[str, Any], default: int) -> int:
     """The id of the token that keeps the place of a picture, by the names that configs give it."""
     for name in ("image_token_id", "image_token_index"):
         if settings.get(name) is not None:

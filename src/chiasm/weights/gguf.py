@@ -18,7 +18,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 
 from chiasm.data.chat_processor import ChatProcessor, ChatSettings
-from chiasm.data.copies import cache_folder
+from chiasm.data.file_cache import cache_folder
 from chiasm.errors import CheckpointError, MissingExtra
 from chiasm.models.language import Config, Language
 from chiasm.nn.decoders import llama
@@ -43,14 +43,14 @@ def load(file: Path) -> Language:
     kind = facts.get("general.architecture")
     if kind != "llama":
         raise CheckpointError(f"{file} holds a '{kind}'; of GGUF files those of the architecture 'llama' are read")
-    heads, groups = int(facts["llama.attention.head_count"]), int(facts["llama.attention.head_count_kv"])
+    heads, kv_heads = int(facts["llama.attention.head_count"]), int(facts["llama.attention.head_count_kv"])
     decoder = llama.Config(
         vocabulary=len(facts["tokenizer.ggml.tokens"]),
         width=int(facts["llama.embedding_length"]),
         layers=int(facts["llama.block_count"]),
         heads=heads,
-        groups=groups,
-        hidden=int(facts["llama.feed_forward_length"]),
+        kv_heads=kv_heads,
+        mlp_width=int(facts["llama.feed_forward_length"]),
         context=int(facts["llama.context_length"]),
         theta=float(facts.get("llama.rope.freq_base", 10_000.0)),
         epsilon=float(np.float32(facts["llama.attention.layer_norm_rms_epsilon"])),
@@ -148,7 +148,7 @@ def _table(decoder: llama.Config) -> tuple[Rule, ...]:
         Rule("language.embed.weight", "token_embd.weight"),
         Rule(f"{block}.norm1.weight", f"{layer}.attn_norm.weight"),
         Rule(f"{block}.attention.q.weight", f"{layer}.attn_q.weight", _interleaved(decoder.heads)),
-        Rule(f"{block}.attention.k.weight", f"{layer}.attn_k.weight", _interleaved(decoder.groups)),
+        Rule(f"{block}.attention.k.weight", f"{layer}.attn_k.weight", _interleaved(decoder.kv_heads)),
         Rule(f"{block}.attention.v.weight", f"{layer}.attn_v.weight"),
         Rule(f"{block}.attention.out.weight", f"{layer}.attn_output.weight"),
         Rule(f"{block}.norm2.weight", f"{layer}.ffn_norm.weight"),

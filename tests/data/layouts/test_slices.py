@@ -37,10 +37,10 @@ def test_the_papers_numbers() -> None:
 
 
 def test_grids_and_sizes_are_those_of_the_published_code() -> None:
-    dice, theirs = random.Random(0), MiniCPMV4_6ImageProcessorPil()
+    rng, theirs = random.Random(0), MiniCPMV4_6ImageProcessorPil()
     for _ in range(3000):
-        width, height = (int(2 ** dice.uniform(3, 12)) for _ in range(2))
-        size, most = dice.choice([448, 224, 980]), dice.choice([2, 4, 9, 16])
+        width, height = (int(2 ** rng.uniform(3, 12)) for _ in range(2))
+        size, most = rng.choice([448, 224, 980]), rng.choice([2, 4, 9, 16])
         grid = slice_grid(width, height, size, most)
         expected = theirs.get_sliced_grid((height, width), most, size)
         assert grid == (tuple(expected) if expected is not None else None)
@@ -72,7 +72,7 @@ def test_pixels_are_those_of_the_published_code(shape: tuple[int, int], tmp_path
 
 
 def test_slots_are_known_from_the_size_and_counted_as_written() -> None:
-    layout = Slices(size=56, slots=3, token="<unk>")
+    layout = Slices(size=56, image_tokens=3, token="<unk>")
     features = "<unk>" * 3
     assert layout.written(50, 50) == f"<image>{features}</image>"
     assert layout.written(56, 168) == f"<image>{features}</image>" + "\n".join([f"<slice>{features}</slice>"] * 3)
@@ -89,7 +89,7 @@ def test_a_learned_tokenizer_and_a_template_with_words_of_its_own(tmp_path: Path
     """The template writes a picture in the words of version 2.6; the tokenizer knows the marks."""
     template = tmp_path / "chat_template.jinja"
     template.write_text("{% for one in messages %}{{ one['content'] }}{% endfor %}")
-    layout = {"layout": "slices", "size": 56, "slots": 2}
+    layout = {"layout": "slices", "size": 56, "image_tokens": 2}
     entries = {"layout": layout, "tokenizer": {"learn": 300}, "template": str(template)}
     processor = ChatProcessor.from_recipe(entries, ["a dog and a cat"])
     picture = Image(np.zeros((56, 112, 3), np.uint8))
@@ -99,7 +99,7 @@ def test_a_learned_tokenizer_and_a_template_with_words_of_its_own(tmp_path: Path
     assert rendered.text.startswith(f"<image>{two}</image><slice>{two}</slice><slice>{two}</slice>a dog")
     batch = processor([sample])
     assert batch.stream is not None
-    assert int(batch.stream.slot_T.sum()) == 6
+    assert int(batch.stream.image_mask_T.sum()) == 6
     assert batch.stream.positions_AT is None
 
 

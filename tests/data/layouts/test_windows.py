@@ -33,7 +33,7 @@ def test_the_papers_numbers() -> None:
 
 
 def test_windows_are_cut_row_by_row_and_the_whole_is_shrunk() -> None:
-    layout = Windows(window=16, slots=4)
+    layout = Windows(window=16, image_tokens=4)
     images = layout.images([noise(50, 33), noise(48, 32, seed=1)])
     assert images.pixels.shape == (14, 3, 16, 16)
     assert images.row_N.tolist() == [0] * 7 + [1] * 7
@@ -54,7 +54,7 @@ def test_windows_are_cut_row_by_row_and_the_whole_is_shrunk() -> None:
 
 def processor(layout: Layout, context: int = 512) -> ChatProcessor:
     backend = learn_tokenizer(["a dog and a cat"], 300)
-    backend.add_special_tokens([layout.slot, *layout.marks])
+    backend.add_special_tokens([layout.image_token, *layout.marks])
     return ChatProcessor(backend, ChatSettings(context, layout))
 
 
@@ -82,7 +82,7 @@ def test_minicpm_v_writes_pictures_as_its_versions_do(second: bool) -> None:
             "grid_behind": "</slice>",
         }
     )
-    layout = replace(Slices(size=56, slots=1, token="<unk>"), between="\n", **marks)  # type: ignore[arg-type]  # texts
+    layout = replace(Slices(size=56, image_tokens=1, token="<unk>"), between="\n", **marks)  # type: ignore[arg-type]  # texts
     small, wide = noise(50, 50), noise(112, 56)
     whole = "<image><unk></image>"
     cut = f"{whole}<slice><unk></slice><slice><unk></slice>" if second else f"{whole}<slice>{whole}{whole}</slice>"
@@ -96,18 +96,18 @@ def test_minicpm_v_writes_pictures_as_its_versions_do(second: bool) -> None:
     assert ("<image_id>" in layout.marks) == second
 
 
-@pytest.mark.parametrize("layout", [Windows(window=16, slots=4), Slices(size=28, slots=8)])
+@pytest.mark.parametrize("layout", [Windows(window=16, image_tokens=4), Slices(size=28, image_tokens=8)])
 def test_a_picture_beyond_the_context_is_an_error_that_names_the_sample(layout: Layout) -> None:
     sample = Sample("receipts/7", (noise(90, 60), Text("What is the sum?", role="user")))
-    slots = layout.written(90, 60).count(layout.slot)
-    tight = processor(layout, context=slots)
-    with pytest.raises(DataError, match=rf"'receipts/7' has .* tokens, {slots} of them for its pictures"):
+    image_tokens = layout.written(90, 60).count(layout.image_token)
+    tight = processor(layout, context=image_tokens)
+    with pytest.raises(DataError, match=rf"'receipts/7' has .* tokens, {image_tokens} of them for its pictures"):
         tight.prompts([sample])
     assert processor(layout).prompts([sample]).stream is not None
 
 
 def test_what_makes_no_windows_is_refused() -> None:
-    bad: Sequence[dict[str, int]] = ({"rows": 0}, {"window": 0}, {"slots": 0})
+    bad: Sequence[dict[str, int]] = ({"rows": 0}, {"window": 0}, {"image_tokens": 0})
     for entries in bad:
         with pytest.raises(RecipeError, match="do not make a layout"):
             Windows(**entries)  # type: ignore[arg-type]  # numbers all

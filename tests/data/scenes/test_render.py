@@ -67,11 +67,11 @@ def test_shapes_have_masks_of_their_own() -> None:
 def test_textures_are_told_apart_in_pixels(size: str) -> None:
     side = 13 if size == "small" else 23
     for shape in ("circle", "square", "triangle", "heart", "star", "house", "cloud"):
-        pictures = [
+        images = [
             render(_alone(Look(size, "blue", texture, shape), (20, 20, 20 + side, 20 + side)), 64).astype(float)
             for texture in TEXTURES
         ]
-        for (i, one), (j, other) in combinations(enumerate(pictures), 2):
+        for (i, one), (j, other) in combinations(enumerate(images), 2):
             changed = np.abs(one - other).max(axis=2) > 60
             assert changed.sum() > 0.07 * side * side, (shape, TEXTURES[i], TEXTURES[j])
 

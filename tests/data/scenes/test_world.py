@@ -10,9 +10,9 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from chiasm.data.scenes.dice import Dice, Law
 from chiasm.data.scenes.looks import Look, combination
 from chiasm.data.scenes.placement import GRID, coverage
+from chiasm.data.scenes.rng import Law, Rng
 from chiasm.data.scenes.vocabulary import COLOURS, HOLLOW, SHAPES, TEXTURES
 from chiasm.data.scenes.world import Scene
 from chiasm.data.sources.scenes import Scenes
@@ -109,13 +109,13 @@ def test_overlapping_things_stay_visible_and_differ_in_colour() -> None:
             whole = np.zeros((GRID, GRID), bool)
             whole[y0:y1, x0:x1] = coverage(thing.look.shape, x1 - x0, y1 - y0)
             masks.append(whole)
-        hidden = (masks[0] & masks[1]).sum() / masks[1].sum()
+        mlp_width = (masks[0] & masks[1]).sum() / masks[1].sum()
         if scene.inside:
-            assert hidden == 0 if lower.look.shape in HOLLOW else (masks[0] & ~masks[1]).sum() == 0
-            assert hidden < 0.35
+            assert mlp_width == 0 if lower.look.shape in HOLLOW else (masks[0] & ~masks[1]).sum() == 0
+            assert mlp_width < 0.35
         else:
             met += 1
-            assert 0.1 <= hidden <= 0.35
+            assert 0.1 <= mlp_width <= 0.35
             assert (masks[0] & ~masks[1]).sum() >= 0.35 * masks[0].sum()
     assert met > 100
 
@@ -138,18 +138,18 @@ def test_relations_are_all_shown() -> None:
 
 
 def test_dice_are_even_and_depend_on_their_key_alone() -> None:
-    rolled = [Dice(1, i).integer(1, 6) for i in range(6000)]
+    rolled = [Rng(1, i).integer(1, 6) for i in range(6000)]
     assert _chi_square(Counter(map(str, rolled)), dict.fromkeys("123456", 1 / 6)) < 3
-    dice, again = Dice(3, 5), Dice(3, 5)
-    numbers = [dice.uniform() for _ in range(1000)]
+    rng, again = Rng(3, 5), Rng(3, 5)
+    numbers = [rng.uniform() for _ in range(1000)]
     assert numbers == [again.uniform() for _ in range(1000)]  # longer than a block
     assert len(set(numbers)) == 1000
-    assert sorted(Dice(2).sample(range(9), 9)) == list(range(9))
+    assert sorted(Rng(2).sample(range(9), 9)) == list(range(9))
 
 
 def test_a_law_draws_by_its_weights() -> None:
-    law, dice = Law({"a": 3, "b": 0, "c": 1}), Dice(4)
-    drawn = Counter(law.draw(dice) for _ in range(4000))
+    law, rng = Law({"a": 3, "b": 0, "c": 1}), Rng(4)
+    drawn = Counter(law.draw(rng) for _ in range(4000))
     assert drawn["b"] == 0
     assert drawn["a"] / 4000 == pytest.approx(0.75, abs=0.03)
     assert (law.probability("a"), law.probability("b")) == (0.75, 0.0)

@@ -25,7 +25,7 @@ def jpeg(level: int = 0, size: tuple[int, int] = (24, 16)) -> bytes:
     return buffer.getvalue()
 
 
-def folder_of_pictures(folder: Path, count: int = 3) -> Path:
+def folder_of_images(folder: Path, count: int = 3) -> Path:
     """0.jpg, 1.jpg, ..., with cut.jpg (a truncated JPEG), text.jpg (no picture), and links that lead nowhere good."""
     folder.mkdir(parents=True, exist_ok=True)
     for level in range(count):

@@ -67,7 +67,7 @@ def test_a_share_of_samples_tells_a_caption() -> None:
 
 def test_in_a_plain_chat_every_answer_is_learned_with_its_end() -> None:
     data: Source = Answered(Listed((_asked(1, 3),)), turns=None, prompt="{question}")
-    settings = {"tokenizer": {"learn": 259}, "layout": {"layout": "fixed", "slots": 2}}
+    settings = {"tokenizer": {"learn": 259}, "layout": {"layout": "fixed", "image_tokens": 2}}
     processor = ChatProcessor.from_recipe(settings, ["q"])
     rendered = processor.render(data[0])
     learned = [rendered.text[first:behind] for first, behind in rendered.spans]

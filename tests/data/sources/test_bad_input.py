@@ -15,7 +15,7 @@ from chiasm.data.source import Source
 from chiasm.data.sources.captions import Captions
 from chiasm.data.sources.folder import Folder
 from chiasm.data.sources.webdataset import WebDataset
-from tests.data.sources.made import OUTSIDE, fails, folder_of_pictures, jpeg, json_lines
+from tests.data.sources.made import OUTSIDE, fails, folder_of_images, jpeg, json_lines
 from tests.data.sources.test_webdataset import pairs, shard
 from tests.worlds import tiny_processor
 
@@ -44,7 +44,7 @@ def skipped(source: Source, epochs: int = 1) -> dict[str, str]:
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_rows_and_pictures_of_all_bad_kinds(tmp_path: Path) -> None:
-    folder = folder_of_pictures(tmp_path / "data")
+    folder = folder_of_images(tmp_path / "data")
     (folder / "huge.png").write_bytes(claims(50_000, 50_000))
     (folder / "empty.jpg").write_bytes(b"")
     names = ["cut.jpg", "text.jpg", "huge.png", "empty.jpg", "absent.jpg", *OUTSIDE]

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 from chiasm.config import dump, parse
-from chiasm.data.places import Url
+from chiasm.data.locations import Url
 from chiasm.data.source import Source
 from chiasm.data.sources.aro import Aro
 from chiasm.data.sources.mmbench import MMBench
@@ -22,13 +22,13 @@ from chiasm.data.sources.scienceqa import ScienceQA
 from chiasm.data.sources.seed_bench import SeedBench
 from chiasm.data.sources.winoground import Winoground
 from chiasm.errors import DataError
-from chiasm.evaluation.task import Either, Match
+from chiasm.evaluation.task import ScoreOrGenerate, ScoreRequest
 from chiasm.evaluation.tasks.existence import Existence
 from chiasm.evaluation.tasks.multiple_choice import MultipleChoice
 from chiasm.evaluation.tasks.pairs import Pairs
 from chiasm.evaluation.tasks.quadruples import Quadruples
 from tests.data.server import serve
-from tests.data.sources.made import OUTSIDE, fails, folder_of_pictures, jpeg, json_lines
+from tests.data.sources.made import OUTSIDE, fails, folder_of_images, jpeg, json_lines
 
 
 def round_trips(source: Source) -> None:
@@ -58,7 +58,7 @@ def test_winoground_feeds_quadruples(tmp_path: Path) -> None:
     assert [type(part).__name__ for part in sample.parts] == ["Image", "Text", "Image", "Text"]
     assert sample.images[1].size == (8, 8)
     question, *broken = Quadruples(source).asked
-    assert isinstance(question, Match)
+    assert isinstance(question, ScoreRequest)
     assert (question.kind, question.texts[0]) == ("Object", ("an old person kisses a young person",))
     assert len(broken) == 2
     fails(source, 1, "leads out of")
@@ -68,7 +68,7 @@ def test_winoground_feeds_quadruples(tmp_path: Path) -> None:
 
 
 def test_aro_cuts_the_region(tmp_path: Path) -> None:
-    images = folder_of_pictures(tmp_path / "images")
+    images = folder_of_images(tmp_path / "images")
     box = {"bbox_x": 3, "bbox_y": 2, "bbox_w": 10, "bbox_h": 5}
     row = {"image_path": "0.jpg", "true_caption": "the dog on the mat", "false_caption": "the mat on the dog", **box}
     rows = [
@@ -97,7 +97,7 @@ def test_aro_cuts_the_region(tmp_path: Path) -> None:
 def test_aro_cuts_a_picture_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("fsspec", reason="URLs are read with fsspec: pip install 'chiasm[data]'")
     monkeypatch.setenv("CHIASM_CACHE", str(tmp_path / "cache"))
-    images = folder_of_pictures(tmp_path / "data" / "images")
+    images = folder_of_images(tmp_path / "data" / "images")
     row = {"true_caption": "the dog on the mat", "false_caption": "the mat on the dog"}
     box = {"bbox_x": 3, "bbox_y": 2, "bbox_w": 40, "bbox_h": 5}
     rows = [{"image_path": name, **row, **box} for name in ("0.jpg", "absent.jpg", "../secret.jpg")]
@@ -117,7 +117,7 @@ def test_aro_cuts_a_picture_in_a_store(tmp_path: Path, monkeypatch: pytest.Monke
 def test_one_file_of_pope_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("fsspec", reason="URLs are read with fsspec: pip install 'chiasm[data]'")
     monkeypatch.setenv("CHIASM_CACHE", str(tmp_path / "cache"))
-    folder_of_pictures(tmp_path / "data" / "images")
+    folder_of_images(tmp_path / "data" / "images")
     row = {"question_id": 5, "image": "0.jpg", "text": "Is there a dog in the image?", "label": "no"}
     json_lines(tmp_path / "data" / "coco_pope_random.json", [row])
     with serve(tmp_path / "data") as (address, _):
@@ -128,7 +128,7 @@ def test_one_file_of_pope_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_pope_files_become_polls(tmp_path: Path) -> None:
-    images, folder = folder_of_pictures(tmp_path / "images"), tmp_path / "pope"
+    images, folder = folder_of_images(tmp_path / "images"), tmp_path / "pope"
     folder.mkdir()
     asked = [
         ("Is there a snowboard in the image?", "yes"),
@@ -148,14 +148,14 @@ def test_pope_files_become_polls(tmp_path: Path) -> None:
     assert source[-1].key == "coco_pope_random/3"
     task = Existence(source, polls="questions", ending="")
     first, second, third = (one for one in task.asked[:3])
-    assert isinstance(first, Either)
-    assert isinstance(second, Either)
+    assert isinstance(first, ScoreOrGenerate)
+    assert isinstance(second, ScoreOrGenerate)
     assert (first.texts, first.true) == ((("there is a snowboard",), ("there is no snowboard",)), (0,))
     assert (second.texts[0], second.true) == (("there is an orange",), (1,))
     assert second.words.sample.texts[-1].text == asked[1][0]  # asked as it was published
     assert "has no statements" in getattr(third, "reason", "")
     worded = Existence(source, polls="questions", form="words").asked
-    assert all(isinstance(one, Either) and one.words_only for one in worded)
+    assert all(isinstance(one, ScoreOrGenerate) and one.words_only for one in worded)
     (folder / "coco_pope_random.json").write_text('{"image": "0.jpg", "text": "?", "label": "perhaps"}\n')
     fails(Pope(folder / "coco_pope_random.json", images), 0, "has the label 'perhaps'")
 
@@ -209,11 +209,11 @@ def test_mmbench_tables(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 2: a quote is opened there and never closed"):
         len(mmbench(tmp_path / "open.tsv", [{**row, "hint": '"Look'}]))
     circular = MultipleChoice(source, order="circular", form="words", limit=1)
-    assert [one.true for one in circular.asked if isinstance(one, Either)] == [(1,), (0,), (2,)]
+    assert [one.true for one in circular.asked if isinstance(one, ScoreOrGenerate)] == [(1,), (0,), (2,)]
 
 
 def test_scienceqa_problems(tmp_path: Path) -> None:
-    folder_of_pictures(tmp_path / "images" / "test" / "7")
+    folder_of_images(tmp_path / "images" / "test" / "7")
     row = {
         "question": "Which animal?",
         "choices": ["cat", "dog"],
@@ -236,7 +236,7 @@ def test_scienceqa_problems(tmp_path: Path) -> None:
 
 
 def test_seed_bench_questions(tmp_path: Path) -> None:
-    images = folder_of_pictures(tmp_path / "images")
+    images = folder_of_images(tmp_path / "images")
     row = {
         "question": "How many?",
         "question_id": "101",

@@ -13,7 +13,7 @@ from chiasm.data.reader import Reader
 from chiasm.data.source import Source
 from chiasm.data.sources.captions import Captions
 from chiasm.errors import DataError
-from tests.data.sources.made import OUTSIDE, fails, folder_of_pictures, json_lines
+from tests.data.sources.made import OUTSIDE, fails, folder_of_images, json_lines
 from tests.shared_data import shared_data
 from tests.worlds import tiny_processor
 
@@ -42,7 +42,7 @@ def test_flickr8k_as_lines_and_as_tables(tmp_path: Path) -> None:
 
 
 def test_rows_of_one_picture_are_one_sample_in_place_of_the_first(tmp_path: Path) -> None:
-    folder = folder_of_pictures(tmp_path / "data")
+    folder = folder_of_images(tmp_path / "data")
     rows = [
         {"image": "1.jpg", "caption": " one ", "url": "a"},
         {"image": "0.jpg", "captions": ["two", " "]},
@@ -58,7 +58,7 @@ def test_rows_of_one_picture_are_one_sample_in_place_of_the_first(tmp_path: Path
 
 
 def test_keys_of_ones_own(tmp_path: Path) -> None:
-    folder = folder_of_pictures(tmp_path / "data")
+    folder = folder_of_images(tmp_path / "data")
     path = json_lines(folder / "rows.jsonl", [{"image": "wrong", "file": "2.jpg", "text": "a dog", "caption": "wrong"}])
     sample = Captions(path, image_key="file", caption_key="text")[0]
     assert (sample.key, sample.captions, sample.meta) == ("2.jpg", ("a dog",), {"image": "wrong", "caption": "wrong"})
@@ -66,7 +66,7 @@ def test_keys_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_broken_rows_are_named_when_they_are_read(tmp_path: Path) -> None:
-    folder = folder_of_pictures(tmp_path / "data")
+    folder = folder_of_images(tmp_path / "data")
     path = json_lines(
         folder / "rows.jsonl",
         [
@@ -103,7 +103,7 @@ def test_broken_rows_are_named_when_they_are_read(tmp_path: Path) -> None:
 
 
 def test_a_reader_counts_the_broken_rows_and_goes_on(tmp_path: Path) -> None:
-    folder = folder_of_pictures(tmp_path / "data")
+    folder = folder_of_images(tmp_path / "data")
     path = json_lines(folder / "rows.jsonl", [{"image": f"{i}.jpg", "caption": f"number {i}"} for i in range(3)])
     path.write_text(path.read_text() + "broken\n")
     reader = Reader(Captions(path), tiny_processor(), batch_size=4, max_skipped=0.5)

@@ -11,7 +11,7 @@ from chiasm.config import dump, parse
 from chiasm.data.source import Source
 from chiasm.data.sources.coco import Coco
 from chiasm.errors import DataError
-from tests.data.sources.made import OUTSIDE, fails, folder_of_pictures
+from tests.data.sources.made import OUTSIDE, fails, folder_of_images
 from tests.shared_data import shared_data
 
 
@@ -64,7 +64,7 @@ def write(folder: Path, photos: list[Any], annotations: list[Any]) -> Coco:
 
 
 def test_boxes_are_clipped_and_crowds_left_out(tmp_path: Path) -> None:
-    folder = folder_of_pictures(tmp_path / "data")
+    folder = folder_of_images(tmp_path / "data")
     box = {"image_id": 1, "category_id": 1, "iscrowd": 0, "keypoints": [1, 2, 2], "num_keypoints": 1}
     boxes = [[-6, 4, 12, 4], [12, 8, 100, 100], [30, 2, 4, 4], [3, 3, 0, 5], [6, 0, 6, 16]]
     annotations = [{"image_id": 1, "caption": " a cat "}, {"image_id": 1, "caption": " "}]
@@ -77,7 +77,7 @@ def test_boxes_are_clipped_and_crowds_left_out(tmp_path: Path) -> None:
 
 
 def test_boxes_are_relative_to_the_size_that_their_own_file_states(tmp_path: Path) -> None:
-    folder = folder_of_pictures(tmp_path / "data")
+    folder = folder_of_images(tmp_path / "data")
     box = {"image_id": 1, "category_id": 1, "bbox": [5, 5, 10, 10]}
     write(folder, [{"id": 1, "file_name": "0.jpg", "width": 20, "height": 40}], [box])
     told = {"images": [{"id": id_, "file_name": f"{id_}.jpg"} for id_ in (1, 2)], "annotations": []}
@@ -91,7 +91,7 @@ def test_boxes_are_relative_to_the_size_that_their_own_file_states(tmp_path: Pat
 
 
 def test_photos_that_cannot_be_used_are_named(tmp_path: Path) -> None:
-    folder = folder_of_pictures(tmp_path / "data")
+    folder = folder_of_images(tmp_path / "data")
     names = ["0.jpg", "absent.jpg", "cut.jpg", "text.jpg", *OUTSIDE]
     photos: list[Any] = [{"id": number, "file_name": name} for number, name in enumerate(names)]
     photos += [{"id": 50, "file_name": "1.jpg"}, {"id": 50, "file_name": "2.jpg"}]
@@ -123,7 +123,7 @@ def test_photos_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_annotations_are_named(annotation: dict[str, object], words: str, tmp_path: Path) -> None:
-    folder = folder_of_pictures(tmp_path / "data")
+    folder = folder_of_images(tmp_path / "data")
     photos = [{"id": 1, "file_name": "0.jpg"}, {"id": 2, "file_name": "1.jpg"}]
     source = write(folder, photos, [{"image_id": 1, **annotation}, {"image_id": 2, "caption": "fine"}])
     fails(source, 0, f"photo '0.jpg'.*{words}")
@@ -131,7 +131,7 @@ def test_wrong_annotations_are_named(annotation: dict[str, object], words: str, 
 
 
 def test_files_that_are_not_cocos_are_refused(tmp_path: Path) -> None:
-    folder = folder_of_pictures(tmp_path / "data")
+    folder = folder_of_images(tmp_path / "data")
     with pytest.raises(DataError, match="its instances file, or both"):
         Coco(folder)
     with pytest.raises(DataError, match="no COCO file at"):

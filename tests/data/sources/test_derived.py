@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from chiasm.data.order import Stretches
+from chiasm.data.order import Blocks
 from chiasm.data.sample import Question, Sample
 from chiasm.data.source import Source
 from chiasm.data.sources.answered import Answered
@@ -20,16 +20,16 @@ from chiasm.data.sources.referring import Referring
 from tests.evaluation.fakes import Listed, picture
 
 
-class Sharded(Listed):
+class FSDP(Listed):
     """Three shards, read one at a time."""
 
-    def stretches(self) -> Stretches:
-        return Stretches((8, 16, 8), 1)
+    def blocks(self) -> Blocks:
+        return Blocks((8, 16, 8), 1)
 
 
-def sharded(name: str) -> Sharded:
+def sharded(name: str) -> FSDP:
     asked = (Question("what?", "that", "kind"),)
-    return Sharded(tuple(Sample(f"{name}{at}", (picture(at),), questions=asked) for at in range(32)))
+    return FSDP(tuple(Sample(f"{name}{at}", (picture(at),), questions=asked) for at in range(32)))
 
 
 ONE_TO_ONE = [Answered, Grounded, Prompts, Referring]
@@ -41,7 +41,7 @@ def test_they_come_in_the_order_of_what_they_are_made_of(kind: Callable[[Source]
     for source in (mixture, sharded("a")):
         made = kind(source)
         assert [made.at(place, 7) for place in range(80)] == [source.at(place, 7) for place in range(80)]
-        assert made.stretches() == source.stretches()
+        assert made.blocks() == source.blocks()
         assert [made.called(at) for at in range(len(made))] == [source.called(at) for at in range(len(source))]
 
 
@@ -53,7 +53,7 @@ def test_a_mixture_keeps_its_shares() -> None:
 
 def test_rounds_are_shuffled_among_each_other() -> None:
     made = Answered(sharded("a"), rounds=2)
-    assert made.stretches() is None
+    assert made.blocks() is None
     order = [made.at(place, 3) for place in range(128)]
     for epoch in (order[:64], order[64:]):
         assert sorted(epoch) == list(range(64))
@@ -67,7 +67,7 @@ def test_a_part_is_read_shard_by_shard() -> None:
     part, rest = Part(whole, 0.7), Part(whole, 0.7, rest=True)
     starts = (0, 8, 24, 32)
     for one in (part, rest):
-        told = one.stretches()
+        told = one.blocks()
         assert told is not None
         expected = [sum(first <= at < last for at in one.indices) for first, last in pairwise(starts)]
         assert (list(told.counts), told.together) == (expected, 1)
@@ -76,4 +76,4 @@ def test_a_part_is_read_shard_by_shard() -> None:
         shards = [sum(at >= start for start in starts) for at in order]
         assert sum(a != b for a, b in pairwise(shards)) == 2, "each shard is read once"
         assert sorted(order) == list(one.indices)
-    assert Part(Listed(whole.samples), 0.5).stretches() is None
+    assert Part(Listed(whole.samples), 0.5).blocks() is None

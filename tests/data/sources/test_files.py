@@ -9,24 +9,24 @@ import pytest
 
 from chiasm.data import files
 from chiasm.errors import DataError
-from tests.data.sources.made import OUTSIDE, folder_of_pictures
+from tests.data.sources.made import OUTSIDE, folder_of_images
 
 PIECES = ("a", "é", "狗", "\u2028", '"', '""', ",", "\t", "\n", "\r\n", " ", "[", "}", "\\", "", "😀")
 
 
-def random_text(dice: random.Random) -> str:
-    return "".join(dice.choice(PIECES) for _ in range(dice.randrange(8)))
+def random_text(rng: random.Random) -> str:
+    return "".join(rng.choice(PIECES) for _ in range(rng.randrange(8)))
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_names_that_lead_out_are_refused(name: str, tmp_path: Path) -> None:
-    folder = folder_of_pictures(tmp_path / "images")
+    folder = folder_of_images(tmp_path / "images")
     with pytest.raises(DataError):
         files.inside(folder, name)
 
 
 def test_names_that_stay_inside_are_joined(tmp_path: Path) -> None:
-    folder = folder_of_pictures(tmp_path / "images")
+    folder = folder_of_images(tmp_path / "images")
     (tmp_path / "alias").symlink_to(folder)
     (folder / "near.jpg").symlink_to(folder / "0.jpg")
     for name in ("0.jpg", "a/../0.jpg", "near.jpg", "absent.jpg", "..jpg"):
@@ -38,15 +38,15 @@ def test_names_that_stay_inside_are_joined(tmp_path: Path) -> None:
 def test_separated_rows_are_those_of_the_csv_module(
     suffix: str, delimiter: str, line_end: str, mark: str, tmp_path: Path
 ) -> None:
-    dice = random.Random(3)
+    rng = random.Random(3)
     path = tmp_path / f"rows.{suffix}"
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write(mark)
         writer = csv.writer(file, delimiter=delimiter, lineterminator=line_end)
         writer.writerow(["image", " caption"])
         for _ in range(200):
-            writer.writerow([random_text(dice), random_text(dice)])
-            if dice.random() < 0.1:
+            writer.writerow([random_text(rng), random_text(rng)])
+            if rng.random() < 0.1:
                 file.write(line_end)
     with path.open(encoding="utf-8-sig", newline="") as file:
         expected = list(csv.DictReader(file, fieldnames=("image", "caption"), delimiter=delimiter))[1:]
@@ -57,8 +57,8 @@ def test_separated_rows_are_those_of_the_csv_module(
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_json_rows_are_those_of_the_json_module(mark: str, tmp_path: Path) -> None:
-    dice = random.Random(4)
-    expected = [{random_text(dice): [random_text(dice), 1.5, None], "狗": {"b": i}} for i in range(100)]
+    rng = random.Random(4)
+    expected = [{random_text(rng): [random_text(rng), 1.5, None], "狗": {"b": i}} for i in range(100)]
     for indent in (None, 2):
         path = tmp_path / "rows.json"
         path.write_text(mark + " " + json.dumps(expected, ensure_ascii=False, indent=indent) + "\n", encoding="utf-8")

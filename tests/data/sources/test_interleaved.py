@@ -11,7 +11,7 @@ from chiasm.data.sample import Text
 from chiasm.data.source import Source
 from chiasm.data.sources.interleaved import Interleaved
 from chiasm.errors import DataError
-from tests.data.sources.made import OUTSIDE, fails, folder_of_pictures, json_lines
+from tests.data.sources.made import OUTSIDE, fails, folder_of_images, json_lines
 from tests.data.sources.test_llava import told
 from tests.shared_data import shared_data
 
@@ -38,7 +38,7 @@ LAYOUTS: list[dict[str, Any]] = [
 
 
 def test_all_layouts_give_the_same_parts(tmp_path: Path) -> None:
-    images = folder_of_pictures(tmp_path / "images")
+    images = folder_of_images(tmp_path / "images")
     source = Interleaved(json_lines(tmp_path / "web.jsonl", LAYOUTS), images)
     assert [(one.key, told(one), one.meta) for one in source] == [
         (f"web/{line}", WORDS, {"metadata": ["x"]}) for line in (1, 2, 3)
@@ -84,7 +84,7 @@ def test_a_document_of_real_photos(tmp_path: Path) -> None:
     ],
 )
 def test_broken_documents_are_named(row: dict[str, object], words: str, tmp_path: Path) -> None:
-    images = folder_of_pictures(tmp_path / "images")
+    images = folder_of_images(tmp_path / "images")
     source = Interleaved(json_lines(tmp_path / "web.jsonl", [LAYOUTS[0], row, LAYOUTS[1]]), images)
     assert told(source[0]) == told(source[2]) == WORDS
     fails(source, 1, words)

@@ -11,7 +11,7 @@ from chiasm.data.sample import Image, Sample, Text
 from chiasm.data.source import Source
 from chiasm.data.sources.llava import Llava
 from chiasm.errors import DataError
-from tests.data.sources.made import OUTSIDE, fails, folder_of_pictures, json_lines
+from tests.data.sources.made import OUTSIDE, fails, folder_of_images, json_lines
 from tests.shared_data import shared_data
 
 # The example row of LLaVA's guide to custom data, with a picture's name changed.
@@ -39,7 +39,7 @@ def told(sample: Sample) -> list[object]:
 
 
 def test_parts_stand_in_reading_order(tmp_path: Path) -> None:
-    images = folder_of_pictures(tmp_path / "images")
+    images = folder_of_images(tmp_path / "images")
     rows: list[dict[str, Any]] = [
         GUIDE,
         {"id": 7, "conversations": turns("Hi\n", "<b>Hello</b>\n"), "source": "sharegpt"},
@@ -127,7 +127,7 @@ def test_real_photos(tmp_path: Path) -> None:
     ],
 )
 def test_broken_rows_are_named(change: dict[str, object], words: str, tmp_path: Path) -> None:
-    images = folder_of_pictures(tmp_path / "images")
+    images = folder_of_images(tmp_path / "images")
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([GUIDE, {**GUIDE, "id": "broken", **change}]))
     source = Llava(path, images)

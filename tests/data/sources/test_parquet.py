@@ -11,7 +11,7 @@ from chiasm.data.image import Image
 from chiasm.data.source import Source
 from chiasm.data.sources.parquet import Parquet
 from chiasm.errors import DataError, MissingExtra
-from tests.data.sources.made import OUTSIDE, fails, folder_of_pictures, jpeg
+from tests.data.sources.made import OUTSIDE, fails, folder_of_images, jpeg
 from tests.shared_data import shared_data
 
 arrow: Any = pytest.importorskip("pyarrow", reason="parquet files are read with pyarrow: pip install 'chiasm[data]'")
@@ -78,7 +78,7 @@ def test_a_group_is_read_once_while_it_is_kept(tmp_path: Path, monkeypatch: pyte
 
 
 def test_pictures_as_bytes_and_as_names(tmp_path: Path) -> None:
-    folder = folder_of_pictures(tmp_path / "images")
+    folder = folder_of_images(tmp_path / "images")
     parquet.write_table(arrow.table({"jpg": [jpeg(1)], "txt": ["one"]}), folder / "a.parquet")
     parquet.write_table(arrow.table({"jpg": ["1.jpg"], "txt": ["one"]}), folder / "b.parquet")
     first, second = Parquet(folder, image="jpg", caption="txt")
@@ -88,7 +88,7 @@ def test_pictures_as_bytes_and_as_names(tmp_path: Path) -> None:
 
 
 def test_broken_rows_are_named(tmp_path: Path) -> None:
-    folder = folder_of_pictures(tmp_path / "data")
+    folder = folder_of_images(tmp_path / "data")
     fine = {"bytes": jpeg(1), "path": None}
     rows: list[dict[str, object]] = [
         {"image": fine, "caption": "fine"},

@@ -8,22 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chiasm.data.box_texts.kosmos import Kosmos
-from chiasm.data.box_texts.location_tokens import LocationTokens
+from chiasm.data.box_formats.kosmos import Kosmos
+from chiasm.data.box_formats.location_tokens import LocationTokens
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.image import Image
 from chiasm.data.referring import unambiguous
-from chiasm.data.sample import Box, Mention, Sample, Text
+from chiasm.data.sample import Box, GroundedSpan, Sample, Text
 from chiasm.data.sources.grounded import Grounded
 from chiasm.data.sources.refcoco import RefCOCO
 from chiasm.data.sources.referring import Referring
 from chiasm.data.sources.scenes import Scenes
 from chiasm.data.transforms import ImageTransform
 from chiasm.errors import DataError, RecipeError
-from tests.data.sources.made import fails, folder_of_pictures, jpeg, json_lines
+from tests.data.sources.made import fails, folder_of_images, jpeg, json_lines
 from tests.evaluation.fakes import Listed
 
-LLAVA = {"layout": "fixed", "slots": 3, "transform": {"size": 32, "resize": "squash"}}
+LLAVA = {"layout": "fixed", "image_tokens": 3, "transform": {"size": 32, "resize": "squash"}}
 
 
 def boxed(key: str, *phrases: str) -> Sample:
@@ -37,10 +37,10 @@ def test_a_sample_asks_and_answers() -> None:
     assert sorted(one.text for one in texts[::2]) == ["Where is cat?", "Where is cow?"]
     for question, answer in zip(texts[::2], texts[1::2], strict=True):
         assert (question.role, question.target) == ("user", False)
-        (mention,) = question.mentions
+        (mention,) = question.grounded_spans
         phrase = question.text[slice(*mention.span)]
         assert (answer.text, answer.role, answer.target) == ("", "assistant", True)
-        assert answer.mentions[0].boxes[0].phrase == phrase
+        assert answer.grounded_spans[0].boxes[0].phrase == phrase
     assert source[0] == source[0]
 
 
@@ -80,7 +80,7 @@ def test_boxes_are_what_is_learned() -> None:
     learned = batch.stream.ids_T[batch.stream.target_T].tolist()
     assert len(learned) == 5 * 5
     for at in range(5):
-        (box,) = source[at].texts[1].mentions[0].boxes
+        (box,) = source[at].texts[1].grounded_spans[0].boxes
         tokens = learned[5 * at : 5 * at + 5]
         assert tokens[-1] == processor.end_ids[0]
         said = processor.decode(tokens[:-1])
@@ -94,7 +94,7 @@ def test_boxes_without_a_convention_are_an_error_that_names_the_sample() -> None
     sample = Referring(Listed((boxed("a/1", "cat"),)))[0]
     with pytest.raises(DataError, match=r"'a/1' has boxes to write.*processor\.boxes"):
         processor([sample])
-    asked = Sample("b", (Image(jpeg(1)), Text("the cat", mentions=(Mention((0, 7)),))))
+    asked = Sample("b", (Image(jpeg(1)), Text("the cat", grounded_spans=(GroundedSpan((0, 7)),))))
     assert processor.prompts([asked]).stream is not None  # a phrase alone needs none
     with pytest.raises(DataError, match="writes no boxes"):
         processor.reading(asked, "[0.1, 0.2, 0.3, 0.4]")
@@ -128,15 +128,15 @@ def test_captions_carry_the_boxes_of_their_phrases() -> None:
         found = Kosmos().read(written)
         assert found.text == scene.captions[0]
         assert sorted(box.phrase for box in found.boxes) == sorted(box.phrase for box in scene.boxes)
-        several += any(len(one.boxes) > 1 for one in found.mentions)
+        several += any(len(one.boxes) > 1 for one in found.grounded_spans)
     assert several
     nested = (Box((0, 0, 1, 1), "red ball", (2, 10)), Box((0, 0, 1, 1), "ball", (6, 10)))
     one = Sample("a", (Image(jpeg(1)),), ("a red ball",), nested)
-    assert [mention.span for mention in Grounded(Listed((one,)))[0].texts[0].mentions] == [(2, 10)]
+    assert [mention.span for mention in Grounded(Listed((one,)))[0].texts[0].grounded_spans] == [(2, 10)]
     spans = ((0, 5), (2, 10), (10, 11))  # the shorter begins first; the last only touches
     apart = tuple(Box((0, 0, 1, 1), "thing", span) for span in spans)
     two = Sample("b", (Image(jpeg(1)),), ("a red ball!",), apart)
-    assert [mention.span for mention in Grounded(Listed((two,)))[0].texts[0].mentions] == [(2, 10), (10, 11)]
+    assert [mention.span for mention in Grounded(Listed((two,)))[0].texts[0].grounded_spans] == [(2, 10), (10, 11)]
     with pytest.raises(DataError, match="'a' has no caption in which"):
         _ = Grounded(Listed((boxed("a", "cat"),)))[0]
 
@@ -156,7 +156,7 @@ def test_a_box_that_the_layout_cuts_off_is_not_learned() -> None:
         (tall, "crop", (0.1, 0.85, 0.9, 1.0), True),
         (tall, "crop", (0.0, 0.1, 0.15, 0.9), False),
     ):
-        layout = {"layout": "fixed", "slots": 3, "transform": {"size": 32, "resize": resize}}
+        layout = {"layout": "fixed", "image_tokens": 3, "transform": {"size": 32, "resize": resize}}
         entries = {"tokenizer": {"learn": 300}, "layout": layout, "context": 64, "boxes": "floats"}
         processor = ChatProcessor.from_recipe(entries, ["where is"])
         sample = Referring(Listed((Sample("a/1", (image,), boxes=(Box(corners, "cat"),)),)))[0]
@@ -165,12 +165,12 @@ def test_a_box_that_the_layout_cuts_off_is_not_learned() -> None:
                 processor([sample])
         else:
             assert len(processor([sample])) == 1
-        known = Text("it", "user", mentions=(Mention((0, 2), (Box(corners, "cat"),)),))
+        known = Text("it", "user", grounded_spans=(GroundedSpan((0, 2), (Box(corners, "cat"),)),))
         assert len(processor([Sample("b", (image, known, Text("yes", "assistant", target=True)))])) == 1
 
 
 def test_refcoco_of_rows(tmp_path: Path) -> None:
-    images = folder_of_pictures(tmp_path / "images")
+    images = folder_of_images(tmp_path / "images")
     rows = [
         {"image": "0.jpg", "sent": "the cat ", "bbox": [2.4, 1.6, 12, 8], "width": 24, "height": 16},
         {"img_path": "1.jpg", "expression": "a dog", "bbox": [0, 0, 99, 16]},
@@ -188,7 +188,7 @@ def test_refcoco_of_rows(tmp_path: Path) -> None:
 
 
 def test_refcoco_of_refs_and_instances(tmp_path: Path) -> None:
-    images = folder_of_pictures(tmp_path / "images")
+    images = folder_of_images(tmp_path / "images")
     photos = [{"id": 7, "file_name": "0.jpg", "width": 24, "height": 16}, {"id": 8, "file_name": "1.jpg"}]
     told = [{"id": 70, "image_id": 7, "bbox": [6, 4, 6, 4]}, {"id": 80, "image_id": 8, "bbox": [0, 0, 12, 16]}]
     (tmp_path / "instances.json").write_text(json.dumps({"images": photos, "annotations": told}))
@@ -208,7 +208,7 @@ def test_refcoco_of_refs_and_instances(tmp_path: Path) -> None:
 
 
 def test_rows_that_cannot_be_read_are_told(tmp_path: Path) -> None:
-    images = folder_of_pictures(tmp_path / "images")
+    images = folder_of_images(tmp_path / "images")
     rows: list[tuple[dict[str, object], str]] = [
         ({"image": "0.jpg", "sent": "cat", "bbox": [30, 0, 40, 8]}, "has no area inside of '0.jpg', 24 x 16"),
         ({"image": "0.jpg", "sent": "cat", "bbox": [1, 2, 3]}, "not four numbers"),

@@ -16,7 +16,7 @@ import PIL.Image
 import pytest
 
 from chiasm.data.image import Image
-from chiasm.data.places import Url
+from chiasm.data.locations import Url
 from chiasm.data.reader import Reader
 from chiasm.data.sample import Sample
 from chiasm.data.sources.parquet import Parquet
@@ -46,7 +46,7 @@ def shards(folder: Path, count: int = 12, per_shard: int = 10) -> list[Path]:
 
 def fetches(caplog: pytest.LogCaptureFixture) -> Counter[str]:
     """How often each file was fetched since the log was cleared."""
-    found = Counter(str(one.args[0]) for one in caplog.records if one.name == "chiasm.data.copies" and one.args)  # type: ignore[index]  # a tuple
+    found = Counter(str(one.args[0]) for one in caplog.records if one.name == "chiasm.data.file_cache" and one.args)  # type: ignore[index]  # a tuple
     caplog.clear()
     return found
 
@@ -57,7 +57,7 @@ def test_an_epoch_fetches_every_shard_about_once(
 ) -> None:
     for path in shards(tmp_path / "shards"):
         memory.pipe(f"/b/{path.name}", path.read_bytes())
-    caplog.set_level(logging.INFO, "chiasm.data.copies")
+    caplog.set_level(logging.INFO, "chiasm.data.file_cache")
     source = WebDataset("memory://b/shard-{000000..000011}.tar", together=3, gigabytes=0)
     assert len(source) == 120
     assert fetches(caplog) == {f"memory://b/shard-{i:06d}.tar": 1 for i in range(12)}  # for the index
@@ -80,7 +80,7 @@ def test_all_shards_that_fit_are_fetched_once_for_good(
 ) -> None:
     for path in shards(tmp_path / "shards", 6):
         memory.pipe(f"/b/{path.name}", path.read_bytes())
-    caplog.set_level(logging.INFO, "chiasm.data.copies")
+    caplog.set_level(logging.INFO, "chiasm.data.file_cache")
     for _ in range(2):
         source = WebDataset("memory://b/shard-{000000..000005}.tar", together=2)
         assert len({source[source.at(place, 0)].key for place in range(60)}) == 60
@@ -94,7 +94,7 @@ def test_all_shards_that_fit_are_fetched_once_for_good(
 
 def test_shards_of_this_machine_are_shuffled_whole_unless_told(tmp_path: Path) -> None:
     paths = tuple(str(path) for path in shards(tmp_path / "shards", 3))
-    assert WebDataset(paths).stretches() is None
+    assert WebDataset(paths).blocks() is None
     chosen = WebDataset(paths, together=1)
     assert [chosen.at(place, 0) // 10 for place in range(30)] == [
         shard for shard in dict.fromkeys(chosen.at(place, 0) // 10 for place in range(30)) for _ in range(10)

@@ -10,7 +10,7 @@ from chiasm.config import dump, parse
 from chiasm.data.source import Source
 from chiasm.data.sources.sugarcrepe import SugarCrepe
 from chiasm.errors import DataError
-from tests.data.sources.made import OUTSIDE, fails, folder_of_pictures
+from tests.data.sources.made import OUTSIDE, fails, folder_of_images
 from tests.shared_data import shared_data
 
 
@@ -31,7 +31,7 @@ def test_sugarcrepe_holds_what_its_files_say() -> None:
 
 
 def test_broken_rows_are_named(tmp_path: Path) -> None:
-    images = folder_of_pictures(tmp_path / "images")
+    images = folder_of_images(tmp_path / "images")
     names = ["0.jpg", "absent.jpg", "cut.jpg", "text.jpg", *OUTSIDE[:-1]]
     rows: dict[str, object] = {
         str(i): {"filename": name, "caption": "a", "negative_caption": "b"} for i, name in enumerate(names)

@@ -11,13 +11,13 @@ import PIL.ImageColor
 import pytest
 
 from chiasm.config import dump, parse
-from chiasm.data.places import Url
+from chiasm.data.locations import Url
 from chiasm.data.source import Source
 from chiasm.data.sources.easy_vqa import EasyVQA
 from chiasm.data.sources.vqa import VQA
 from chiasm.errors import DataError, RecipeError
 from tests.data.server import serve
-from tests.data.sources.made import fails, folder_of_pictures
+from tests.data.sources.made import fails, folder_of_images
 
 
 def answered(*answers: str) -> list[dict[str, object]]:
@@ -26,7 +26,7 @@ def answered(*answers: str) -> list[dict[str, object]]:
 
 def vqa(folder: Path, questions: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> VQA:
     """VQAv2's two files with pictures for photos 1, 2 and 3, the second under the name without a subset."""
-    images = folder_of_pictures(folder / "images")
+    images = folder_of_images(folder / "images")
     (images / "0.jpg").rename(images / "COCO_val2014_000000000001.jpg")
     (images / "COCO_val2014_000000000003.jpg").write_bytes((images / "COCO_val2014_000000000001.jpg").read_bytes())
     (images / "000000000002.jpg").write_bytes((images / "COCO_val2014_000000000001.jpg").read_bytes())

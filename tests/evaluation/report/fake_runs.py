@@ -24,24 +24,24 @@ def score(name: str, value: float, chance: float, items: int, group: str = "", *
     return Score(name, value, low, high, items, chance, group, baselines, ties=more.get("ties", 0.0))
 
 
-def probes(skill: float, seed: int, pictures: Path | None, protocol: str = "9f2c1e07") -> TaskResult:
+def probes(skill: float, seed: int, images: Path | None, protocol: str = "9f2c1e07") -> TaskResult:
     """Two captions a picture, by kind; the examples have a picture as query and texts as candidates."""
     by_kind = [score("accuracy", min(1.0, 0.5 + (one - 0.5) * skill), 0.5, 200, kind) for kind, one in KINDS.items()]
     overall = sum(one.value for one in by_kind) / len(by_kind)
-    examples = _caption_examples(seed, pictures) if pictures else ()
+    examples = _caption_examples(seed, images) if images else ()
     return TaskResult(
         "probes", "scene probes", (score("accuracy", overall, 0.5, 1000), *by_kind), protocol, 2.5, examples
     )
 
 
-def retrieval(skill: float, seed: int, pictures: Path | None, protocol: str = "51d0ab33") -> TaskResult:
+def retrieval(skill: float, seed: int, images: Path | None, protocol: str = "51d0ab33") -> TaskResult:
     """Both ways among 256; the examples have a text as query and pictures as candidates."""
     scores = tuple(
         score(f"{way} R@{k}", min(1.0, base * skill), k / 256, 256)
         for way, bases in (("image to text", (0.31, 0.64)), ("text to image", (0.28, 0.61)))
         for k, base in zip((1, 5), bases, strict=True)
     )
-    examples = _picture_examples(seed, pictures) if pictures else ()
+    examples = _image_examples(seed, images) if images else ()
     return TaskResult("retrieval", "scene retrieval", scores, protocol, 1.2, examples)
 
 
@@ -56,11 +56,11 @@ def write_run(
     results: Sequence[TaskResult] | None = None,
 ) -> Path:
     """A whole run folder. results: these instead of the two tasks above."""
-    pictures = folder / "evaluation" / "pictures" if examples else None
-    if pictures:
-        pictures.mkdir(parents=True)
+    images = folder / "evaluation" / "pictures" if examples else None
+    if images:
+        images.mkdir(parents=True)
     if results is None:
-        results = (probes(skill, seed, pictures), retrieval(skill, seed, pictures))
+        results = (probes(skill, seed, images), retrieval(skill, seed, images))
     model = {"name": name, "family": name.partition("-")[0], "parameters": "2104833", "step": "600"}
     Evaluation(model, tuple(results)).save(folder / "evaluation")
     if log:
@@ -112,12 +112,12 @@ def draw_scene(file: Path, colours: Sequence[str]) -> str:
     return " beside ".join(f"a {colour} square" for colour in colours)
 
 
-def _caption_examples(seed: int, pictures: Path) -> tuple[Example, ...]:
+def _caption_examples(seed: int, images: Path) -> tuple[Example, ...]:
     rng = random.Random(seed)
     examples = []
     for number in range(20):
         colours = random.Random(number).sample(COLOURS, 2)  # the same scenes for every model
-        caption = draw_scene(pictures / f"probe-{number}.jpg", colours)
+        caption = draw_scene(images / f"probe-{number}.jpg", colours)
         wrong = " beside ".join(f"a {colour} square" for colour in reversed(colours))
         scores = [rng.uniform(0.2, 0.4), rng.uniform(0.2, 0.4)]
         right = scores[0] > scores[1]
@@ -131,9 +131,9 @@ def _caption_examples(seed: int, pictures: Path) -> tuple[Example, ...]:
     return tuple(examples)
 
 
-def _picture_examples(seed: int, pictures: Path) -> tuple[Example, ...]:
+def _image_examples(seed: int, images: Path) -> tuple[Example, ...]:
     rng = random.Random(seed + 1)
-    captions = [draw_scene(pictures / f"scene-{n}.jpg", random.Random(n + 50).choices(COLOURS, k=3)) for n in range(12)]
+    captions = [draw_scene(images / f"scene-{n}.jpg", random.Random(n + 50).choices(COLOURS, k=3)) for n in range(12)]
     examples = []
     for number, caption in enumerate(captions):
         others = rng.sample([other for other in range(12) if other != number], 5)

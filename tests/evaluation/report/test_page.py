@@ -92,15 +92,15 @@ def test_contains_every_score_with_interval_and_chance(two: list[Path], tmp_path
 def test_pictures_are_in_the_page_and_nothing_else_is_loaded(two: list[Path], tmp_path: Path) -> None:
     file = write_report(two, tmp_path / "report.html")
     page = _parsed(file)
-    pictures = [uri for uri in page.values("src") if uri.startswith("data:")]
-    assert len(pictures) > 50
-    for uri in pictures:
+    images = [uri for uri in page.values("src") if uri.startswith("data:")]
+    assert len(images) > 50
+    for uri in images:
         head, _, body = uri.partition(",")
         assert head == "data:image/jpeg;base64"
-        with PIL.Image.open(io.BytesIO(base64.b64decode(body, validate=True))) as picture:
-            picture.load()
-            assert max(picture.size) == 64
-    assert page.values("src") == pictures
+        with PIL.Image.open(io.BytesIO(base64.b64decode(body, validate=True))) as image:
+            image.load()
+            assert max(image.size) == 64
+    assert page.values("src") == images
     assert all(address.startswith("#") for address in page.values("href"))
     assert not page.values("srcset")
     assert not page.values("action")

@@ -40,17 +40,17 @@ class AnyResolution(Layout):
             raise RecipeError(f"grids must be of whole tiles of {self.tile} pixels, not {self.grids}")
 
     @property
-    def slot(self) -> str:
+    def image_token(self) -> str:
         return self.token
 
-    def slots(self, width: int, height: int) -> int:
+    def image_tokens(self, width: int, height: int) -> int:
         """How many slots a picture of that size takes: all of it once, then its rows, each with its mark."""
         side = self.tile // self.patch
         rows, columns = window(width, height, *grid_shape(width, height, self.grids, self.tile), side)
         return side**2 + rows * (columns + 1)
 
     def written(self, width: int, height: int) -> str:
-        return self.token * self.slots(width, height)
+        return self.token * self.image_tokens(width, height)
 
     def images(
         self,

@@ -33,7 +33,7 @@ class AspectTiles(VideoLayout):
     """
 
     size: int = 448
-    slots: int = 256
+    image_tokens: int = 256
     min_tiles: int = 1
     max_tiles: int = 12
     thumbnail: bool = True
@@ -46,17 +46,19 @@ class AspectTiles(VideoLayout):
     video: str = "<video>"
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.slots < 1:
-            raise RecipeError(f"a tile of {self.size} pixels with {self.slots} slots is none; both must be 1 or more")
+        if self.size < 1 or self.image_tokens < 1:
+            raise RecipeError(
+                f"a tile of {self.size} pixels with {self.image_tokens} slots is none; both must be 1 or more"
+            )
         if not 1 <= self.min_tiles <= self.max_tiles:
             raise RecipeError(f"a picture cannot have between {self.min_tiles} and {self.max_tiles} tiles")
 
     @property
-    def slot(self) -> str:
+    def image_token(self) -> str:
         return self.token
 
     @property
-    def video_slot(self) -> str:
+    def video_token(self) -> str:
         return self.token
 
     @property
@@ -68,10 +70,10 @@ class AspectTiles(VideoLayout):
         return tuple(one for one in (self.before, self.behind) if one)
 
     def written(self, width: int, height: int) -> str:
-        return self.before + self.token * (self.slots * self.count(width, height)) + self.behind
+        return self.before + self.token * (self.image_tokens * self.count(width, height)) + self.behind
 
     def written_video(self, width: int, height: int, frames: int) -> str:  # noqa: ARG002  # all frames are alike
-        tile = self.before + self.token * self.slots + self.behind
+        tile = self.before + self.token * self.image_tokens + self.behind
         return "\n".join(f"Frame{number}: {tile}" for number in range(1, frames + 1))
 
     def count(self, width: int, height: int) -> int:

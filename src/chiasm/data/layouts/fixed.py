@@ -21,7 +21,7 @@ class Fixed(Layout):
     number: stands before each picture, its number in the sample, from 1 on, in the place of "{}".
     """
 
-    slots: int
+    image_tokens: int
     transform: ImageTransform = field(default_factory=ImageTransform)
     token: str = "<image>"  # noqa: S105  # a token of text, no secret
     before: str = ""
@@ -29,11 +29,11 @@ class Fixed(Layout):
     number: str = ""
 
     def __post_init__(self) -> None:
-        if self.slots < 1:
-            raise RecipeError(f"a picture needs at least one slot, not {self.slots}")
+        if self.image_tokens < 1:
+            raise RecipeError(f"a picture needs at least one slot, not {self.image_tokens}")
 
     @property
-    def slot(self) -> str:
+    def image_token(self) -> str:
         return self.token
 
     @property
@@ -41,7 +41,7 @@ class Fixed(Layout):
         return self.transform
 
     def written(self, width: int, height: int) -> str:  # noqa: ARG002  # one size fits all
-        return self.before + self.token * self.slots + self.behind
+        return self.before + self.token * self.image_tokens + self.behind
 
     def numbered(self, written: str, at: int) -> str:
         return self.number.replace("{}", str(at + 1)) + written

@@ -28,7 +28,7 @@ class Marked(Layout):
     until: str = ""
 
     @property
-    def slot(self) -> str:
+    def image_token(self) -> str:
         return self.token
 
     @property

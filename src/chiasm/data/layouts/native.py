@@ -32,21 +32,21 @@ class Native(Layout):
     shortest: int = 378
     longest: int = 980
     patch: int = 14
-    slots: int = 64
+    image_tokens: int = 64
     split: bool = True
     transform: TileTransform = field(default_factory=lambda: TileTransform("bilinear", _HALF, _HALF))
     token: str = "<image>"  # noqa: S105  # a token of text, no secret
     around: str = "<fake_token_around_image>"
 
     def __post_init__(self) -> None:
-        if self.slots < 1 or not 1 <= self.patch <= self.shortest <= self.longest:
+        if self.image_tokens < 1 or not 1 <= self.patch <= self.shortest <= self.longest:
             raise RecipeError(
-                f"{self.slots} slots, patches of {self.patch} and sides of {self.shortest} to {self.longest} pixels "
+                f"{self.image_tokens} slots, patches of {self.patch} and sides of {self.shortest} to {self.longest} pixels "
                 "do not make a layout"
             )
 
     @property
-    def slot(self) -> str:
+    def image_token(self) -> str:
         return self.token
 
     @property
@@ -55,7 +55,7 @@ class Native(Layout):
 
     def written(self, width: int, height: int) -> str:
         self._check(width, height)
-        return (self.around + self.token * self.slots) * (5 if self.split else 1) + self.around
+        return (self.around + self.token * self.image_tokens) * (5 if self.split else 1) + self.around
 
     def beside(self, written: str, behind: str) -> str:
         """One mark stands between pictures, and a blank before words that follow at once."""

@@ -67,11 +67,11 @@ class PackedPatches(VideoLayout):
         return self.patch * self.merge
 
     @property
-    def slot(self) -> str:
+    def image_token(self) -> str:
         return self.token
 
     @property
-    def video_slot(self) -> str:
+    def video_token(self) -> str:
         return self.video_token
 
     @property
@@ -92,8 +92,8 @@ class PackedPatches(VideoLayout):
     def written_video(self, width: int, height: int, frames: int) -> str:
         return self.before + self.video_token * math.prod(self._span(width, height, frames)) + self.behind
 
-    def positions(self, slot_T: Tensor, shown: Sequence[Image | Video]) -> Tensor:
-        return three_axes(slot_T, [self._span(*_size(one)) for one in shown])
+    def positions(self, image_mask_T: Tensor, shown: Sequence[Image | Video]) -> Tensor:
+        return three_axes(image_mask_T, [self._span(*_size(one)) for one in shown])
 
     def images(
         self,

@@ -40,7 +40,7 @@ class Slices(Layout):
     size: int = 448
     patch: int = 14
     most: int = 9
-    slots: int = 64
+    image_tokens: int = 64
     merge: int = 1
     interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -58,9 +58,9 @@ class Slices(Layout):
     written_as: str = "(<image>./</image>)"
 
     def __post_init__(self) -> None:
-        if min(self.slots, self.most, self.merge) < 1 or not 1 <= self.unit <= self.size:
+        if min(self.image_tokens, self.most, self.merge) < 1 or not 1 <= self.unit <= self.size:
             raise RecipeError(
-                f"up to {self.most} slices of about {self.size} pixels with {self.slots} slots, in {self.merge} "
+                f"up to {self.most} slices of about {self.size} pixels with {self.image_tokens} slots, in {self.merge} "
                 f"patches of {self.patch}, do not make a layout"
             )
 
@@ -70,7 +70,7 @@ class Slices(Layout):
         return self.patch * self.merge
 
     @property
-    def slot(self) -> str:
+    def image_token(self) -> str:
         return self.token
 
     @property
@@ -83,7 +83,7 @@ class Slices(Layout):
         return self.written_as
 
     def written(self, width: int, height: int) -> str:
-        features = self.token * self.slots
+        features = self.token * self.image_tokens
         whole = self.before + features + self.behind
         if (grid := slice_grid(width, height, self.size, self.most)) is None:
             return whole

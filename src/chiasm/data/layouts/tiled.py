@@ -35,7 +35,7 @@ class Tiled(Layout):
     tile: int = 364
     longest: int = 4 * 364
     patch: int = 14
-    slots: int = 169
+    image_tokens: int = 169
     split: bool = True
     transform: TileTransform = field(default_factory=lambda: TileTransform("lanczos", _HALF, _HALF))
     token: str = "<image>"  # noqa: S105  # a token of text, no secret
@@ -43,14 +43,14 @@ class Tiled(Layout):
     whole: str = "<global-img>"
 
     def __post_init__(self) -> None:
-        if self.slots < 1 or not 1 <= self.patch <= self.tile or self.longest < 1:
+        if self.image_tokens < 1 or not 1 <= self.patch <= self.tile or self.longest < 1:
             raise RecipeError(
-                f"tiles of {self.tile} pixels with {self.slots} slots, patches of {self.patch} and a longest side of "
+                f"tiles of {self.tile} pixels with {self.image_tokens} slots, patches of {self.patch} and a longest side of "
                 f"{self.longest} do not make a layout"
             )
 
     @property
-    def slot(self) -> str:
+    def image_token(self) -> str:
         return self.token
 
     @property
@@ -66,7 +66,7 @@ class Tiled(Layout):
 
     def written(self, width: int, height: int) -> str:
         rows, columns = self.grid(width, height)
-        features = self.token * self.slots
+        features = self.token * self.image_tokens
         lines = [
             "".join(f"{self.around}{_place(row, column)}{features}" for column in range(columns)) + "\n"
             for row in range(rows)

@@ -27,21 +27,21 @@ class Windows(Layout):
     window: int = 448
     rows: int = 2
     columns: int = 3
-    slots: int = 256
+    image_tokens: int = 256
     transform: TileTransform = field(default_factory=TileTransform)
     token: str = "<imgpad>"  # noqa: S105  # a token of text, no secret
     before: str = "<img>"
     behind: str = "</img>"
 
     def __post_init__(self) -> None:
-        if min(self.window, self.rows, self.columns, self.slots) < 1:
+        if min(self.window, self.rows, self.columns, self.image_tokens) < 1:
             raise RecipeError(
-                f"{self.rows} rows and {self.columns} columns of windows of {self.window} pixels with {self.slots} "
+                f"{self.rows} rows and {self.columns} columns of windows of {self.window} pixels with {self.image_tokens} "
                 "slots do not make a layout"
             )
 
     @property
-    def slot(self) -> str:
+    def image_token(self) -> str:
         return self.token
 
     @property
@@ -54,7 +54,7 @@ class Windows(Layout):
         return self.rows * self.columns + 1
 
     def written(self, width: int, height: int) -> str:  # noqa: ARG002  # one size fits all
-        return self.before + self.token * (self.slots * self.parts) + self.behind
+        return self.before + self.token * (self.image_tokens * self.parts) + self.behind
 
     def images(
         self,

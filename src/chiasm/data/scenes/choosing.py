@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from chiasm.data.scenes.claims import WORDINGS, Both, Counts, Exists, Lacks, Located, Ordered, Relates
-from chiasm.data.scenes.dice import Dice
 from chiasm.data.scenes.facts import MIRRORED, OPPOSITE, Axis, Facts, Related
 from chiasm.data.scenes.looks import Look
+from chiasm.data.scenes.rng import Rng
 from chiasm.data.scenes.vocabulary import HOLLOW, SIZES
 
 AXES: tuple[Axis, ...] = ("left to right", "top to bottom")
@@ -13,26 +13,26 @@ _TRIES = 8
 _TOLD = (("colour",), ("colour",), ("size", "colour"), ("texture",), ("colour", "texture"), ("size", "texture"))
 
 
-def wording(dice: Dice) -> int:
+def wording(rng: Rng) -> int:
     """One of the ways to say a claim."""
-    return dice.integer(0, WORDINGS - 1)
+    return rng.integer(0, WORDINGS - 1)
 
 
-def exists(facts: Facts, dice: Dice) -> Exists | None:
+def exists(facts: Facts, rng: Rng) -> Exists | None:
     """One shape by some of its attributes. Sizes are told only where both are shown, each half of the time."""
-    told = dice.choice(_TOLD)
+    told = rng.choice(_TOLD)
     able = facts.shapes
     if "texture" in told:  # hollow shapes are always plain: to say so would tell that the text is true
         able = [i for i in able if facts.looks[i].shape not in HOLLOW]
     sizeable = [i for i in facts.sizeable() if i in able]
     if "size" in told and len({facts.looks[i].size for i in sizeable}) == 2:
-        wanted = dice.choice(SIZES)
+        wanted = rng.choice(SIZES)
         able = [i for i in sizeable if facts.looks[i].size == wanted]
     else:
         told = tuple(kind for kind in told if kind != "size")
     if not able:
         return None
-    look = facts.looks[dice.choice(able)]
+    look = facts.looks[rng.choice(able)]
     return Exists(
         Look(
             look.size if "size" in told else "",
@@ -40,28 +40,28 @@ def exists(facts: Facts, dice: Dice) -> Exists | None:
             look.texture if "texture" in told else "",
             look.shape,
         ),
-        wording(dice),
+        wording(rng),
     )
 
 
-def located(facts: Facts, dice: Dice) -> Located | None:
+def located(facts: Facts, rng: Rng) -> Located | None:
     """One thing by where in the picture it is."""
-    i = dice.integer(0, len(facts.looks) - 1)
-    name = facts.name(dice, i)
-    return None if name is None else Located(name, facts.place(i), wording(dice))
+    i = rng.integer(0, len(facts.looks) - 1)
+    name = facts.name(rng, i)
+    return None if name is None else Located(name, facts.place(i), wording(rng))
 
 
-def both(facts: Facts, dice: Dice) -> Both | None:
+def both(facts: Facts, rng: Rng) -> Both | None:
     """Two shapes by one attribute each, if possible such that swapping the attributes makes it false."""
     if len(facts.shapes) < 2:
         return None
-    kind = dice.choice(("colour", "colour", "texture", "size"))
+    kind = rng.choice(("colour", "colour", "texture", "size"))
     able = facts.sizeable() if kind == "size" else facts.shapes
     if kind == "texture":
         able = [i for i in able if facts.looks[i].shape not in HOLLOW]
     pairs = [(i, j) for i in able for j in able if i != j]
-    said, claim = wording(dice), None
-    for i, j in dice.sample(pairs, _TRIES):
+    said, claim = wording(rng), None
+    for i, j in rng.sample(pairs, _TRIES):
         one, other = _by(facts.looks[i], kind), _by(facts.looks[j], kind)
         if differ(one, other):
             claim = Both(one, other, said)
@@ -92,91 +92,91 @@ def swapped(claim: Both, facts: Facts) -> Both | None:
     return Both(one, other, claim.wording)
 
 
-def relates(facts: Facts, dice: Dice) -> Relates | None:
+def relates(facts: Facts, rng: Rng) -> Relates | None:
     """Two things by how they stand to each other, or by which is bigger."""
-    related = meeting(facts, dice) if dice.chance(0.6) else None
-    if related is None and dice.chance(0.25):
-        related = compared(facts, dice)
+    related = meeting(facts, rng) if rng.chance(0.6) else None
+    if related is None and rng.chance(0.25):
+        related = compared(facts, rng)
     if related is None and facts.sides:
-        related = dice.choice(facts.sides)
+        related = rng.choice(facts.sides)
     if related is None:
         return None
-    related = turned(related, dice)
+    related = turned(related, rng)
     sized = related.relation not in ("inside", "outside", "bigger than", "smaller than")
-    subject, other = facts.name(dice, related.subject, sized), facts.name(dice, related.object, sized)
-    return Relates(related.relation, subject, other, wording(dice)) if subject and other else None
+    subject, other = facts.name(rng, related.subject, sized), facts.name(rng, related.object, sized)
+    return Relates(related.relation, subject, other, wording(rng)) if subject and other else None
 
 
-def meeting(facts: Facts, dice: Dice) -> Related | None:
+def meeting(facts: Facts, rng: Rng) -> Related | None:
     """Who is inside or overlaps; or, half of the time where there is somebody else, who is outside or apart."""
     pair = facts.scene.inside or facts.scene.overlapping
     if pair is None:
         return None
     upper, lower = pair
     others = facts.bystanders()
-    if others and dice.chance(0.5):
-        return Related("outside" if facts.scene.inside else "apart from", dice.choice(others), lower)
+    if others and rng.chance(0.5):
+        return Related("outside" if facts.scene.inside else "apart from", rng.choice(others), lower)
     return Related("inside" if facts.scene.inside else "overlapping", upper, lower)
 
 
-def compared(facts: Facts, dice: Dice) -> Related | None:
+def compared(facts: Facts, rng: Rng) -> Related | None:
     """A large shape and a small one."""
     single = [i for i in facts.sizeable() if i in facts.single]
     large = [i for i in single if facts.looks[i].size == "large"]
     small = [i for i in single if facts.looks[i].size == "small"]
-    return Related("bigger than", dice.choice(large), dice.choice(small)) if large and small else None
+    return Related("bigger than", rng.choice(large), rng.choice(small)) if large and small else None
 
 
-def counts(facts: Facts, dice: Dice) -> Counts | None:
+def counts(facts: Facts, rng: Rng) -> Counts | None:
     """How many shapes are alike, or how many there are, such that every number of the range is equally likely."""
     group, total = facts.scene.group, len(facts.shapes)
     if group is not None:
         match = facts.rules.chance_of(group.likeness)
         # A small group leaves more shapes that match it by chance, and is lost then; so large ones are thinned out
-        if facts.count(group.likeness) == group.number and dice.chance((1 - match) ** group.number):
+        if facts.count(group.likeness) == group.number and rng.chance((1 - match) ** group.number):
             high = min(total, 4)
-            return Counts(group.number, group.likeness, 1, high, wording(dice)) if high > 1 else None
+            return Counts(group.number, group.likeness, 1, high, wording(rng)) if high > 1 else None
         return None
     low, high = facts.rules.objects
     if total < len(facts.looks) or low == high:
         return None
-    return Counts(total, Look(), low, high, wording(dice))
+    return Counts(total, Look(), low, high, wording(rng))
 
 
-def ordered(facts: Facts, dice: Dice) -> Ordered | None:
+def ordered(facts: Facts, rng: Rng) -> Ordered | None:
     """Three things in order along an axis."""
-    axis = dice.choice(AXES)
+    axis = rng.choice(AXES)
     told = facts.sequence(axis)
     if len(told) < 3:
         return None
-    first = dice.integer(0, len(told) - 3)
-    names = [facts.name(dice, i) for i in told[first : first + 3]]
+    first = rng.integer(0, len(told) - 3)
+    names = [facts.name(rng, i) for i in told[first : first + 3]]
     things = tuple(name for name in names if name is not None)
-    return Ordered(axis, things, dice.integer(0, 1)) if len(things) == 3 else None
+    return Ordered(axis, things, rng.integer(0, 1)) if len(things) == 3 else None
 
 
-def lacks(facts: Facts, dice: Dice) -> Lacks | None:
+def lacks(facts: Facts, rng: Rng) -> Lacks | None:
     """What is not there: a shape, or a shape in a colour."""
-    missing = absent(facts, dice, coloured=dice.chance(0.4))
+    missing = absent(facts, rng, coloured=rng.chance(0.4))
     if missing is None:
         return None
-    shape = facts.looks[dice.choice(facts.shapes)] if facts.shapes and dice.chance(0.7) else None
+    shape = facts.looks[rng.choice(facts.shapes)] if facts.shapes and rng.chance(0.7) else None
     present = None if shape is None else Look(colour=shape.colour, shape=shape.shape)
-    return Lacks(present, missing, wording(dice))
+    return Lacks(present, missing, wording(rng))
 
 
-def absent(facts: Facts, dice: Dice, coloured: bool) -> Look | None:
+def absent(facts: Facts, rng: Rng, coloured: bool) -> Look | None:
     """A description that fits nothing in the scene."""
     for _ in range(_TRIES):
-        colour = facts.rules.laws.colour.draw(dice) if coloured else ""
-        description = Look(colour=colour, shape=facts.rules.laws.shape.draw(dice))
+        colour = facts.rules.laws.colour.draw(rng) if coloured else ""
+        description = Look(colour=colour, shape=facts.rules.laws.shape.draw(rng))
         if not facts.count(description) and facts.rules.may_mention(description):
             return description
     return None
 
 
-def turned(related: Related, dice: Dice) -> Related:
+def turned(related: Related, rng: Rng) -> Related:
     """The same fact, or its mirror image half of the time: a is left of b, b is right of a."""
-    if related.relation not in MIRRORED or dice.chance(0.5):
+    if related.relation not in MIRRORED or rng.chance(0.5):
         return related
     return Related(OPPOSITE[related.relation], related.object, related.subject)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from chiasm.data.scenes.dice import Dice
 from chiasm.data.scenes.looks import Look
 from chiasm.data.scenes.placement import GRID
+from chiasm.data.scenes.rng import Rng
 from chiasm.data.scenes.world import Rules, Scene
 
 Relation = Literal["left of", "right of", "above", "below", "inside", "outside", "overlapping", "apart from",
@@ -74,7 +74,7 @@ class Facts:
             return Related("above", i, j)
         return None
 
-    def name(self, dice: Dice, i: int, sized: bool = True) -> Look | None:
+    def name(self, rng: Rng, i: int, sized: bool = True) -> Look | None:
         """A description that fits thing i alone, the shorter the likelier; None if it is one of several alike.
 
         sized: whether the size may help to tell it from others.
@@ -84,7 +84,7 @@ class Facts:
             return look._replace(colour="")
         size, colour, texture, shape, _ = look
         options = [Look("", colour, "", shape), Look("", "", "", shape)]
-        if dice.chance(0.3):
+        if rng.chance(0.3):
             options.reverse()
         options += [Look("", colour, texture, shape), Look("", "", texture, shape)]
         if sized:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from chiasm.data.scenes import choosing
 from chiasm.data.scenes.claims import Claim, Exists
-from chiasm.data.scenes.dice import Dice
 from chiasm.data.scenes.facts import Facts, Related
 from chiasm.data.scenes.looks import Look
 from chiasm.data.scenes.phrases import number_of, some, the
+from chiasm.data.scenes.rng import Rng
 
 Span = tuple[int, int]
 
@@ -22,14 +22,14 @@ class Dense:
     spans: tuple[Span, ...]
 
 
-def dense(facts: Facts, dice: Dice) -> Dense:
+def dense(facts: Facts, rng: Rng) -> Dense:
     """All things with all their attributes, then how the first of them stand to each other."""
     alike: dict[Look, list[int]] = {}
     for i, look in enumerate(facts.looks):
         alike.setdefault(look, []).append(i)
     groups = list(alike.items())
-    dice.shuffle(groups)
-    text = dice.choice(("", "a picture of ", "this is "))
+    rng.shuffle(groups)
+    text = rng.choice(("", "a picture of ", "this is "))
     spans: dict[int, Span] = {}
     for position, (look, members) in enumerate(groups):
         if position:
@@ -39,7 +39,7 @@ def dense(facts: Facts, dice: Dice) -> Dense:
         start = len(text) + phrase.index(" ") + 1
         text += phrase
         spans.update(dict.fromkeys(members, (start, len(text))))
-    clauses = _clauses(facts, dice)
+    clauses = _clauses(facts, rng)
     if clauses:
         text += "; " + " and ".join(clauses)
     return Dense(text, tuple(spans[i] for i in range(len(facts.looks))))
@@ -51,7 +51,7 @@ def _told(facts: Facts, look: Look, number: int) -> Look:
     return short if look.texture == "plain" and facts.count(short) == number else look
 
 
-def _clauses(facts: Facts, dice: Dice) -> list[str]:
+def _clauses(facts: Facts, rng: Rng) -> list[str]:
     if len(facts.looks) == 1:
         return [f"{the(facts.looks[0]._replace(size='', colour='', texture=''))} is {facts.place(0)}"]
     found = []
@@ -59,28 +59,28 @@ def _clauses(facts: Facts, dice: Dice) -> list[str]:
         found.append(Related("inside", *facts.scene.inside))
     if facts.scene.overlapping is not None:
         found.append(Related("overlapping", *facts.scene.overlapping))
-    found += dice.sample(facts.sides, 2 - len(found))
-    return [clause for one in found if (clause := _clause(facts, dice, one)) is not None]
+    found += rng.sample(facts.sides, 2 - len(found))
+    return [clause for one in found if (clause := _clause(facts, rng, one)) is not None]
 
 
-def _clause(facts: Facts, dice: Dice, related: Related) -> str | None:
-    related = choosing.turned(related, dice)
-    subject, other = facts.name(dice, related.subject), facts.name(dice, related.object)
+def _clause(facts: Facts, rng: Rng, related: Related) -> str | None:
+    related = choosing.turned(related, rng)
+    subject, other = facts.name(rng, related.subject), facts.name(rng, related.object)
     if subject is None or other is None:
         return None
     return f"{the(subject)} is {related.relation} {the(other)}"
 
 
-def short(facts: Facts, dice: Dice) -> list[Claim]:
+def short(facts: Facts, rng: Rng) -> list[Claim]:
     """The claims of the short captions, those that the scene allows out of one of each kind."""
     claims = [
-        *(Exists(facts.looks[i], choosing.wording(dice)) for i in range(len(facts.looks)) if facts.looks[i].text),
-        choosing.exists(facts, dice),
-        choosing.located(facts, dice),
-        choosing.both(facts, dice),
-        choosing.relates(facts, dice),
-        choosing.counts(facts, dice),
-        choosing.ordered(facts, dice),
-        choosing.lacks(facts, dice),
+        *(Exists(facts.looks[i], choosing.wording(rng)) for i in range(len(facts.looks)) if facts.looks[i].text),
+        choosing.exists(facts, rng),
+        choosing.located(facts, rng),
+        choosing.both(facts, rng),
+        choosing.relates(facts, rng),
+        choosing.counts(facts, rng),
+        choosing.ordered(facts, rng),
+        choosing.lacks(facts, rng),
     ]
     return [claim for claim in claims if claim is not None]

@@ -9,9 +9,9 @@ from typing import Literal
 from chiasm.data.sample import Negative
 from chiasm.data.scenes.choosing import swapped
 from chiasm.data.scenes.claims import Both, Claim, Counts, Exists, Ordered, Relates
-from chiasm.data.scenes.dice import Dice
 from chiasm.data.scenes.facts import OPPOSITE, Facts
 from chiasm.data.scenes.looks import Look
+from chiasm.data.scenes.rng import Rng
 from chiasm.data.scenes.vocabulary import HOLLOW
 
 Replacement = Literal["replaced_object", "replaced_attribute"]
@@ -19,7 +19,7 @@ _REPLACEMENTS: tuple[Replacement, ...] = ("replaced_object", "replaced_attribute
 _TRIES = 4
 
 
-def negatives(claims: Sequence[Claim], facts: Facts, dice: Dice) -> tuple[Negative, ...]:
+def negatives(claims: Sequence[Claim], facts: Facts, rng: Rng) -> tuple[Negative, ...]:
     """At most one negative of each kind.
 
     A word that takes another's place is drawn from the same law as the true one, and where it happens to be true
@@ -28,21 +28,21 @@ def negatives(claims: Sequence[Claim], facts: Facts, dice: Dice) -> tuple[Negati
     """
     made: list[Negative] = []
     for claim in claims:
-        kind, changed = _changed(claim, facts, dice)
+        kind, changed = _changed(claim, facts, rng)
         if changed is not None:
             made.append(Negative(changed.text, claim.text, kind))
     naming = [claim for claim in claims if isinstance(claim, (Exists, Both, Relates))]
     for kind in _REPLACEMENTS if naming else ():
         for _ in range(_TRIES):
-            claim = dice.choice(naming)
-            changed = _replaced(claim, kind, facts, dice)
+            claim = rng.choice(naming)
+            changed = _replaced(claim, kind, facts, rng)
             if changed is not None:
                 made.append(Negative(changed.text, claim.text, kind))
                 break
     return tuple(made)
 
 
-def _changed(claim: Claim, facts: Facts, dice: Dice) -> tuple[str, Claim | None]:
+def _changed(claim: Claim, facts: Facts, rng: Rng) -> tuple[str, Claim | None]:
     """The kind of change that suits a claim, and the changed claim where it is false."""
     match claim:
         case Both():
@@ -51,9 +51,9 @@ def _changed(claim: Claim, facts: Facts, dice: Dice) -> tuple[str, Claim | None]
             return "swapped_relation", _opposite(claim, facts)
         case Counts():
             numbers = [number for number in range(claim.low, claim.high + 1) if number != claim.number]
-            return "wrong_count", replace(claim, number=dice.choice(numbers))
+            return "wrong_count", replace(claim, number=rng.choice(numbers))
         case Ordered():
-            return "wrong_order", _reordered(claim, dice)
+            return "wrong_order", _reordered(claim, rng)
         case _:
             return "", None
 
@@ -64,31 +64,31 @@ def _opposite(claim: Relates, facts: Facts) -> Relates | None:
     return replace(claim, relation=OPPOSITE[claim.relation])
 
 
-def _reordered(claim: Ordered, dice: Dice) -> Ordered:
+def _reordered(claim: Ordered, rng: Rng) -> Ordered:
     things = list(claim.things)
-    i = dice.integer(0, len(things) - 2)
+    i = rng.integer(0, len(things) - 2)
     things[i], things[i + 1] = things[i + 1], things[i]
     return replace(claim, things=tuple(things))
 
 
-def _replaced(claim: Exists | Both | Relates, kind: Replacement, facts: Facts, dice: Dice) -> Claim | None:
+def _replaced(claim: Exists | Both | Relates, kind: Replacement, facts: Facts, rng: Rng) -> Claim | None:
     """The claim with one description changed into one that fits nothing; None where the draw does not give that."""
     match claim:
         case Exists():
-            new = _other(claim.thing, kind, facts, dice)
+            new = _other(claim.thing, kind, facts, rng)
             return replace(claim, thing=new) if new is not None else None
         case Both():
-            first = dice.chance(0.5)
+            first = rng.chance(0.5)
             old, other = (claim.first, claim.second) if first else (claim.second, claim.first)
-            new = _other(old, kind, facts, dice)
+            new = _other(old, kind, facts, rng)
             if new is None or _shares(old, new, other):
                 return None
             return replace(claim, first=new) if first else replace(claim, second=new)
         case Relates():
             contained = kind == "replaced_object" and claim.relation in ("inside", "outside")
-            first = contained or dice.chance(0.5)  # only some shapes contain others: another one there would tell
+            first = contained or rng.chance(0.5)  # only some shapes contain others: another one there would tell
             old, other = (claim.subject, claim.object) if first else (claim.object, claim.subject)
-            new = _other(old, kind, facts, dice)
+            new = _other(old, kind, facts, rng)
             if new is None or _shares(old, new, other):
                 return None
             return replace(claim, subject=new) if first else replace(claim, object=new)
@@ -104,30 +104,30 @@ def _shares(old: Look, new: Look, other: Look) -> bool:
     )
 
 
-def _other(look: Look, kind: Replacement, facts: Facts, dice: Dice) -> Look | None:
+def _other(look: Look, kind: Replacement, facts: Facts, rng: Rng) -> Look | None:
     """A description that differs in one word and fits nothing."""
-    new = _other_object(look, facts, dice) if kind == "replaced_object" else _other_attribute(look, facts, dice)
+    new = _other_object(look, facts, rng) if kind == "replaced_object" else _other_attribute(look, facts, rng)
     return None if new == look or facts.count(new) or not facts.rules.may_mention(new) else new
 
 
-def _other_object(look: Look, facts: Facts, dice: Dice) -> Look:
+def _other_object(look: Look, facts: Facts, rng: Rng) -> Look:
     if look.shape == "word":
-        return look._replace(text=facts.rules.laws.word.draw(dice))
+        return look._replace(text=facts.rules.laws.word.draw(rng))
     if look.shape == "digit":
-        return look._replace(text=str(dice.integer(0, 9)))
-    shape = facts.rules.laws.shape.draw(dice)
+        return look._replace(text=str(rng.integer(0, 9)))
+    shape = facts.rules.laws.shape.draw(rng)
     return look if look.texture and shape in HOLLOW else look._replace(shape=shape)  # no text tells a ring's texture
 
 
-def _other_attribute(look: Look, facts: Facts, dice: Dice) -> Look:
+def _other_attribute(look: Look, facts: Facts, rng: Rng) -> Look:
     named = [kind for kind in ("size", "colour", "texture") if getattr(look, kind)]
-    kind = dice.choice(named) if named else ""
+    kind = rng.choice(named) if named else ""
     match kind:
         case "size":
             return look._replace(size="small" if look.size == "large" else "large")
         case "colour":
-            return look._replace(colour=facts.rules.laws.colour.draw(dice))
+            return look._replace(colour=facts.rules.laws.colour.draw(rng))
         case "texture" if look.shape not in HOLLOW:
-            return look._replace(texture=facts.rules.laws.texture.draw(dice))
+            return look._replace(texture=facts.rules.laws.texture.draw(rng))
         case _:
             return look

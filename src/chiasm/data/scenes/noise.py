@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from chiasm.data.scenes.dice import Dice
 from chiasm.data.scenes.languages import LANGUAGES
 from chiasm.data.scenes.looks import Look
+from chiasm.data.scenes.rng import Rng
 from chiasm.errors import RecipeError
 
 BOILERPLATE = (
@@ -59,9 +59,9 @@ class Noise:
     def shares(self) -> dict[str, float]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def draw(self, dice: Dice) -> str:
+    def draw(self, rng: Rng) -> str:
         """The kind of noise of one sample, "" for none."""
-        number = dice.uniform()
+        number = rng.uniform()
         for kind, share in self.shares.items():
             number -= share
             if number < 0:
@@ -69,14 +69,14 @@ class Noise:
         return ""
 
 
-def boilerplate(dice: Dice) -> str:
+def boilerplate(rng: Rng) -> str:
     """A line that could stand beside any picture on the web."""
-    return dice.choice(BOILERPLATE).format(number=dice.integer(2, 9999))
+    return rng.choice(BOILERPLATE).format(number=rng.integer(2, 9999))
 
 
-def foreign(dice: Dice, looks: Sequence[Look]) -> str:
+def foreign(rng: Rng, looks: Sequence[Look]) -> str:
     """What a scene shows, in another language."""
-    return LANGUAGES[dice.choice(tuple(LANGUAGES))].tell(looks)
+    return LANGUAGES[rng.choice(tuple(LANGUAGES))].tell(looks)
 
 
 def paler(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -84,19 +84,19 @@ def paler(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return (pixels.astype(np.float32) * 0.93 + 12).astype(np.uint8)
 
 
-def write(pixels: NDArray[np.uint8], text: str, dice: Dice) -> NDArray[np.uint8]:
+def write(pixels: NDArray[np.uint8], text: str, rng: Rng) -> NDArray[np.uint8]:
     """The text across the picture, white with a dark rim, at its top or its bottom."""
-    picture = Image.fromarray(pixels)
-    size = picture.width
+    image = Image.fromarray(pixels)
+    size = image.width
     height = max(_LETTERS, size // 8)
     font = _font(height)
     lines = _wrapped(text, font, size - 2)
-    top = 1 if dice.chance(0.5) else size - 1 - len(lines) * height
-    draw = ImageDraw.Draw(picture)
+    top = 1 if rng.chance(0.5) else size - 1 - len(lines) * height
+    draw = ImageDraw.Draw(image)
     for i, line in enumerate(lines):
         position = (1, top + i * height)
         draw.text(position, line, fill=(255, 255, 255), font=font, stroke_width=1, stroke_fill=(20, 20, 20))
-    return np.array(picture)
+    return np.array(image)
 
 
 @lru_cache(maxsize=8)

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from chiasm.data.scenes.dice import Dice
 from chiasm.data.scenes.looks import Look
+from chiasm.data.scenes.rng import Rng
 from chiasm.data.scenes.shapes import HOLE, mask
 from chiasm.data.scenes.vocabulary import HOLLOW, SHAPES
 
@@ -43,15 +43,15 @@ class Pair:
     lower: int
 
 
-def extent(dice: Dice, look: Look, contains: bool = False) -> Extent:
+def extent(rng: Rng, look: Look, contains: bool = False) -> Extent:
     """Width and height of a thing in units."""
     if look.shape == "word":
-        height = dice.integer(*_LETTER)
+        height = rng.integer(*_LETTER)
         return round(_LETTER_WIDTH * height * len(look.text)), height
     if look.shape == "digit":
-        height = dice.integer(*_DIGIT)
+        height = rng.integer(*_DIGIT)
         return round(_DIGIT_WIDTH * height), height
-    side = dice.integer(*(_CONTAINER if contains else _SIDES[look.size]))
+    side = rng.integer(*(_CONTAINER if contains else _SIDES[look.size]))
     root = _ROOTS[look.shape]
     return round(side * root), round(side / root)
 
@@ -59,11 +59,11 @@ def extent(dice: Dice, look: Look, contains: bool = False) -> Extent:
 _ROOTS = {shape: math.sqrt(aspect) for shape, aspect in SHAPES.items()}
 
 
-def place(dice: Dice, looks: Sequence[Look], extents: Sequence[Extent], pair: Pair | None) -> list[Corners] | None:
+def place(rng: Rng, looks: Sequence[Look], extents: Sequence[Extent], pair: Pair | None) -> list[Corners] | None:
     """The boxes of all things, None where no room was found."""
     units: list[tuple[int, int, list[tuple[int, int, int]]]] = []  # width, height, (thing, dx, dy)
     if pair is not None:
-        unit = _meeting(dice, looks, extents, pair)
+        unit = _meeting(rng, looks, extents, pair)
         if unit is None:
             return None
         units.append(unit)
@@ -73,21 +73,21 @@ def place(dice: Dice, looks: Sequence[Look], extents: Sequence[Extent], pair: Pa
         return None
     units.sort(key=lambda unit: -unit[0] * unit[1])  # large ones find no room later
     for _ in range(_ROUNDS):
-        corners = _place_once(dice, units, extents)
+        corners = _place_once(rng, units, extents)
         if corners is not None:
             return [corners[i] for i in range(len(looks))]
     return None
 
 
 def _place_once(
-    dice: Dice, units: Sequence[tuple[int, int, list[tuple[int, int, int]]]], extents: Sequence[Extent]
+    rng: Rng, units: Sequence[tuple[int, int, list[tuple[int, int, int]]]], extents: Sequence[Extent]
 ) -> dict[int, Corners] | None:
     placed: dict[int, Corners] = {}
     for width, height, members in units:
         taken = list(placed.values())
         for _ in range(_TRIES):
-            x = dice.integer(_EDGE, GRID - _EDGE - width)
-            y = dice.integer(_EDGE, GRID - _EDGE - height)
+            x = rng.integer(_EDGE, GRID - _EDGE - width)
+            y = rng.integer(_EDGE, GRID - _EDGE - height)
             boxes = [(x + dx, y + dy, x + dx + extents[i][0], y + dy + extents[i][1]) for i, dx, dy in members]
             if all(_apart(box, other) for box in boxes for other in taken):
                 placed.update({member[0]: box for member, box in zip(members, boxes, strict=True)})
@@ -104,14 +104,14 @@ def _apart(one: Corners, other: Corners) -> bool:
 
 
 def _meeting(
-    dice: Dice, looks: Sequence[Look], extents: Sequence[Extent], pair: Pair
+    rng: Rng, looks: Sequence[Look], extents: Sequence[Extent], pair: Pair
 ) -> tuple[int, int, list[tuple[int, int, int]]] | None:
     """The two things of a pair side by side in one box, the lower one at (0, 0) before the box is moved there."""
     upper, lower = extents[pair.upper], extents[pair.lower]
     if pair.kind == "inside":
-        shift = _inside(dice, looks[pair.lower].shape, upper, lower)
+        shift = _inside(rng, looks[pair.lower].shape, upper, lower)
     else:
-        shift = _overlapping(dice, looks[pair.upper].shape, looks[pair.lower].shape, upper, lower)
+        shift = _overlapping(rng, looks[pair.upper].shape, looks[pair.lower].shape, upper, lower)
     if shift is None:
         return None
     left, top = min(0, shift[0]), min(0, shift[1])
@@ -122,7 +122,7 @@ def _meeting(
     return width, height, [(pair.lower, -left, -top), (pair.upper, shift[0] - left, shift[1] - top)]
 
 
-def _inside(dice: Dice, container: str, inner: Extent, outer: Extent) -> tuple[int, int] | None:
+def _inside(rng: Rng, container: str, inner: Extent, outer: Extent) -> tuple[int, int] | None:
     """Where the inner box may stand in the outer one: all of it in the hole, or well within a full shape."""
     room = (HOLE if container in HOLLOW else 0.8) * outer[0] / 2 - 1
     if container in ("ring", "circle"):
@@ -132,15 +132,15 @@ def _inside(dice: Dice, container: str, inner: Extent, outer: Extent) -> tuple[i
         slack_x, slack_y = room - inner[0] / 2, room - inner[1] / 2
     if min(slack_x, slack_y) < 0:
         return None
-    x = (outer[0] - inner[0]) / 2 + (2 * dice.uniform() - 1) * slack_x
-    y = (outer[1] - inner[1]) / 2 + (2 * dice.uniform() - 1) * slack_y
+    x = (outer[0] - inner[0]) / 2 + (2 * rng.uniform() - 1) * slack_x
+    y = (outer[1] - inner[1]) / 2 + (2 * rng.uniform() - 1) * slack_y
     return round(x), round(y)
 
 
-def _overlapping(dice: Dice, over: str, under: str, upper: Extent, lower: Extent) -> tuple[int, int] | None:
+def _overlapping(rng: Rng, over: str, under: str, upper: Extent, lower: Extent) -> tuple[int, int] | None:
     for _ in range(12):
-        x = dice.integer(1 - upper[0], lower[0] - 1)
-        y = dice.integer(1 - upper[1], lower[1] - 1)
+        x = rng.integer(1 - upper[0], lower[0] - 1)
+        y = rng.integer(1 - upper[1], lower[1] - 1)
         common, upper_area, lower_area = _common(over, under, upper, lower, x, y)
         if _HIDDEN[0] * lower_area <= common <= _HIDDEN[1] * lower_area and common <= (1 - _FREE) * upper_area:
             return x, y

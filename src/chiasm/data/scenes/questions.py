@@ -7,10 +7,10 @@ from itertools import permutations
 
 from chiasm.data.sample import Question
 from chiasm.data.scenes import choosing
-from chiasm.data.scenes.dice import Dice, Law
 from chiasm.data.scenes.facts import OPPOSITE, Facts
 from chiasm.data.scenes.looks import Look
 from chiasm.data.scenes.phrases import listed, noun, number_of, plural_noun, some, the
+from chiasm.data.scenes.rng import Law, Rng
 from chiasm.data.scenes.vocabulary import DIGITS, HOLLOW, NUMBERS
 
 Options = list[tuple[str, str]]  # (choice, statement)
@@ -18,23 +18,23 @@ _CHOICES = 4
 _TRIES = 8
 
 
-def questions(facts: Facts, dice: Dice) -> tuple[Question, ...]:
+def questions(facts: Facts, rng: Rng) -> tuple[Question, ...]:
     """At most one question of each kind, those that the scene can answer."""
-    asked = (ask(facts, dice) for ask in _KINDS)
+    asked = (ask(facts, rng) for ask in _KINDS)
     return tuple(question for question in asked if question is not None)
 
 
-def _question(dice: Dice, kind: str, text: str, options: Options) -> Question:
+def _question(rng: Rng, kind: str, text: str, options: Options) -> Question:
     """The first option is the right one; they are told in random order."""
     answer = options[0][0]
-    dice.shuffle(options)
+    rng.shuffle(options)
     choices, statements = zip(*options, strict=True)
     return Question(text, answer, kind, choices, statements)
 
 
-def _subject(facts: Facts, dice: Dice, *unnamed: str, among: Sequence[int] | None = None) -> tuple[int, Look] | None:
+def _subject(facts: Facts, rng: Rng, *unnamed: str, among: Sequence[int] | None = None) -> tuple[int, Look] | None:
     """A shape, and a description of it alone that leaves the attributes asked for unnamed."""
-    for i in dice.sample(facts.shapes if among is None else among, _TRIES):
+    for i in rng.sample(facts.shapes if among is None else among, _TRIES):
         size, colour, texture, shape, _ = facts.looks[i]
         options = [Look("", "", "", shape), Look("", colour, "", shape), Look(size, "", "", shape)]
         options += [Look("", "", texture, shape), Look(size, colour, "", shape), Look("", colour, texture, shape)]
@@ -44,62 +44,62 @@ def _subject(facts: Facts, dice: Dice, *unnamed: str, among: Sequence[int] | Non
     return None
 
 
-def _wrong(dice: Dice, law: Law, answer: str, nearby: Sequence[str] = ()) -> list[str]:
+def _wrong(rng: Rng, law: Law, answer: str, nearby: Sequence[str] = ()) -> list[str]:
     """Up to three wrong answers, half of the time one that something else in the scene has; none if not to be asked.
 
     Where a law shows some concepts more often than others, questions about the frequent ones are thinned out, so that
     of the choices offered each is right equally often.
     """
     near = [name for name in nearby if name != answer]
-    wrong = [dice.choice(near)] if near and dice.chance(0.5) else []
+    wrong = [rng.choice(near)] if near and rng.chance(0.5) else []
     found = len(wrong)  # drawn from the law, as the answer was; the others are drawn evenly
-    wrong += dice.sample([name for name in law.names if name != answer and name not in wrong], _CHOICES - 1 - found)
+    wrong += rng.sample([name for name in law.names if name != answer and name not in wrong], _CHOICES - 1 - found)
     weights = {name: law.probability(name) for name in (answer, *wrong)}
     if found:
         total = sum(weights.values())
         weights = {name: weight * (total - weight) for name, weight in weights.items()}
-    return wrong if dice.chance(min(weights.values()) / weights[answer]) else []
+    return wrong if rng.chance(min(weights.values()) / weights[answer]) else []
 
 
-def _colour(facts: Facts, dice: Dice) -> Question | None:
-    found = _subject(facts, dice, "colour")
+def _colour(facts: Facts, rng: Rng) -> Question | None:
+    found = _subject(facts, rng, "colour")
     if found is None:
         return None
     i, name = found
     answer = facts.looks[i].colour
-    wrong = _wrong(dice, facts.rules.laws.colour, answer, [look.colour for look in facts.looks])
+    wrong = _wrong(rng, facts.rules.laws.colour, answer, [look.colour for look in facts.looks])
     wrong = [one for one in wrong if facts.rules.may_mention(name._replace(colour=one))]
     if not wrong:
         return None
     options = [(colour, f"{the(name)} is {colour}") for colour in (answer, *wrong)]
-    return _question(dice, "colour", f"what colour is {the(name)}?", options)
+    return _question(rng, "colour", f"what colour is {the(name)}?", options)
 
 
-def _texture(facts: Facts, dice: Dice) -> Question | None:
-    found = _subject(facts, dice, "texture", among=[i for i in facts.shapes if facts.looks[i].shape not in HOLLOW])
+def _texture(facts: Facts, rng: Rng) -> Question | None:
+    found = _subject(facts, rng, "texture", among=[i for i in facts.shapes if facts.looks[i].shape not in HOLLOW])
     if found is None:
         return None
     i, name = found
     answer = facts.looks[i].texture
-    wrong = _wrong(dice, facts.rules.laws.texture, answer)
+    wrong = _wrong(rng, facts.rules.laws.texture, answer)
     wrong = [one for one in wrong if facts.rules.may_mention(name._replace(texture=one))]
     if not wrong:
         return None
     options = [(texture, f"{the(name)} is {texture}") for texture in (answer, *wrong)]
-    return _question(dice, "texture", f"what pattern does {the(name)} have?", options)
+    return _question(rng, "texture", f"what pattern does {the(name)} have?", options)
 
 
-def _size(facts: Facts, dice: Dice) -> Question | None:
+def _size(facts: Facts, rng: Rng) -> Question | None:
     """Asked where both sizes are shown, of each half of the time; a scene of one thing is either just as often."""
     by_size = {size: [i for i in facts.sizeable() if facts.looks[i].size == size] for size in ("small", "large")}
     if len(facts.looks) > 1:
-        found = {size: _subject(facts, dice, "size", among=those) for size, those in by_size.items()}
+        found = {size: _subject(facts, rng, "size", among=those) for size, those in by_size.items()}
         if None in found.values():
             return None
-        size = dice.choice(("small", "large"))
+        size = rng.choice(("small", "large"))
         subject = found[size]
     else:
-        subject = _subject(facts, dice, "size")
+        subject = _subject(facts, rng, "size")
     if subject is None:
         return None
     i, name = subject
@@ -108,101 +108,101 @@ def _size(facts: Facts, dice: Dice) -> Question | None:
     if not facts.rules.may_mention(name._replace(size=other)):
         return None
     options = [(size, f"{the(name)} is {size}") for size in (answer, other)]
-    return _question(dice, "size", f"is {the(name)} small or large?", options)
+    return _question(rng, "size", f"is {the(name)} small or large?", options)
 
 
-def _count(facts: Facts, dice: Dice) -> Question | None:
-    claim = choosing.counts(facts, dice)
+def _count(facts: Facts, rng: Rng) -> Question | None:
+    claim = choosing.counts(facts, rng)
     if claim is None:
         return None
-    wrong = dice.sample([n for n in range(claim.low, claim.high + 1) if n != claim.number], _CHOICES - 1)
+    wrong = rng.sample([n for n in range(claim.low, claim.high + 1) if n != claim.number], _CHOICES - 1)
     options = [
         (NUMBERS[n], f"there {'is' if n == 1 else 'are'} {number_of(n, claim.things)}") for n in (claim.number, *wrong)
     ]
-    return _question(dice, "count", f"how many {plural_noun(claim.things)} are there?", options)
+    return _question(rng, "count", f"how many {plural_noun(claim.things)} are there?", options)
 
 
-def _position(facts: Facts, dice: Dice) -> Question | None:
+def _position(facts: Facts, rng: Rng) -> Question | None:
     """Left or right, top or bottom, or one of four corners."""
-    for i in dice.sample(facts.single, _TRIES):
-        name = facts.name(dice, i)
+    for i in rng.sample(facts.single, _TRIES):
+        name = facts.name(rng, i)
         column, row = facts.column(i), facts.row(i)
         if name is None or not (column or row):
             continue
         places = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"}
-        if column and row and dice.chance(0.5):
+        if column and row and rng.chance(0.5):
             corners = [f"{r} {c}" for r in ("top", "bottom") for c in ("left", "right")]
             corners.sort(key=lambda corner: corner != f"{row} {column}")
             options = [(corner, f"{the(name)} is in the {corner}") for corner in corners]
-            return _question(dice, "position", f"in which corner of the picture is {the(name)}?", options)
-        answer = column if column and (not row or dice.chance(0.5)) else row
+            return _question(rng, "position", f"in which corner of the picture is {the(name)}?", options)
+        answer = column if column and (not row or rng.chance(0.5)) else row
         other = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}[answer]
         options = [(side, f"{the(name)} is {places[side]}") for side in (answer, other)]
-        return _question(dice, "position", f"on which side of the picture is {the(name)}?", options)
+        return _question(rng, "position", f"on which side of the picture is {the(name)}?", options)
     return None
 
 
-def _relation(facts: Facts, dice: Dice) -> Question | None:
-    related = choosing.meeting(facts, dice) if facts.bystanders() and dice.chance(0.6) else None
+def _relation(facts: Facts, rng: Rng) -> Question | None:
+    related = choosing.meeting(facts, rng) if facts.bystanders() and rng.chance(0.6) else None
     if related is None:
         if not facts.sides:
             return None
-        related = dice.choice(facts.sides)
-    related = choosing.turned(related, dice)
+        related = rng.choice(facts.sides)
+    related = choosing.turned(related, rng)
     sized = related.relation not in ("inside", "outside")
-    subject, other = facts.name(dice, related.subject, sized), facts.name(dice, related.object, sized)
+    subject, other = facts.name(rng, related.subject, sized), facts.name(rng, related.object, sized)
     if subject is None or other is None:
         return None
     options = [(r, f"{the(subject)} is {r} {the(other)}") for r in (related.relation, OPPOSITE[related.relation])]
     first, second = sorted(choice for choice, _ in options)
-    return _question(dice, "relation", f"is {the(subject)} {first} or {second} {the(other)}?", list(options))
+    return _question(rng, "relation", f"is {the(subject)} {first} or {second} {the(other)}?", list(options))
 
 
-def _comparison(facts: Facts, dice: Dice) -> Question | None:
-    related = choosing.compared(facts, dice)
+def _comparison(facts: Facts, rng: Rng) -> Question | None:
+    related = choosing.compared(facts, rng)
     if related is None:
         return None
-    large, small = facts.name(dice, related.subject, sized=False), facts.name(dice, related.object, sized=False)
+    large, small = facts.name(rng, related.subject, sized=False), facts.name(rng, related.object, sized=False)
     if large is None or small is None:
         return None
-    word, right, wrong = ("bigger", large, small) if dice.chance(0.5) else ("smaller", small, large)
+    word, right, wrong = ("bigger", large, small) if rng.chance(0.5) else ("smaller", small, large)
     options = [(the(right), f"{the(right)} is {word} than {the(wrong)}")]
     options.append((the(wrong), f"{the(wrong)} is {word} than {the(right)}"))
     told = [the(right), the(wrong)]
-    dice.shuffle(told)
-    return _question(dice, "comparison", f"which is {word}, {told[0]} or {told[1]}?", options)
+    rng.shuffle(told)
+    return _question(rng, "comparison", f"which is {word}, {told[0]} or {told[1]}?", options)
 
 
-def _existence(facts: Facts, dice: Dice) -> Question | None:
+def _existence(facts: Facts, rng: Rng) -> Question | None:
     """Yes and no are equally likely; half of the shapes that are not there mix attributes of those that are."""
     if not facts.shapes:
         return None
     looks = [facts.looks[i] for i in facts.shapes]
-    shown = dice.choice(looks)
+    shown = rng.choice(looks)
     asked: Look | None = Look(colour=shown.colour, shape=shown.shape)
-    truly = dice.chance(0.5)
+    truly = rng.chance(0.5)
     if not truly:
         mixed = [Look(colour=one.colour, shape=other.shape) for one in looks for other in looks]
         mixed = [one for one in mixed if not facts.count(one) and facts.rules.may_mention(one)]
-        asked = dice.choice(mixed) if mixed and dice.chance(0.5) else choosing.absent(facts, dice, coloured=True)
+        asked = rng.choice(mixed) if mixed and rng.chance(0.5) else choosing.absent(facts, rng, coloured=True)
     if asked is None:
         return None
     options = [("yes", f"there is {some(asked)}"), ("no", f"there is no {noun(asked)}")]
     if not truly:
         options.reverse()
-    return _question(dice, "existence", f"is there {some(asked)}?", options)
+    return _question(rng, "existence", f"is there {some(asked)}?", options)
 
 
-def _negation(facts: Facts, dice: Dice) -> Question | None:
-    missing = choosing.absent(facts, dice, coloured=False)
+def _negation(facts: Facts, rng: Rng) -> Question | None:
+    missing = choosing.absent(facts, rng, coloured=False)
     shown = sorted({facts.looks[i].shape for i in facts.shapes})
     if missing is None or not shown:
         return None
-    shapes = [missing.shape, *dice.sample(shown, _CHOICES - 1)]
-    if not dice.chance(_evenly(shapes, facts)):
+    shapes = [missing.shape, *rng.sample(shown, _CHOICES - 1)]
+    if not rng.chance(_evenly(shapes, facts)):
         return None
     options = [(shape, f"there is no {shape}") for shape in shapes]
-    return _question(dice, "negation", "which of these shapes is not in the picture?", options)
+    return _question(rng, "negation", "which of these shapes is not in the picture?", options)
 
 
 def _evenly(shapes: Sequence[str], facts: Facts) -> float:
@@ -216,34 +216,34 @@ def _evenly(shapes: Sequence[str], facts: Facts) -> float:
     return min(weights) / weights[0]
 
 
-def _reading(facts: Facts, dice: Dice) -> Question | None:
+def _reading(facts: Facts, rng: Rng) -> Question | None:
     written = next((look for look in facts.looks if look.text), None)
     if written is None:
         return None
     if written.shape == "digit":
-        wrong = dice.sample([digit for digit in DIGITS if digit != written.text], _CHOICES - 1)
+        wrong = rng.sample([digit for digit in DIGITS if digit != written.text], _CHOICES - 1)
         options = [(digit, f"the digit is {digit}") for digit in (written.text, *wrong)]
-        return _question(dice, "reading", "which digit is written?", options)
-    wrong = _wrong(dice, facts.rules.laws.word, written.text)
+        return _question(rng, "reading", "which digit is written?", options)
+    wrong = _wrong(rng, facts.rules.laws.word, written.text)
     if not wrong:
         return None
     options = [(word, f"the word is '{word}'") for word in (written.text, *wrong)]
-    return _question(dice, "reading", "which word is written?", options)
+    return _question(rng, "reading", "which word is written?", options)
 
 
-def _order(facts: Facts, dice: Dice) -> Question | None:
-    claim = choosing.ordered(facts, dice)
+def _order(facts: Facts, rng: Rng) -> Question | None:
+    claim = choosing.ordered(facts, rng)
     if claim is None:
         return None
-    wrong = dice.sample(list(permutations(claim.things))[1:], _CHOICES - 1)
+    wrong = rng.sample(list(permutations(claim.things))[1:], _CHOICES - 1)
     options = [
         (listed([noun(one) for one in order]), f"from {claim.axis}: {listed([some(one) for one in order])}")
         for order in (claim.things, *wrong)
     ]
-    return _question(dice, "order", f"what is in the picture, from {claim.axis}?", options)
+    return _question(rng, "order", f"what is in the picture, from {claim.axis}?", options)
 
 
-_KINDS: tuple[Callable[[Facts, Dice], Question | None], ...] = (
+_KINDS: tuple[Callable[[Facts, Rng], Question | None], ...] = (
     _colour,
     _texture,
     _size,

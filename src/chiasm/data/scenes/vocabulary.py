@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from chiasm.config import suggest
-from chiasm.data.scenes.dice import Law
+from chiasm.data.scenes.rng import Law
 from chiasm.errors import RecipeError
 
 RGB = tuple[int, int, int]

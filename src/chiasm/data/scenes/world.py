@@ -8,9 +8,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from chiasm.data.scenes.dice import Dice
 from chiasm.data.scenes.looks import Look
 from chiasm.data.scenes.placement import Corners, Pair, extent, place
+from chiasm.data.scenes.rng import Rng
 from chiasm.data.scenes.vocabulary import COLOURS_ON, CONTAINERS, DIGITS, HOLLOW, SIZES, Background, Laws
 from chiasm.errors import RecipeError
 
@@ -85,11 +85,11 @@ class Rules:
         return shape * (self.laws.colour.probability(likeness.colour) if likeness.colour else 1.0)
 
 
-def compose(dice: Dice, rules: Rules) -> Scene:
+def compose(rng: Rng, rules: Rules) -> Scene:
     """Makes up a scene. Raises RecipeError if the rules hold out everything that the frequencies would show."""
-    number = dice.integer(*rules.objects)
+    number = rng.integer(*rules.objects)
     for _ in range(_TRIES):
-        scene = _compose(dice, rules, number)
+        scene = _compose(rng, rules, number)
         # sizes are settled last, so combinations that name one are only known now
         withheld = any(thing.look.fits(one) for thing in scene.things for one in rules.held_out)
         if rules.only == "all" or withheld == (rules.only == "held_out"):
@@ -97,12 +97,12 @@ def compose(dice: Dice, rules: Rules) -> Scene:
     raise _nothing_left(rules)
 
 
-def _compose(dice: Dice, rules: Rules, number: int) -> Scene:
-    writes = dice.chance(_WRITTEN) and (number > 1 or rules.only != "held_out")
-    looks, group = _shapes(dice, rules, number - writes)
+def _compose(rng: Rng, rules: Rules, number: int) -> Scene:
+    writes = rng.chance(_WRITTEN) and (number > 1 or rules.only != "held_out")
+    looks, group = _shapes(rng, rules, number - writes)
     if writes:
-        looks.append(_writing(dice, rules.laws))
-    looks, pair, boxes = _arrange(dice, looks)
+        looks.append(_writing(rng, rules.laws))
+    looks, pair, boxes = _arrange(rng, looks)
     order = list(range(number))
     if pair is not None:
         order = [i for i in order if i not in (pair.upper, pair.lower)] + [pair.lower, pair.upper]
@@ -112,38 +112,38 @@ def _compose(dice: Dice, rules: Rules, number: int) -> Scene:
         things=tuple(Thing(looks[i], boxes[i]) for i in order),
         inside=last if pair is not None and pair.kind == "inside" else None,
         overlapping=last if pair is not None and pair.kind == "overlapping" else None,
-        background=dice.choice(rules.backgrounds),
-        tone=dice.choice(allowed),
-        shift=(dice.integer(0, 63), dice.integer(0, 63)),
+        background=rng.choice(rules.backgrounds),
+        tone=rng.choice(allowed),
+        shift=(rng.integer(0, 63), rng.integer(0, 63)),
         group=group,
     )
 
 
-def _shapes(dice: Dice, rules: Rules, number: int) -> tuple[list[Look], Group | None]:
+def _shapes(rng: Rng, rules: Rules, number: int) -> tuple[list[Look], Group | None]:
     """Looks of shapes, drawn one by one from the laws; those of a group share attributes of the first."""
     looks: list[Look] = []
     if number and rules.only == "held_out":
-        looks.append(_look(dice, rules, dice.choice(rules.held_out)))
+        looks.append(_look(rng, rules, rng.choice(rules.held_out)))
     elif number:
-        looks.append(_look(dice, rules))
+        looks.append(_look(rng, rules))
     group = None
-    if number and dice.chance(_GROUPED):
-        shared = dice.choice((("colour", "shape"), ("shape",), ("colour",)))
+    if number and rng.chance(_GROUPED):
+        shared = rng.choice((("colour", "shape"), ("shape",), ("colour",)))
         likeness = Look(**{kind: getattr(looks[0], kind) for kind in shared})
-        group = Group(dice.integer(1, min(number, _LARGEST_GROUP)), likeness)
-        looks += [_look(dice, rules, likeness) for _ in range(group.number - 1)]
-    looks += [_look(dice, rules) for _ in range(number - len(looks))]
+        group = Group(rng.integer(1, min(number, _LARGEST_GROUP)), likeness)
+        looks += [_look(rng, rules, likeness) for _ in range(group.number - 1)]
+    looks += [_look(rng, rules) for _ in range(number - len(looks))]
     return looks, group
 
 
-def _look(dice: Dice, rules: Rules, given: Look = _ANY) -> Look:
+def _look(rng: Rng, rules: Rules, given: Look = _ANY) -> Look:
     """A look from the laws, where it is not given, and not held out if only seen ones are asked for."""
     laws = rules.laws
     for _ in range(_TRIES):
-        shape = given.shape or laws.shape.draw(dice)
-        colour = given.colour or laws.colour.draw(dice)
-        texture = "plain" if shape in HOLLOW else given.texture or laws.texture.draw(dice)
-        size = given.size or dice.choice(SIZES)
+        shape = given.shape or laws.shape.draw(rng)
+        colour = given.colour or laws.colour.draw(rng)
+        texture = "plain" if shape in HOLLOW else given.texture or laws.texture.draw(rng)
+        size = given.size or rng.choice(SIZES)
         look = Look(size, colour, texture, shape)
         if look.fits(given) and rules.may_mention(look):
             return look
@@ -158,22 +158,22 @@ def _nothing_left(rules: Rules) -> RecipeError:
     )
 
 
-def _writing(dice: Dice, laws: Laws) -> Look:
-    colour = laws.colour.draw(dice)
-    if dice.chance(_DIGIT):
-        return Look(colour=colour, shape="digit", text=dice.choice(DIGITS))
-    return Look(colour=colour, shape="word", text=laws.word.draw(dice))
+def _writing(rng: Rng, laws: Laws) -> Look:
+    colour = laws.colour.draw(rng)
+    if rng.chance(_DIGIT):
+        return Look(colour=colour, shape="digit", text=rng.choice(DIGITS))
+    return Look(colour=colour, shape="word", text=laws.word.draw(rng))
 
 
-def _arrange(dice: Dice, drawn: list[Look]) -> tuple[list[Look], Pair | None, list[Corners]]:
+def _arrange(rng: Rng, drawn: list[Look]) -> tuple[list[Look], Pair | None, list[Corners]]:
     """Places all things; where there is no room, large ones become small; at last a pair comes apart."""
-    pair = _choose_pair(dice, drawn)
+    pair = _choose_pair(rng, drawn)
     looks = _sized(drawn, pair)
     attempt = 0
     while True:
         container = pair.lower if pair is not None and pair.kind == "inside" else None
-        extents = [extent(dice, look, contains=i == container) for i, look in enumerate(looks)]
-        boxes = place(dice, looks, extents, pair)
+        extents = [extent(rng, look, contains=i == container) for i, look in enumerate(looks)]
+        boxes = place(rng, looks, extents, pair)
         if boxes is not None:
             return looks, pair, boxes
         attempt += 1
@@ -181,7 +181,7 @@ def _arrange(dice: Dice, drawn: list[Look]) -> tuple[list[Look], Pair | None, li
         if pair is not None and attempt > _THROWS:
             pair, looks, attempt = None, list(drawn), 0
         elif large and attempt % 2 == 0:  # another throw may do before anything shrinks
-            i = dice.choice(large)
+            i = rng.choice(large)
             looks[i] = looks[i]._replace(size="small")
 
 
@@ -194,18 +194,18 @@ def _sized(looks: list[Look], pair: Pair | None) -> list[Look]:
     return looks
 
 
-def _choose_pair(dice: Dice, looks: list[Look]) -> Pair | None:
+def _choose_pair(rng: Rng, looks: list[Look]) -> Pair | None:
     """Two shapes of different colours, each the only one of its look, that will meet."""
     counts = Counter(look[1:] for look in looks)
     single = [i for i, look in enumerate(looks) if not look.text and counts[look[1:]] == 1]
     containers = [i for i in single if looks[i].shape in CONTAINERS and looks[i].texture == "plain"]
-    if containers and dice.chance(_INSIDE):
-        lower, kind = dice.choice(containers), "inside"
-    elif single and dice.chance(_OVERLAPPING):
-        lower, kind = dice.choice(single), "overlapping"
+    if containers and rng.chance(_INSIDE):
+        lower, kind = rng.choice(containers), "inside"
+    elif single and rng.chance(_OVERLAPPING):
+        lower, kind = rng.choice(single), "overlapping"
     else:
         return None
     others = [i for i in single if looks[i].colour != looks[lower].colour]
     if not others:
         return None
-    return Pair("inside" if kind == "inside" else "overlapping", dice.choice(others), lower)
+    return Pair("inside" if kind == "inside" else "overlapping", rng.choice(others), lower)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from chiasm.data.order import Stretches
+from chiasm.data.order import Blocks
 from chiasm.data.sample import Part, Sample, Text
 from chiasm.data.source import Derived, Source
 from chiasm.errors import DataError, RecipeError
@@ -56,8 +56,8 @@ class Answered(Derived):
     def __len__(self) -> int:
         return self.rounds * len(self.of)
 
-    def stretches(self) -> Stretches | None:
-        return super().stretches() if self.rounds == 1 else None
+    def blocks(self) -> Blocks | None:
+        return super().blocks() if self.rounds == 1 else None
 
     def at(self, position: int, seed: int) -> int:
         return super().at(position, seed) if self.rounds == 1 else Source.at(self, position, seed)
@@ -70,12 +70,12 @@ class Answered(Derived):
         asked = tuple(question for question in sample.questions if question.kind not in self.leave_out)
         sample = replace(sample, questions=asked)
         key = f"{sample.key}/{turn}" if self.rounds > 1 else sample.key
-        dice = np.random.default_rng((self.seed, index))
-        told = dice.random() < self.captions
+        rng = np.random.default_rng((self.seed, index))
+        told = rng.random() < self.captions
         if told or not sample.questions:
             if not told or not sample.captions:
                 raise DataError(f"sample '{sample.key}' has no {'captions' if told else 'questions'} to learn from")
-            return replace(sample.with_caption(sample.captions[dice.integers(len(sample.captions))]), key=key)
+            return replace(sample.with_caption(sample.captions[rng.integers(len(sample.captions))]), key=key)
         count = len(sample.questions) if self.turns is None else self.turns
         # One order a sample, the same in all rounds, that is gone on with from round to round.
         order = np.random.default_rng((self.seed, place, 1)).permutation(len(sample.questions)).tolist()

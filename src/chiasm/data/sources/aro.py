@@ -9,7 +9,7 @@ from functools import cached_property
 
 from chiasm.data.crop import Crop
 from chiasm.data.files import Rows, json_list, picture
-from chiasm.data.places import Place
+from chiasm.data.locations import Location
 from chiasm.data.sample import Negative, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -27,8 +27,8 @@ class Aro(Source):
     A picture is cut to the row's box, as in the official evaluation: it shows what the caption is about.
     """
 
-    path: Place
-    images: Place | None = None
+    path: Location
+    images: Location | None = None
 
     def __post_init__(self) -> None:
         if not self.path.is_file():
@@ -37,7 +37,7 @@ class Aro(Source):
             raise DataError(f"there is no folder {self._folder} with the photos that {self.path} names")
 
     @property
-    def _folder(self) -> Place:
+    def _folder(self) -> Location:
         return self.images if self.images is not None else self.path.parent / "images"
 
     @cached_property

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from chiasm.config import suggest
 from chiasm.data.files import Rows, json_lines, picture, separated
-from chiasm.data.places import Place
+from chiasm.data.locations import Location
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
 
 _IMAGE_KEYS = ("image", "filepath")
 _CAPTION_KEYS = ("captions", "caption", "title")
-_READERS: dict[str, Callable[[Place], Rows]] = {
+_READERS: dict[str, Callable[[Location], Rows]] = {
     ".jsonl": json_lines,
     ".csv": lambda path: separated(path, ","),
     ".tsv": lambda path: separated(path, "\t"),
@@ -43,8 +43,8 @@ class Captions(Source):
     A row that cannot be read raises DataError, naming it, when it is read; so does one without any caption.
     """
 
-    path: Place
-    images: Place | None = None
+    path: Location
+    images: Location | None = None
     split: str | None = None
     image_key: str | None = None
     caption_key: str | None = None

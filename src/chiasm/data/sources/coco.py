@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from chiasm.data.files import inside, read_json
-from chiasm.data.places import Place, image_at
+from chiasm.data.locations import Location, image_at
 from chiasm.data.sample import Box, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -20,7 +20,7 @@ from chiasm.errors import DataError
 class _File:
     """One of COCO's files. annotations, sizes: by the id of their photo. categories: their names, by id."""
 
-    path: Place
+    path: Location
     photos: list[dict[str, Any]]
     annotations: dict[int, list[dict[str, Any]]]
     sizes: dict[int, tuple[Any, Any]]
@@ -40,9 +40,9 @@ class Coco(Source):
     A photo that is absent, listed twice or wrongly annotated raises DataError, naming it, when it is read.
     """
 
-    images: Place
-    captions: Place | None = None
-    instances: Place | None = None
+    images: Location
+    captions: Location | None = None
+    instances: Location | None = None
 
     def __post_init__(self) -> None:
         if not self.images.is_dir():
@@ -97,7 +97,7 @@ class Coco(Source):
         )
 
 
-def _load(path: Place, keys: tuple[str, ...]) -> _File:
+def _load(path: Location, keys: tuple[str, ...]) -> _File:
     content = read_json(path)
     parts: dict[str, list[dict[str, Any]]] = {}
     for part in ("images", "annotations", "categories"):

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from chiasm.data.files import inside, read_json
-from chiasm.data.places import Place, image_at
+from chiasm.data.locations import Location, image_at
 from chiasm.data.sample import Question, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError, RecipeError
@@ -34,7 +34,7 @@ class EasyVQA(Source):
     colour and shape, else less ("a rectangle", "a blue shape", "a shape").
     """
 
-    path: Place
+    path: Location
     leave_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -50,30 +50,30 @@ class EasyVQA(Source):
         found: dict[int, list[Question]] = {}
         for place, row in enumerate(rows if isinstance(rows, list) else [rows]):
             match row:
-                case [str(text), str(answer), int(picture)]:
-                    found.setdefault(picture, []).append(_question(text, answer))
+                case [str(text), str(answer), int(image)]:
+                    found.setdefault(image, []).append(_question(text, answer))
                 case _:
                     raise DataError(f"{file}, place {place}: expected [question, answer, number of the picture]")
         return found
 
     @cached_property
-    def _pictures(self) -> list[int]:
+    def _images(self) -> list[int]:
         return sorted(number for number, asked in self._asked.items() if any(self._is_kept(one) for one in asked))
 
     def _is_kept(self, question: Question) -> bool:
         return question.kind not in self.leave_out
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def __getitem__(self, index: int) -> Sample:
-        number = self._pictures[index]
-        picture = inside(self.path / "images", f"{number}.png")
-        if isinstance(picture, Path) and not picture.is_file():  # a store is not asked twice a picture
-            raise DataError(f"there is no picture {picture}, which {self.path / 'questions.json'} asks about")
+        number = self._images[index]
+        image = inside(self.path / "images", f"{number}.png")
+        if isinstance(image, Path) and not image.is_file():  # a store is not asked twice a picture
+            raise DataError(f"there is no picture {image}, which {self.path / 'questions.json'} asks about")
         asked = self._asked[number]
         kept = tuple(question for question in asked if self._is_kept(question))
-        return Sample(str(number), (image_at(picture),), captions=(_told(asked),), questions=kept)
+        return Sample(str(number), (image_at(image),), captions=(_told(asked),), questions=kept)
 
 
 def _question(text: str, answer: str) -> Question:

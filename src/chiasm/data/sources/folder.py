@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 import PIL.Image
 
 from chiasm.data.files import picture
-from chiasm.data.places import Place, Url
+from chiasm.data.locations import Location, Url
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -25,7 +25,7 @@ class Folder(Source):
     raises it when the source is first read.
     """
 
-    path: Place
+    path: Location
 
     def __post_init__(self) -> None:
         if not self.path.is_dir():
@@ -54,7 +54,7 @@ class Folder(Source):
         return Sample(key=name, parts=(picture(self.path, name),), meta={"label": label})
 
 
-def _classes(folder: Place) -> dict[str, list[str]]:
+def _classes(folder: Location) -> dict[str, list[str]]:
     """The files of each class folder, at any depth, as told from `folder`; the classes sorted."""
     if isinstance(folder, Url):
         classes: dict[str, list[str]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from chiasm.data.sample import Box, Mention, Sample, Text
+from chiasm.data.sample import Box, GroundedSpan, Sample, Text
 from chiasm.data.source import Derived
 from chiasm.errors import DataError
 
@@ -29,15 +29,15 @@ class Grounded(Derived):
                 named[box.span].append(box)
         if not sample.captions or not named:
             raise DataError(f"sample '{sample.key}' has no caption in which its boxes are named")
-        caption = Text(sample.captions[0], target=True, mentions=_apart(named))
+        caption = Text(sample.captions[0], target=True, grounded_spans=_apart(named))
         parts = (*sample.images, *((Text(self.prompt),) if self.prompt else ()), caption)
         return Sample(sample.key, parts, sample.captions, sample.boxes, meta=sample.meta)
 
 
-def _apart(named: dict[tuple[int, int], list[Box]]) -> tuple[Mention, ...]:
+def _apart(named: dict[tuple[int, int], list[Box]]) -> tuple[GroundedSpan, ...]:
     """Mentions in order, the longest first where some overlap."""
     kept: list[tuple[int, int]] = []
     for first, behind in sorted(named, key=lambda span: (span[0] - span[1], span)):
         if all(behind <= start or end <= first for start, end in kept):
             kept.append((first, behind))
-    return tuple(Mention(span, tuple(named[span])) for span in sorted(kept))
+    return tuple(GroundedSpan(span, tuple(named[span])) for span in sorted(kept))

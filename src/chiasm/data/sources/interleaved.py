@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from chiasm.data.files import Rows, json_lines, picture
-from chiasm.data.places import Place
+from chiasm.data.locations import Location
 from chiasm.data.sample import Part, Sample, Text
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -29,8 +29,8 @@ class Interleaved(Source):
     Empty texts are left out. `meta` is what else the row holds. A row that cannot be read raises DataError then.
     """
 
-    path: Place
-    images: Place | None = None
+    path: Location
+    images: Location | None = None
 
     def __post_init__(self) -> None:
         if not self.path.is_file():

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from chiasm.data.files import Rows, json_lines, json_list, picture
-from chiasm.data.places import Place
+from chiasm.data.locations import Location
 from chiasm.data.sample import Part, Sample, Text
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -29,8 +29,8 @@ class Llava(Source):
     "row/id". A row with more or fewer placeholders than pictures raises DataError with its id and both counts.
     """
 
-    path: Place
-    images: Place | None = None
+    path: Location
+    images: Location | None = None
 
     def __post_init__(self) -> None:
         if not self.path.is_file() or self.path.suffix not in _READERS:

@@ -11,10 +11,10 @@ from array import array
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from chiasm.data.copies import local
+from chiasm.data.file_cache import local
 from chiasm.data.files import Rows, to_text
 from chiasm.data.image import Image
-from chiasm.data.places import Place
+from chiasm.data.locations import Location
 from chiasm.data.sample import Question, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -34,7 +34,7 @@ class MMBench(Source):
     split, raises DataError when it is read.
     """
 
-    path: Place
+    path: Location
 
     def __post_init__(self) -> None:
         if not self.path.is_file():
@@ -73,12 +73,12 @@ class MMBench(Source):
             raise DataError(f"{where} has two options of the same text")
         return Sample(
             key=f"mmbench/{number}",
-            parts=(Image(self._picture(row.get("image", ""), where)),),
+            parts=(Image(self._image(row.get("image", ""), where)),),
             questions=(Question(told, choices[answer], row.get("category", ""), tuple(choices.values())),),
             meta={name: row[name] for name in ("category", "l2-category", "split", "source") if name in row},
         )
 
-    def _picture(self, content: str, where: str) -> bytes:
+    def _image(self, content: str, where: str) -> bytes:
         if len(content) < _SHORT:
             if content not in self._places:
                 raise DataError(f"{where} has '{content}' for its picture, which is the index of no row")
@@ -89,7 +89,7 @@ class MMBench(Source):
             raise DataError(f"{where} has a picture that is not base64: {error}") from error
 
 
-def _table(place: Place) -> Rows:
+def _table(place: Location) -> Rows:
     """The rows of the table. The csv module refuses fields as long as a picture, unless told otherwise for all."""
     spans, header = array("q"), [""]
     first, end, begun, quotes = 0, 0, 0, 0  # where the row that is being read starts and ends, its line, its quotes

@@ -16,8 +16,8 @@ from typing import Any
 from chiasm.config import suggest
 from chiasm.data.files import picture
 from chiasm.data.image import Image
-from chiasm.data.order import Stretches
-from chiasm.data.places import Place, Url, short_names
+from chiasm.data.locations import Location, Url, short_names
+from chiasm.data.order import Blocks
 from chiasm.data.recent import Recent
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
@@ -46,7 +46,7 @@ class Parquet(Source):
     image: the column of the pictures: {bytes, path}, bytes, names of files below the folder of the parquet file, or
         lists of these.
     caption: the column of captions, one text or a list of texts a row; null reads no captions.
-    groups: row groups whose rows are shuffled together (see data.order.StretchedShuffle). A row is read with its whole
+    groups: row groups whose rows are shuffled together (see data.order.BlockShuffle). A row is read with its whole
         group, so these stay in memory, and up to as many again where a reader passes on to the next.
     Of a file in a store the footer and the row groups are read by range when they are needed, and nothing is stored: a
     Hub data set is streamed so. Empty captions are dropped; `meta` is what else a row holds, other pictures and bytes
@@ -55,7 +55,7 @@ class Parquet(Source):
     Raises DataError for files that are absent or broken, and for a row that cannot be read when it is read.
     """
 
-    path: Place
+    path: Location
     image: str = "image"
     caption: str | None = "caption"
     groups: int = 4
@@ -68,7 +68,7 @@ class Parquet(Source):
         _pyarrow()
 
     @cached_property
-    def _files(self) -> list[Place]:
+    def _files(self) -> list[Location]:
         if isinstance(self.path, Url):
             if self.path.is_pattern:
                 return list(self.path.glob())
@@ -88,7 +88,7 @@ class Parquet(Source):
         with ThreadPoolExecutor(_AT_ONCE if isinstance(self.path, Url) else 1) as pool:
             return list(pool.map(self._footer, self._files))
 
-    def _footer(self, path: Place) -> tuple[list[int], dict[str, list[str]]]:
+    def _footer(self, path: Location) -> tuple[list[int], dict[str, list[str]]]:
         with _parquet(path) as file:
             schema = file.schema_arrow
             counts = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
@@ -122,8 +122,8 @@ class Parquet(Source):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def stretches(self) -> Stretches:
-        return Stretches(tuple(group.rows for group in self._groups), self.groups)
+    def blocks(self) -> Blocks:
+        return Blocks(tuple(group.rows for group in self._groups), self.groups)
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
@@ -175,7 +175,7 @@ def _named_class(value: object, names: list[str]) -> object:
     return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 
-def _image(value: object, folder: Place, where: str) -> Image:
+def _image(value: object, folder: Location, where: str) -> Image:
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes) and value:
@@ -196,7 +196,7 @@ def _captions(value: object, column: str, where: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def _parquet(path: Place) -> Iterator[Any]:
+def _parquet(path: Location) -> Iterator[Any]:
     """A parquet file, opened; what pyarrow fails on is named. Only the ranges that are needed are read of a URL."""
     parquet = _pyarrow()
     if isinstance(path, Url):
@@ -208,7 +208,7 @@ def _parquet(path: Place) -> Iterator[Any]:
 
 
 @contextmanager
-def _named(path: Place) -> Iterator[None]:
+def _named(path: Location) -> Iterator[None]:
     """Names the file that pyarrow fails on."""
     from pyarrow import ArrowException
 

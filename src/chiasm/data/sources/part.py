@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 
-from chiasm.data.order import Shuffle, Stretches
+from chiasm.data.order import Blocks, Shuffle
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError, RecipeError
@@ -49,13 +49,13 @@ class Part(Source):
     def __getitem__(self, index: int) -> Sample:
         return self.of[self.indices[index]]
 
-    def stretches(self) -> Stretches | None:
+    def blocks(self) -> Blocks | None:
         """Those of the whole, with what is left of each."""
-        whole = self.of.stretches()
+        whole = self.of.blocks()
         if whole is None:
             return None
         cuts = [bisect_left(self.indices, start) for start in accumulate(whole.counts, initial=0)]
-        return Stretches(tuple(last - first for first, last in pairwise(cuts)), whole.together)
+        return Blocks(tuple(last - first for first, last in pairwise(cuts)), whole.together)
 
     def called(self, index: int) -> str:
         return self.of.called(self.indices[index])

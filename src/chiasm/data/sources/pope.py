@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import accumulate
 
 from chiasm.data.files import Rows, json_lines, picture
-from chiasm.data.places import Place, Url, matching
+from chiasm.data.locations import Location, Url, matching
 from chiasm.data.sample import Question, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -33,8 +33,8 @@ class Pope(Source):
     dog", "there is no dog"; a question in other words has none.
     """
 
-    path: Place
-    images: Place
+    path: Location
+    images: Location
 
     def __post_init__(self) -> None:
         if not (self.path.is_dir() if self._is_folder else self.path.is_file()):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from chiasm.data.files import Rows, inside, json_lines, json_list, read_json
 from chiasm.data.image import Image
-from chiasm.data.places import Place, image_at
+from chiasm.data.locations import Location, image_at
 from chiasm.data.sample import Box, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -32,10 +32,10 @@ class RefCOCO(Source):
     split: only rows whose "split" is this. A box is clipped to its photo; one that lies outside raises DataError.
     """
 
-    path: Place
-    images: Place
+    path: Location
+    images: Location
     corners: Literal["xyxy", "xywh"] = "xyxy"
-    instances: Place | None = None
+    instances: Location | None = None
     split: str = ""
 
     def __post_init__(self) -> None:

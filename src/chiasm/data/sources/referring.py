@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from chiasm.data.referring import unambiguous
-from chiasm.data.sample import Box, Mention, Sample, Text
+from chiasm.data.sample import Box, GroundedSpan, Sample, Text
 from chiasm.data.source import Derived
 from chiasm.errors import DataError, RecipeError
 
@@ -48,11 +48,11 @@ class Referring(Derived):
         texts: list[Text] = []
         for at in order[: self.turns].tolist():
             texts.append(asking(self.question, boxes[at].phrase))
-            texts.append(Text("", "assistant", target=True, mentions=(Mention((0, 0), (boxes[at],)),)))
+            texts.append(Text("", "assistant", target=True, grounded_spans=(GroundedSpan((0, 0), (boxes[at],)),)))
         return Sample(sample.key, (*sample.images, *texts), sample.captions, sample.boxes, meta=sample.meta)
 
 
 def asking(question: str, phrase: str) -> Text:
     """The question as the user's text, its phrase marked as one that means a region."""
     first = question.index(_PHRASE)
-    return Text(question.replace(_PHRASE, phrase), "user", mentions=(Mention((first, first + len(phrase))),))
+    return Text(question.replace(_PHRASE, phrase), "user", grounded_spans=(GroundedSpan((first, first + len(phrase))),))

@@ -9,7 +9,6 @@ from typing import Literal, get_args
 
 from chiasm.config import suggest
 from chiasm.data.sample import Box, Image, Sample
-from chiasm.data.scenes.dice import Dice
 from chiasm.data.scenes.facts import Facts
 from chiasm.data.scenes.language import dense, short
 from chiasm.data.scenes.looks import combination
@@ -18,6 +17,7 @@ from chiasm.data.scenes.noise import Noise, boilerplate, foreign, paler, write
 from chiasm.data.scenes.placement import GRID
 from chiasm.data.scenes.questions import questions
 from chiasm.data.scenes.render import render
+from chiasm.data.scenes.rng import Rng
 from chiasm.data.scenes.vocabulary import NUMBERS, Background, laws
 from chiasm.data.scenes.world import Only, Rules, Scene, compose
 from chiasm.data.source import Source
@@ -88,19 +88,19 @@ class Scenes(Source):
             raise IndexError(f"scenes hold {self.count} samples; there is no number {index}")
         if not self._noisy:
             return self._sample(index)
-        dice = Dice(self.seed, index, _NOISE)
-        return self._spoiled(index, self.noise.draw(dice), dice)
+        rng = Rng(self.seed, index, _NOISE)
+        return self._spoiled(index, self.noise.draw(rng), rng)
 
     def scene(self, index: int) -> Scene:
         """The ground truth of the scene at an index, noise aside."""
-        return compose(Dice(self.seed, index), self._rules)
+        return compose(Rng(self.seed, index), self._rules)
 
     def _sample(self, index: int) -> Sample:
-        dice = Dice(self.seed, index)
-        scene = compose(dice, self._rules)
+        rng = Rng(self.seed, index)
+        scene = compose(rng, self._rules)
         facts = Facts(scene, self._rules)
-        whole = dense(facts, dice)
-        claims = short(facts, dice)
+        whole = dense(facts, rng)
+        claims = short(facts, rng)
         captions = (whole.text, *(claim.text for claim in claims))
         parts = (Image(render(scene, self.size)),)
         key = f"scenes/{self.seed}/{index}"
@@ -114,12 +114,12 @@ class Scenes(Source):
             boxes.append(Box(corners, whole.text[start:end], (start, end)))
         if self.annotations == "boxes":
             return Sample(key, parts, captions, tuple(boxes), meta=meta)
-        asked, denied = questions(facts, dice), negatives(claims, facts, dice)
+        asked, denied = questions(facts, rng), negatives(claims, facts, rng)
         return Sample(key, parts, captions, tuple(boxes), asked, denied, meta)
 
-    def _spoiled(self, index: int, kind: str, dice: Dice) -> Sample:
+    def _spoiled(self, index: int, kind: str, rng: Rng) -> Sample:
         if kind == "duplicates":
-            return self._duplicate(index, dice)
+            return self._duplicate(index, rng)
         sample = self._sample(index)
         meta = {**sample.meta, "noise": kind}
         match kind:
@@ -127,27 +127,27 @@ class Scenes(Source):
                 other = Image(render(self._unlike(index), self.size))
                 return replace(sample, parts=(other,), meta=meta)
             case "boilerplate":
-                return _retold(sample, boilerplate(dice), meta)
+                return _retold(sample, boilerplate(rng), meta)
             case "wrong_language":
-                return _retold(sample, foreign(dice, [thing.look for thing in self.scene(index).things]), meta)
+                return _retold(sample, foreign(rng, [thing.look for thing in self.scene(index).things]), meta)
             case "written":
                 text = min(sample.captions, key=len)
-                written = Image(write(render(self.scene(index), self.size), text, dice))
+                written = Image(write(render(self.scene(index), self.size), text, rng))
                 return replace(sample, parts=(written,), meta=meta)
             case _:
                 return sample
 
-    def _duplicate(self, index: int, dice: Dice) -> Sample:
+    def _duplicate(self, index: int, rng: Rng) -> Sample:
         """An earlier sample that is not spoiled itself; the sample of the index where there is none."""
         for _ in range(_TRIES if index else 0):
-            original = dice.integer(0, index - 1)
-            if not self.noise.draw(Dice(self.seed, original, _NOISE)):
+            original = rng.integer(0, index - 1)
+            if not self.noise.draw(Rng(self.seed, original, _NOISE)):
                 sample = self._sample(original)
-                exact = dice.chance(0.5)
+                exact = rng.chance(0.5)
                 pixels = render(self.scene(original), self.size)
-                picture = Image(pixels if exact else paler(pixels))
+                image = Image(pixels if exact else paler(pixels))
                 meta = {**sample.meta, "noise": "duplicates", "duplicate_of": sample.key, "exact": exact}
-                return replace(sample, key=f"scenes/{self.seed}/{index}", parts=(picture,), meta=meta)
+                return replace(sample, key=f"scenes/{self.seed}/{index}", parts=(image,), meta=meta)
         return self._sample(index)
 
     def _unlike(self, index: int) -> Scene:

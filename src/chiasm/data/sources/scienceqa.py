@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from chiasm.data.files import picture, read_json
-from chiasm.data.places import Place
+from chiasm.data.locations import Location
 from chiasm.data.sample import Question, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -21,8 +21,8 @@ class ScienceQA(Source):
     beside the file. split: train, val or test. A hint stands before the question.
     """
 
-    path: Place
-    images: Place | None = None
+    path: Location
+    images: Location | None = None
     split: str = "test"
 
     def __post_init__(self) -> None:
@@ -32,7 +32,7 @@ class ScienceQA(Source):
             raise DataError(f"there is no folder {self._folder} with ScienceQA's pictures")
 
     @property
-    def _folder(self) -> Place:
+    def _folder(self) -> Location:
         return self.images if self.images is not None else self.path.parent / "images"
 
     @cached_property

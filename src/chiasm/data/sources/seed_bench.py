@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from chiasm.data.files import picture, read_json
-from chiasm.data.places import Place
+from chiasm.data.locations import Location
 from chiasm.data.sample import Question, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -22,8 +22,8 @@ class SeedBench(Source):
     path: SEED-Bench.json. images: the folder of the pictures that "data_id" names. Questions about videos are left out.
     """
 
-    path: Place
-    images: Place
+    path: Location
+    images: Location
 
     def __post_init__(self) -> None:
         if not self.path.is_file():

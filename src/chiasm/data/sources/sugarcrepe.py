@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from chiasm.data.files import picture, read_json
-from chiasm.data.places import Place, matching
+from chiasm.data.locations import Location, matching
 from chiasm.data.sample import Negative, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -24,8 +24,8 @@ class SugarCrepe(Source):
     path: the folder of the seven JSON files. images: the folder of COCO's val2017 photos that they name.
     """
 
-    path: Place
-    images: Place
+    path: Location
+    images: Location
 
     def __post_init__(self) -> None:
         for folder, what in ((self.path, "SugarCrepe's JSON files"), (self.images, "COCO's photos")):

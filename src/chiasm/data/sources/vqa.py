@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from chiasm.data.files import inside, read_json
-from chiasm.data.places import Place, Url, image_at
+from chiasm.data.locations import Location, Url, image_at
 from chiasm.data.sample import Question, Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -30,9 +30,9 @@ class VQA(Source):
     A photo that is absent, and one with a question that has no annotation, raise DataError when they are read.
     """
 
-    questions: Place
-    annotations: Place
-    images: Place
+    questions: Location
+    annotations: Location
+    images: Location
     kind: Literal["answer_type", "question_type"] = "answer_type"
 
     def __post_init__(self) -> None:
@@ -67,9 +67,9 @@ class VQA(Source):
 
     def __getitem__(self, index: int) -> Sample:
         photo = self._photos[index]
-        picture = image_at(self._place(photo))
+        image = image_at(self._place(photo))
         questions = tuple(self._question(one) for one in self._file[1][photo])
-        return Sample(key=str(photo), parts=(picture,), questions=questions, meta={"image_id": photo})
+        return Sample(key=str(photo), parts=(image,), questions=questions, meta={"image_id": photo})
 
     def _names(self, photo: int) -> tuple[str, str]:
         return f"COCO_{self._file[0]}_{photo:012}.jpg", f"{photo:012}.jpg"
@@ -80,7 +80,7 @@ class VQA(Source):
         tried = ((form, name) for photo in self._photos[:_ASKED] for form, name in enumerate(self._names(photo)))
         return next((form for form, name in tried if inside(self.images, name).is_file()), 0)
 
-    def _place(self, photo: int) -> Place:
+    def _place(self, photo: int) -> Location:
         names = self._names(photo)
         if isinstance(self.images, Url):  # asked about each photo, it would be slower than all else
             return self.images.inside(names[self._form])
@@ -104,7 +104,7 @@ class VQA(Source):
         return Question(text, str(commonest), str(found.get(self.kind, "")), answers=texts)
 
 
-def _rows(content: object, part: str, path: Place) -> list[dict[str, Any]]:
+def _rows(content: object, part: str, path: Location) -> list[dict[str, Any]]:
     rows = content.get(part) if isinstance(content, dict) else None
     if not isinstance(rows, list) or not all(isinstance(one, dict) for one in rows):
         raise DataError(f"{path} is not one of VQA's files: it has no list of objects called '{part}'")

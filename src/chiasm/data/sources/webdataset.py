@@ -18,11 +18,11 @@ from typing import BinaryIO
 
 import PIL.Image
 
-from chiasm.data.copies import Shelf, cache_folder
+from chiasm.data.file_cache import FileCache, cache_folder
 from chiasm.data.files import to_json, to_text
 from chiasm.data.image import Image
-from chiasm.data.order import Stretches
-from chiasm.data.places import Place, Url, place, short_names
+from chiasm.data.locations import Location, Url, place, short_names
+from chiasm.data.order import Blocks
 from chiasm.data.sample import Sample
 from chiasm.data.shards import Entries, Entry, expand, index_of
 from chiasm.data.source import Source
@@ -41,7 +41,7 @@ class WebDataset(Source):
     shards: uncompressed .tar files, as paths, URLs or patterns: "data/shard-{000000..000009}.tar", "{train,val}.tar",
         "s3://bucket/train/{0000..0099}.tar".
     pictures: the endings of members that are pictures; one part each, in the order of the shard.
-    together: shards whose samples are shuffled together (see data.order.StretchedShuffle); by default 8 where any shard
+    together: shards whose samples are shuffled together (see data.order.BlockShuffle); by default 8 where any shard
         lies in a store, and all of them where all lie on this machine, as a disk reads any sample as fast as the next.
     gigabytes: of shards from stores that are kept in the cache folder; twice `together` of them stay in any case.
     Captions are a .txt member (one) and "caption" or "captions" of a .json member, each text once; what else the .json
@@ -74,19 +74,19 @@ class WebDataset(Source):
                 raise DataError(f"there is no shard at {one}; give .tar files, by paths or URLs")
 
     @cached_property
-    def _places(self) -> list[Place]:
+    def _places(self) -> list[Location]:
         patterns = [self.shards] if isinstance(self.shards, str) else self.shards
         return [place(name) for pattern in patterns for name in expand(pattern)]
 
     @cached_property
-    def _shelf(self) -> Shelf:
-        return Shelf(cache_folder() / "shards", int(self.gigabytes * _GIGABYTE), 2 * (self.together or _TOGETHER))
+    def _copies(self) -> FileCache:
+        return FileCache(cache_folder() / "shards", int(self.gigabytes * _GIGABYTE), 2 * (self.together or _TOGETHER))
 
     @cached_property
     def _shards(self) -> list[Entries]:
         """The samples of each shard."""
         with ThreadPoolExecutor(_AT_ONCE if self._remote else 1) as pool:
-            return list(pool.map(lambda one: index_of(one, self._shelf), self._places))
+            return list(pool.map(lambda one: index_of(one, self._copies), self._places))
 
     @cached_property
     def _ends(self) -> list[int]:
@@ -105,10 +105,10 @@ class WebDataset(Source):
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def stretches(self) -> Stretches | None:
+    def blocks(self) -> Blocks | None:
         if self.together is None and not self._remote:
             return None
-        return Stretches(tuple(len(entries) for entries in self._shards), self.together or _TOGETHER)
+        return Blocks(tuple(len(entries) for entries in self._shards), self.together or _TOGETHER)
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
@@ -135,7 +135,7 @@ class WebDataset(Source):
             raise DataError(f"{where} has neither a caption nor a label, only {entry.endings()}")
         return Sample(key=f"{self._names[number]}/{entry.key}", parts=images, captions=tuple(captions), meta=meta)
 
-    def _content(self, shard: Place, entry: Entry) -> dict[str, bytes]:
+    def _content(self, shard: Location, entry: Entry) -> dict[str, bytes]:
         """The members of a sample that are used, by their endings."""
         content = {}
         try:
@@ -148,8 +148,8 @@ class WebDataset(Source):
             raise DataError(f"cannot read the shard {shard}: {error.strerror}") from error
         return content
 
-    def _open(self, shard: Place) -> BinaryIO:
-        return self._shelf.open(shard) if isinstance(shard, Url) else shard.open("rb")
+    def _open(self, shard: Location) -> BinaryIO:
+        return self._copies.open(shard) if isinstance(shard, Url) else shard.open("rb")
 
 
 def _facts(text: str, where: str) -> tuple[list[str], dict[str, object]]:

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from chiasm.data.files import Rows, json_lines, picture
 from chiasm.data.image import Image
-from chiasm.data.places import Place
+from chiasm.data.locations import Location
 from chiasm.data.sample import Sample, Text
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -26,8 +26,8 @@ class Winoground(Source):
     meta["kind"] is the row's collapsed tag (Object, Relation or Both); all tags are in `meta`.
     """
 
-    path: Place
-    images: Place | None = None
+    path: Location
+    images: Location | None = None
 
     def __post_init__(self) -> None:
         if not self.path.is_file():
@@ -36,7 +36,7 @@ class Winoground(Source):
             raise DataError(f"there is no folder {self._folder} with Winoground's pictures")
 
     @property
-    def _folder(self) -> Place:
+    def _folder(self) -> Location:
         return self.images if self.images is not None else self.path.parent / "images"
 
     @cached_property
@@ -54,9 +54,9 @@ class Winoground(Source):
         tags = {name: value for name, value in row.items() if name not in _FIELDS}
         return Sample(
             key=f"winoground/{row.get('id', index)}",
-            parts=(self._picture(first_image), Text(first), self._picture(second_image), Text(second)),
+            parts=(self._image(first_image), Text(first), self._image(second_image), Text(second)),
             meta={"kind": str(row.get("collapsed_tag", "")), **tags},
         )
 
-    def _picture(self, name: str) -> Image:
+    def _image(self, name: str) -> Image:
         return picture(self._folder, name if name.endswith(".png") else f"{name}.png")

@@ -17,7 +17,7 @@ from PIL import ImageDraw, ImageFont
 
 from chiasm.data.image import Image
 from chiasm.data.sample import Box, Question, Sample
-from chiasm.data.scenes.dice import Dice
+from chiasm.data.scenes.rng import Rng
 from chiasm.data.source import Source
 from chiasm.errors import RecipeError
 
@@ -78,9 +78,9 @@ class Words(Source):
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.count:
             raise IndexError(f"there are {self.count} pages; there is no number {index}")
-        dice = Dice(self.seed, index)
-        words = [self._word(dice) for _ in range(dice.integer(*self.lines))]
-        pixels, boxes = self._page(words, dice)
+        rng = Rng(self.seed, index)
+        words = [self._word(rng) for _ in range(rng.integer(*self.lines))]
+        pixels, boxes = self._page(words, rng)
         named = zip(_LINES, words, strict=False)
         questions = tuple(Question(f"what is the {line} word?", word, line) for line, word in named)
         if len(words) == 1:
@@ -89,30 +89,30 @@ class Words(Source):
         meta = {"lines": len(words)}
         return Sample(f"words/{self.seed}/{index}", (Image(pixels),), (told,), boxes, questions, meta=meta)
 
-    def _word(self, dice: Dice) -> str:
-        return "".join(dice.choice(self.alphabet) for _ in range(dice.integer(*self.length)))
+    def _word(self, rng: Rng) -> str:
+        return "".join(rng.choice(self.alphabet) for _ in range(rng.integer(*self.length)))
 
-    def _page(self, words: list[str], dice: Dice) -> tuple[NDArray[np.uint8], tuple[Box, ...]]:
+    def _page(self, words: list[str], rng: Rng) -> tuple[NDArray[np.uint8], tuple[Box, ...]]:
         """(height, width, 3), and where each word stands. Lines share the page evenly."""
-        ink, paper = (tuple(dice.integer(*levels) for _ in range(3)) for levels in (_INK, _PAPER))
+        ink, paper = (tuple(rng.integer(*levels) for _ in range(3)) for levels in (_INK, _PAPER))
         page = PIL.Image.new("RGB", (self.width, self.height), paper)
         pen, band = ImageDraw.Draw(page), self.height // len(words)
         boxes = []
         for line, word in enumerate(words):
             width, height = self._size(word)
-            x, y = self._place(self.width - width, band - self._line, dice)
+            x, y = self._place(self.width - width, band - self._line, rng)
             y += line * band
             pen.text((x + _MARGIN, y + _MARGIN), word, fill=ink, font=self._font)
             corners = (x / self.width, y / self.height, (x + width) / self.width, (y + height) / self.height)
             boxes.append(Box(corners, word))
         return np.array(page), tuple(boxes)
 
-    def _place(self, wide: int, high: int, dice: Dice) -> tuple[int, int]:
+    def _place(self, wide: int, high: int, rng: Rng) -> tuple[int, int]:
         """Where a word begins in its line. wide, high: how many pixels it leaves free there."""
         if self.align == "anywhere":
-            return dice.integer(0, wide), dice.integer(0, high)
+            return rng.integer(0, wide), rng.integer(0, high)
         middle = high // 2
-        return dice.integer(0, min(wide, _LOOSE)), dice.integer(max(0, middle - _LOOSE), min(high, middle + _LOOSE))
+        return rng.integer(0, min(wide, _LOOSE)), rng.integer(max(0, middle - _LOOSE), min(high, middle + _LOOSE))
 
     def _size(self, word: str) -> tuple[int, int]:
         """Width and height in pixels that a word needs, from where its line begins."""

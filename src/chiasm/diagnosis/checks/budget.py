@@ -19,7 +19,7 @@ class Budget(Check):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self._lengths, self._slots = array("l"), array("l")
+        self._lengths, self._image_tokens = array("l"), array("l")
         self._long, self._filled, self._refused, self._over = Rows(), Rows(), Rows(), Rows()
 
     def see(self, seen: Seen) -> None:
@@ -29,13 +29,15 @@ class Budget(Check):
             return
         chat, context = seen.chat, self.setting.chats.settings.context
         self._lengths.append(chat.tokens)
-        self._slots.append(chat.slots)
-        told = f"{chat.tokens:,} tokens, {chat.slots:,} of them for {len(seen.pictures)} pictures"
-        if chat.slots > context:
+        self._image_tokens.append(chat.image_tokens)
+        told = f"{chat.tokens:,} tokens, {chat.image_tokens:,} of them for {len(seen.pictures)} pictures"
+        if chat.image_tokens > context:
             self._filled.add(seen.name, told, seen.images)
         elif chat.tokens > context:
             self._long.add(seen.name, told, seen.images)
-        elif (budget := self.setting.recipe.data.budget) is not None and not budget.holds(chat.tokens, chat.slots):
+        elif (budget := self.setting.recipe.data.budget) is not None and not budget.holds(
+            chat.tokens, chat.image_tokens
+        ):
             self._over.add(seen.name, told, seen.images)
 
     def findings(self) -> Iterator[Finding]:
@@ -77,8 +79,8 @@ class Budget(Check):
                 of=of,
             )
         if self._lengths:
-            lengths, slots = np.asarray(self._lengths), np.asarray(self._slots)
-            middle, most, pictures = float(np.median(lengths)), int(lengths.max()), slots.sum() / lengths.sum()
+            lengths, image_tokens = np.asarray(self._lengths), np.asarray(self._image_tokens)
+            middle, most, pictures = float(np.median(lengths)), int(lengths.max()), image_tokens.sum() / lengths.sum()
             yield self.found(
                 "note",
                 f"lengths of chats: {middle:,.0f} tokens in the middle, {most:,} at most; {pictures:.0%} for pictures",

@@ -19,13 +19,13 @@ class Sizes(Check):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self._pictures = 0
+        self._images = 0
         self._tiny, self._small, self._long, self._huge = Rows(), Rows(), Rows(), Rows()
 
     def see(self, seen: Seen) -> None:
         transform = self.setting.transform
         for one in seen.pictures:
-            self._pictures += 1
+            self._images += 1
             width, height = one.size
             told, shown = f"{width} x {height} pixels", (one.image,)
             if min(width, height) < _TINY:
@@ -38,7 +38,7 @@ class Sizes(Check):
                 self._huge.add(seen.name, told, shown)
 
     def findings(self) -> Iterator[Finding]:
-        of, transform = self._pictures, self.setting.transform
+        of, transform = self._images, self.setting.transform
         if self._tiny.count:
             why = "They hold next to nothing; spacers, icons and tracking pixels look like this."
             yield self.found("warning", f"pictures below {_TINY} pixels", why, "Take them out.", rows=self._tiny, of=of)

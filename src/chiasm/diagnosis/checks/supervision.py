@@ -18,7 +18,7 @@ class Supervision(Check):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self._samples = self._tokens = self._targets = self._slots = 0
+        self._samples = self._tokens = self._targets = self._image_tokens = 0
         self._none, self._example = Rows(), Rows()
 
     def see(self, seen: Seen) -> None:
@@ -27,7 +27,7 @@ class Supervision(Check):
         self._samples += 1
         self._tokens += seen.chat.tokens
         self._targets += seen.chat.targets
-        self._slots += seen.chat.slots
+        self._image_tokens += seen.chat.image_tokens
         if not seen.chat.targets:
             self._none.add(seen.name, seen.chat.text[-160:], seen.images)
         elif not self._example.count:
@@ -36,8 +36,8 @@ class Supervision(Check):
     def _marked(self, seen: Seen) -> str:
         """The sample as the model reads it, what is learned between ⟦ and ⟧."""
         assert seen.chat is not None
-        slot = self.setting.chats.layout.slot if self.setting.chats and self.setting.chats.layout else ""
-        pieces = collapsed(seen.chat.text, seen.chat.spans, slot)
+        image_token = self.setting.chats.layout.image_token if self.setting.chats and self.setting.chats.layout else ""
+        pieces = collapsed(seen.chat.text, seen.chat.spans, image_token)
         return "".join(f"⟦{piece.text}⟧" if piece.kind == "learned" else piece.text for piece in pieces)
 
     def findings(self) -> Iterator[Finding]:
@@ -52,7 +52,7 @@ class Supervision(Check):
                 rows=self._none,
                 of=self._samples,
             )
-        part, words = self._targets / self._tokens, self._targets / max(1, self._tokens - self._slots)
+        part, words = self._targets / self._tokens, self._targets / max(1, self._tokens - self._image_tokens)
         title = f"{part:.1%} of all tokens are learned, {words:.1%} of those that are words"
         why = "Between ⟦ and ⟧ stands what is learned." if self._example.count else ""
         rows: tuple[Row, ...] = tuple(self._example.kept)

@@ -13,7 +13,7 @@ from rich.table import Table
 from chiasm.config import dump
 from chiasm.data.image import Image
 from chiasm.errors import DataError, RecipeError
-from chiasm.evaluation.comparison import Change, Compared, Comparison, pictures_of
+from chiasm.evaluation.comparison import Change, Compared, Comparison, images_of
 from chiasm.evaluation.files import write_file
 from chiasm.evaluation.report import environment
 from chiasm.evaluation.report.display import percent, points
@@ -104,12 +104,12 @@ def write_comparison(comparison: Comparison, folders: Sequence[Path], file: Path
     """
     sections, missing = [], []
     for task in comparison.tasks:
-        pictures: Mapping[str, Image] = {}
+        images: Mapping[str, Image] = {}
         try:
-            pictures = pictures_of(folders[0], task.task) if task.changes else {}
+            images = images_of(folders[0], task.task) if task.changes else {}
         except (DataError, RecipeError) as error:
             missing.append(f"{task.task}: {error}")
-        sections.append(_section(task, comparison, pictures))
+        sections.append(_section(task, comparison, images))
     page = (
         environment.make()
         .get_template("compare.html")
@@ -135,10 +135,10 @@ def _told(p: float) -> str:
     return f"p {p_value(p).replace('<', '< ')}" if p < 0.001 else f"p = {p_value(p)}"
 
 
-def _section(task: Compared, comparison: Comparison, pictures: Mapping[str, Image]) -> Section:
+def _section(task: Compared, comparison: Comparison, images: Mapping[str, Image]) -> Section:
     items = []
     for change in widest(task.changes, 2 * _SHOWN):
-        picture = pictures.get(change.key) or pictures.get(change.sample)
+        picture = images.get(change.key) or images.get(change.sample)
         items.append(Item(change, _drawn(picture), 0 if change.gain > 0 else 1))
     return Section(task, tuple(items), verdict(task, comparison))
 

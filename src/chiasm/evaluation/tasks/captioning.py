@@ -24,7 +24,7 @@ from chiasm.evaluation.metrics.cider import cider
 from chiasm.evaluation.metrics.clip_score import PREFIX, clip_score, ref_clip_score
 from chiasm.evaluation.metrics.rouge_l import rouge_l
 from chiasm.evaluation.open_ended import Figure, OpenEnded
-from chiasm.evaluation.task import Answer, Ask, Corpus, Question
+from chiasm.evaluation.task import Corpus, GenerateRequest, Request, Response
 
 _COUNTED = ("CIDEr", "BLEU", "ROUGE-L", "METEOR")  # by tokens
 _JUDGED = ("CLIPScore", "RefCLIPScore")  # by a model
@@ -71,7 +71,7 @@ class Captioning(OpenEnded):
     def _is_judged(self) -> bool:
         return any(name in _JUDGED for name in self.metrics)
 
-    def questions(self) -> Sequence[Question]:
+    def questions(self) -> Sequence[Request]:
         """Made only where everything that the metrics need is there."""
         if "METEOR" in self.metrics:
             meteor.expect_meteor()
@@ -79,7 +79,7 @@ class Captioning(OpenEnded):
             self._judge.check()
         return super().questions()
 
-    def ask(self, sample: Sample) -> list[Ask]:
+    def ask(self, sample: Sample) -> list[GenerateRequest]:
         if not any(caption.strip() for caption in sample.captions):
             raise DataError(f"sample '{sample.key}' has no captions to hold the model's against")
         return [self.put(sample, sample.key, self.prompt, sample.captions)]
@@ -87,10 +87,10 @@ class Captioning(OpenEnded):
     def settings(self) -> Mapping[str, object]:
         return {**super().settings(), "judge": self._judge.fingerprint if self._is_judged else None}
 
-    def constant(self, question: Question) -> Answer:
-        return self._medoid if isinstance(question, Ask) else super().constant(question)
+    def constant(self, question: Request) -> Response:
+        return self._medoid if isinstance(question, GenerateRequest) else super().constant(question)
 
-    def figures(self, asked: Sequence[Ask], replies: Sequence[str]) -> Sequence[Figure]:
+    def figures(self, asked: Sequence[GenerateRequest], replies: Sequence[str]) -> Sequence[Figure]:
         if (known := self._known.get((len(asked), tuple(replies)))) is not None:
             return known
         references = [question.true for question in asked]
@@ -110,10 +110,10 @@ class Captioning(OpenEnded):
     def right_from(self) -> NDArray[np.float64]:
         """What the constant caption earns: a reply that earns no more tells nothing of its picture."""
         constant = self.measure(self.asked, [self.constant(question) for question in self.asked])
-        return np.nextafter(constant.tallies[0].credit_I, np.inf)
+        return np.nextafter(constant.metrics[0].credit_I, np.inf)
 
     def _judged(
-        self, name: str, asked: Sequence[Ask], replies: Sequence[str], references: Sequence[tuple[str, ...]]
+        self, name: str, asked: Sequence[GenerateRequest], replies: Sequence[str], references: Sequence[tuple[str, ...]]
     ) -> NDArray[np.float64]:
         image_AD = self._judge.pictures([question.images[0] for question in asked])
         said_AD = self._judge.texts([PREFIX + reply for reply in replies])
@@ -134,11 +134,13 @@ class Captioning(OpenEnded):
 
     @cached_property
     def _medoid(self) -> str:
-        return medoid([caption for question in self.asked if isinstance(question, Ask) for caption in question.true])
+        return medoid(
+            [caption for question in self.asked if isinstance(question, GenerateRequest) for caption in question.true]
+        )
 
     @cached_property
     def _people(self) -> Mapping[str, float]:
-        several = [one for one in self.asked if isinstance(one, Ask) and len(one.true) > 1]
+        several = [one for one in self.asked if isinstance(one, GenerateRequest) and len(one.true) > 1]
         if not several:
             return {}
         others = [replace(one, true=one.true[1:]) for one in several]

@@ -12,8 +12,8 @@ from typing import Literal
 
 from chiasm.data.sample import Sample
 from chiasm.errors import DataError
-from chiasm.evaluation.choice import Choice, stand_in
-from chiasm.evaluation.task import Answer, Broken, Match, Measured, Question
+from chiasm.evaluation.choice import Choice, ranking_of
+from chiasm.evaluation.task import Broken, Measured, Request, Response, ScoreRequest
 from chiasm.evaluation.templates import OPENAI
 
 
@@ -31,11 +31,11 @@ class Classification(Choice):
     templates: Literal["openai"] | tuple[str, ...] = ("a photo of a {}.",)
     by_class: bool = True
 
-    def ask(self, sample: Sample) -> Iterator[Match]:
+    def ask(self, sample: Sample) -> Iterator[ScoreRequest]:
         label = label_of(sample)
         if label not in self._columns:
             raise DataError(f"sample '{sample.key}' has the label '{label}', which is not among the classes")
-        yield Match(
+        yield ScoreRequest(
             key=sample.key,
             images=(sample.image,),
             texts=self._texts,
@@ -44,13 +44,13 @@ class Classification(Choice):
             sample=sample.key,
         )
 
-    def measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Measured:
-        standing = stand_in(questions, answers)
+    def measure(self, questions: Sequence[Request], answers: Sequence[Response]) -> Measured:
+        standing = ranking_of(questions, answers)
         first = replace(self.accuracy(questions, answers, "top-1 accuracy"), by_kind=self.by_class)
-        tallies = [first, replace(first, name="mean per class", mean="kinds", by_kind=False)]
+        metrics = [first, replace(first, name="mean per class", mean="kinds", by_kind=False)]
         if len(self._names) > 5:
-            tallies.append(self.within(5, "top-5 accuracy", questions, standing))
-        return Measured(tuple(tallies), {"classes": len(self._names), "phrasings a class": len(self._texts[0])})
+            metrics.append(self.within(5, "top-5 accuracy", questions, standing))
+        return Measured(tuple(metrics), {"classes": len(self._names), "phrasings a class": len(self._texts[0])})
 
     @cached_property
     def _names(self) -> dict[str, str]:

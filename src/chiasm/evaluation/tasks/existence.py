@@ -21,7 +21,16 @@ from chiasm.evaluation.answers import YES_NO, Rule
 from chiasm.evaluation.choice import Choice, as_scores, padded
 from chiasm.evaluation.polling import SPLITS, Polling, Split
 from chiasm.evaluation.ranking import stand
-from chiasm.evaluation.task import Answer, Ask, Broken, Either, Match, Measured, Question, Tally
+from chiasm.evaluation.task import (
+    Broken,
+    GenerateRequest,
+    Measured,
+    MetricCounts,
+    Request,
+    Response,
+    ScoreOrGenerate,
+    ScoreRequest,
+)
 
 _CHOICES = ("yes", "no")
 _Counts = tuple[NDArray[np.float64], NDArray[np.float64]]  # of each item: said yes, is yes
@@ -58,7 +67,7 @@ class Existence(Choice):
                 f"task '{self.title}' needs at least one split, each of 1 or more, and a template with {{}} in it"
             )
 
-    def ask(self, sample: Sample) -> Iterator[Match]:
+    def ask(self, sample: Sample) -> Iterator[ScoreRequest]:
         if self.polls == "questions":
             yield from self._told(sample)
             return
@@ -74,7 +83,7 @@ class Existence(Choice):
                 statements = f"there is {_with_article(name)}", f"there is no {name}"
                 yield self._question(f"{sample.key}/{split}/{number}", sample, text, statements, there, split)
 
-    def measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Measured:
+    def measure(self, questions: Sequence[Request], answers: Sequence[Response]) -> Measured:
         accuracy = self.accuracy(questions, answers)
         strict = _counts(questions, as_scores(questions, answers, self.rule))
         ratios = list(_ratios(accuracy, strict))
@@ -83,7 +92,7 @@ class Existence(Choice):
             more = _ratios(accuracy.lenient, lenient)
             ratios = [replace(one, lenient=other) for one, other in zip(ratios, more, strict=True)]
         said_I, is_I = strict
-        asked_I = np.array([isinstance(one, Match) for one in questions])
+        asked_I = np.array([isinstance(one, ScoreRequest) for one in questions])
         facts = {
             "yes share of answers": float(said_I[asked_I].mean()),
             "yes share of right answers": float(is_I[asked_I].mean()),
@@ -93,10 +102,10 @@ class Existence(Choice):
             facts[f"yes share of answers ({kind})"] = float(said_I[kinds == kind].mean())
         return Measured((accuracy, *ratios), facts)
 
-    def constants(self) -> Mapping[str, Sequence[Answer]]:
-        def always(row: tuple[float, float]) -> list[Answer]:
+    def constants(self) -> Mapping[str, Sequence[Response]]:
+        def always(row: tuple[float, float]) -> list[Response]:
             answer = np.array([row], np.float32)
-            return [answer if isinstance(one, Match) else self.constant(one) for one in self.asked]
+            return [answer if isinstance(one, ScoreRequest) else self.constant(one) for one in self.asked]
 
         return {**super().constants(), "always yes": always((1, 0)), "always no": always((0, 1))}
 
@@ -109,7 +118,7 @@ class Existence(Choice):
         shown = [self._things(sample) for sample in self.samples() if not isinstance(sample, Broken)]
         return Polling([things for things in shown if len(things) >= self.each])
 
-    def _told(self, sample: Sample) -> Iterator[Match]:
+    def _told(self, sample: Sample) -> Iterator[ScoreRequest]:
         for number, question in enumerate(sample.questions):
             if set(question.choices) != set(_CHOICES):
                 continue
@@ -121,13 +130,13 @@ class Existence(Choice):
 
     def _question(
         self, key: str, sample: Sample, text: str, statements: tuple[str, str], there: bool, kind: str
-    ) -> Match:
+    ) -> ScoreRequest:
         texts = tuple((one,) for one in statements)
-        match = Match(key, (sample.image,), texts, (0 if there else 1,), kind, sample.key)
+        match = ScoreRequest(key, (sample.image,), texts, (0 if there else 1,), kind, sample.key)
         if self.form == "statements":
             return match
-        words = Ask(key, _asked(key, sample.image, text + self.ending), max_tokens=16, kind=kind)
-        return Either.of(match, words, _CHOICES, words_only=self.form == "words")
+        words = GenerateRequest(key, _asked(key, sample.image, text + self.ending), max_tokens=16, kind=kind)
+        return ScoreOrGenerate.of(match, words, _CHOICES, words_only=self.form == "words")
 
 
 def _asked(key: str, image: Image, text: str) -> Sample:
@@ -138,7 +147,7 @@ def _with_article(name: str) -> str:
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
-def _counts(questions: Sequence[Question], scores: Sequence[Answer]) -> _Counts:
+def _counts(questions: Sequence[Request], scores: Sequence[Response]) -> _Counts:
     """Of each item how far yes was said (1/2 where it ties), and whether it is the right answer; 0 where not asked."""
     scores_I2, true_I2 = padded(questions, scores)
     yes_I2 = np.zeros_like(true_I2)
@@ -146,12 +155,12 @@ def _counts(questions: Sequence[Question], scores: Sequence[Answer]) -> _Counts:
     return stand(scores_I2, yes_I2).hits(1), true_I2[:, 0].astype(np.float64)
 
 
-def _ratios(accuracy: Tally, counts: _Counts) -> Iterator[Tally]:
+def _ratios(accuracy: MetricCounts, counts: _Counts) -> Iterator[MetricCounts]:
     """F1, precision and recall as ratios of sums: 2 TP / (said + is), TP / said, TP / is."""
     said_I, is_I = counts
     asked_I = np.array([float(chance > 0) for chance in accuracy.chance_I])
     half_I = asked_I / 2  # what a coin says
-    ratio = partial(Tally, items=accuracy.items)
+    ratio = partial(MetricCounts, items=accuracy.items)
     yield ratio(
         "F1",
         credit_I=2 * said_I * is_I,

@@ -14,8 +14,8 @@ import PIL.Image
 import PIL.ImageDraw
 from numpy.typing import NDArray
 
-from chiasm.data.box_text import BoxText, Corners
-from chiasm.data.box_texts.floats import LOCATED
+from chiasm.data.box_format import BoxFormat, Corners
+from chiasm.data.box_formats.floats import LOCATED
 from chiasm.data.image import Image
 from chiasm.data.referring import unambiguous
 from chiasm.data.sample import Sample
@@ -26,7 +26,7 @@ from chiasm.evaluation.answers import Extraction
 from chiasm.evaluation.metrics.overlap import overlap
 from chiasm.evaluation.open_ended import Figure, OpenEnded, Read
 from chiasm.evaluation.result import Candidate, Example
-from chiasm.evaluation.task import Answer, Ask, Question, Show
+from chiasm.evaluation.task import GenerateRequest, Request, Response, Show
 
 _PHRASE = "{phrase}"
 _ENOUGH = 0.5
@@ -63,7 +63,7 @@ class Grounding(OpenEnded):
 
     max_tokens: int = 64
     prompt: str = "Where is {phrase}?"
-    boxes: BoxText = field(default_factory=lambda: LOCATED)
+    boxes: BoxFormat = field(default_factory=lambda: LOCATED)
     train: Source | None = None
 
     def __post_init__(self) -> None:
@@ -71,14 +71,14 @@ class Grounding(OpenEnded):
         if self.prompt.count(_PHRASE) != 1:
             raise RecipeError(f"the prompt of task '{self.title}' needs {_PHRASE} once, in the phrase's place")
 
-    def ask(self, sample: Sample) -> Iterator[Ask]:
+    def ask(self, sample: Sample) -> Iterator[GenerateRequest]:
         for number, box in enumerate(unambiguous(sample)):
             parts = (sample.image, asking(self.prompt, box.phrase))
             true = (", ".join(f"{one:.6f}" for one in box.corners).join("[]"),)
             asked = Sample(sample.key, parts)
-            yield Ask(f"{sample.key}/{number}", asked, self.max_tokens, true=true, boxes=self.boxes)
+            yield GenerateRequest(f"{sample.key}/{number}", asked, self.max_tokens, true=true, boxes=self.boxes)
 
-    def figures(self, asked: Sequence[Ask], replies: Sequence[str]) -> Sequence[Figure]:
+    def figures(self, asked: Sequence[GenerateRequest], replies: Sequence[str]) -> Sequence[Figure]:
         true_A4 = _corners([question.true[0] for question in asked])
         strict_A, lenient_A = (
             overlap(_corners([read(reply) for reply in replies]), true_A4) for read in (_only_box, _first_box)
@@ -90,14 +90,14 @@ class Grounding(OpenEnded):
             Figure("mean IoU", strict_A, lenient=Read(lenient_A, none_A)),
         )
 
-    def constants(self) -> Mapping[str, Sequence[Answer]]:
+    def constants(self) -> Mapping[str, Sequence[Response]]:
         known: dict[str, Corners] = {"centre box": (0.25, 0.25, 0.75, 0.75), "whole picture": (0, 0, 1, 1)}
         if self.train is not None:
             known["mean box of training"] = self._mean
         return {name: [self._always(one, corners) for one in self.asked] for name, corners in known.items()}
 
-    def _always(self, question: Question, corners: Corners) -> Answer:
-        return LOCATED.write([corners]) if isinstance(question, Ask) else self.constant(question)
+    def _always(self, question: Request, corners: Corners) -> Response:
+        return LOCATED.write([corners]) if isinstance(question, GenerateRequest) else self.constant(question)
 
     @cached_property
     def _mean(self) -> Corners:
@@ -114,7 +114,7 @@ class Grounding(OpenEnded):
         x0, y0, x1, y1 = np.mean(found, axis=0).tolist()
         return x0, y0, x1, y1
 
-    def examples(self, questions: Sequence[Question], answers: Sequence[Answer], show: Show) -> Sequence[Example]:
+    def examples(self, questions: Sequence[Request], answers: Sequence[Response], show: Show) -> Sequence[Example]:
         """With the true box drawn on the picture that is asked about, and the reply's box on what is answered."""
         at = {question.key: place for place, question in enumerate(questions)}
         return [
@@ -122,8 +122,8 @@ class Grounding(OpenEnded):
             for example in super().examples(questions, answers, show)
         ]
 
-    def _drawn(self, example: Example, question: Question, show: Show) -> Example:
-        assert isinstance(question, Ask)
+    def _drawn(self, example: Example, question: Request, show: Show) -> Example:
+        assert isinstance(question, GenerateRequest)
         if not example.query.picture:
             return example
         picture, true = question.images[0], _box(question.true[0])

@@ -23,7 +23,18 @@ from chiasm.evaluation.examples import example, picked
 from chiasm.evaluation.logistic import Logistic, fit
 from chiasm.evaluation.ranking import hit_share, stand
 from chiasm.evaluation.result import Example, Shown
-from chiasm.evaluation.task import Answer, Broken, Failed, Items, Measured, Question, Show, Tally, Task, Vector
+from chiasm.evaluation.task import (
+    Broken,
+    EmbedRequest,
+    Failed,
+    Items,
+    Measured,
+    MetricCounts,
+    Request,
+    Response,
+    Show,
+    Task,
+)
 from chiasm.evaluation.tasks.classification import label_of
 
 _COARSE = (1e-4, 1e-2, 1e0, 1e2, 1e4)  # then narrowed, half the way to both neighbours each time, to a tenth
@@ -60,28 +71,28 @@ class LinearProbe(Task):
         if self.draws < 1 or any(k < 1 for k in self.shots):
             raise RecipeError("linear_probe.shots and linear_probe.draws must be at least 1")
 
-    def ask(self, sample: Sample) -> Iterator[Question]:
-        yield Vector(sample.key, (sample.image,), label_of(sample))
+    def ask(self, sample: Sample) -> Iterator[Request]:
+        yield EmbedRequest(sample.key, (sample.image,), label_of(sample))
 
-    def questions(self) -> Sequence[Question]:
+    def questions(self) -> Sequence[Request]:
         """The samples to tell apart, and then those to learn from, in the order of their sources."""
         return [*super().questions(), *self._to_learn_from]
 
     @cached_property
-    def _to_learn_from(self) -> list[Question]:
-        found: list[Question] = []
+    def _to_learn_from(self) -> list[Request]:
+        found: list[Request] = []
         for index in range(len(self.train)):
             try:
                 sample = self.train[index]
-                found.append(Vector(f"train/{sample.key}", (sample.image,), label_of(sample), to_learn_from=True))
+                found.append(EmbedRequest(f"train/{sample.key}", (sample.image,), label_of(sample), to_learn_from=True))
             except DataError as error:
                 found.append(Broken(f"train/sample {index}", str(error), to_learn_from=True))
         return found
 
-    def measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Measured:
+    def measure(self, questions: Sequence[Request], answers: Sequence[Response]) -> Measured:
         probed = self._probed(questions, answers)
-        asked, full = probed.asked, probed.tally("top-1 accuracy", probed.scores(probed.full), sure=True)
-        tallies = [full, replace(full, name="mean per class", mean="kinds")]
+        asked, full = probed.asked, probed.metric("top-1 accuracy", probed.scores(probed.full), sure=True)
+        metrics = [full, replace(full, name="mean per class", mean="kinds")]
         facts = {
             "classes": len(probed.labels),
             "pictures to learn from": len(probed.label_N),
@@ -93,12 +104,12 @@ class LinearProbe(Task):
             strength = self.strength or probed.swept(probed.drawn(k, self.seed))
             for draw in range(self.draws):
                 rows = probed.drawn(k, self.seed + draw)
-                earned.append(probed.tally("", probed.scores(probed.fitted(rows, strength))).credit_I)
+                earned.append(probed.metric("", probed.scores(probed.fitted(rows, strength))).credit_I)
             facts[f"L2 strength, {k}-shot"] = strength
-            tallies.append(Tally(f"{k}-shot accuracy", full.items, np.mean(earned, axis=0), full.chance_I))
-        return Measured(tuple(tallies), facts)
+            metrics.append(MetricCounts(f"{k}-shot accuracy", full.items, np.mean(earned, axis=0), full.chance_I))
+        return Measured(tuple(metrics), facts)
 
-    def examples(self, questions: Sequence[Question], answers: Sequence[Answer], show: Show) -> Sequence[Example]:
+    def examples(self, questions: Sequence[Request], answers: Sequence[Response], show: Show) -> Sequence[Example]:
         probed = self._probed(questions, answers)
         scores_IC = probed.scores(probed.full)
         hits_I = stand(scores_IC, probed.true_IC).hits(1)
@@ -109,12 +120,12 @@ class LinearProbe(Task):
         found = []
         for at in picked(hits_I, scores_IC, probed.true_IC):
             one = probed.asked[at]
-            assert isinstance(one, Vector)  # others have no scores, and so are not picked
+            assert isinstance(one, EmbedRequest)  # others have no scores, and so are not picked
             picture = show(one.images[0])
             found.append(example(one.key, picture, scores_IC[at], probed.true_IC[at], class_of, one.kind))
         return found
 
-    def _probed(self, questions: Sequence[Question], answers: Sequence[Answer]) -> _Probed:
+    def _probed(self, questions: Sequence[Request], answers: Sequence[Response]) -> _Probed:
         """The last ones are kept, with their fits: examples come from the answers that were just measured."""
         if not self._last or self._last[0].given is not answers:
             self._last[:] = [_Probed(self, questions, answers)]
@@ -128,13 +139,13 @@ class LinearProbe(Task):
 class _Probed:
     """Vectors to learn from and vectors to tell apart, out of the answers to a task's questions."""
 
-    def __init__(self, task: LinearProbe, questions: Sequence[Question], answers: Sequence[Answer]) -> None:
+    def __init__(self, task: LinearProbe, questions: Sequence[Request], answers: Sequence[Response]) -> None:
         self.task, self.given = task, answers
         pairs = list(zip(questions, answers, strict=True))
         self.asked = [one for one, _ in pairs if not _is_to_learn_from(one)]
         self.answers = [answer for one, answer in pairs if not _is_to_learn_from(one)]
         learned = [(one, answer) for one, answer in pairs if _is_to_learn_from(one) and not isinstance(answer, Failed)]
-        known = [(one.kind, np.asarray(answer)[0]) for one, answer in learned if isinstance(one, Vector)]
+        known = [(one.kind, np.asarray(answer)[0]) for one, answer in learned if isinstance(one, EmbedRequest)]
         if not known:
             raise DataError(f"task '{task.title}' has no picture to learn from that can be read; check its train entry")
         self.labels = sorted({label for label, _ in known})
@@ -145,7 +156,7 @@ class _Probed:
         self.x_ND = torch.from_numpy(np.stack([vector for _, vector in known])).double()
         self.true_IC = np.zeros((len(self.asked), len(column)), np.bool_)
         for at, one in enumerate(self.asked):
-            if isinstance(one, Vector) and one.kind in column:  # else no candidate is right: it counts as wrong
+            if isinstance(one, EmbedRequest) and one.kind in column:  # else no candidate is right: it counts as wrong
                 self.true_IC[at, column[one.kind]] = True
 
     @cached_property
@@ -208,22 +219,22 @@ class _Probed:
                 found_IC[at] = probe(torch.from_numpy(np.asarray(answer))).numpy()[0]
         return found_IC
 
-    def tally(self, name: str, scores_IC: NDArray[np.float32], *, sure: bool = False) -> Tally:
+    def metric(self, name: str, scores_IC: NDArray[np.float32], *, sure: bool = False) -> MetricCounts:
         standing = stand(scores_IC, self.true_IC)
         items = items_of(self.asked, standing)
-        count_I = np.where([isinstance(one, Vector) for one in self.asked], len(self.labels), 0)
+        count_I = np.where([isinstance(one, EmbedRequest) for one in self.asked], len(self.labels), 0)
         chance_I = hit_share(np.zeros_like(count_I), count_I, self.true_IC.sum(axis=1), 1)
         named = Items(
             keys=items.keys,
             samples=items.keys,
-            kinds=tuple(one.kind if isinstance(one, Vector) else "" for one in self.asked),
+            kinds=tuple(one.kind if isinstance(one, EmbedRequest) else "" for one in self.asked),
             tied_I=items.tied_I,
             failed_I=items.failed_I,
             said=tuple(self.labels[at] for at in standing.best_I.tolist()),
             confidence_I=confidences(scores_IC, self.true_IC, items.keys) if sure else None,
         )
-        return Tally(name, named, standing.hits(1), chance_I)
+        return MetricCounts(name, named, standing.hits(1), chance_I)
 
 
-def _is_to_learn_from(question: Question) -> bool:
-    return isinstance(question, (Vector, Broken)) and question.to_learn_from
+def _is_to_learn_from(question: Request) -> bool:
+    return isinstance(question, (EmbedRequest, Broken)) and question.to_learn_from

@@ -18,7 +18,17 @@ from chiasm.data.sample import Sample, Text
 from chiasm.errors import DataError, RecipeError
 from chiasm.evaluation.answers import LETTER, LETTERS, Rule
 from chiasm.evaluation.choice import Choice, as_scores
-from chiasm.evaluation.task import Answer, Ask, Either, Failed, Items, Match, Measured, Question, Tally
+from chiasm.evaluation.task import (
+    Failed,
+    GenerateRequest,
+    Items,
+    Measured,
+    MetricCounts,
+    Request,
+    Response,
+    ScoreOrGenerate,
+    ScoreRequest,
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class MultipleChoice(Choice):
                 "order: circular, or order: shuffled for models that score"
             )
 
-    def ask(self, sample: Sample) -> Iterator[Match]:
+    def ask(self, sample: Sample) -> Iterator[ScoreRequest]:
         for number, question in enumerate(one for one in sample.questions if one.choices):
             if len(question.choices) > len(LETTERS):
                 raise DataError(
@@ -55,22 +65,22 @@ class MultipleChoice(Choice):
             for turn, order in enumerate(self._orders(key, len(question.choices))):
                 yield self._question(f"{key}@{turn}" if self.order == "circular" else key, sample, question, order)
 
-    def measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Measured:
+    def measure(self, questions: Sequence[Request], answers: Sequence[Response]) -> Measured:
         plain = self.accuracy(questions, answers)
         facts = self._letters(questions, answers)
         if self.order != "circular":
             return Measured((plain,), facts)
         return Measured((_circular(plain), replace(plain, name="accuracy of single rotations", by_kind=False)), facts)
 
-    def constants(self) -> Mapping[str, Sequence[Answer]]:
-        def first(question: Question) -> Answer:
-            if not isinstance(question, Match):
+    def constants(self) -> Mapping[str, Sequence[Response]]:
+        def first(question: Request) -> Response:
+            if not isinstance(question, ScoreRequest):
                 return self.constant(question)
             return np.array([[1, *[0] * (len(question.texts) - 1)]], np.float32)
 
         return {**super().constants(), "always A": [first(question) for question in self.asked]}
 
-    def _letters(self, questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str, float]:
+    def _letters(self, questions: Sequence[Request], answers: Sequence[Response]) -> dict[str, float]:
         """How often each letter was said, of all letters said: far from even is a liking for a place."""
         read = as_scores(questions, answers, self.rule)
         said = [isinstance(one, str) and isinstance(row, np.ndarray) for one, row in zip(answers, read, strict=True)]
@@ -90,10 +100,10 @@ class MultipleChoice(Choice):
         seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
         return [np.random.default_rng(seed).permutation(count).tolist()]
 
-    def _question(self, key: str, sample: Sample, question: Asked, order: Sequence[int]) -> Match:
+    def _question(self, key: str, sample: Sample, question: Asked, order: Sequence[int]) -> ScoreRequest:
         choices = tuple(question.choices[place] for place in order)
         statements = question.statements or tuple(f"{question.text} {choice}" for choice in question.choices)
-        match = Match(
+        match = ScoreRequest(
             key=key,
             images=sample.images,
             texts=tuple((statements[place],) for place in order),
@@ -109,11 +119,11 @@ class MultipleChoice(Choice):
             return match
         options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
         told = Text(f"{question.text}\n{options}\n{self.ending}", "user")
-        words = Ask(key, Sample(key, (*sample.images, told)), max_tokens=32, kind=question.kind)
-        return Either.of(match, words, choices, words_only=self.form == "words")
+        words = GenerateRequest(key, Sample(key, (*sample.images, told)), max_tokens=32, kind=question.kind)
+        return ScoreOrGenerate.of(match, words, choices, words_only=self.form == "words")
 
 
-def _circular(plain: Tally) -> Tally:
+def _circular(plain: MetricCounts) -> MetricCounts:
     """One item a question: right if all of its rotations are."""
     groups: dict[str, list[int]] = defaultdict(list)
     for at, key in enumerate(plain.items.keys):

@@ -19,7 +19,7 @@ from chiasm.data.sample import Sample
 from chiasm.errors import DataError
 from chiasm.evaluation.choice import Choice, if_ties
 from chiasm.evaluation.perturbations import perturbations, words_of
-from chiasm.evaluation.task import Answer, Match, Measured, Question
+from chiasm.evaluation.task import Measured, Request, Response, ScoreRequest
 
 _TRIES = 20
 
@@ -39,7 +39,7 @@ class Order(Choice):
     tags: Path | None = None
     seed: int = 0
 
-    def ask(self, sample: Sample) -> Iterator[Match]:
+    def ask(self, sample: Sample) -> Iterator[ScoreRequest]:
         captions = sample.captions if self.captions == "all" else sample.captions[:1]
         if not captions:
             raise DataError(f"sample '{sample.key}' has no captions to reorder")
@@ -47,16 +47,16 @@ class Order(Choice):
             true, false = self._reordered(f"{sample.key}/{number}", caption)
             if false:
                 texts = tuple((text,) for text in (true, *false))
-                yield Match(f"{sample.key}/{number}", (sample.image,), texts, (0,), sample=sample.key)
+                yield ScoreRequest(f"{sample.key}/{number}", (sample.image,), texts, (0,), sample=sample.key)
 
-    def measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Measured:
+    def measure(self, questions: Sequence[Request], answers: Sequence[Response]) -> Measured:
         facts = if_ties(questions, answers, "won, as officially")
         return Measured((self.accuracy(questions, answers),), facts)
 
     def _reordered(self, key: str, caption: str) -> tuple[str, list[str]]:
         """The caption as it is asked, and its reorderings, none twice."""
         seed = int.from_bytes(hashlib.blake2b(f"{self.seed}/{key}".encode(), digest_size=8).digest())
-        dice, words, tags = np.random.default_rng(seed), words_of(caption), None
+        rng, words, tags = np.random.default_rng(seed), words_of(caption), None
         if self.tags is not None:
             if caption not in self._tagged:
                 raise DataError(f"{self.tags} has no tags for the caption '{caption}' of '{key}'")
@@ -64,7 +64,7 @@ class Order(Choice):
         true = " ".join(words_of(" ".join(words)))
         found: dict[str, None] = {}
         for way in perturbations(words, tags):
-            tries = (" ".join(words_of(" ".join(way(dice)))) for _ in range(_TRIES))
+            tries = (" ".join(words_of(" ".join(way(rng)))) for _ in range(_TRIES))
             if (other := next((one for one in tries if one != true and one not in found), None)) is not None:
                 found[other] = None
         return true, list(found)

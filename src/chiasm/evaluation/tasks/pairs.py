@@ -11,16 +11,16 @@ from dataclasses import dataclass
 
 from chiasm.data.sample import Sample
 from chiasm.evaluation.choice import Choice, if_ties
-from chiasm.evaluation.task import Answer, Match, Measured, Question
+from chiasm.evaluation.task import Measured, Request, Response, ScoreRequest
 
 
 @dataclass(frozen=True)
 class Pairs(Choice):
     """One item a negative of each sample; accuracy over all and by the kind of change. Chance is one half."""
 
-    def ask(self, sample: Sample) -> Iterator[Match]:
+    def ask(self, sample: Sample) -> Iterator[ScoreRequest]:
         for number, negative in enumerate(sample.negatives):
-            yield Match(
+            yield ScoreRequest(
                 key=f"{sample.key}/{negative.kind}/{number}",
                 images=(sample.image,),
                 texts=((negative.true,), (negative.text,)),
@@ -29,5 +29,5 @@ class Pairs(Choice):
                 sample=sample.key,
             )
 
-    def measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Measured:
+    def measure(self, questions: Sequence[Request], answers: Sequence[Response]) -> Measured:
         return Measured((self.accuracy(questions, answers),), if_ties(questions, answers))

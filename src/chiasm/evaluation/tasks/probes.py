@@ -12,7 +12,7 @@ from chiasm.data.sample import Sample, Text
 from chiasm.errors import DataError
 from chiasm.evaluation.answers import TEXT, Rule
 from chiasm.evaluation.choice import Choice
-from chiasm.evaluation.task import Ask, Either, Match
+from chiasm.evaluation.task import GenerateRequest, ScoreOrGenerate, ScoreRequest
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Probes(Choice):
     form: Literal["either", "statements", "words"] = "either"
     rule: ClassVar[Rule] = TEXT
 
-    def ask(self, sample: Sample) -> Iterator[Match]:
+    def ask(self, sample: Sample) -> Iterator[ScoreRequest]:
         if self.by and sample.questions and self.by not in sample.meta:
             raise DataError(f"sample '{sample.key}' has no meta['{self.by}'] to report scores by")
         for number, question in enumerate(sample.questions):
             if not question.statements:
                 continue
             kind = f"{sample.meta[self.by]} {self.by}" if self.by else question.kind
-            match = Match(
+            match = ScoreRequest(
                 key=f"{sample.key}/{question.kind}/{number}",
                 images=(sample.image,),
                 texts=tuple((statement,) for statement in question.statements),
@@ -48,5 +48,7 @@ class Probes(Choice):
                 yield match
                 continue
             told = f"{question.text}\nAnswer with one of these and nothing else: {', '.join(question.choices)}."
-            words = Ask(match.key, Sample(match.key, (sample.image, Text(told, "user"))), max_tokens=24, kind=kind)
-            yield Either.of(match, words, question.choices, words_only=self.form == "words")
+            words = GenerateRequest(
+                match.key, Sample(match.key, (sample.image, Text(told, "user"))), max_tokens=24, kind=kind
+            )
+            yield ScoreOrGenerate.of(match, words, question.choices, words_only=self.form == "words")

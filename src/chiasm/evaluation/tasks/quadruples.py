@@ -17,7 +17,7 @@ from chiasm.data.sample import Sample
 from chiasm.errors import DataError
 from chiasm.evaluation.examples import RIGHT, WRONG
 from chiasm.evaluation.result import Candidate, Example, Shown
-from chiasm.evaluation.task import Answer, Items, Match, Measured, Question, Show, Tally, Task
+from chiasm.evaluation.task import Items, Measured, MetricCounts, Request, Response, ScoreRequest, Show, Task
 
 _CHANCE = {"text score": 1 / 4, "image score": 1 / 4, "group score": 1 / 6}  # of the 24 orders of four scores
 
@@ -30,7 +30,7 @@ class Quadruples(Task):
     score: both. The kind of an item is its `meta["kind"]`, where it has one.
     """
 
-    def ask(self, sample: Sample) -> Iterator[Match]:
+    def ask(self, sample: Sample) -> Iterator[ScoreRequest]:
         if len(sample.images) != 2 or len(sample.texts) != 2:
             raise DataError(
                 f"sample '{sample.key}' has {len(sample.images)} pictures and {len(sample.texts)} texts; two of each "
@@ -38,24 +38,26 @@ class Quadruples(Task):
             )
         first, second = sample.texts
         kind = str(sample.meta.get("kind", ""))
-        yield Match(sample.key, sample.images, ((first.text,), (second.text,)), (0,), kind, sample.key)
+        yield ScoreRequest(sample.key, sample.images, ((first.text,), (second.text,)), (0,), kind, sample.key)
 
-    def measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Measured:
+    def measure(self, questions: Sequence[Request], answers: Sequence[Response]) -> Measured:
         scores_I4, failed_I = _scores(questions, answers)
         ordered_I4 = np.sort(scores_I4, axis=1)
         items = Items(
             keys=tuple(question.key for question in questions),
             samples=tuple(question.key for question in questions),
-            kinds=tuple(question.kind if isinstance(question, Match) else "" for question in questions),
+            kinds=tuple(question.kind if isinstance(question, ScoreRequest) else "" for question in questions),
             tied_I=(ordered_I4[:, 2] == ordered_I4[:, 3]) & ~failed_I,
             failed_I=failed_I,
             said=("",) * len(questions),
         )
-        asked_I = np.array([float(isinstance(question, Match)) for question in questions])
+        asked_I = np.array([float(isinstance(question, ScoreRequest)) for question in questions])
         won = {name: np.where(failed_I, 0.0, credit_I) for name, credit_I in _credits(scores_I4).items()}
-        return Measured(tuple(Tally(name, items, won[name], _CHANCE[name] * asked_I, by_kind=True) for name in _CHANCE))
+        return Measured(
+            tuple(MetricCounts(name, items, won[name], _CHANCE[name] * asked_I, by_kind=True) for name in _CHANCE)
+        )
 
-    def examples(self, questions: Sequence[Question], answers: Sequence[Answer], show: Show) -> Sequence[Example]:
+    def examples(self, questions: Sequence[Request], answers: Sequence[Response], show: Show) -> Sequence[Example]:
         scores_I4, failed_I = _scores(questions, answers)
         # Above 0 both scores are won.
         margins = (scores_I4[:, [0, 3]].min(axis=1) - scores_I4[:, [1, 2]].max(axis=1)).tolist()
@@ -65,7 +67,7 @@ class Quadruples(Task):
         found = []
         for item in wrong + right:
             question = questions[item]
-            assert isinstance(question, Match)
+            assert isinstance(question, ScoreRequest)
             for at, image in enumerate(question.images):
                 scores = scores_I4[item, 2 * at : 2 * at + 2].tolist()
                 candidates = [Candidate(Shown(text=question.texts[c][0]), scores[c], true=c == at) for c in (0, 1)]
@@ -74,7 +76,7 @@ class Quadruples(Task):
         return found
 
 
-def _scores(questions: Sequence[Question], answers: Sequence[Answer]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _scores(questions: Sequence[Request], answers: Sequence[Response]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """(I, 4) scores, picture before caption: (p0 c0, p0 c1, p1 c0, p1 c1), 0 where there is no answer; and where."""
     scores_I4, failed_I = np.zeros((len(questions), 4)), np.ones(len(questions), np.bool_)
     for at, answer in enumerate(answers):

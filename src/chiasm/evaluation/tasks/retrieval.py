@@ -17,9 +17,9 @@ from chiasm.data.sample import Sample
 from chiasm.errors import DataError
 from chiasm.evaluation.choice import items_of, padded
 from chiasm.evaluation.examples import WRONG, example, picked
-from chiasm.evaluation.ranking import Standing, hit_share, stand
+from chiasm.evaluation.ranking import Ranking, hit_share, stand
 from chiasm.evaluation.result import Example, Shown
-from chiasm.evaluation.task import Answer, Items, Match, Measured, Question, Show, Tally, Task, picture_key
+from chiasm.evaluation.task import Items, Measured, MetricCounts, Request, Response, ScoreRequest, Show, Task, image_key
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Retrieval(Task):
     k: tuple[int, ...] = (1, 5, 10)
     captions: Literal["all", "first"] = "all"
 
-    def ask(self, sample: Sample) -> Iterator[Match]:
+    def ask(self, sample: Sample) -> Iterator[ScoreRequest]:
         """The sample's captions as columns by themselves; `questions` puts all samples' columns together."""
         captions = sample.captions if self.captions == "all" else sample.captions[:1]
         if not captions:
             raise DataError(f"sample '{sample.key}' has no captions to find")
-        yield Match(sample.key, (sample.image,), tuple((caption,) for caption in captions), sample=sample.key)
+        yield ScoreRequest(sample.key, (sample.image,), tuple((caption,) for caption in captions), sample=sample.key)
 
-    def questions(self) -> Sequence[Question]:
+    def questions(self) -> Sequence[Request]:
         return self._gathered.questions()
 
     @cached_property
@@ -52,9 +52,9 @@ class Retrieval(Task):
             gathered.add(question)
         return gathered
 
-    def measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Measured:
+    def measure(self, questions: Sequence[Request], answers: Sequence[Response]) -> Measured:
         scores_NC, true_NC = padded(questions, answers)
-        asked_N = np.array([isinstance(question, Match) for question in questions])
+        asked_N = np.array([isinstance(question, ScoreRequest) for question in questions])
         to_text = stand(scores_NC, true_NC)
         to_image = stand(np.ascontiguousarray(scores_NC.T), np.ascontiguousarray(true_NC.T))
         captions = _caption_items(questions, to_image, true_NC)
@@ -64,26 +64,26 @@ class Retrieval(Task):
             "text to image median rank": float(np.median(to_image.ranks().clip(max=count))),
             "pictures": count,
             "captions": columns,
-            "pictures met again": self._gathered.pictures_again,
+            "pictures met again": self._gathered.images_again,
             "captions met again": self._gathered.captions_again,
             "captions shared by several pictures": int((true_NC.sum(axis=0) > 1).sum()),
         }
-        tallies = (
+        metrics = (
             *self._recalls("image to text", items_of(questions, to_text), to_text, true_NC),
             *self._recalls("text to image", captions, to_image, true_NC[asked_N].T),
         )
-        return Measured(tallies, facts)
+        return Measured(metrics, facts)
 
-    def _recalls(self, way: str, items: Items, standing: Standing, true_IC: NDArray[np.bool_]) -> Iterator[Tally]:
+    def _recalls(self, way: str, items: Items, standing: Ranking, true_IC: NDArray[np.bool_]) -> Iterator[MetricCounts]:
         right_I = true_IC.sum(axis=1)
         level_I = np.where(right_I > 0, true_IC.shape[1], 0)  # a sample that cannot be read has no candidates
         for k in self.k:
             chance_I = hit_share(np.zeros_like(level_I), level_I, right_I, k)
-            yield Tally(f"{way} R@{k}", items, standing.hits(k), chance_I)
+            yield MetricCounts(f"{way} R@{k}", items, standing.hits(k), chance_I)
 
-    def examples(self, questions: Sequence[Question], answers: Sequence[Answer], show: Show) -> Sequence[Example]:
+    def examples(self, questions: Sequence[Request], answers: Sequence[Response], show: Show) -> Sequence[Example]:
         scores_NC, true_NC = padded(questions, answers)
-        matches = [one if isinstance(one, Match) else Match(one.key, (), ()) for one in questions]
+        matches = [one if isinstance(one, ScoreRequest) else ScoreRequest(one.key, (), ()) for one in questions]
         texts = next(one.texts for one in matches if one.texts)
 
         def text(column: int) -> Shown:
@@ -107,35 +107,35 @@ class Retrieval(Task):
 class _Gathered:
     """Every picture and every caption once, and which belong together."""
 
-    pictures: dict[str, Match] = field(default_factory=dict)  # by the picture's key
+    pictures: dict[str, ScoreRequest] = field(default_factory=dict)  # by the picture's key
     right: dict[str, dict[int, None]] = field(default_factory=dict)  # the picture's columns, in order
     columns: dict[str, int] = field(default_factory=dict)
-    broken: list[Question] = field(default_factory=list)
-    pictures_again: int = 0
+    broken: list[Request] = field(default_factory=list)
+    images_again: int = 0
     captions_again: int = 0
 
-    def add(self, question: Question) -> None:
+    def add(self, question: Request) -> None:
         """Takes up the question of one sample."""
-        if not isinstance(question, Match):
+        if not isinstance(question, ScoreRequest):
             self.broken.append(question)
             return
-        key = picture_key(question.images[0])
-        self.pictures_again += key in self.pictures
+        key = image_key(question.images[0])
+        self.images_again += key in self.pictures
         self.pictures.setdefault(key, question)
         for (caption,) in question.texts:
             self.captions_again += caption in self.columns
             self.right.setdefault(key, {})[self.columns.setdefault(caption, len(self.columns))] = None
 
-    def questions(self) -> Sequence[Question]:
+    def questions(self) -> Sequence[Request]:
         """One match a picture, all with the same columns; then the samples that could not be read."""
         texts = tuple((caption,) for caption in self.columns)
         matches = (replace(one, texts=texts, true=tuple(self.right[key])) for key, one in self.pictures.items())
         return [*matches, *self.broken]
 
 
-def _caption_items(questions: Sequence[Question], standing: Standing, true_NC: NDArray[np.bool_]) -> Items:
+def _caption_items(questions: Sequence[Request], standing: Ranking, true_NC: NDArray[np.bool_]) -> Items:
     """One item a caption; it belongs to the sample of the first picture that it is right for."""
-    matches = [question for question in questions if isinstance(question, Match)]
+    matches = [question for question in questions if isinstance(question, ScoreRequest)]
     return Items(
         keys=tuple(phrasings[0] for phrasings in matches[0].texts),
         samples=tuple(matches[row].sample for row in true_NC.argmax(axis=0).tolist()),

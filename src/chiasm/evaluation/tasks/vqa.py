@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chiasm.evaluation.answering import Answering, Measure
-from chiasm.evaluation.metrics.reading import exact_match
+from chiasm.evaluation.metrics.ocr import exact_match
 from chiasm.evaluation.metrics.vqa_accuracy import vqa_accuracy
 
 

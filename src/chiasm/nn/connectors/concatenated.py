@@ -23,7 +23,7 @@ class Config(ConnectorConfig):
     def build(self, features: int, width: int) -> nn.Module:
         return Connector(features, width, self)
 
-    def slots(self, patches: int) -> int:
+    def image_tokens(self, patches: int) -> int:
         if patches % self.together:
             raise RecipeError(f"{patches} features cannot be put together by {self.together}")
         return patches // self.together

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from chiasm.errors import DataError, RecipeError
 from chiasm.nn.connector import ConnectorConfig
-from chiasm.nn.places import on_grids, resized, sines
+from chiasm.nn.grid_positions import on_grids, resized, sines
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Config(ConnectorConfig):
     def build(self, features: int, width: int) -> Resampler:
         return Resampler(features, width, self)
 
-    def slots(self, patches: int) -> int:  # noqa: ARG002  # as many for any picture
+    def image_tokens(self, patches: int) -> int:  # noqa: ARG002  # as many for any picture
         return self.queries
 
 

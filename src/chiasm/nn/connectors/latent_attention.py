@@ -23,7 +23,7 @@ class Config(ConnectorConfig):
     def build(self, features: int, width: int) -> nn.Module:
         return Connector(features, width, self)
 
-    def slots(self, patches: int) -> int:  # noqa: ARG002  # as many for any picture
+    def image_tokens(self, patches: int) -> int:  # noqa: ARG002  # as many for any picture
         return self.latents
 
 

@@ -18,5 +18,5 @@ class Config(ConnectorConfig):
     def build(self, features: int, width: int) -> nn.Module:
         return nn.Linear(features, width, self.bias)
 
-    def slots(self, patches: int) -> int:
+    def image_tokens(self, patches: int) -> int:
         return patches

@@ -23,7 +23,7 @@ class Config(ConnectorConfig):
     width: int = 256
     layers: int = 4
     heads: int = 8
-    hidden: int = 512
+    mlp_width: int = 512
 
     def __post_init__(self) -> None:
         if min(self.queries, self.layers) < 1:
@@ -32,7 +32,7 @@ class Config(ConnectorConfig):
     def build(self, features: int, width: int) -> nn.Module:
         return Connector(features, width, self)
 
-    def slots(self, patches: int) -> int:  # noqa: ARG002  # as many for any picture
+    def image_tokens(self, patches: int) -> int:  # noqa: ARG002  # as many for any picture
         return self.queries
 
 
@@ -44,7 +44,7 @@ class Connector(nn.Module):
         self.down, self.up = nn.Linear(features, config.width), nn.Linear(config.width, width)
         self.queries = nn.Parameter(torch.randn(config.queries, config.width))
         self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, config.hidden, "relu") for _ in range(config.layers)
+            Block(config.width, config.heads, config.mlp_width, "relu") for _ in range(config.layers)
         )
         init_transformer(self.blocks, config.width)
 

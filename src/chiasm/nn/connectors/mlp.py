@@ -20,7 +20,7 @@ class Config(ConnectorConfig):
     def build(self, features: int, width: int) -> nn.Module:
         return Connector(features, width, self)
 
-    def slots(self, patches: int) -> int:
+    def image_tokens(self, patches: int) -> int:
         return patches
 
 

@@ -25,34 +25,34 @@ class Config(ConnectorConfig):
     groups: heads of keys and values.
     """
 
-    hidden: int
+    mlp_width: int
     latents: int = 64
     layers: int = 3
     heads: int = 16
     head_width: int = 96
-    groups: int = 4
+    kv_heads: int = 4
     epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
-        if self.latents < 1 or self.groups < 1 or self.heads % self.groups:
+        if self.latents < 1 or self.kv_heads < 1 or self.heads % self.kv_heads:
             raise RecipeError(
-                f"{self.heads} heads cannot share {self.groups} groups of keys and values for {self.latents} latents"
+                f"{self.heads} heads cannot share {self.kv_heads} groups of keys and values for {self.latents} latents"
             )
 
     def build(self, features: int, width: int) -> nn.Module:
         layers = [
             Layer(
-                SharedAttention(width, self.heads, self.groups, self.head_width),
+                SharedAttention(width, self.heads, self.kv_heads, self.head_width),
                 GatedMLP(width, 4 * width),
                 *(nn.RMSNorm(width, self.epsilon) for _ in range(3)),
             )
             for _ in range(self.layers)
         ]
         return Connector(
-            GatedMLP(features, self.hidden, width), self.latents, width, layers, nn.RMSNorm(width, self.epsilon)
+            GatedMLP(features, self.mlp_width, width), self.latents, width, layers, nn.RMSNorm(width, self.epsilon)
         )
 
-    def slots(self, patches: int) -> int:  # noqa: ARG002  # as many for any picture
+    def image_tokens(self, patches: int) -> int:  # noqa: ARG002  # as many for any picture
         return self.latents
 
 
@@ -102,7 +102,7 @@ class SharedAttention(nn.Module):
         self,
         width: int,
         heads: int,
-        groups: int,
+        kv_heads: int,
         head_width: int,
         q_norm: nn.Module | None = None,
         k_norm: nn.Module | None = None,
@@ -110,8 +110,8 @@ class SharedAttention(nn.Module):
         super().__init__()
         self.head_width = head_width
         self.q = nn.Linear(width, heads * head_width, bias=False)
-        self.k = nn.Linear(width, groups * head_width, bias=False)
-        self.v = nn.Linear(width, groups * head_width, bias=False)
+        self.k = nn.Linear(width, kv_heads * head_width, bias=False)
+        self.v = nn.Linear(width, kv_heads * head_width, bias=False)
         self.out = nn.Linear(heads * head_width, width, bias=False)
         self.q_norm, self.k_norm = q_norm or nn.Identity(), k_norm or nn.Identity()
 

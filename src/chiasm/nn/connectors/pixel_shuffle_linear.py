@@ -26,7 +26,7 @@ class Config(ConnectorConfig):
     def build(self, features: int, width: int) -> nn.Module:
         return Connector(features, width, self)
 
-    def slots(self, patches: int) -> int:
+    def image_tokens(self, patches: int) -> int:
         side = math.isqrt(patches)
         if side**2 != patches or side % self.factor:
             raise RecipeError(

@@ -44,7 +44,7 @@ class Config(ConnectorConfig):
     width: int = 768
     layers: int = 12
     heads: int = 12
-    hidden: int = 3072
+    mlp_width: int = 3072
     every: int = 2
     epsilon: float = 1e-12
 
@@ -55,7 +55,7 @@ class Config(ConnectorConfig):
     def build(self, features: int, width: int) -> nn.Module:
         return Connector(features, width, self)
 
-    def slots(self, patches: int) -> int:  # noqa: ARG002  # as many for any picture
+    def image_tokens(self, patches: int) -> int:  # noqa: ARG002  # as many for any picture
         return self.queries
 
 
@@ -144,8 +144,8 @@ class Layer(Recomputable):
         self.attention, self.attention_norm = Attention(width, config.heads), nn.LayerNorm(width, epsilon)
         self.cross_attention = Attention(width, config.heads, features) if features is not None else None
         self.cross_norm = nn.LayerNorm(width, epsilon) if features is not None else None
-        self.mlp, self.mlp_norm = MLP(width, config.hidden, "gelu"), nn.LayerNorm(width, epsilon)
-        self.word_mlp = MLP(width, config.hidden, "gelu") if words else None
+        self.mlp, self.mlp_norm = MLP(width, config.mlp_width, "gelu"), nn.LayerNorm(width, epsilon)
+        self.word_mlp = MLP(width, config.mlp_width, "gelu") if words else None
         self.word_mlp_norm = nn.LayerNorm(width, epsilon) if words else None
 
     @recomputed

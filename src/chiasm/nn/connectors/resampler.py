@@ -44,7 +44,7 @@ class Config(ConnectorConfig):
         ]
         return Connector(nn.Identity(), self.latents, width, layers, nn.LayerNorm(width))
 
-    def slots(self, patches: int) -> int:  # noqa: ARG002  # as many for any picture
+    def image_tokens(self, patches: int) -> int:  # noqa: ARG002  # as many for any picture
         return self.latents
 
     def _head_norm(self) -> nn.Module:
@@ -54,12 +54,12 @@ class Config(ConnectorConfig):
 class ReluMLP(nn.Module):
     """down(relu(up x)), without biases."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, mlp_width: int) -> None:
         super().__init__()
         self.up, self.act, self.down = (
-            nn.Linear(width, hidden, bias=False),
+            nn.Linear(width, mlp_width, bias=False),
             nn.ReLU(),
-            nn.Linear(hidden, width, bias=False),
+            nn.Linear(mlp_width, width, bias=False),
         )
 
     def forward(self, x: Tensor) -> Tensor:

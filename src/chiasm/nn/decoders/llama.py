@@ -26,8 +26,8 @@ class Config(DecoderConfig):
     width: int
     layers: int
     heads: int
-    groups: int
-    hidden: int
+    kv_heads: int
+    mlp_width: int
     context: int
     head_width: int | None = None
     theta: float = 10_000.0
@@ -50,14 +50,14 @@ class Config(DecoderConfig):
                 GroupedAttention(
                     self.width,
                     self.heads,
-                    self.groups,
+                    self.kv_heads,
                     head_width,
                     rotary=rotary,
                     bias=self.qkv_bias,
                     qk_norm=self.epsilon if self.qk_norm else None,
                     window=self.window if layer >= self.full_layers else None,
                 ),
-                GatedMLP(self.width, self.hidden),
+                GatedMLP(self.width, self.mlp_width),
                 nn.RMSNorm(self.width, self.epsilon),
                 nn.RMSNorm(self.width, self.epsilon),
             )
@@ -89,16 +89,16 @@ SIZES = {
     "llama2-13b": Config(32_000, 5_120, 40, 40, 40, 13_824, 4_096),
     "llama2-70b": Config(32_000, 8_192, 80, 64, 8, 28_672, 4_096),
     "llama3-8b": _LLAMA3,
-    "llama3-70b": replace(_LLAMA3, width=8_192, layers=80, heads=64, hidden=28_672),
+    "llama3-70b": replace(_LLAMA3, width=8_192, layers=80, heads=64, mlp_width=28_672),
     "llama3.1-8b": replace(_LLAMA3, context=131_072, scaling=Llama3Scaling(8.0, 1.0, 4.0, 8_192)),
     "mistral-7b": Config(32_000, 4_096, 32, 32, 8, 14_336, 32_768, window=4_096),
     "qwen2-0.5b": Config(151_936, 896, 24, 14, 2, 4_864, 32_768, theta=1e6, epsilon=1e-6, tied=True, qkv_bias=True),
     "qwen2-1.5b": Config(151_936, 1_536, 28, 12, 2, 8_960, 32_768, theta=1e6, epsilon=1e-6, tied=True, qkv_bias=True),
     "qwen2-7b": Config(152_064, 3_584, 28, 28, 4, 18_944, 32_768, theta=1e6, epsilon=1e-6, qkv_bias=True),
     "qwen2-72b": Config(152_064, 8_192, 80, 64, 8, 29_568, 32_768, theta=1e6, epsilon=1e-6, qkv_bias=True),
-    "qwen3-0.6b": replace(_QWEN3, width=1_024, layers=28, heads=16, hidden=3_072, tied=True),
-    "qwen3-1.7b": replace(_QWEN3, width=2_048, layers=28, heads=16, hidden=6_144, tied=True),
-    "qwen3-4b": replace(_QWEN3, width=2_560, hidden=9_728, tied=True),
+    "qwen3-0.6b": replace(_QWEN3, width=1_024, layers=28, heads=16, mlp_width=3_072, tied=True),
+    "qwen3-1.7b": replace(_QWEN3, width=2_048, layers=28, heads=16, mlp_width=6_144, tied=True),
+    "qwen3-4b": replace(_QWEN3, width=2_560, mlp_width=9_728, tied=True),
     "qwen3-8b": _QWEN3,
     # For tests and laptops.
     "small": Config(512, 128, 4, 4, 2, 384, 512, tied=True),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from chiasm.nn.attention import Activation, activation
-from chiasm.nn.decoder import Attend, Decoder, DecoderBlock, DecoderConfig, GroupedAttention
+from chiasm.nn.decoder import AttentionBackend, Decoder, DecoderBlock, DecoderConfig, GroupedAttention
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Config(DecoderConfig):
     width: int
     layers: int
     heads: int
-    hidden: int
+    mlp_width: int
     context: int
     act: Activation = "gelu"
     epsilon: float = 1e-5
@@ -54,18 +54,18 @@ class Magneto(Decoder):
         if head is not None:
             nn.init.normal_(head.weight, std=0.02)
 
-    def forward(self, x_TD: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def forward(self, x_TD: Tensor, positions: Tensor, backend: AttentionBackend) -> Tensor:
         placed_TD = sinusoids(positions + self.first, self.width).to(x_TD.dtype)
-        return super().forward(x_TD * self.scale + placed_TD, positions, attend)
+        return super().forward(x_TD * self.scale + placed_TD, positions, backend)
 
 
 class SubNormMLP(nn.Module):
     """down(norm(act(up x)))."""
 
-    def __init__(self, width: int, hidden: int, act: Activation, epsilon: float) -> None:
+    def __init__(self, width: int, mlp_width: int, act: Activation, epsilon: float) -> None:
         super().__init__()
-        self.up, self.act = nn.Linear(width, hidden), activation(act)
-        self.norm, self.down = nn.LayerNorm(hidden, epsilon), nn.Linear(hidden, width)
+        self.up, self.act = nn.Linear(width, mlp_width), activation(act)
+        self.norm, self.down = nn.LayerNorm(mlp_width, epsilon), nn.Linear(mlp_width, width)
 
     def forward(self, x_TD: Tensor) -> Tensor:
         return self.down(self.norm(self.act(self.up(x_TD))))
@@ -93,7 +93,7 @@ def _blocks(config: Config) -> Sequence[DecoderBlock]:
                 out_bias=True,
                 inner_norm=epsilon,
             ),
-            SubNormMLP(width, config.hidden, config.act, epsilon),
+            SubNormMLP(width, config.mlp_width, config.act, epsilon),
             nn.LayerNorm(width, epsilon),
             nn.LayerNorm(width, epsilon),
         )

@@ -23,7 +23,7 @@ class Config(DecoderConfig):
     width: int
     layers: int
     heads: int
-    hidden: int
+    mlp_width: int
     context: int = 2048
     epsilon: float = 1e-5
     tied: bool = True
@@ -38,7 +38,7 @@ class Config(DecoderConfig):
                 GroupedAttention(
                     self.width, self.heads, self.heads, self.width // self.heads, rotary=None, bias=True, out_bias=True
                 ),
-                MLP(self.width, self.hidden, "relu"),
+                MLP(self.width, self.mlp_width, "relu"),
                 nn.LayerNorm(self.width, self.epsilon),
                 nn.LayerNorm(self.width, self.epsilon),
             )

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from chiasm.data.batch import Images
 from chiasm.errors import RecipeError
 from chiasm.nn.attention import Activation, Block, init_transformer, run_blocks
+from chiasm.nn.grid_positions import resized
 from chiasm.nn.image_towers.vit import PatchEmbed
-from chiasm.nn.places import resized
 from chiasm.nn.tower import ImageTower, ImageTowerConfig
 
 
@@ -29,7 +29,7 @@ class Config(ImageTowerConfig):
     width: int
     layers: int
     heads: int
-    hidden: int
+    mlp_width: int
     positions: int = 256
     act: Activation = "gelu"
     epsilon: float = 1e-6
@@ -73,7 +73,7 @@ class Bare(ImageTower):
 
     def _block(self) -> Block:
         config = self.config
-        return Block(config.width, config.heads, config.hidden, config.act, config.epsilon)
+        return Block(config.width, config.heads, config.mlp_width, config.act, config.epsilon)
 
     def _embedded(self, images: Images) -> Tensor:
         self.require_size(images)

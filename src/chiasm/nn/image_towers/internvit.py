@@ -36,7 +36,7 @@ class Config(ImageTowerConfig):
     width: int
     layers: int
     heads: int
-    hidden: int
+    mlp_width: int
     act: Activation = "gelu"
     norm: Literal["layer", "rms"] = "layer"
     bias: bool = True
@@ -95,7 +95,7 @@ class ScaledBlock(Recomputable):
         super().__init__()
         norm = nn.LayerNorm if config.norm == "layer" else nn.RMSNorm
         self.norm1, self.norm2 = norm(config.width, config.epsilon), norm(config.width, config.epsilon)
-        self.attention, self.mlp = NormedAttention(config), MLP(config.width, config.hidden, config.act)
+        self.attention, self.mlp = NormedAttention(config), MLP(config.width, config.mlp_width, config.act)
         self.scale1, self.scale2 = (nn.Parameter(torch.full((config.width,), config.scale)) for _ in range(2))
 
     @recomputed

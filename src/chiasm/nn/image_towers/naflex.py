@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from chiasm.data.batch import Images
 from chiasm.errors import DataError, RecipeError
 from chiasm.nn.attention import Activation, Block, init_transformer
+from chiasm.nn.grid_positions import on_grids
 from chiasm.nn.image_towers import vit
 from chiasm.nn.image_towers.vit import MapPool
-from chiasm.nn.places import on_grids
 from chiasm.nn.tower import ImageTower, ImageTowerConfig
 
 
@@ -34,7 +34,7 @@ class Config(ImageTowerConfig):
     width: int
     layers: int
     heads: int
-    hidden: int
+    mlp_width: int
     positions: int = 256
     act: Activation = "gelu_tanh"
     epsilon: float = 1e-6
@@ -53,7 +53,7 @@ class Config(ImageTowerConfig):
 
     def square(self) -> vit.Config:
         """The ViT that does the same with square pictures of `positions` patches."""
-        shape = (self.side * self.patch, self.patch, self.width, self.layers, self.heads, self.hidden)
+        shape = (self.side * self.patch, self.patch, self.width, self.layers, self.heads, self.mlp_width)
         return vit.Config(*shape, pool="map", act=self.act, pre_norm=False, epsilon=self.epsilon)
 
 
@@ -70,7 +70,7 @@ class PatchTower(ImageTower):
         self.embed = nn.Linear(3 * config.patch**2, width)
         self.position = nn.Parameter(torch.empty(config.positions, width))
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, config.hidden, config.act, config.epsilon) for _ in range(config.layers)
+            Block(width, config.heads, config.mlp_width, config.act, config.epsilon) for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(width, config.epsilon)
         init_transformer(self.blocks, width)

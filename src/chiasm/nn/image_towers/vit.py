@@ -33,7 +33,7 @@ class Config(ImageTowerConfig):
     width: int
     layers: int
     heads: int
-    hidden: int
+    mlp_width: int
     pool: Literal["class", "map", "mean"] = "class"
     act: Activation = "quick_gelu"
     pre_norm: bool = True
@@ -74,7 +74,7 @@ class ViT(ImageTower):
         self.position = nn.Parameter(torch.empty(patches + (config.pool == "class"), width))
         self.pre_norm = nn.LayerNorm(width, config.epsilon) if config.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, config.hidden, config.act, config.epsilon) for _ in range(config.layers)
+            Block(width, config.heads, config.mlp_width, config.act, config.epsilon) for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(width, config.epsilon)
         self.pool = MapPool(config) if config.pool == "map" else None
@@ -93,7 +93,7 @@ class ViT(ImageTower):
         """Normalised tokens, (N, P, D), the class token first where there is one; all of them, whatever `keep` is."""
         return self.norm(run_blocks(self.blocks, self._embedded(images)))
 
-    def hidden(self, images: Images, layer: int) -> Tensor:
+    def hidden_states(self, images: Images, layer: int) -> Tensor:
         """Tokens as they leave a block, (N, P, D), without the final norm; -1 is the last block, -2 the one before."""
         return run_blocks(self.blocks[: len(self.blocks) + 1 + layer], self._embedded(images))
 
@@ -158,7 +158,7 @@ class MapPool(nn.Module):
         self.query = nn.Parameter(torch.empty(1, 1, config.width))
         self.attention = Attention(config.width, config.heads)
         self.norm = nn.LayerNorm(config.width, config.epsilon)
-        self.mlp = MLP(config.width, config.hidden, config.act)
+        self.mlp = MLP(config.width, config.mlp_width, config.act)
         nn.init.xavier_uniform_(self.query)
 
     def forward(self, x_NPD: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -66,7 +66,7 @@ class WindowBlock(Block):
 
     def __init__(self, config: Config) -> None:
         width = config.width
-        super().__init__(width, config.heads, config.hidden, config.act, config.epsilon)
+        super().__init__(width, config.heads, config.mlp_width, config.act, config.epsilon)
         self.qkv_adapters = Adapters(width, 3 * width, config.rank, config)
         self.out_adapters = Adapters(width, width, config.rank, config)
         self.mlp_adapters = Adapters(width, width, config.mlp_rank, config)

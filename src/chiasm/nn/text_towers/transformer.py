@@ -27,7 +27,7 @@ class Config(TextTowerConfig):
     width: int
     layers: int
     heads: int
-    hidden: int
+    mlp_width: int
     causal: bool = True
     act: Activation = "quick_gelu"
     epsilon: float = 1e-5
@@ -46,7 +46,8 @@ class TextTransformer(TextTower):
         self.embed = nn.Embedding(config.vocabulary, config.width)
         self.position = nn.Parameter(torch.empty(config.context, config.width))
         self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, config.hidden, config.act, config.epsilon) for _ in range(config.layers)
+            Block(config.width, config.heads, config.mlp_width, config.act, config.epsilon)
+            for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(config.width, config.epsilon)
         nn.init.normal_(self.embed.weight, std=0.02)

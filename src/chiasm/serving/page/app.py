@@ -18,9 +18,9 @@ from chiasm.data.image import Image
 from chiasm.errors import ChiasmError, DataError, MissingExtra
 from chiasm.evaluation import report
 from chiasm.evaluation.templates import OPENAI
+from chiasm.serving.images import shown
 from chiasm.serving.index import Entry
 from chiasm.serving.page.thumbnails import Thumbnails
-from chiasm.serving.pictures import shown
 from chiasm.serving.search import Finder, Sorted
 
 if TYPE_CHECKING:

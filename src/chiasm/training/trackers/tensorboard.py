@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from chiasm.training.tracker import Start, Tracker, TrackerConfig
+from chiasm.training.tracker import RunInfo, Tracker, TrackerConfig
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Config(TrackerConfig):
     package: ClassVar[str] = "tensorboard"
     extra: ClassVar[str] = "track"
 
-    def start(self, run: Start) -> Tracker:
+    def start(self, run: RunInfo) -> Tracker:
         writers = self.module("torch.utils.tensorboard")
         # What an earlier sitting wrote of steps that are done again is hidden: that is what purge_step asks for.
         writer = writers.SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.step + 1)

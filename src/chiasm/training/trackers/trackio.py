@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import yaml
 
-from chiasm.training.tracker import Start, Tracker, TrackerConfig
+from chiasm.training.tracker import RunInfo, Tracker, TrackerConfig
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Config(TrackerConfig):
     project: str = "chiasm"
     space: str | None = None
 
-    def start(self, run: Start) -> Tracker:
+    def start(self, run: RunInfo) -> Tracker:
         trackio = self.module("trackio")
         trackio.init(
             project=self.project,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from chiasm.training.tracker import Start, Tracker, TrackerConfig
+from chiasm.training.tracker import RunInfo, Tracker, TrackerConfig
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Config(TrackerConfig):
     entity: str | None = None
     mode: str | None = None
 
-    def start(self, run: Start) -> Tracker:
+    def start(self, run: RunInfo) -> Tracker:
         session = self.module("wandb").init(
             project=self.project,
             entity=self.entity,

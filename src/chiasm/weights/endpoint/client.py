@@ -53,13 +53,13 @@ class Client:
         self._lock = threading.Lock()
         self._answered, self._given_up = False, 0
 
-    def chat(self, body: Mapping[str, Any], characters: int, pictures: int, most_out: int) -> Reply:
+    def chat(self, body: Mapping[str, Any], characters: int, images: int, most_out: int) -> Reply:
         """The endpoint's reply to one request, with so many characters and pictures in it.
 
         Raises DataError where the request alone is refused or has no answer after all repetitions; RemoteError where
         nothing more can be asked: a wrong key, an unknown model, a spent budget, or several given up in a row.
         """
-        with self.purse.laid_aside(characters, pictures, most_out, self.stopped) as expected_in:
+        with self.purse.laid_aside(characters, images, most_out, self.stopped) as expected_in:
             reason = ""
             for attempt in range(self.settings.retries + 1):
                 if attempt:

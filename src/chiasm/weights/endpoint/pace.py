@@ -62,7 +62,7 @@ class Purse:
         return self._price(self._in, self._out)
 
     @contextmanager
-    def laid_aside(self, characters: int, pictures: int, out: int, stopped: threading.Event) -> Iterator[int]:
+    def laid_aside(self, characters: int, images: int, out: int, stopped: threading.Event) -> Iterator[int]:
         """What a request may cost, kept from others while it runs. Gives the tokens that its prompt is expected to
         take: the most that one took so far, else a guess.
 
@@ -72,7 +72,7 @@ class Purse:
         budget = self._settings.budget
         with self._changed:
             while True:
-                expected = self._most_in or characters // 3 + pictures * _PICTURE
+                expected = self._most_in or characters // 3 + images * _PICTURE
                 price = self._price(expected, out)
                 if budget is not None and self.spent + price > budget:
                     raise RemoteError(

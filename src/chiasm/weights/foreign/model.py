@@ -50,8 +50,8 @@ class ForeignModel(Model):
         del batch
         self.require_own("trained")
 
-    def require_own(self, deed: str) -> NoReturn:
+    def require_own(self, action: str) -> NoReturn:
         raise CapabilityError(
-            f"a {self.config.chosen()} can be asked and evaluated, but not {deed} here; choose a checkpoint of a "
+            f"a {self.config.chosen()} can be asked and evaluated, but not {action} here; choose a checkpoint of a "
             "family in `chiasm ls models`"
         )

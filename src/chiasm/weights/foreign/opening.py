@@ -13,9 +13,9 @@ from chiasm.config import suggest
 from chiasm.errors import CheckpointError, MissingExtra
 from chiasm.weights.files import read_json_if_present
 from chiasm.weights.foreign.comparing import MATCHES, ForeignEmbedder, ForeignMatcher
+from chiasm.weights.foreign.generative import ForeignGenerativeModel, ForeignVisionLanguageModel
 from chiasm.weights.foreign.model import Config, ForeignModel
 from chiasm.weights.foreign.processor import ForeignProcessor, first_line, read_processor
-from chiasm.weights.foreign.speaking import ForeignSpeaker, ForeignVisualSpeaker
 
 _LISTED = 10  # tensors told of at most
 
@@ -94,9 +94,9 @@ def _way(architecture: Any) -> type[ForeignModel] | None:
     if MATCHES in inspect.signature(architecture.forward).parameters:
         return ForeignMatcher
     if architecture.__name__ in sighted:
-        return ForeignVisualSpeaker
+        return ForeignVisionLanguageModel
     if architecture.__name__ in reading:
-        return ForeignSpeaker
+        return ForeignGenerativeModel
     if hasattr(architecture, "get_image_features") and hasattr(architecture, "get_text_features"):
         return ForeignEmbedder
     return None
@@ -106,7 +106,7 @@ def _opened(folder: Path, settings: dict[str, Any], architecture: Any, way: type
     kind = settings["model_type"]
     if not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{folder} holds no safetensors; of a '{kind}', foreign here, no other weights are read")
-    given, seeing = read_processor(folder), way is not ForeignSpeaker
+    given, seeing = read_processor(folder), way is not ForeignGenerativeModel
     if not seeing:
         given = getattr(given, "tokenizer", given)
     elif not hasattr(given, "image_processor"):

@@ -119,23 +119,23 @@ class ForeignProcessor(Processor):
         """What is written for a picture: nothing where the processor makes room for pictures by itself."""
         if self._template.source:
             return self._template.image
-        alone = self._slots("a")
+        alone = self._image_tokens("a")
         for mark in self._marks:
-            if (slots := self._slots(f"{mark}a")) and (not alone or slots == alone):
+            if (image_tokens := self._image_tokens(f"{mark}a")) and (not alone or image_tokens == alone):
                 return mark
         if alone is None:
             raise CheckpointError(f"{type(self.inner).__name__} takes no picture, whatever stands for it in the text")
         return ""
 
-    def _slots(self, text: str) -> int | None:
+    def _image_tokens(self, text: str) -> int | None:
         """How many places for features the processor makes beside this text and a picture; None where it refuses."""
         try:
             ids = self._called([text], [image.decode() for image in _PROBE.images], "probe")["input_ids"][0].tolist()
         except DataError:
             return None
         unknown = self.tokenizer.unk_token_id
-        slots = {self.tokenizer.convert_tokens_to_ids(mark) for mark in self._marks} - {None, unknown}
-        return sum(one in slots for one in ids)
+        image_tokens = {self.tokenizer.convert_tokens_to_ids(mark) for mark in self._marks} - {None, unknown}
+        return sum(one in image_tokens for one in ids)
 
     def _called(self, texts: list[str], pictures: list[PIL.Image.Image], key: str) -> Any:
         entries: dict[str, Any] = {"text": texts, "return_tensors": "pt"}

@@ -54,10 +54,10 @@ class _Vision:
             return resnet.Config(self.image_size, self.width, self.layers, self.width * 32 // self.head_width)
         if self.patch_size is None:
             raise CheckpointError("vision_cfg: a ViT without a patch_size")
-        heads, hidden = self.width // self.head_width, int(self.width * self.mlp_ratio)
+        heads, mlp_width = self.width // self.head_width, int(self.width * self.mlp_ratio)
         act, epsilon = _act(quick, self.act_kwargs), (self.norm_kwargs or _Norm()).eps
         return vit.Config(
-            self.image_size, self.patch_size, self.width, self.layers, heads, hidden, act=act, epsilon=epsilon
+            self.image_size, self.patch_size, self.width, self.layers, heads, mlp_width, act=act, epsilon=epsilon
         )
 
 
@@ -85,8 +85,8 @@ class Text:
         return said or ("whitespace" if self.hf_tokenizer_name else "lower")
 
     def tower(self, quick: bool) -> transformer.Config:
-        hidden, epsilon = int(self.width * self.mlp_ratio), (self.norm_kwargs or _Norm()).eps
-        shape = (self.vocab_size, self.context_length, self.width, self.layers, self.heads, hidden)
+        mlp_width, epsilon = int(self.width * self.mlp_ratio), (self.norm_kwargs or _Norm()).eps
+        shape = (self.vocab_size, self.context_length, self.width, self.layers, self.heads, mlp_width)
         return transformer.Config(*shape, act=_act(quick, self.act_kwargs), epsilon=epsilon)
 
 
@@ -177,7 +177,7 @@ def write_model(config: Config, pool: Literal["argmax", "eos"], end: int) -> dic
         text.width,
         text.heads,
         text.layers,
-        mlp_ratio(text.hidden, text.width),
+        mlp_ratio(text.mlp_width, text.width),
         pool,
         end,
         "here",  # any name has open_clip read the tokenizer that lies beside the config
@@ -240,7 +240,7 @@ def _vision_cfg(tower: ImageTowerConfig) -> _Vision:
         head = tower.channels * 32 // tower.heads
         return _Vision(tower.image_size, tower.layers, tower.channels, head, patch_size=None)
     if isinstance(tower, vit.Config) and tower.pool == "class" and tower.pre_norm and not tower.stem:
-        head, ratio = tower.width // tower.heads, mlp_ratio(tower.hidden, tower.width)
+        head, ratio = tower.width // tower.heads, mlp_ratio(tower.mlp_width, tower.width)
         shape = (tower.image_size, tower.layers, tower.width, head, ratio, tower.patch)
         return _Vision(*shape, _Norm(tower.epsilon), act_kwargs(tower.act))
     raise CheckpointError(
@@ -277,7 +277,7 @@ def act_kwargs(act: Activation) -> _Act | None:
     return _Act("tanh") if act == "gelu_tanh" else None
 
 
-def mlp_ratio(hidden: int, width: int) -> float:
+def mlp_ratio(mlp_width: int, width: int) -> float:
     """The `mlp_ratio`: a number by which open_clip, rounding down, comes to that hidden width."""
-    exact = hidden / width
-    return exact if int(width * exact) == hidden else (hidden + 0.5) / width
+    exact = mlp_width / width
+    return exact if int(width * exact) == mlp_width else (mlp_width + 0.5) / width

@@ -27,8 +27,8 @@ _SHAPES = {
 
 
 def _towers(kind: str, patch: int, sizes: Sequence[int], act: Activation) -> dict[str, vit.Config]:
-    width, layers, heads, hidden = _SHAPES[kind]
-    shape = vit.Config(sizes[0], patch, width, layers, heads, hidden, "map", act, pre_norm=False, epsilon=1e-6)
+    width, layers, heads, mlp_width = _SHAPES[kind]
+    shape = vit.Config(sizes[0], patch, width, layers, heads, mlp_width, "map", act, pre_norm=False, epsilon=1e-6)
     return {f"vit_{kind}_patch{patch}_siglip_{size}": replace(shape, image_size=size) for size in sizes}
 
 
@@ -129,7 +129,7 @@ def write_model(config: Config) -> dict[str, Any]:
         text.width,
         text.heads,
         text.layers,
-        mlp_ratio(text.hidden, text.width),
+        mlp_ratio(text.mlp_width, text.width),
         hf_tokenizer_name="here",
         norm_kwargs=norm_kwargs(text.epsilon),
         act_kwargs=act_kwargs(text.act),

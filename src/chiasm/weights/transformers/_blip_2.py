@@ -81,7 +81,7 @@ def q_former_section(config: q_former.Config, words: q_former.Words | None) -> d
         hidden_size=config.width,
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
-        intermediate_size=config.hidden,
+        intermediate_size=config.mlp_width,
         layer_norm_eps=config.epsilon,
         cross_attention_frequency=config.every,
         use_qformer_text_input=words is not None,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from chiasm.models.speaker import VisualSpeaker
+from chiasm.models.generative import VisionLanguageModel
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
 from chiasm.nn.image_towers import native
@@ -20,7 +20,7 @@ from chiasm.weights.mapping import Form, Rule, give_tensors, take_tensors
 from chiasm.weights.transformers._language import CONSTANTS, decoder_rules, read_decoder
 from chiasm.weights.transformers._towers import ACTS, WEIGHTS, Vision, blocks, tower_rules
 
-M = TypeVar("M", bound=VisualSpeaker)
+M = TypeVar("M", bound=VisionLanguageModel)
 
 
 def _as_convolution(ours: Sequence[Tensor]) -> Tensor:
@@ -85,7 +85,7 @@ def take(model: M, folder: Path, rules: tuple[Rule, ...]) -> M:
 
 
 def write(
-    model: VisualSpeaker,
+    model: VisionLanguageModel,
     folder: Path,
     settings: Mapping[str, Any],
     processors: tuple[Mapping[str, Any], Mapping[str, Any]],
@@ -96,7 +96,7 @@ def write(
     assert layout is not None
     shared = {
         "dtype": "float32",
-        "image_token_id": model.processor.backend.token_to_id(layout.slot),
+        "image_token_id": model.processor.backend.token_to_id(layout.image_token),
         "tie_word_embeddings": model.language.head is None,
     }
     write_chat(model.processor, folder)

@@ -76,7 +76,7 @@ def decoder_section(config: opt.Config, where: str) -> dict[str, Any]:
         "hidden_size": config.width,
         "word_embed_proj_dim": config.width,
         "num_hidden_layers": config.layers,
-        "ffn_dim": config.hidden,
+        "ffn_dim": config.mlp_width,
         "num_attention_heads": config.heads,
         "max_position_embeddings": config.context,
         "tie_word_embeddings": config.tied,

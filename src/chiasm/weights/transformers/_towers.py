@@ -160,7 +160,7 @@ def blocks(tower: vit.Config | naflex.Config | transformer.Config) -> dict[str, 
     """The settings of a tower's transformer."""
     return {
         "hidden_size": tower.width,
-        "intermediate_size": tower.hidden,
+        "intermediate_size": tower.mlp_width,
         "num_hidden_layers": tower.layers,
         "num_attention_heads": tower.heads,
         "hidden_act": act_name(tower.act),

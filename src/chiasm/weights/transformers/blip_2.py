@@ -19,7 +19,7 @@ from chiasm.models.model import Model
 from chiasm.nn.connectors import q_former
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import opt
-from chiasm.weights.chats import read_chat, slot_id, token_of, write_chat, write_ends
+from chiasm.weights.chats import image_token_id, read_chat, token_of, write_chat, write_ends
 from chiasm.weights.files import read_tensors, write_json, write_tensors
 from chiasm.weights.mapping import Rule, give_tensors, take_tensors
 from chiasm.weights.transformers import _opt, blip_2_stage1
@@ -48,9 +48,11 @@ def load(folder: Path, settings: dict[str, Any]) -> Model:
     decoder = _read_text(settings, where)
     vision = read_vision(settings, where)
     config = Config(vision, decoder, read_q_former(settings, where, text=False)[1])
-    layout = Fixed(config.slots, read_pixels(folder, vision.image_size), token_of(folder, slot_id(settings, _SLOT)))
+    layout = Fixed(
+        config.image_tokens, read_pixels(folder, vision.image_size), token_of(folder, image_token_id(settings, _SLOT))
+    )
     with torch.device("meta"):
-        model = BLIP2(config, _pictures_first(read_chat(folder, decoder.context, decoder.vocabulary), layout))
+        model = BLIP2(config, _images_first(read_chat(folder, decoder.context, decoder.vocabulary), layout))
     state, file = read_tensors(folder, WEIGHTS)
     left_out = (*CONSTANTS, *((_HEAD,) if decoder.tied else ()))
     return take_tensors(model, _table(decoder), state, str(file), left_out).eval()
@@ -76,7 +78,7 @@ def save(model: BLIP2, folder: Path) -> None:
         "qformer_config": q_former_section(config.connector, None),
         "text_config": {**decoder_section(config.language), **_marks(model.processor)},
         "num_query_tokens": config.connector.queries,
-        "image_token_index": model.processor.backend.token_to_id(layout.slot),
+        "image_token_index": model.processor.backend.token_to_id(layout.image_token),
         "tie_word_embeddings": config.language.tied,
     }
     write_pixels(layout.transform, "Blip", folder)
@@ -97,7 +99,7 @@ def _read_text(settings: Mapping[str, Any], where: str) -> opt.Config:
     return _opt.read_decoder(text, f"{where}: text_config")
 
 
-def _pictures_first(chat: ChatProcessor, layout: Fixed) -> ChatProcessor:
+def _images_first(chat: ChatProcessor, layout: Fixed) -> ChatProcessor:
     """Pictures stand before the token that begins a text, not behind it."""
     settings = replace(chat.settings, layout=replace(layout, behind=chat.settings.start), start="")
     return ChatProcessor(chat.backend, settings, chat.template.source or TEMPLATE.read_text(encoding="utf-8"))

@@ -119,7 +119,7 @@ def read_config(settings: Mapping[str, Any], where: str) -> Config:
         decoder,
         cross.Config(
             heads=decoder.heads,
-            hidden=decoder.hidden,
+            mlp_width=decoder.mlp_width,
             every=said.cross_layer_interval,
             qk_norm=said.qk_layer_norms,
             epsilon=decoder.epsilon,
@@ -146,7 +146,7 @@ def config_section(config: Config) -> dict[str, Any]:
         decoder.layers,
         decoder.heads,
         decoder.heads,
-        decoder.hidden,
+        decoder.mlp_width,
         decoder.context,
         theta=decoder.theta,
         scaling=decoder.scaling,
@@ -156,7 +156,7 @@ def config_section(config: Config) -> dict[str, Any]:
     if replace(decoder, head_width=None) != alike or text["head_dim"] * decoder.heads != decoder.width:
         raise CheckpointError(f"transformers' Idefics has a Llama without shared heads, not {decoder}")
     known = cross.Config(
-        decoder.heads, decoder.hidden, look.every, None, None, look.qk_norm, decoder.epsilon, look.gates, look.gate
+        decoder.heads, decoder.mlp_width, look.every, None, None, look.qk_norm, decoder.epsilon, look.gates, look.gate
     )
     if look != known or decoder.layers % look.every or not isinstance(between, resampler.Config):
         raise CheckpointError(

@@ -15,7 +15,7 @@ from chiasm.models.idefics2 import Config, Idefics2
 from chiasm.nn.connectors import perceiver
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
-from chiasm.weights.chats import read_chat, slot_id, token_of
+from chiasm.weights.chats import image_token_id, read_chat, token_of
 from chiasm.weights.files import read_section
 from chiasm.weights.mapping import Rule
 from chiasm.weights.transformers import _idefics
@@ -64,8 +64,8 @@ def load(folder: Path, settings: dict[str, Any]) -> Idefics2:
         raise CheckpointError(f"{file}: size is {pixels.size}; shortest_edge and longest_edge bound sides of pictures")
     sides = pixels.size["shortest_edge"], pixels.size["longest_edge"]
     config = Config(vision, decoder, _connector(settings, decoder, where), *sides)
-    slot = token_of(folder, slot_id(settings, default=32_001))
-    layout = Native(*sides, vision.patch, config.connector.latents, pixels.do_image_splitting, transform, slot)
+    image_token = token_of(folder, image_token_id(settings, default=32_001))
+    layout = Native(*sides, vision.patch, config.connector.latents, pixels.do_image_splitting, transform, image_token)
     with torch.device("meta"):
         model = Idefics2(config, read_chat(folder, decoder.context, decoder.vocabulary, layout))
     return _idefics.take(model, folder, _table(decoder))
@@ -82,7 +82,7 @@ def save(model: Idefics2, folder: Path) -> None:
         raise CheckpointError(
             f"transformers' Idefics2 writes pictures between marks of its own; this model has {layout}"
         )
-    if config.connector.hidden != text["intermediate_size"]:
+    if config.connector.mlp_width != text["intermediate_size"]:
         raise CheckpointError("transformers' Idefics2 maps features by an MLP as wide as that of its language model")
     tower, between = config.vision, config.connector
     settings = {
@@ -101,7 +101,7 @@ def save(model: Idefics2, folder: Path) -> None:
             "resampler_depth": between.layers,
             "resampler_n_heads": between.heads,
             "resampler_head_dim": between.head_width,
-            "num_key_value_heads": between.groups,
+            "num_key_value_heads": between.kv_heads,
             "hidden_act": "silu",
         },
     }
@@ -110,7 +110,7 @@ def save(model: Idefics2, folder: Path) -> None:
         "size": {"shortest_edge": layout.shortest, "longest_edge": layout.longest},
         "do_image_splitting": layout.split,
     }
-    around = {"processor_class": "Idefics2Processor", "image_seq_len": layout.slots}
+    around = {"processor_class": "Idefics2Processor", "image_seq_len": layout.image_tokens}
     _idefics.write(model, folder, settings, (pixels, around), _table(config.language))
 
 
@@ -120,7 +120,7 @@ def _connector(settings: Mapping[str, Any], decoder: llama.Config, where: str) -
     # The width is the language model's; transformers then takes its epsilon too.
     epsilon = found.rms_norm_eps if found.hidden_size == decoder.width else decoder.epsilon
     return perceiver.Config(
-        decoder.hidden,
+        decoder.mlp_width,
         found.resampler_n_latents,
         found.resampler_depth,
         found.resampler_n_heads,

@@ -13,7 +13,7 @@ from chiasm.errors import CheckpointError
 from chiasm.models.idefics3 import Config, Idefics3
 from chiasm.nn.connectors import pixel_shuffle_linear
 from chiasm.nn.decoder import DecoderConfig
-from chiasm.weights.chats import read_chat, slot_id, token_of
+from chiasm.weights.chats import image_token_id, read_chat, token_of
 from chiasm.weights.mapping import Rule
 from chiasm.weights.transformers import _idefics
 from chiasm.weights.transformers._language import decoder_section
@@ -48,8 +48,10 @@ def load(folder: Path, settings: dict[str, Any]) -> Idefics3:
     tile = one_side(pixels.max_image_size, "max_image_size", file)
     connector = pixel_shuffle_linear.Config(int(settings.get("scale_factor", 2)))
     config = Config(vision, decoder, connector, tile, pixels.size["longest_edge"])
-    slot = token_of(folder, slot_id(settings, default=128_257))
-    layout = Tiled(tile, config.longest, vision.patch, config.slots, pixels.do_image_splitting, transform, slot)
+    image_token = token_of(folder, image_token_id(settings, default=128_257))
+    layout = Tiled(
+        tile, config.longest, vision.patch, config.image_tokens, pixels.do_image_splitting, transform, image_token
+    )
     with torch.device("meta"):
         model = Idefics3(config, read_chat(folder, decoder.context, decoder.vocabulary, layout))
     return _idefics.take(model, folder, _table(decoder))
@@ -83,7 +85,7 @@ def save(model: Idefics3, folder: Path) -> None:
         "max_image_size": {"longest_edge": layout.tile},
         "do_image_splitting": layout.split,
     }
-    around = {"processor_class": "Idefics3Processor", "image_seq_len": layout.slots}
+    around = {"processor_class": "Idefics3Processor", "image_seq_len": layout.image_tokens}
     _idefics.write(model, folder, settings, (pixels, around), _table(config.language))
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from chiasm.data.box_texts.internvl import InternVL as Boxes
+from chiasm.data.box_formats.internvl import InternVL as Boxes
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.aspect_tiles import AspectTiles
 from chiasm.errors import CheckpointError
@@ -18,7 +18,7 @@ from chiasm.models.internvl import Config, InternVL
 from chiasm.nn.connectors import pixel_shuffle_mlp
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.image_towers import internvit
-from chiasm.weights.chats import read_chat, slot_id, token_of, write_chat, write_ends
+from chiasm.weights.chats import image_token_id, read_chat, token_of, write_chat, write_ends
 from chiasm.weights.files import read_json, read_json_if_present, read_section, read_tensors, write_json, write_tensors
 from chiasm.weights.mapping import ONE_MORE, TWO_MORE, Rule, give_tensors, renamed, take_tensors
 from chiasm.weights.transformers import llava
@@ -120,7 +120,7 @@ def save(model: InternVL, folder: Path) -> None:
         num_attention_heads=tower.heads,
         attention_bias=tower.bias,
         use_qk_norm=tower.qk_norm,
-        intermediate_size=tower.hidden,
+        intermediate_size=tower.mlp_width,
         hidden_act=act_name(tower.act),
         norm_type=next(theirs for theirs, ours in _NORMS.items() if ours == tower.norm),
         layer_norm_eps=tower.epsilon,
@@ -140,8 +140,8 @@ def save(model: InternVL, folder: Path) -> None:
             **asdict(whole),
             "vision_config": {"model_type": "internvl_vision", **asdict(vision)},
             "text_config": decoder_section(config.language),
-            "image_token_id": model.processor.backend.token_to_id(layout.slot),
-            "image_seq_length": layout.slots,
+            "image_token_id": model.processor.backend.token_to_id(layout.image_token),
+            "image_seq_length": layout.image_tokens,
             "tie_word_embeddings": model.language.head is None,
         },
     )
@@ -228,20 +228,22 @@ def _layout(folder: Path, settings: Mapping[str, Any], config: Config) -> Aspect
     needed = config.vision.image_size
     if (size.get("height"), size.get("width")) != (needed, needed):
         raise CheckpointError(f"{file} makes tiles of {pixels.size} pixels, but the model sees {needed}")
-    if (slots := settings.get("image_seq_length", 256)) != config.slots:
-        raise CheckpointError(f"{folder}: image_seq_length is {slots}, but the model makes {config.slots} slots a tile")
+    if (image_tokens := settings.get("image_seq_length", 256)) != config.image_tokens:
+        raise CheckpointError(
+            f"{folder}: image_seq_length is {image_tokens}, but the model makes {config.image_tokens} slots a tile"
+        )
     names = read_json_if_present(folder / "tokenizer_config.json")
     names = {**names, **_mapping(names.get("extra_special_tokens"))}
     mean, std = normalisation(pixels)
     return AspectTiles(
         needed,
-        slots,
+        image_tokens,
         pixels.min_patches,
         pixels.max_patches,
         interpolation=filter_name(pixels.resample, file),
         mean=mean,
         std=std,
-        token=token_of(folder, slot_id(settings, default=151_667)),
+        token=token_of(folder, image_token_id(settings, default=151_667)),
         before=str(names.get("start_image_token", "<img>")),
         behind=str(names.get("end_image_token", "</img>")),
     )
@@ -271,7 +273,8 @@ def _write_layout(layout: AspectTiles, processor: ChatProcessor, folder: Path) -
         },
     )
     write_json(
-        folder / "processor_config.json", {"processor_class": "InternVLProcessor", "image_seq_length": layout.slots}
+        folder / "processor_config.json",
+        {"processor_class": "InternVLProcessor", "image_seq_length": layout.image_tokens},
     )
     tokens = {
         "start_image_token": layout.before,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from chiasm.data.box_texts.kosmos import Kosmos
+from chiasm.data.box_formats.kosmos import Kosmos
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.errors import CheckpointError
 from chiasm.models.kosmos2 import Config, Kosmos2
@@ -51,7 +51,7 @@ def load(folder: Path, settings: dict[str, Any]) -> Kosmos2:
     """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
     config, decoder = read_config(settings, str(folder / "config.json"))
     pixels = read_pixels(folder, config.vision.image_size)
-    layout = Fixed(config.slots, pixels, _slot(folder), _OPEN, f"{_CLOSE} ")
+    layout = Fixed(config.image_tokens, pixels, _slot(folder), _OPEN, f"{_CLOSE} ")
     processor = read_chat(folder, decoder.context, decoder.vocabulary, layout, Kosmos())
     _check_marks(processor.backend.get_vocab(), folder)
     with torch.device("meta"):
@@ -111,7 +111,7 @@ def save(model: Kosmos2, folder: Path) -> None:
         decoder.context,
         decoder.width,
         decoder.layers,
-        decoder.hidden,
+        decoder.mlp_width,
         decoder.heads,
         act_name(decoder.act),
         decoder.epsilon,
@@ -123,7 +123,7 @@ def save(model: Kosmos2, folder: Path) -> None:
     write_pixels(layout.transform, "CLIP", folder)
     write_chat(processor, folder)
     tokenizer = read_json_if_present(folder / "tokenizer_config.json")
-    write_json(folder / "tokenizer_config.json", {**tokenizer, "mask_token": layout.slot})
+    write_json(folder / "tokenizer_config.json", {**tokenizer, "mask_token": layout.image_token})
     write_json(folder / "processor_config.json", {"processor_class": "Kosmos2Processor"})
     write_json(
         folder / "config.json",

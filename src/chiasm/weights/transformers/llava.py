@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 
 import torch
 
-from chiasm.data.box_texts.floats import Floats
+from chiasm.data.box_formats.floats import Floats
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.errors import CheckpointError
 from chiasm.models.llava import Config, LLaVA
 from chiasm.nn.connectors import mlp
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
-from chiasm.weights.chats import read_chat, slot_id, token_of, write_chat, write_ends
+from chiasm.weights.chats import image_token_id, read_chat, token_of, write_chat, write_ends
 from chiasm.weights.files import read_section, read_tensors, write_json, write_tensors
 from chiasm.weights.mapping import Rule, give_tensors, renamed, take_tensors
 from chiasm.weights.transformers._language import CONSTANTS, decoder_rules, decoder_section, read_decoder
@@ -34,8 +34,8 @@ def load(folder: Path, settings: dict[str, Any]) -> LLaVA:
     where = str(folder / "config.json")
     decoder = read_text(settings, where)
     config = read_config(settings, decoder, where)
-    slot = token_of(folder, slot_id(settings, default=32_000))
-    layout = Fixed(config.patches, read_pixels(folder, config.vision.grid()[0]), slot)
+    image_token = token_of(folder, image_token_id(settings, default=32_000))
+    layout = Fixed(config.patches, read_pixels(folder, config.vision.grid()[0]), image_token)
     with torch.device("meta"):
         model = LLaVA(config, read_chat(folder, decoder.context, decoder.vocabulary, layout, Floats(digits=2)))
     return take(model, folder, table(decoder))
@@ -102,7 +102,7 @@ def config_section(model: LLaVA) -> dict[str, Any]:
         "multimodal_projector_bias": config.connector.bias,
         "vision_feature_layer": config.layer,
         "vision_feature_select_strategy": "full" if config.class_token else "default",
-        "image_token_index": model.processor.backend.token_to_id(layout.slot),
+        "image_token_index": model.processor.backend.token_to_id(layout.image_token),
         "tie_word_embeddings": model.language.head is None,
     }
 
@@ -124,7 +124,7 @@ def write(model: LLaVA, folder: Path, settings: dict[str, Any], rules: tuple[Rul
         folder / "processor_config.json",
         {
             "processor_class": processor,
-            "image_token": layout.slot,
+            "image_token": layout.image_token,
             "patch_size": settings["vision_config"]["patch_size"],
             "vision_feature_select_strategy": settings["vision_feature_select_strategy"],
             "num_additional_image_tokens": 1,

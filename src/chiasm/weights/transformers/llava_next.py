@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from chiasm.data.box_texts.floats import Floats
+from chiasm.data.box_formats.floats import Floats
 from chiasm.data.layouts.any_resolution import GRIDS, AnyResolution, Grids
 from chiasm.data.transforms import OPENAI_MEAN, OPENAI_STD
 from chiasm.errors import CheckpointError
 from chiasm.models import llava as ours
 from chiasm.models.llava_next import Config, LLaVANeXT
 from chiasm.nn.decoder import DecoderConfig
-from chiasm.weights.chats import read_chat, slot_id, token_of
+from chiasm.weights.chats import image_token_id, read_chat, token_of
 from chiasm.weights.files import write_json
 from chiasm.weights.mapping import Rule
 from chiasm.weights.transformers import llava
@@ -46,7 +46,7 @@ def load(folder: Path, settings: dict[str, Any]) -> LLaVANeXT:
         )
     grids = tuple((int(height), int(width)) for height, width in settings.get("image_grid_pinpoints") or GRIDS)
     config = Config(**{name: getattr(shared, name) for name in ours.Config.__dataclass_fields__}, grids=grids)
-    layout = _layout(folder, config, token_of(folder, slot_id(settings, default=32_000)))
+    layout = _layout(folder, config, token_of(folder, image_token_id(settings, default=32_000)))
     with torch.device("meta"):
         model = LLaVANeXT(config, read_chat(folder, decoder.context, decoder.vocabulary, layout, Floats(digits=2)))
     return llava.take(model, folder, _table(decoder))
@@ -81,7 +81,7 @@ def save(model: LLaVANeXT, folder: Path) -> None:
     llava.write(model, folder, settings, _table(config.language), "LlavaNextProcessor")
 
 
-def _layout(folder: Path, config: Config, slot: str) -> AnyResolution:
+def _layout(folder: Path, config: Config, image_token: str) -> AnyResolution:
     settings, transform, file = read_tiles(_Settings(), folder)
     sides = {one_side(settings.size, "size", file), one_side(settings.crop_size, "crop_size", file)}
     tower = config.vision
@@ -91,7 +91,7 @@ def _layout(folder: Path, config: Config, slot: str) -> AnyResolution:
         raise CheckpointError(
             f"{file} lays pictures on {settings.image_grid_pinpoints}, but config.json has other grids"
         )
-    return AnyResolution(tower.image_size, tower.patch, config.grids, transform, slot)
+    return AnyResolution(tower.image_size, tower.patch, config.grids, transform, image_token)
 
 
 MODULES = llava.MODULES

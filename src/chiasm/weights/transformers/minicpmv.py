@@ -134,7 +134,7 @@ def save(model: MiniCPMV, folder: Path) -> None:
     )
     if _layout(written, config, bool(layout.id_before)) != layout:
         raise CheckpointError(f"MiniCPM-V {version} writes pictures between marks in another way than {layout}")
-    if config.connector != cross_attention.Config(layout.slots, model.language.width // HEAD):
+    if config.connector != cross_attention.Config(layout.image_tokens, model.language.width // HEAD):
         raise CheckpointError(f"MiniCPM-V's resampler has a head for {HEAD} values; this one is {config.connector}")
     tower = config.vision
     slices = {"max_slice_nums": layout.most, "patch_size": layout.patch, "scale_resolution": layout.size}
@@ -145,7 +145,7 @@ def save(model: MiniCPMV, folder: Path) -> None:
         {
             "image_processor_type": "MiniCPMVImageProcessor",
             **asdict(written),
-            "image_feature_size": layout.slots,
+            "image_feature_size": layout.image_tokens,
             "version": float(version),
         },
     )
@@ -157,7 +157,7 @@ def save(model: MiniCPMV, folder: Path) -> None:
             "version": version,
             "dtype": "float32",
             **text,
-            "query_num": layout.slots,
+            "query_num": layout.image_tokens,
             "image_size": layout.size,
             "patch_size": layout.patch,
             "batch_vision_input": True,

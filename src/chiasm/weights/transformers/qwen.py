@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from chiasm.data.box_texts import qwen_vl as box_texts
+from chiasm.data.box_formats import qwen_vl as box_formats
 from chiasm.data.chat_processor import ChatProcessor, ChatSettings
 from chiasm.data.layout import Layout
 from chiasm.data.layouts.fixed import Fixed
@@ -155,8 +155,8 @@ def read_visual(
     if visual.output_dim != decoder.width:
         raise CheckpointError(f"{where}: the tower makes {visual.output_dim} values, the decoder reads {decoder.width}")
     sides = (visual.image_size,) * 2 if isinstance(visual.image_size, int) else visual.image_size
-    hidden = int(visual.width * visual.mlp_ratio)
-    tower = bare.Config(min(sides), visual.patch_size, visual.width, visual.layers, visual.heads, hidden)
+    mlp_width = int(visual.width * visual.mlp_ratio)
+    tower = bare.Config(min(sides), visual.patch_size, visual.width, visual.layers, visual.heads, mlp_width)
     return (
         tower,
         cross_attention.Config(visual.n_queries, max(1, decoder.width // HEAD), "shared"),
@@ -167,7 +167,7 @@ def read_visual(
 def read_processor(folder: Path, decoder: llama.Config, layout: Layout) -> ChatProcessor:
     """The processor of a folder with `qwen.tiktoken`, or with a `tokenizer.json`, which comes first."""
     if (folder / "tokenizer.json").exists():
-        return read_chat(folder, decoder.context, decoder.vocabulary, layout, box_texts.QwenVL())
+        return read_chat(folder, decoder.context, decoder.vocabulary, layout, box_formats.QwenVL())
     if not (folder / RANKS).exists():
         raise CheckpointError(f"{folder} holds neither {RANKS} nor tokenizer.json: it is not a whole checkpoint")
     backend = read_ranks(folder / RANKS, SPECIALS)
@@ -179,7 +179,7 @@ def read_processor(folder: Path, decoder: llama.Config, layout: Layout) -> ChatP
     ends = ("<|im_end|>", "<|endoftext|>") if chats else ("<|endoftext|>",)
     return ChatProcessor(
         backend,
-        ChatSettings(decoder.context, layout, "", ends, boxes=box_texts.QwenVL()),
+        ChatSettings(decoder.context, layout, "", ends, boxes=box_formats.QwenVL()),
         _CHAT if chats else "",
     )
 
@@ -219,7 +219,7 @@ def write(
             "dtype": "float32",
             "vocab_size": text.vocabulary,
             "hidden_size": text.width,
-            "intermediate_size": 2 * text.hidden,
+            "intermediate_size": 2 * text.mlp_width,
             "num_hidden_layers": text.layers,
             "num_attention_heads": text.heads,
             "kv_channels": text.width // text.heads,
@@ -237,7 +237,7 @@ def write(
                 "width": tower.width,
                 "layers": tower.layers,
                 "heads": tower.heads,
-                "mlp_ratio": (tower.hidden + 0.5) / tower.width,  # of which the program takes whole numbers
+                "mlp_ratio": (tower.mlp_width + 0.5) / tower.width,  # of which the program takes whole numbers
                 "output_dim": text.width,
                 "n_queries": config.connector.queries,
                 "image_start_id": model.processor.backend.token_to_id("<img>"),
@@ -284,7 +284,7 @@ def heads_together(heads: int) -> Form:
 
 def _qwen(text: llama.Config) -> llama.Config:
     """The decoder of Qwen with these numbers."""
-    shape = (text.vocabulary, text.width, text.layers, text.heads, text.heads, text.hidden, text.context)
+    shape = (text.vocabulary, text.width, text.layers, text.heads, text.heads, text.mlp_width, text.context)
     return llama.Config(*shape, theta=text.theta, epsilon=text.epsilon, qkv_bias=True)
 
 

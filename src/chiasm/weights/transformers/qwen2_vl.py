@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from chiasm.data.box_texts.qwen2_vl import Qwen2VL as Boxes
+from chiasm.data.box_formats.qwen2_vl import Qwen2VL as Boxes
 from chiasm.data.layouts.packed import PackedPatches
 from chiasm.errors import CheckpointError
 from chiasm.models.qwen2_vl import Config, Qwen2VL
@@ -110,7 +110,7 @@ def save(model: Qwen2VL, folder: Path) -> None:
     config, layout, tower = model.config, model.processor.layout, model.config.vision
     if not isinstance(layout, PackedPatches) or not layout.before or not layout.behind:
         raise CheckpointError(f"transformers' Qwen2-VL reads packed patches between two marks; this model has {layout}")
-    if tower.hidden % tower.width or tower.epsilon != _EPSILON:
+    if tower.mlp_width % tower.width or tower.epsilon != _EPSILON:
         raise CheckpointError(
             "transformers' Qwen2-VL has a tower whose MLP is a multiple of its width, with norms of epsilon "
             f"{_EPSILON}; this model has {tower}"
@@ -120,7 +120,7 @@ def save(model: Qwen2VL, folder: Path) -> None:
         tower.width,
         model.language.width,
         act_name(tower.act),
-        tower.hidden // tower.width,
+        tower.mlp_width // tower.width,
         tower.heads,
         3,
         tower.patch,

@@ -1,0 +1,1 @@
+"""One experiment: its recipe, what that becomes, and how it is run."""

@@ -1,0 +1,298 @@
+"""A recipe becomes a run: a model and its data, trained by the loop, evaluated by the tasks, kept in one folder.
+
+runs/NAME/   recipe.yaml   metrics.jsonl   checkpoints/   checkpoint/   evaluation/   report.html"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+
+from chiasm.adaptation.adapted import adapt, put
+from chiasm.data.cache import DecodedSource, ImageCache
+from chiasm.data.processor import Processor
+from chiasm.data.reader import Reader
+from chiasm.data.source import Source
+from chiasm.errors import RecipeError, TrainingError
+from chiasm.evaluation.request_runner import RunOptions
+from chiasm.evaluation.result import Evaluation
+from chiasm.evaluation.run import check, evaluate, quick_scores
+from chiasm.experiment.assembly import build_model, check_parts
+from chiasm.experiment.recipe import PretrainedPart, Recipe, learned_by
+from chiasm.models import folder as model_folder
+from chiasm.models.dual_encoder import DualEncoder
+from chiasm.models.features import CachedProcessor
+from chiasm.models.generative_features import CachedChatProcessor, CachesImageFeatures
+from chiasm.models.model import Model
+from chiasm.training.distributed import Ranks
+from chiasm.training.loop import Loop
+from chiasm.training.monitor import METRICS
+
+RECIPE, CHECKPOINT, EVALUATION, BASE, STAGES = "recipe.yaml", "checkpoint", "evaluation", "base", "stages"
+
+
+class Experiment:
+    """One recipe in one folder.
+
+    resume: go on from the newest checkpoint. Raises TrainingError if the folder holds another run and neither
+    `resume` nor `overwrite` says what to do with it.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        console: Console | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.recipe, self.folder, self.ranks = recipe, folder, ranks or Ranks()
+        self.resume, self.overwrite = resume, overwrite
+        self.console = (console or Console()) if self.ranks.first else Console(quiet=True)
+        self.ranks.on_first(self._check_folder)
+        self.ranks.on_first(self._check_start)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Makes what is trained, and takes the folder; whatever is wrong is told before it is touched."""
+        recipe = self.recipe
+        self.model = self.ranks.together(self._built)
+        self.ranks.on_first(self._check_evaluation)
+        reader = self.ranks.in_turn(self._reader) if recipe.data.features else self.ranks.together(self._reader)
+        self.ranks.on_first(self._claim_folder)
+        if recipe.adapters:
+            self.ranks.on_first(self._keep_base)
+            torch.manual_seed(recipe.seed)
+            adapt(self.model, recipe.adapters, self._base)
+        self.finished = self.ranks.any(self.ranks.first and self.resume and self.checkpoint.is_dir())
+        if self.finished:
+            if self.model.adaptation is not None:
+                put(self.model, self.model.adaptation.read(self.model, self.checkpoint))
+            else:
+                model_folder.load_weights(self.model, self.checkpoint / model_folder.WEIGHTS)
+            self._say("the run is finished; only its evaluation is done again")
+            return
+        self.loop = Loop(
+            self.model,
+            reader,
+            recipe.training,
+            self.folder,
+            name=recipe.name,
+            recipe=self.text,
+            evaluate=self._live_figures if recipe.evaluation else None,
+            console=self.console,
+            ranks=self.ranks,
+        )
+        if self.resume:
+            self._say(f"going on from step {self.loop.resume()} of {recipe.training.steps}")
+
+    @property
+    def text(self) -> str:
+        """The recipe as the folder keeps it."""
+        return self.recipe.text()
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.recipe.training.steps
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the trained model is, once the run is finished."""
+        return self.folder / CHECKPOINT
+
+    def train(self) -> bool:
+        """Trains to the end and saves the model; False if a signal stopped the run first. All ranks call this."""
+        if self.finished:
+            return True
+        if not self.loop.run():
+            return False
+        self.model = self.loop.finished() or self.model
+        self.ranks.on_first(
+            lambda: model_folder.save(self.model, self.checkpoint, self.text, model_card(self.recipe, self.model))
+        )
+        return True
+
+    def evaluate(self) -> Evaluation | None:
+        """Asks the trained model all tasks of the recipe, and writes the answers and scores; None without tasks.
+
+        The first rank does this, and None is what the others get; none of them has to wait for it.
+        """
+        if not self.recipe.evaluation or not self.ranks.first:
+            return None
+        about = {
+            "name": self.recipe.name,
+            "step": str(self.steps),
+            "checkpoint": str(self.checkpoint),
+        }
+        way = RunOptions(self.recipe.score_by)
+        evaluation = evaluate(self.model, self.recipe.evaluation, self.folder / EVALUATION, about=about, way=way)
+        card = model_card(self.recipe, self.model, evaluation)
+        (self.checkpoint / "README.md").write_text(card)
+        return evaluation
+
+    @property
+    def _base(self) -> str:
+        """What adapters are put on to: the model that the run starts from, or where a new one is kept."""
+        return self.recipe.start.checkpoint if self.recipe.start is not None else str(self.folder / BASE)
+
+    def _keep_base(self) -> None:
+        """Checkpoints hold adapters alone, so a new model is kept once as it was before them."""
+        if self.recipe.start is None and not Path(self._base).is_dir():
+            model_folder.save(self.model, Path(self._base))
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _check_evaluation(self) -> None:
+        check(self.model, self.recipe.evaluation, RunOptions(self.recipe.score_by))
+        for tracker in self.recipe.training.trackers:
+            tracker.check()
+        best, titles = self.recipe.training.best, [f"{task.title}: " for task in self.recipe.evaluation]
+        if best is not None and not best.startswith(tuple(titles)):
+            raise RecipeError(
+                f"training.best: '{best}' is no figure of a task of this recipe; they begin with "
+                + " or ".join(f"'{title}'" for title in titles or ["(there is no task)"])
+            )
+
+    def _live_figures(self, model: Model) -> Mapping[str, float]:
+        return quick_scores(model, self.recipe.evaluation, way=RunOptions(self.recipe.score_by))
+
+    def _reader(self) -> Reader:
+        data = self.recipe.data
+        processor = self.model.processor
+        if data.features is not None:
+            processor = self._with_features(data.features)
+        return Reader(
+            data.train if data.cache is None else self._decoded(data.cache),
+            processor,
+            data.batch_size,
+            budget=data.budget,
+            seed=self.recipe.seed,
+            captions=data.captions,
+            max_skipped=data.max_skipped,
+            threads=data.threads,
+            rank=self.ranks.rank,
+            ranks=self.ranks.count,
+        )
+
+    def _decoded(self, cache: ImageCache | Literal["decoded"]) -> Source:
+        transform = self.model.processor.transform
+        if transform is None:
+            raise RecipeError("data.cache keeps pictures that are all made alike; this model's processor makes others")
+        data = self.recipe.data
+        source = DecodedSource(data.train, transform, ImageCache() if cache == "decoded" else cache, data.threads)
+        source.fill(self.console)
+        return source
+
+    def _with_features(self, folder: Path) -> Processor:
+        frozen = {name for name, part in self.recipe.training.parts.items() if part.frozen}
+        frozen |= {name for name, part in self.model.named_children() if getattr(part, "frozen", False)}
+        cached: CachedProcessor | CachedChatProcessor
+        if isinstance(self.model, DualEncoder) and {"vision", "text"} & frozen:
+            cached = CachedProcessor(self.model, folder, images="vision" in frozen, texts="text" in frozen)
+        elif isinstance(self.model, CachesImageFeatures) and "vision" in frozen:
+            cached = CachedChatProcessor(self.model, folder)
+        else:
+            raise RecipeError(
+                "data.features keeps the outputs of frozen towers; freeze one or both with "
+                "training.parts: {vision: {frozen: true}, text: {frozen: true}}"
+            )
+        if self.ranks.first:
+            cached.fill(self.recipe.data.train, self.console)
+        return cached
+
+    def _check_folder(self) -> None:
+        """Raises TrainingError unless the folder is free, or it is said what to do with the run in it."""
+        file, text = self.folder / RECIPE, self.text
+        if self.resume:
+            if not file.exists():
+                raise TrainingError(f"{self.folder} holds no run to go on with; leave --resume out to begin one")
+            if learned_by(old := file.read_text()) != learned_by(text):
+                raise TrainingError(
+                    f"{self.folder} holds a run of another recipe ({_changed_lines(old, text)}); go on with the recipe "
+                    "that it began with, or give --out another folder"
+                )
+        elif self.overwrite:
+            if self.folder.is_dir() and any(self.folder.iterdir()) and not file.exists():
+                raise TrainingError(f"{self.folder} holds other things than a run; they are not removed")
+        elif any((self.folder / name).exists() for name in (METRICS, CHECKPOINT, STAGES, "checkpoints")):
+            raise TrainingError(
+                f"{self.folder} already holds a run; --resume goes on with it, --overwrite starts anew, "
+                "--out FOLDER keeps both"
+            )
+
+    def _check_start(self) -> None:
+        """Raises TrainingError where removing the older run would remove the model that this one begins from."""
+        start = self.recipe.start
+        begun = [start.checkpoint] if start is not None else []
+        begun += [one.checkpoint for one in self.recipe.pretrained.values() if isinstance(one, PretrainedPart)]
+        if self.overwrite and any(Path(one).resolve().is_relative_to(self.folder.resolve()) for one in begun):
+            raise TrainingError(
+                f"{self.folder} holds the model to start from, and --overwrite would remove it; give another --out"
+            )
+
+    def _built(self) -> Model:
+        model = build_model(self.recipe)
+        check_parts(model.config, self.recipe)
+        return model
+
+    def _claim_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for old in self.folder.iterdir() if self.overwrite else ():
+                if old.is_dir() and not old.is_symlink():
+                    shutil.rmtree(old)
+                elif old.name != RECIPE:  # the mark of a run stays until another takes its place, whatever ends us
+                    old.unlink()
+            aside = self.folder / f"{RECIPE}.new"
+            aside.write_text(self.text)
+            aside.replace(self.folder / RECIPE)
+        except OSError as error:
+            raise TrainingError(f"cannot write the run folder {self.folder}: {error.strerror or error}") from error
+
+
+def model_card(recipe: Recipe, model: Model, evaluation: Evaluation | None = None) -> str:
+    """README.md of a checkpoint: what the model is, how it was made, and its scores beside chance."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    start = f", from `{recipe.start.checkpoint}`" if recipe.start is not None else ""
+    told = (
+        f"A {model.config.chosen()} model of {parameters:,} parameters, trained with chiasm by the recipe in "
+        f"`recipe.yaml`{start}: {_told_steps(recipe)}."
+    )
+    lines = [
+        f"# {recipe.name}",
+        "",
+        told,
+        "",
+        "    import chiasm",
+        '    model = chiasm.load("this folder")',
+    ]
+    if evaluation is not None:
+        lines += ["", "| task | figure | items | score | 95% interval | chance |", "|---|---|---|---|---|---|"]
+        for result in evaluation.results:
+            for score in result.scores:
+                name = f"{score.name}, {score.group}" if score.group else score.name
+                lines.append(
+                    f"| {result.name} | {name} | {score.items} | {score.value:.1%} "
+                    f"| {score.low:.1%} to {score.high:.1%} | {score.chance:.1%} |"
+                )
+    return "\n".join(lines) + "\n"
+
+
+def _told_steps(recipe: Recipe) -> str:
+    stages = [(f"{one.name}: ", recipe.stage(at, "")) for at, one in enumerate(recipe.stages)] or [("", recipe)]
+    return ", then ".join(f"{name}{one.training.steps:,} steps of {one.data.told_size}" for name, one in stages)
+
+
+def _changed_lines(old: str, new: str) -> str:
+    """Up to three lines of the new recipe that differ from the old one, for an error."""
+    before = set(old.splitlines())
+    changed = [line.strip() for line in new.splitlines() if line not in before]
+    return "; ".join(changed[:3]) or "entries were removed"
