@@ -19,6 +19,7 @@ from chiasm.weights import open_clip as adapter
 from tests import peers
 from tests.weights import test_open_clip as oc
 from tests.weights import test_transformers_clip, test_transformers_siglip, tiny, tiny_siglip2
+from tests.weights.shaking import shaken
 from tests.worlds import tiny_clip
 
 
@@ -106,7 +107,7 @@ def test_a_bidirectional_text_tower_reads_its_new_context(tmp_path: Path) -> Non
 
 def test_a_resnet_takes_another_size() -> None:
     config = clip.Config(oc.OWN_RESNET, tiny_clip().config.text, 16)
-    model = tiny.shaken(clip.CLIP(config, tiny_clip().processor))
+    model = shaken(clip.CLIP(config, tiny_clip().processor))
     before = model.get_parameter("vision.pool.position").detach().clone()
     set_resolution(model, 96)
     after = model.get_parameter("vision.pool.position")

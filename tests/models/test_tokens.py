@@ -20,6 +20,7 @@ from chiasm.weights.open_clip._table import TABLES
 from tests import peers
 from tests.weights import test_open_clip as oc
 from tests.weights import test_transformers_clip, test_transformers_siglip, tiny
+from tests.weights.shaking import shaken
 from tests.worlds import tiny_clip
 
 
@@ -63,7 +64,7 @@ def test_tokens_are_those_that_open_clip_puts_out() -> None:
 def test_a_resnets_tokens_are_its_feature_map() -> None:
     """Row by row: pooled, they are what the model makes of the picture."""
     config = clip.Config(oc.OWN_RESNET, tiny_clip().config.text, 16)
-    model = tiny.shaken(clip.CLIP(config, tiny_clip().processor))
+    model = shaken(clip.CLIP(config, tiny_clip().processor))
     images = Images(torch.randn(2, 3, 64, 64), torch.arange(2))
     made = model.encode_image_tokens(images)
     assert made.places(0).shape == (2, 2, 512)

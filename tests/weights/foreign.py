@@ -12,6 +12,7 @@ from tokenizers import pre_tokenizers
 
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.weights.generating import CHATML, write_tokenizer
+from tests.weights.shaking import shaken
 
 SIZE, PATCH = 28, 14
 
@@ -54,10 +55,7 @@ def bert(count: int = 60, **more: Any) -> Any:
 
 
 def _saved(folder: Path, model: Any, processor: Any) -> Any:
-    model.eval()
-    for one in model.parameters():  # peers begin some with zeros, which would hide what is computed
-        if not one.abs().sum():
-            torch.nn.init.normal_(one, std=0.3)
+    shaken(model)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return model

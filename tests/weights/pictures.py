@@ -24,7 +24,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image:
 
 
 class Resampler(nn.Module):
-    """Queries, torch's attention, norms and a matrix, with the names of the published programs."""
+    """Queries, torch's attention, norms and a matrix, with the names of the published programs; it computes nothing."""
 
     def __init__(self, queries: int, width: int, features: int, heads: int) -> None:
         super().__init__()
@@ -38,21 +38,6 @@ class Resampler(nn.Module):
             nn.init.normal_(norm.bias, std=0.2)
         nn.init.normal_(self.attn.in_proj_bias, std=0.2)
         nn.init.normal_(self.attn.out_proj.bias, std=0.2)
-
-    def forward(self, x_1PD: Tensor, at_query: Tensor | float, at_key: Tensor) -> Tensor:
-        """(K, D) of one picture."""
-        values = self.ln_kv(self.kv_proj(x_1PD))
-        queries = self.ln_q(self.query)[None] + at_query
-        mixed = self.attn(queries, values + at_key, values, need_weights=False)[0]
-        return self.ln_post(mixed)[0] @ self.proj
-
-
-def sine_grid(rows: int, columns: int, width: int) -> Tensor:
-    """(rows * columns, width), in numpy, as the published programs begin."""
-    rates = 1.0 / 10_000 ** (np.arange(width // 4, dtype=np.float32) / (width / 4.0))
-    down, across = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
-    halves = [np.einsum("m,d->md", axis.reshape(-1), rates) for axis in (across, down)]
-    return torch.from_numpy(np.concatenate([f(half) for half in halves for f in (np.sin, np.cos)], axis=1)).float()
 
 
 def spread_out(model: nn.Module, std: float = 0.3) -> None:

@@ -1,4 +1,6 @@
-"""MiniCPM-V's published folders, beside a model of the same names put together from transformers' and torch's parts."""
+"""MiniCPM-V's published folders, beside transformers' classes where there are such: the language models, and the tower
+of version 4.6 without the merger in its midst, which is that of all versions, under the same names. The resampler,
+which 4.6 has no more, stands beside its equations."""
 
 import json
 from pathlib import Path
@@ -9,8 +11,8 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
-from transformers.models.idefics2.configuration_idefics2 import Idefics2VisionConfig
-from transformers.models.idefics2.modeling_idefics2 import Idefics2VisionTransformer
+from transformers.models.minicpmv4_6.configuration_minicpmv4_6 import MiniCPMV4_6VisionConfig
+from transformers.models.minicpmv4_6.modeling_minicpmv4_6 import MiniCPMV4_6VisionModel
 
 import chiasm
 from chiasm.data.layouts.slices import Slices
@@ -19,7 +21,8 @@ from chiasm.errors import CheckpointError, DataError
 from chiasm.models.minicpm_v import SIZES, MiniCPMV
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
-from tests.weights import generating, pictures
+from tests.weights import equations, generating, pictures
+from tests.weights.shaking import shaken
 
 EXTRA = ("<unk>", "<image>", "</image>", "<slice>", "</slice>", "<image_id>", "</image_id>", "<|eot_id|>")
 TEMPLATE = (
@@ -58,7 +61,7 @@ class Peer:
         folder.mkdir(parents=True, exist_ok=True)
         vocabulary = generating.write_tokenizer(folder, TEMPLATE, EXTRA)
         torch.manual_seed(0)
-        self.tower = Idefics2VisionTransformer(Idefics2VisionConfig(**VISION)).eval()
+        self.tower = MiniCPMV4_6VisionModel(MiniCPMV4_6VisionConfig(**VISION)).eval()
         self.resampler = pictures.Resampler(QUERIES, WIDTH, VISION["hidden_size"], WIDTH // 128).eval()
         kinds: Any = {
             "2.5": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
@@ -67,9 +70,11 @@ class Peer:
         self.language = kinds[1](kinds[0](**TEXT, vocab_size=vocabulary, pad_token_id=0)).eval()
         for part in (self.tower, self.language):
             pictures.spread_out(part)
+        for part in (self.tower, self.resampler, self.language):
+            shaken(part)
         state: dict[str, Tensor] = {}
         for name, part in (("vpm", self.tower), ("resampler", self.resampler), ("llm", self.language)):
-            state |= {f"{name}.{key}": one for key, one in part.state_dict().items()}
+            state |= {f"{name}.{key}": one for key, one in part.state_dict().items() if "vit_merger" not in key}
         settings = {"architectures": ["MiniCPMV"], "model_type": "minicpmv", "version": version, **TEXT}
         settings |= {
             "vocab_size": vocabulary,
@@ -89,14 +94,18 @@ class Peer:
         (folder / "preprocessor_config.json").write_text(json.dumps({**pixels, "version": float(version)}))
 
     def features(self, batch: Any) -> Tensor:
-        """One slice after another, as a picture of its own."""
+        """Of all slices at once through their tower; then each with its own positions through the resampler."""
+        grids = batch.images.grid_N2
+        cut = [patches[: int(grid.prod())] for patches, grid in zip(batch.images.pixels, grids, strict=True)]
+        rows = torch.cat(cut).view(-1, PATCH, PATCH, 3)  # their processor lays all patches in one row
+        pixels = rows.permute(3, 1, 0, 2).reshape(1, 3, PATCH, -1)
+        found = self.tower(pixel_values=pixels, target_sizes=grids, use_vit_merger=False).last_hidden_state[0]
+        state = {f"r.{name}": one.double().numpy() for name, one in self.resampler.state_dict().items()}
         made = []
-        for patches, (rows, columns) in zip(batch.images.pixels, batch.images.grid_N2.tolist(), strict=True):
-            cut = patches[: rows * columns].view(rows, columns, PATCH, PATCH, 3)
-            pixels = cut.permute(4, 0, 2, 1, 3).reshape(1, 3, rows * PATCH, columns * PATCH)
-            seen = self.tower(pixel_values=pixels).last_hidden_state
-            made.append(self.resampler(seen, 0.0, pictures.sine_grid(rows, columns, WIDTH).to(seen)))
-        return torch.cat(made)
+        for seen, (down, across) in zip(torch.split(found, [len(one) for one in cut]), grids.tolist(), strict=True):
+            places = equations.sines(down, across, WIDTH)
+            made.append(equations.resampler(state, seen.numpy(), 0.0, places, ("r", "r")))
+        return torch.from_numpy(np.concatenate(made))
 
     def logits(self, ids: Tensor, features: Tensor, image_token: int) -> Tensor:
         x_TD = self.language.get_input_embeddings()(ids)

@@ -30,6 +30,7 @@ from chiasm.weights.texts import read_tokenizer
 from tests import peers
 from tests.shared_data import shared_data
 from tests.weights import tiny
+from tests.weights.shaking import shaken
 
 CONTEXT = 20
 VIT = {"image_size": 32, "layers": 2, "width": 48, "head_width": 12, "mlp_ratio": 2.7, "patch_size": 8}
@@ -44,12 +45,7 @@ def model_cfg(vision: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 def peer_model(open_clip: ModuleType, settings: dict[str, Any]) -> Any:
     torch.manual_seed(0)
-    model = tiny.shaken(open_clip.CLIP(**json.loads(json.dumps(settings))))
-    for name, buffer in model.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.normal_(std=0.2)
-        if name.endswith("running_var"):
-            buffer.uniform_(0.5, 2.0)
+    model = shaken(open_clip.CLIP(**json.loads(json.dumps(settings))))
     size = settings["vision_cfg"]["image_size"]
     open_clip.model.set_model_preprocess_cfg(
         model, {"size": size, "mean": (0.4, 0.5, 0.6), "std": (0.3, 0.2, 0.25), "interpolation": "bicubic"}
@@ -126,7 +122,7 @@ def own_model(vision: vit.Config | resnet.Config, act: Activation = "gelu_tanh")
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
     image = ImageTransform(vision.image_size, interpolation="bilinear", mean=mean, std=std, centre="even")
     tokenizer = Tokenizer(learn_tokenizer(tiny.CAPTIONS, 320), TextTransform(context=CONTEXT))
-    return tiny.shaken(clip.CLIP(clip.Config(vision, text, 16), PairProcessor(image, tokenizer)))
+    return shaken(clip.CLIP(clip.Config(vision, text, 16), PairProcessor(image, tokenizer)))
 
 
 OWN_VIT = vit.Config(32, 8, 48, 2, 4, 131, act="gelu_tanh", epsilon=1e-6)

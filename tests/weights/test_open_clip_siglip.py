@@ -24,6 +24,7 @@ from chiasm.weights import open_clip as adapter
 from chiasm.weights.open_clip import _siglip
 from tests import peers
 from tests.weights import tiny, tiny_siglip2
+from tests.weights.shaking import shaken
 
 NAMES = {"gelu": "vit_tiny_patch8_siglip_32", "gelu_tanh": "vit_tiny_patch8_siglip_tanh_32"}
 CONTEXT = 16
@@ -85,9 +86,7 @@ def settings(act: str, head: bool = True, clean: str | None = "canonicalize") ->
 
 def peer_model(open_clip: ModuleType, entries: dict[str, Any]) -> Any:
     torch.manual_seed(0)
-    model = tiny.shaken(
-        open_clip.CustomTextCLIP(**{key: value for key, value in entries.items() if key != "custom_text"})
-    )
+    model = shaken(open_clip.CustomTextCLIP(**{key: value for key, value in entries.items() if key != "custom_text"}))
     cfg = {"size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "resize_mode": "squash"}
     open_clip.model.set_model_preprocess_cfg(model, cfg)
     return model

@@ -19,6 +19,7 @@ from chiasm.errors import CheckpointError, MissingExtra
 from chiasm.nn.bert import SIZES, Bert, mean_over_tokens, transformers_name
 from chiasm.weights.packages import efficientnet_lite0, minilm_l6, smollm2_135m
 from tests.shared_data import shared_data
+from tests.weights.shaking import shaken
 
 SENTENCES = [
     "A man rides a horse along the beach.",
@@ -184,7 +185,7 @@ def fake_lite0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_only_tensors_are_read_and_each_is_accounted_for(fake_minilm: Path) -> None:
-    bert = SIZES["minilm-l6"].build()
+    bert = shaken(SIZES["minilm-l6"].build())
     state = {transformers_name(name): one for name, one in bert.state_dict().items()}
     safetensors.torch.save_file(state, fake_minilm)
     loaded = minilm_l6.load().state_dict()

@@ -1,13 +1,16 @@
-"""Qwen-VL's and Monkey's published folders, beside models made of transformers' and torch's parts."""
+"""Qwen-VL's and Monkey's published folders, beside the equations of their papers and programs.
+
+The folders are made of transformers' and torch's parts, which have shapes and random values and compute nothing."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 import transformers
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import chiasm
@@ -18,7 +21,8 @@ from chiasm.models.monkey import Monkey
 from chiasm.models.qwen_vl import QwenVL
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
-from tests.weights import pictures, test_ranks
+from tests.weights import equations, pictures, test_ranks
+from tests.weights.shaking import shaken
 
 WIDTH, SEEN, HEADS, LAYERS, QUERIES, HIDDEN = 256, 32, 4, 2, 9, 48
 RANKED, SPECIAL = 400, 3 + 205 + 9
@@ -86,11 +90,9 @@ class Peer:
         for part in (self.conv, self.blocks, self.language):
             pictures.spread_out(part)
         self.conv.weight.data *= 0.01  # as small as the positions, so that the epsilon of the norm behind them counts
-        for one in self.language.parameters():  # biases too
-            if one.dim() == 1:
-                nn.init.normal_(one, 0.7, 0.3)
-        for part in self.parts:
-            part.eval()
+        shaken(self.conv, 0.001)
+        for part in self.parts[1:]:
+            shaken(part, 0.2)
         folder.mkdir(parents=True, exist_ok=True)
         test_ranks.write(folder / "qwen.tiktoken")
         (folder / "generation_config.json").write_text(json.dumps({"chat_format": "chatml" if chat else "raw"}))
@@ -140,7 +142,7 @@ class Peer:
         outside = ("ln_post", "proj")
         for key, one in self.resampler.state_dict().items():
             made[f"{of}{key}" if key.startswith(outside) else f"{of}attn_pool.{key}"] = one
-        made[f"{of}attn_pool.pos_embed"] = pictures.sine_grid(3, 3, WIDTH)
+        made[f"{of}attn_pool.pos_embed"] = torch.from_numpy(equations.sines(3, 3, WIDTH)).float()
         theirs = self.language.state_dict()
         for at in range(2):
             layer, h = f"model.layers.{at}.", f"transformer.h.{at}."
@@ -161,61 +163,6 @@ class Peer:
         made["lm_head.weight"] = theirs["lm_head.weight"]
         return made
 
-    def double(self) -> None:
-        for part in self.parts:
-            part.double()
-        self.position.data = self.position.data.double()
-        self.adapters = [
-            [{name: tuple(one.double() for one in each) for name, each in window.items()} for window in block]  # type: ignore[misc]  # three of them
-            for block in self.adapters
-        ]
-
-    def features(self, pixels_13HW: Tensor, window: int | None) -> Tensor:
-        """(K, D) of one picture, or of one window."""
-        x = self.conv(pixels_13HW).flatten(2).transpose(1, 2)
-        side = int(x.shape[1] ** 0.5)
-        x = self.pre(x + spread(self.position, side))
-        for block, adapters in zip(self.blocks, self.adapters, strict=True):
-            x = block(x) if window is None else adapted(block, adapters[window], x)
-        square = pictures.sine_grid(3, 3, WIDTH).to(x)
-        return self.resampler(x, square, spread(square, side))
-
-    def logits(self, ids: Tensor, features: Tensor) -> Tensor:
-        x_TD = self.language.get_input_embeddings()(ids)
-        x_TD[ids == FIRST + 2] = features
-        return self.language(inputs_embeds=x_TD[None]).logits[0]
-
-
-def spread(position: Tensor, side: int) -> Tensor:
-    old = int(len(position) ** 0.5)
-    grid = position.float().T.reshape(1, -1, old, old)
-    made = F.interpolate(grid, (side, side), mode="bicubic", align_corners=False).flatten(2)[0].T
-    return made.to(position.dtype)
-
-
-def adapted(block: Any, adapters: dict[str, tuple[Tensor, Tensor, Tensor]], x: Tensor) -> Tensor:
-    """The block with its weights and the adapters' summed up; the MLP's reads what stands before the norm."""
-    extra = {name: scale * up @ down for name, (down, up, scale) in adapters.items()}
-    attention, seen = block.self_attn, block.norm1(x).transpose(0, 1)
-    mixed = F.multi_head_attention_forward(
-        seen,
-        seen,
-        seen,
-        SEEN,
-        HEADS,
-        attention.in_proj_weight + extra["qkv"],
-        attention.in_proj_bias,
-        None,
-        None,
-        False,
-        0.0,
-        attention.out_proj.weight + extra["out"],
-        attention.out_proj.bias,
-        need_weights=False,
-    )[0]
-    x = x + mixed.transpose(0, 1)
-    return x + block.linear2(F.gelu(block.linear1(block.norm2(x)))) + x @ extra["mlp"].T
-
 
 def loaded(folder: Path) -> QwenVL:
     ours = chiasm.load(folder)
@@ -231,22 +178,27 @@ def sample(*more: Text) -> Sample:
     return Sample("a", (PICTURES[0], PICTURES[1], Text("What is in the picture?", role="user"), *more))
 
 
-def assert_same(ours: QwenVL, theirs: Peer, batch: Any, windows: list[int | None]) -> None:
-    """windows: which adapters each part of the pictures has."""
+def assert_same(ours: QwenVL, folder: Path, batch: Any, windows: list[int | None]) -> None:
+    """As the equations have it, of the folder's own tensors. windows: which adapters each part of the pictures has."""
     ours.double()
-    theirs.double()
     batch.images.pixels.data = batch.images.pixels.double()
-    pairs = zip(batch.images.pixels, windows, strict=True)
+    settings = json.loads((folder / "config.json").read_text())
+    state = {name: one.double().numpy() for name, one in load_file(folder / "model.safetensors").items()}
+    pairs = zip(batch.images.pixels.numpy(), windows, strict=True)
+    features = np.concatenate([equations.seen(state, settings["visual"], *pair) for pair in pairs])
     with torch.no_grad():
-        features = torch.cat([theirs.features(pixels[None], window) for pixels, window in pairs])
-        assert torch.allclose(ours.image_features(batch.images), features, atol=1e-5, rtol=1e-5)
-        expected = theirs.logits(batch.stream.ids_T, features)
-    assert torch.allclose(pictures.logits(ours, batch), expected, atol=1e-4, rtol=1e-4)
+        found = ours.image_features(batch.images).numpy()
+    # Positions are stored, and spread over other grids, in float32.
+    np.testing.assert_allclose(found, features, atol=1e-5, rtol=1e-5)
+    expected = equations.logits(state, settings, batch.stream.ids_T.tolist(), features, FIRST + 2)
+    # As in the programs, angles of rotary positions are float32's.
+    np.testing.assert_allclose(pictures.logits(ours, batch).numpy(), expected, atol=1e-3, rtol=1e-3)
     assert expected.std() > 0.1, "logits that are all alike prove nothing"
 
 
-def test_qwen_vl_has_the_tokens_and_logits_of_the_parts(tmp_path: Path) -> None:
-    theirs, ours = Peer(tmp_path, VISUAL, "qwen"), loaded(tmp_path)
+def test_qwen_vl_has_the_tokens_of_its_chat_and_the_logits_of_the_equations(tmp_path: Path) -> None:
+    Peer(tmp_path, VISUAL, "qwen")
+    ours = loaded(tmp_path)
     batch = ours.processor.prompts([sample()])
     assert batch.stream is not None
     backend, image_tokens = test_ranks.write(tmp_path / "again"), [FIRST, *[FIRST + 2] * QUERIES, FIRST + 1]
@@ -268,7 +220,7 @@ def test_qwen_vl_has_the_tokens_and_logits_of_the_parts(tmp_path: Path) -> None:
         *words[4],
     ]
     assert ours.processor.end_ids == (end, endoftext)
-    assert_same(ours, theirs, batch, [None, None])
+    assert_same(ours, tmp_path, batch, [None, None])
 
 
 def test_a_box_in_a_reply_is_read(tmp_path: Path) -> None:
@@ -281,15 +233,16 @@ def test_a_box_in_a_reply_is_read(tmp_path: Path) -> None:
     assert [box.corners for box in reading.boxes] == [pytest.approx((0.12, 0.044, 0.563, 0.998))]
 
 
-def test_monkey_has_the_logits_of_the_parts(tmp_path: Path) -> None:
-    theirs, ours = Peer(tmp_path, MONKEY, "monkey", chat=False), loaded(tmp_path)
+def test_monkey_has_the_logits_of_the_equations(tmp_path: Path) -> None:
+    Peer(tmp_path, MONKEY, "monkey", chat=False)
+    ours = loaded(tmp_path)
     assert isinstance(ours, Monkey)
     batch = ours.processor.prompts([sample()])
     assert batch.stream is not None
     image_tokens = [FIRST, *[FIRST + 2] * (3 * QUERIES), FIRST + 1]
     said = test_ranks.write(tmp_path / "again").encode("What is in the picture?").ids
     assert batch.stream.ids_T.tolist() == [*image_tokens, *image_tokens, *said]
-    assert_same(ours, theirs, batch, [0, 1, None] * 2)
+    assert_same(ours, tmp_path, batch, [0, 1, None] * 2)
 
 
 @pytest.mark.parametrize(("visual", "kind"), [(VISUAL, "qwen"), (MONKEY, "monkey")])
@@ -302,8 +255,6 @@ def test_what_we_write_is_the_folder_that_we_read(visual: dict[str, Any], kind: 
     assert again.processor.layout == ours.processor.layout
     assert again.processor.settings.ends == ours.processor.settings.ends
     state = {name: one.detach() for name, one in theirs.state().items()}
-    from safetensors.torch import load_file
-
     written = load_file(tmp_path / "ours" / "model.safetensors")
     assert written.keys() == state.keys()
     assert all(torch.equal(written[name], one) for name, one in state.items())

@@ -22,6 +22,7 @@ from chiasm.nn.decoder import Packed
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.weights.generating import odd_photos, set_ends, vocabulary
+from tests.weights.shaking import shaken
 
 SIZE, QUERIES = 28, 5
 QUESTION = "Question: What is in the picture? Answer:"
@@ -59,15 +60,6 @@ def write_tokenizer(folder: Path, marks: tuple[str, ...]) -> Any:
     return fast
 
 
-def shaken(model: Any) -> Any:
-    """Every tensor random, biases and queries too, so that none is lost unseen."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model.eval()
-
-
 def finish(model: Any, folder: Path, tokenizer: Any) -> Any:
     model.save_pretrained(folder)
     image = BlipImageProcessorPil(size={"height": SIZE, "width": SIZE})
@@ -86,7 +78,7 @@ def stage2(folder: Path, **text: Any) -> tuple[Any, Any]:
         num_query_tokens=QUERIES,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
-    model = shaken(transformers.Blip2ForConditionalGeneration(config))
+    model = shaken(transformers.Blip2ForConditionalGeneration(config), 0.2)
     processor = finish(model, folder, tokenizer)
     set_ends(folder, 0)
     return model, processor
@@ -101,7 +93,7 @@ def stage1(folder: Path) -> tuple[Any, Any]:
         image_text_hidden_size=12,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
-    model = shaken(transformers.Blip2ForImageTextRetrieval(config))
+    model = shaken(transformers.Blip2ForImageTextRetrieval(config), 0.2)
     return model, finish(model, folder, tokenizer)
 
 

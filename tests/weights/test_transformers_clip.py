@@ -20,6 +20,7 @@ from chiasm.nn.text_towers import transformer
 from chiasm.weights import transformers as hub
 from tests.shared_data import shared_data
 from tests.weights import tiny
+from tests.weights.shaking import shaken
 
 
 def written(folder: Path, model: transformers.CLIPModel) -> Path:
@@ -124,7 +125,7 @@ def own_model(vocabulary: int = 320) -> clip.CLIP:
     )
     image = ImageTransform(size=32, interpolation="bilinear", mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
     tokenizer = Tokenizer(learn_tokenizer(tiny.CAPTIONS, vocabulary), TextTransform(context=24))
-    return tiny.shaken(clip.CLIP(config, PairProcessor(image, tokenizer)))
+    return shaken(clip.CLIP(config, PairProcessor(image, tokenizer)))
 
 
 def test_a_model_of_our_own_goes_to_transformers_and_back(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from chiasm.nn.decoder import Packed
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.weights import generating
+from tests.weights.shaking import shaken
 
 MARKS = ("<fake_token_around_image>", "<image>")
 SIZE = 28
@@ -77,13 +78,8 @@ def peer(folder: Path, extra: tuple[str, ...] = MARKS, additional: int = 2, **mo
             **more,
         }
     )
-    model = transformers.IdeficsForVisionText2Text(config).eval()
-    with torch.no_grad():  # what their own initialisation leaves alike in all pictures, or at nothing
-        for name, one in model.named_parameters():
-            if "alpha" in name:
-                one.normal_()
-            elif "norm" in name or "vision_model" in name or "perceiver" in name:
-                one.add_(torch.randn_like(one) * 0.3)
+    model = transformers.IdeficsForVisionText2Text(config)
+    shaken(model, 0.3)
     model.save_pretrained(folder)
     images = IdeficsImageProcessorPil(image_size=SIZE)
     transformers.IdeficsProcessor(images, tokenizer, image_size=SIZE).save_pretrained(folder)

@@ -21,6 +21,7 @@ from chiasm.errors import DataError, RecipeError
 from chiasm.models.idefics2 import Idefics2
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.weights import generating
+from tests.weights.shaking import shaken
 
 # Idefics2's own.
 TEMPLATE = (
@@ -74,9 +75,10 @@ def peer(folder: Path, split: bool, **perceiver: Any) -> Any:
         },
         image_token_id=vocabulary - 1,
     )
-    model = transformers.Idefics2ForConditionalGeneration(config).eval()
+    model = transformers.Idefics2ForConditionalGeneration(config)
     torch.nn.init.normal_(model.model.vision_model.embeddings.position_embedding.weight)
     torch.nn.init.normal_(model.model.connector.perceiver_resampler.latents)
+    shaken(model)
     model.generation_config.eos_token_id = vocabulary - 2
     model.save_pretrained(folder)
     image = Idefics2ImageProcessorPil(size={"shortest_edge": 40, "longest_edge": 90}, do_image_splitting=split)

@@ -22,6 +22,7 @@ from chiasm.errors import DataError, RecipeError
 from chiasm.models.idefics3 import Idefics3
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.weights import generating
+from tests.weights.shaking import shaken
 
 # The template of SmolVLM; Idefics3's begins with another token.
 TEMPLATE = (
@@ -80,8 +81,9 @@ def peer(folder: Path, shape: str, **pixels: Any) -> Any:
         scale_factor=factor,
         pad_token_id=0,
     )
-    model = kinds[1](config).eval()
+    model = kinds[1](config)
     torch.nn.init.normal_(model.model.vision_model.embeddings.position_embedding.weight)
+    shaken(model)
     model.generation_config.eos_token_id = vocabulary - 2
     model.save_pretrained(folder)
     image = (SmolVLMImageProcessorPil if smol else Idefics3ImageProcessorPil)(

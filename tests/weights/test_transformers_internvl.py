@@ -24,6 +24,7 @@ from chiasm.nn.image_towers.internvit import ScaledBlock
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.weights.generating import asking, rendered, resized_photo, write_tokenizer
+from tests.weights.shaking import shaken
 
 TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
 # As published: a line break behind every picture.
@@ -71,10 +72,11 @@ def peer(folder: Path, language: str = "qwen2", tied: bool = False, **vision: An
         image_seq_length=4,
         tie_word_embeddings=tied,
     )
-    model = transformers.InternVLForConditionalGeneration(config).eval()
+    model = transformers.InternVLForConditionalGeneration(config)
     for name, one in model.named_parameters():
         if "language_model" not in name and "lm_head" not in name:  # scales, norms, tokens begin as constants
             torch.nn.init.normal_(one, float("norm" in name and "weight" in name), 0.3)
+    shaken(model)
     model.generation_config.eos_token_id = 2
     model.save_pretrained(folder)
     processor().save_pretrained(folder)

@@ -26,6 +26,7 @@ from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.shared_data import shared_data
 from tests.weights.generating import TEXTS
+from tests.weights.shaking import shaken
 
 SIZE, LATENTS = 28, 6
 ROWS: tuple[tuple[str, list[Any] | None], ...] = (
@@ -98,11 +99,8 @@ def peer(where: Path, tied: bool = True) -> tuple[Any, Any]:
     config = transformers.Kosmos2Config(
         text_config=text, vision_config=vision, latent_query_num=LATENTS, tie_word_embeddings=tied
     )
-    model = transformers.Kosmos2ForConditionalGeneration(config).eval()
-    with torch.no_grad():
-        for name, one in model.named_parameters():
-            if name.endswith("bias") or "norm" in name or "_ln" in name:
-                one.add_(torch.randn_like(one) * 0.3)
+    model = transformers.Kosmos2ForConditionalGeneration(config)
+    shaken(model, 0.2)
     model.save_pretrained(where)
     reading.save_pretrained(where)
     return model, reading

@@ -1,5 +1,6 @@
 """Language models against the classes of transformers, on tiny random checkpoints that those classes wrote."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from chiasm.nn.decoder import Packed, positions_of
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.weights.generating import write_tokenizer
+from tests.weights.shaking import shaken
 
 COMMON: dict[str, Any] = {
     "hidden_size": 48,
@@ -38,6 +40,7 @@ LLAMA3 = {
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama-tied-stretched": ("Llama", {"tie_word_embeddings": True, "rope_parameters": LLAMA3, "head_dim": 16}),
+    "llama-dynamic": ("Llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 5000.0, "factor": 2.0}}),
     "mistral": ("Mistral", {"sliding_window": 5}),
     "mistral-unbounded": ("Mistral", {"sliding_window": None}),
     "qwen2": ("Qwen2", {"rope_theta": 1e6}),
@@ -55,11 +58,8 @@ def peer(kind: str, folder: Path) -> Any:
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(vocab_size=vocabulary, **{**COMMON, **more})
     config._attn_implementation = "eager"  # the one that obeys every window
-    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model = getattr(transformers, f"{name}ForCausalLM")(config)
+    shaken(model)
     model.save_pretrained(folder)
     return model
 
@@ -134,13 +134,18 @@ def test_losses_agree_with_transformers_on_the_target_tokens(kind: str, tmp_path
     assert torch.allclose(by_ours, by_theirs, atol=1e-5)
 
 
-def test_a_variant_that_we_lack_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"rope_type": "linear"}, "type 'linear' are not known"),
+        ({"rope_type": "dynamic", "original_max_position_embeddings": 32}, "are stretched beyond 32 tokens"),
+    ],
+)
+def test_rotary_positions_that_we_lack_are_refused(more: dict[str, Any], told: str, tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
-    config = transformers.LlamaConfig(
-        vocab_size=400, **COMMON, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="type 'dynamic' are not known"):
+    settings = {"model_type": "llama", "vocab_size": 400, **COMMON, "rope_scaling": {"factor": 2.0, **more}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=told):
         chiasm.load(tmp_path)
 
 

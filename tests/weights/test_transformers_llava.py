@@ -22,6 +22,7 @@ from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.shared_data import shared_data
 from tests.weights.generating import tiny_clip, tiny_llama, write_tokenizer
+from tests.weights.shaking import shaken
 
 SIZE = 28
 
@@ -31,7 +32,8 @@ def peer(folder: Path, **more: Any) -> Any:
     torch.manual_seed(0)
     text, vision = tiny_llama(vocabulary), tiny_clip(SIZE, 14)
     config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=vocabulary - 1, **more)
-    model = transformers.LlavaForConditionalGeneration(config).eval()
+    model = transformers.LlavaForConditionalGeneration(config)
+    shaken(model)
     model.generation_config.eos_token_id = 2
     model.save_pretrained(folder)
     processor(folder, config).save_pretrained(folder)

@@ -20,6 +20,7 @@ from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.weights import generating
 from tests.weights.generating import tiny_clip, tiny_llama, write_tokenizer
+from tests.weights.shaking import shaken
 
 SIDE = 28
 GRIDS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
@@ -37,7 +38,8 @@ def peer(folder: Path, **more: Any) -> Any:
         image_grid_pinpoints=GRIDS,
         **more,
     )
-    model = transformers.LlavaNextForConditionalGeneration(config).eval()
+    model = transformers.LlavaNextForConditionalGeneration(config)
+    shaken(model)
     model.generation_config.eos_token_id = 2
     model.save_pretrained(folder)
     processor(folder).save_pretrained(folder)

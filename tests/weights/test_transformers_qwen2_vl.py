@@ -24,6 +24,7 @@ from chiasm.nn.decoder import Packed
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.weights.generating import asking, rendered, resized_photo, write_tokenizer
+from tests.weights.shaking import shaken
 
 TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 # As published, with its counting of pictures, which is off by default.
@@ -72,10 +73,8 @@ def peer(folder: Path, tied: bool = False) -> Any:
         vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=tied,
     )
-    model = transformers.Qwen2VLForConditionalGeneration(config).eval()
-    for name, one in model.named_parameters():
-        if name.endswith("bias") or "norm" in name or "ln_q" in name:  # which begin as zeros and ones
-            torch.nn.init.normal_(one, float("weight" in name), 0.2)
+    model = transformers.Qwen2VLForConditionalGeneration(config)
+    shaken(model, 0.2)
     model.generation_config.eos_token_id = 2
     model.save_pretrained(folder)
     processor().save_pretrained(folder)

@@ -23,6 +23,7 @@ from chiasm.nn.text_towers import transformer
 from chiasm.weights import transformers as hub
 from tests.shared_data import shared_data
 from tests.weights import tiny
+from tests.weights.shaking import shaken
 
 CONTEXT = 16
 
@@ -136,7 +137,7 @@ def test_a_model_of_our_own_goes_to_transformers_and_back(tmp_path: Path) -> Non
     rules = TextTransform(context=CONTEXT, padding="context")
     image = ImageTransform(size=24, resize="squash", interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3)
     tokenizer = Tokenizer(learn_tokenizer(tiny.CAPTIONS, 320), rules)
-    ours = tiny.shaken(siglip.SigLIP(config, PairProcessor(image, tokenizer)))
+    ours = shaken(siglip.SigLIP(config, PairProcessor(image, tokenizer)))
     hub.save(ours, tmp_path)
     peer = transformers.SiglipModel.from_pretrained(tmp_path).eval()
     assert_same_model(ours, peer, tmp_path, list(tiny.CAPTIONS), tmp_path / "tokenizer.json")

@@ -26,6 +26,7 @@ from chiasm.weights import transformers as hub
 from chiasm.weights.texts import read_tokenizer
 from tests.shared_data import shared_data
 from tests.weights import tiny, tiny_siglip2
+from tests.weights.shaking import shaken
 from tests.weights.test_transformers_siglip import assert_same_model as assert_same_siglip
 
 TEXTS = [text for text in tiny.CAPTIONS if text]
@@ -329,7 +330,7 @@ def test_a_model_of_our_own_goes_to_transformers(tmp_path: Path) -> None:
     gemma_tokenizer().save_pretrained(tmp_path / "tokenizer")
     tokenizer = Tokenizer.load(tmp_path / "tokenizer", TextTransform(16, padding="context"))
     image = PatchTransform(10, 30, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    ours = tiny.shaken(siglip2.SigLIP2(config, PairProcessor(image, tokenizer)))
+    ours = shaken(siglip2.SigLIP2(config, PairProcessor(image, tokenizer)))
     hub.save(ours, tmp_path / "ours")
     peer = transformers.Siglip2Model.from_pretrained(tmp_path / "ours").eval()
     assert_same_model(ours, peer, tmp_path / "ours")

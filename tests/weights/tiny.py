@@ -3,7 +3,6 @@
 import functools
 import json
 from pathlib import Path
-from typing import TypeVar
 
 import PIL.Image
 import tokenizers
@@ -14,8 +13,7 @@ from tokenizers import models, pre_tokenizers, trainers
 from chiasm.data.image import Image
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.shared_data import shared_data
-
-M = TypeVar("M", bound=torch.nn.Module)
+from tests.weights.shaking import shaken
 
 CAPTIONS = (
     "A child in a pink dress is climbing up a set of stairs.",
@@ -99,15 +97,6 @@ def siglip_model(
         },
     )
     return shaken(transformers.SiglipModel(config))
-
-
-def shaken(model: M) -> M:
-    """The model with noise on every parameter, in evaluation mode."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
-    return model.eval()
 
 
 def assert_near(ours: torch.Tensor, theirs: torch.Tensor) -> None:

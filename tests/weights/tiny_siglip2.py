@@ -12,6 +12,7 @@ import transformers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from tests.weights import tiny
+from tests.weights.shaking import shaken
 
 CONTEXT = 16
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
@@ -55,7 +56,7 @@ def naflex_model(patch: int = 8, positions: int = 16, width: int = 32) -> transf
         "max_position_embeddings": CONTEXT,
     }
     config = transformers.Siglip2Config(vision_config={**vision, **common}, text_config={**text, **common})
-    return tiny.shaken(transformers.Siglip2Model(config))
+    return shaken(transformers.Siglip2Model(config))
 
 
 def write_naflex(folder: Path, model: transformers.Siglip2Model, patches: int = 24, **pixels: Any) -> Path:

@@ -77,14 +77,14 @@ class SigLIP(DualEncoder):
 
 
 def _towers(
-    image_size: int, patch: int, width: int, layers: int, mlp_width: int, heads: int, vocabulary: int = 32_000
+    image_size: int, patch: int, width: int, layers: int, mlp_width: int, heads: int, context: int = 64
 ) -> Config:
-    """Both towers of one shape, as in the paper's code (big_vision); the text reads 64 tokens of sentencepiece."""
+    """Both towers of one shape, as in the paper's code (big_vision); the text is of sentencepiece's 32,000 tokens."""
     vision = vit.Config(
         image_size, patch, width, layers, heads, mlp_width, pool="map", act="gelu_tanh", pre_norm=False, epsilon=1e-6
     )
     text = transformer.Config(
-        vocabulary, 64, width, layers, heads, mlp_width, causal=False, act="gelu_tanh", epsilon=1e-6
+        32_000, context, width, layers, heads, mlp_width, causal=False, act="gelu_tanh", epsilon=1e-6
     )
     return Config(vision, text)
 
@@ -92,7 +92,8 @@ def _towers(
 SIZES = {
     **{f"b-16-{size}": _towers(size, 16, 768, 12, 3072, 12) for size in (224, 256, 384, 512)},
     **{f"l-16-{size}": _towers(size, 16, 1024, 24, 4096, 16) for size in (256, 384)},
-    **{f"so400m-14-{size}": _towers(size, 14, 1152, 27, 4304, 16) for size in (224, 384)},
+    "so400m-14-224": _towers(224, 14, 1152, 27, 4304, 16, context=16),
+    "so400m-14-384": _towers(384, 14, 1152, 27, 4304, 16),
     # For pictures of 64 pixels, trained on a laptop: towers as small as those of CLIP's "small".
     "small": Config(
         vit.Config(64, 16, 128, 4, 2, 512, "map", "gelu_tanh", pre_norm=False, epsilon=1e-6, stem=(24, 48, 96, 128)),

@@ -126,7 +126,7 @@ def read_decoder(kind: str, entries: Mapping[str, Any], where: str) -> llama.Con
     if "sliding_window" in entries and entries["sliding_window"] is None:
         defaults = _Text(**{**known.defaults, "sliding_window": None})
     text = read_section(defaults, given, where)
-    theta, scaling, sections = _rotary(entries, known.theta, where)
+    theta, scaling, sections = _rotary(entries, known.theta, text.max_position_embeddings, where)
     if text.attention_bias:
         raise CheckpointError(f"{where}: attention_bias, also of the output, is a variant that we do not have")
     windowed = text.use_sliding_window and text.sliding_window is not None
@@ -232,7 +232,7 @@ def _llama(config: DecoderConfig) -> llama.Config:
 
 
 def _rotary(
-    entries: Mapping[str, Any], theta: float, where: str
+    entries: Mapping[str, Any], theta: float, context: int, where: str
 ) -> tuple[float, Llama3Scaling | None, tuple[int, ...]]:
     """Base, scaling and sections: in `rope_parameters` since version 5, in `rope_theta` and `rope_scaling` before."""
     scaling = entries.get("rope_scaling") or {}
@@ -240,11 +240,18 @@ def _rotary(
     base = float(given.get("rope_theta", entries.get("rope_theta", theta)))
     sections = tuple(given.get("mrope_section") or ())
     kind = given.get("rope_type") or given.get("type") or "default"
-    if kind in ("default", "mrope"):
+    if kind == "dynamic" and given.get("original_max_position_embeddings", context) < context:
+        raise CheckpointError(
+            f"{where}: rotary positions are stretched beyond {given['original_max_position_embeddings']} tokens, which "
+            f"is not done here; set max_position_embeddings to that instead of {context}"
+        )
+    if kind in ("default", "mrope", "dynamic"):  # "dynamic" stretches beyond the context, which is never reached here
         return base, None, sections
     if kind == "llama3":
         return base, read_section(Llama3Scaling(1.0, 1.0, 4.0, 8192), given, f"{where}: rope_parameters"), sections
-    raise CheckpointError(f"{where}: rotary positions of the type '{kind}' are not known; 'default' and 'llama3' are")
+    raise CheckpointError(
+        f"{where}: rotary positions of the type '{kind}' are not known; 'default', 'dynamic' and 'llama3' are"
+    )
 
 
 def _check_layer_types(entries: Mapping[str, Any], windowed: bool, text: _Text, where: str) -> None:
