@@ -31,6 +31,7 @@ def _blocks(page: Path) -> list[tuple[str, str]]:
     return [(language, text) for skipped, language, text in _BLOCK.findall(page.read_text()) if not skipped]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page)], ids=lambda page: page.name)
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

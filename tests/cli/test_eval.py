@@ -39,6 +39,7 @@ def _results(out: Path) -> Evaluation:
     return Evaluation.load(out / "evaluation")
 
 
+@pytest.mark.slow
 def test_two_processes_score_as_one(made: list[str], tmp_path: Path) -> None:
     one, two, torchrun = (tmp_path / name for name in ("one", "two", "torchrun"))
     assert main([*made, str(one), "--quiet"]) == 0
@@ -103,6 +104,7 @@ def test_mistakes_are_told(
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_tasks_that_are_impossible_are_left_out_where_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -162,6 +162,7 @@ def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
         DecodedImages(decoded.folder)
 
 
+@pytest.mark.slow
 def test_a_recipe_trains_from_the_cache_as_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHIASM_CACHE", str(tmp_path / "cache"))
     small = [

@@ -38,6 +38,7 @@ def test_a_clean_set_has_neither_errors_nor_warnings(tmp_path: Path) -> None:
     assert [(one.name, one.read, one.of) for one in found.read] == [("training", 24, 24)]
 
 
+@pytest.mark.slow
 def test_the_shipped_scenes_have_no_errors() -> None:
     found = diagnose(load_recipe("clip/scenes"), 100)
     assert _titles(found, "error") == []

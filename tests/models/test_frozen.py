@@ -69,6 +69,7 @@ def shown(image: Image, words: str) -> Sample:
     return Sample(words, (image, Text(f"a {words}", target=True)))
 
 
+@pytest.mark.slow
 def test_a_tower_learns_to_speak_to_a_language_model_that_never_changes() -> None:
     """The model first learns, from words alone, to make a sentence of what stands before it; then only the tower."""
     seen, asked = scenes()[:-100], scenes()[-100:]
