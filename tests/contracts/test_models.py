@@ -178,6 +178,33 @@ def test_a_checkpoint_folder_gives_back_the_same_model(family: str, tmp_path: Pa
     assert not list((tmp_path / "model").rglob("*.p*kl")) + list((tmp_path / "model").rglob("*.bin"))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_is_asked_in_bf16_to_its_precision(family: str, tmp_path: Path) -> None:
+    """bf16 keeps 8 bits: answers differ, and by little."""
+    model = _small(family)
+    folder.save(model, tmp_path / "model")
+    low = chiasm.load(tmp_path / "model", precision="bf16")
+    assert {p.dtype for p in low.parameters() if p.ndim > 1} == {torch.bfloat16}
+    samples = _samples(family, 4)
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    if isinstance(model, GenerativeModel):
+        assert isinstance(low, GenerativeModel)
+        found.append((low.log_likelihood(samples), model.log_likelihood(samples)))
+        assert len(low.generate(samples, max_tokens=3)) == 4
+    if isinstance(model, Scorer):
+        assert isinstance(low, Scorer)
+        images = [sample.image for sample in samples]
+        found.append((low.score(images, TEXTS), model.score(images, TEXTS)))
+    if isinstance(model, Embedder):
+        assert isinstance(low, Embedder)
+        found.append((low.embed_texts(TEXTS), model.embed_texts(TEXTS)))
+        torch.testing.assert_close(found[-1][0].norm(dim=1), torch.ones(2))
+    for rounded, exact in found:
+        assert rounded.dtype == torch.float32
+        assert not torch.equal(rounded, exact)
+        torch.testing.assert_close(rounded, exact, rtol=2e-3, atol=1e-2)
+
+
 @pytest.mark.parametrize("family", [name for name in FAMILIES if "embed" in verbs(ModelConfig.choose(name).model())])
 def test_embeddings_have_unit_length_and_do_not_depend_on_company(family: str) -> None:
     model = _small(family)

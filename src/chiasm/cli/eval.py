@@ -13,6 +13,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chiasm.cli._precision import add_precision
+
 if TYPE_CHECKING:
     from chiasm.cli._workers import Workers
     from chiasm.models.model import Model
@@ -32,6 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, help="where answers, scores and report go (default: the run's folder)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    add_precision(parser)
     parser.add_argument("--score-by", help="of models that speak: likelihood, gain or yes (default: the recipe's)")
     parser.add_argument(
         "--baselines",
@@ -110,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
         model,
         asked.evaluation,
         folder / EVALUATION,
-        about={"name": name, "checkpoint": str(options.model)},
+        about={"name": name, "checkpoint": str(options.model), **_precision_of(model)},
         fingerprint=marks,
         baselines=baselines,
         way=way,
@@ -125,7 +128,15 @@ def run(options: argparse.Namespace) -> int:
 def _loaded(options: argparse.Namespace, workers: Workers) -> Model:
     from chiasm.weights import load
 
-    return load(options.model, workers.device(options.device))
+    return load(options.model, workers.device(options.device), precision=options.precision)
+
+
+def _precision_of(model: Model | Endpoint) -> dict[str, str]:
+    """What results say of the precision that was computed in; nothing of float32, and of what another machine does."""
+    from torch import nn
+
+    dtype = next(model.parameters()).dtype if isinstance(model, nn.Module) else None
+    return {} if dtype is None or str(dtype) == "torch.float32" else {"precision": str(dtype).removeprefix("torch.")}
 
 
 def _connected(options: argparse.Namespace) -> Endpoint:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +20,13 @@ from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.generative import GenerativeModel
 from chiasm.models.model import Model
 from chiasm.nn.decoder import Packed, positions_of
+from chiasm.nn.device import choose_device
+from chiasm.nn.precision import Precision, autocast, choose_precision
 from chiasm.training.optimiser import freeze
 
 MOST_PARAMETERS = 200_000_000  # of a model that is built to be tried; of a larger one only the shapes are walked
 _SAMPLES = (2, 6)  # batch sizes that are tried; a line through both gives any other
 _LOW = 0.6  # of what is kept in float32 is kept in 16 bits: norms and softmaxes stay as they are
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ def rehearse(setting: Setting) -> Rehearsal | None:
     count = sum(one.numel() for one in setting.model.parameters())
     if count <= MOST_PARAMETERS:
         return _tried(setting, setting.processor, batches, sizes)
-    low = setting.recipe.training.precision in _DTYPES
-    return _walked(setting.model, batches, sizes, _LOW if low else 1.0)
+    return _walked(setting.model, batches, sizes, 1.0 if _precision(setting) == "float32" else _LOW)
 
 
 def _batches(setting: Setting, processor: Processor) -> list[Batch] | None:
@@ -104,12 +103,11 @@ def _tried(setting: Setting, processor: Processor, batches: list[Batch], sizes: 
                 nn.init.normal_(one, std=0.02)
     freeze(model, settings)
     model.train()
-    autocast = torch.autocast("cpu", _DTYPES[settings.precision]) if settings.precision in _DTYPES else nullcontext()
     kept: list[int] = []
     named: dict[str, Tensor] = {}
     for batch in batches:
         model.zero_grad()
-        with autocast, _Kept(model) as counter:
+        with autocast(torch.device("cpu"), _precision(setting)), _Kept(model) as counter:
             named = model.losses(batch)
         kept.append(counter.bytes)
         weighed = [settings.loss_weights.get(name, 1.0) * one for name, one in named.items() if name[0] != "_"]
@@ -120,6 +118,12 @@ def _tried(setting: Setting, processor: Processor, batches: list[Batch], sizes: 
     finite = all(math.isfinite(float(one.detach())) for one in named.values())
     fixed, each = _line(sizes, kept)
     return Rehearsal(fixed, each, True, tuple(name for name in named if name[0] != "_"), finite, tuple(dead))
+
+
+def _precision(setting: Setting) -> Precision:
+    """That the run would learn in on this machine."""
+    settings = setting.recipe.training
+    return choose_precision(settings.precision, choose_device(settings.device))
 
 
 def _walked(model: Model, batches: list[Batch], sizes: list[int], share: float) -> Rehearsal | None:

@@ -17,6 +17,7 @@ from chiasm.data.transforms import ImageTransform
 from chiasm.errors import RecipeError
 from chiasm.models.model import ContrastiveModel
 from chiasm.models.tokens import ImageTokens, TextTokens, grids
+from chiasm.nn.precision import at_least_float32
 from chiasm.nn.tower import ImageTower, TextTower
 
 _CHUNK = 128  # pictures or texts embedded at once; bounds memory, does not change results
@@ -130,5 +131,5 @@ def require_texts(texts: Sequence[str]) -> None:
 
 
 def unit(x: Tensor) -> Tensor:
-    """Scaled to length 1 along the last dimension."""
-    return F.normalize(x, dim=-1)
+    """Scaled to length 1 along the last dimension, in float32 at least."""
+    return F.normalize(at_least_float32(x), dim=-1)

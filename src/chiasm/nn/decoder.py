@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from chiasm.config import Component
 from chiasm.errors import RecipeError
 from chiasm.nn.linear import Linear, linear
+from chiasm.nn.packed_attention import PackedSequences
 from chiasm.nn.recompute import Recomputable, recomputed
 from chiasm.nn.rotary import Rotary, turn
 from chiasm.nn.visible_images import VisibleImages
@@ -43,14 +44,10 @@ class Packed:
 
     def __init__(self, lengths: Sequence[int], visible: VisibleImages | None = None) -> None:
         self.lengths, self.visible = list(lengths), visible
+        self._sequences = PackedSequences(self.lengths)
 
     def __call__(self, _layer: int, q_THE: Tensor, k_TGE: Tensor, v_TGE: Tensor, window: int | None) -> Tensor:
-        parts = (torch.split(one, self.lengths) for one in (q_THE, k_TGE, v_TGE))
-        mixed = [
-            attention(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), window).transpose(0, 1)
-            for q, k, v in zip(*parts, strict=True)
-        ]
-        return torch.cat(mixed)
+        return self._sequences.backend(q_THE, k_TGE, v_TGE, causal=True, window=window)
 
 
 def attention(q_HTE: Tensor, k_GSE: Tensor, v_GSE: Tensor, window: int | None = None) -> Tensor:

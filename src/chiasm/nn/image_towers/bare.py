@@ -77,5 +77,5 @@ class Bare(ImageTower):
 
     def _embedded(self, images: Images) -> Tensor:
         self.require_size(images)
-        x_NPD = self.embed(images.pixels).flatten(2).transpose(1, 2)
+        x_NPD = self.embed(images.pixels.to(self.position.dtype)).flatten(2).transpose(1, 2)
         return self.pre_norm(x_NPD + resized(self.position, self.config.image_size // self.config.patch))

@@ -81,7 +81,7 @@ class InternViT(ImageTower):
     def tokens(self, images: Images) -> Tensor:
         """(N, P, D), the class token first."""
         self.require_size(images)
-        x_NPD = self.embed(images.pixels).flatten(2).transpose(1, 2)
+        x_NPD = self.embed(images.pixels.to(self.position.dtype)).flatten(2).transpose(1, 2)
         x_NPD = torch.cat([self.class_token.expand(len(x_NPD), 1, -1), x_NPD], dim=1) + self.position
         for block in self.blocks:
             x_NPD = block(x_NPD)

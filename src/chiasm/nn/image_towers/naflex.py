@@ -96,7 +96,9 @@ class PatchTower(ImageTower):
                 f"values), but was given {images.pixels.shape[-1]} values a patch; set the patch of "
                 "processor.patches or processor.layout"
             )
-        x_NPD = self.embed(images.pixels) + on_grids(images.grid_N2, images.pixels.shape[1], self._spread)
+        x_NPD = self.embed(images.pixels.to(self.position.dtype)) + on_grids(
+            images.grid_N2, images.pixels.shape[1], self._spread
+        )
         mask_NP = patch_mask(images)
         mask = mask_NP[:, None, None] if mask_NP is not None else None
         for block in self.blocks:

@@ -74,7 +74,7 @@ class ResNet(ImageTower):
     def tokens(self, images: Images) -> Tensor:
         """The last grid, row by row, (N, P, D)."""
         self.require_size(images)
-        x_NCHW = images.pixels
+        x_NCHW = images.pixels.to(next(self.parameters()).dtype)
         for part in self.stem:
             x_NCHW = F.relu(part(x_NCHW))
         x_NCHW = F.avg_pool2d(x_NCHW, 2)

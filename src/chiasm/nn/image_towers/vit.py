@@ -105,7 +105,7 @@ class ViT(ImageTower):
 
     def _embedded(self, images: Images) -> Tensor:
         self.require_size(images)
-        pixels = images.pixels
+        pixels = images.pixels.to(self.position.dtype)
         if self.config.stem:  # the layout in which small convolutions are fastest
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         x_NPD = self.embed(pixels).flatten(2).transpose(1, 2)
