@@ -26,28 +26,28 @@ class Component:
     """Base of the dataclasses of which a recipe chooses one by name.
 
     A base declares where its choices live and under which key a recipe names one:
-    `class Source(Component, package="chiasm.data.sources", key="source")`. Each module of the room that defines one
+    `class Source(Component, package="chiasm.data.sources", key="source")`. Each module of the package that defines one
     subclass is a choice. A module may offer named starting points, `SIZES: dict[str, Config]`; a recipe then says
     `size: NAME` and overrides single fields.
     """
 
-    room: ClassVar[str]
+    package: ClassVar[str]
     key: ClassVar[str]
 
-    def __init_subclass__(cls, room: str | None = None, key: str | None = None, **rest: object) -> None:
+    def __init_subclass__(cls, package: str | None = None, key: str | None = None, **rest: object) -> None:
         super().__init_subclass__(**rest)
-        if room is not None and key is not None:
-            cls.room, cls.key = room, key
+        if package is not None and key is not None:
+            cls.package, cls.key = package, key
 
     @classmethod
     def names(cls) -> list[str]:
-        """The choices: the public modules of the room that define a subclass."""
-        return [name for name in module_names(cls.room) if cls._defined_in(name)]
+        """The choices: the public modules of the package that define a subclass."""
+        return [name for name in module_names(cls.package) if cls._defined_in(name)]
 
     @classmethod
     def choose(cls, name: str, where: str = "") -> type[Self]:
-        """The subclass that the module `name` of the room defines. Raises RecipeError naming the nearest choice."""
-        if name not in module_names(cls.room) or (found := cls._defined_in(name)) is None:
+        """The subclass that the module `name` of the package defines. Raises RecipeError naming the nearest choice."""
+        if name not in module_names(cls.package) or (found := cls._defined_in(name)) is None:
             raise RecipeError(f"{where or 'the recipe'}: there is no {cls.key} '{name}'{suggest(name, cls.names())}")
         return found
 
@@ -62,14 +62,14 @@ class Component:
 
     @classmethod
     def _defined_in(cls, name: str) -> type[Self] | None:
-        module = importlib.import_module(f"{cls.room}.{name}")
+        module = importlib.import_module(f"{cls.package}.{name}")
         own = [
             kind
             for kind in vars(module).values()
             if isinstance(kind, type)
             and issubclass(kind, cls)
             and kind.__module__ == module.__name__
-            and "room" not in vars(kind)  # a base that opens a room is not itself a choice
+            and "package" not in vars(kind)  # a base that opens a package is not itself a choice
         ]
         if len(own) > 1:
             raise TypeError(f"{module.__name__} defines several {cls.__name__}s: {[kind.__name__ for kind in own]}")

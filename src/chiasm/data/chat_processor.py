@@ -110,8 +110,8 @@ class ChatProcessor(Processor):
         if len(ids) > self.settings.context:
             image_tokens = sum(ids.count(image_token) for image_token in self.image_token_ids)
             raise DataError(
-                f"sample '{sample.key}' has {len(ids)} tokens, {image_tokens} of them for its pictures, but the context is "
-                f"{self.settings.context}; shorten it, give smaller pictures, or raise processor.context"
+                f"sample '{sample.key}' has {len(ids)} tokens, {image_tokens} of them for its pictures, but the "
+                f"context is {self.settings.context}; shorten it, give smaller pictures, or raise processor.context"
             )
         if not ids:
             raise DataError(f"sample '{sample.key}' is empty: it has neither words nor pictures")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from chiasm.data.image import Image
 from chiasm.errors import DataError
 
-__all__ = ["Box", "Image", "GroundedSpan", "Negative", "Part", "Question", "Sample", "Text", "Video"]
+__all__ = ["Box", "GroundedSpan", "Image", "Negative", "Part", "Question", "Sample", "Text", "Video"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ def answers_file(folder: Path, task: str) -> Path:
 
 def write_tasks(tasks: Sequence[Task], folder: Path) -> None:
     """Writes down what is asked, as recipe entries; tasks on data that no recipe can name are left out."""
-    entries = [dump(task) for task in tasks if type(task.data).__module__.startswith(f"{Source.room}.")]
+    entries = [dump(task) for task in tasks if type(task.data).__module__.startswith(f"{Source.package}.")]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / TASKS).write_text(yaml.safe_dump(entries, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
@@ -122,7 +122,7 @@ def images_of(folder: Path, task: str) -> Mapping[str, Image]:
     file = folder / TASKS
     entries: Any = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else []
     for entry in entries if isinstance(entries, list) else []:
-        made = parse(Task, entry, str(file))  # type: ignore[type-abstract]  # a choice of the room is built
+        made = parse(Task, entry, str(file))  # type: ignore[type-abstract]  # a choice of the package is built
         if made.title == task:
             matches = [(one, one.images[0]) for one in made.asked if isinstance(one, ScoreRequest) and one.images]
             by_sample = {one.sample: picture for one, picture in reversed(matches)}

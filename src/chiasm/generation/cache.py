@@ -17,9 +17,9 @@ from chiasm.nn.visible_images import VisibleImages
 class Cache:
     """R rows with room for S tokens each, allocated once. Rows may hold different numbers of tokens.
 
-    It is the `AttentionBackend` of a decoder that reads on: `expect(counts)` says how many tokens of each row come next, then the
-    decoder runs over those tokens, packed row after row. There is no padding, so a row's result does not depend on
-    the rows beside it.
+    It is the `AttentionBackend` of a decoder that reads on: `expect(counts)` says how many tokens of each row come
+    next, then the decoder runs over those tokens, packed row after row. There is no padding, so a row's result does
+    not depend on the rows beside it.
 
     seen: what the last token of each row sees beside the others, as all tokens that come next will. Its memory is
     shared, so rows that see the same picture, such as beams, hold no copies of its keys and values.

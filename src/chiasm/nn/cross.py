@@ -1,8 +1,8 @@
 """Gated cross-attention: how a language model that was trained on words alone learns to see without changing at first
 (Flamingo, Alayrac et al. 2022, arXiv:2204.14198, section 2.2).
 
-Before some blocks of a decoder, tokens look at a memory (see `nn/visible_images.py`), and what they gain passes through tanh of
-a gate that begins at 0. The decoder's own blocks stay as they are.
+Before some blocks of a decoder, tokens look at encoder states (see `nn/visible_images.py`), and what they gain passes
+through tanh of a gate that begins at 0. The decoder's own blocks stay as they are.
 
 Shapes: T tokens, D width, S features of the memory, H heads, G groups of heads that share keys, E width of a head."""
 

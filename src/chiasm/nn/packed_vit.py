@@ -99,7 +99,9 @@ class PackedViT(nn.Module):
 
 
 class Apart:
-    """An `AttentionBackend` in which every picture sees itself, whole, and no other. Neighbours of one size go together."""
+    """An `AttentionBackend` in which every picture sees itself, whole, and no other.
+
+    Neighbours of one size go together."""
 
     visible = None  # beside each other they see nothing
 

@@ -49,7 +49,7 @@ class ImageTower(nn.Module, ABC):
         return self.tokens(images)
 
     def unread(self, layer: int) -> Sequence[nn.Module]:
-        """The parts that `mlp_width` of that layer does without. Raises RecipeError where the tower has no such layer."""
+        """Parts that `hidden_states` of that layer does not use. Raises RecipeError where there is no such layer."""
         if layer != -1:
             raise RecipeError(
                 f"model.layer: {type(self).__name__} gives the features of its last layer, -1, not {layer}"

@@ -41,8 +41,8 @@ class Native(Layout):
     def __post_init__(self) -> None:
         if self.image_tokens < 1 or not 1 <= self.patch <= self.shortest <= self.longest:
             raise RecipeError(
-                f"{self.image_tokens} slots, patches of {self.patch} and sides of {self.shortest} to {self.longest} pixels "
-                "do not make a layout"
+                f"{self.image_tokens} image tokens, patches of {self.patch} and sides of {self.shortest} to "
+                f"{self.longest} pixels do not make a layout"
             )
 
     @property

@@ -71,10 +71,6 @@ class PackedPatches(VideoLayout):
         return self.token
 
     @property
-    def video_token(self) -> str:
-        return self.video_token
-
-    @property
     def placeholder(self) -> str:
         return self.before + self.token + self.behind
 

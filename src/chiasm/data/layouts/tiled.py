@@ -45,8 +45,8 @@ class Tiled(Layout):
     def __post_init__(self) -> None:
         if self.image_tokens < 1 or not 1 <= self.patch <= self.tile or self.longest < 1:
             raise RecipeError(
-                f"tiles of {self.tile} pixels with {self.image_tokens} slots, patches of {self.patch} and a longest side of "
-                f"{self.longest} do not make a layout"
+                f"tiles of {self.tile} pixels with {self.image_tokens} image tokens, patches of {self.patch} and a "
+                f"longest side of {self.longest} do not make a layout"
             )
 
     @property

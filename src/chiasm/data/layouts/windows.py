@@ -36,8 +36,8 @@ class Windows(Layout):
     def __post_init__(self) -> None:
         if min(self.window, self.rows, self.columns, self.image_tokens) < 1:
             raise RecipeError(
-                f"{self.rows} rows and {self.columns} columns of windows of {self.window} pixels with {self.image_tokens} "
-                "slots do not make a layout"
+                f"{self.rows} rows and {self.columns} columns of windows of {self.window} pixels with "
+                f"{self.image_tokens} image tokens do not make a layout"
             )
 
     @property
