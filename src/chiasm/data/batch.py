@@ -104,9 +104,14 @@ class Stream(_Tensors):
     """Samples as one stream of T tokens, behind each other without padding: what decoders are given.
 
     ids_T: token ids. lengths_B: tokens of each sample.
-    target_T: which tokens are learned or scored, by what stands before them; made from `Text.target` and nothing else.
-    slot_T: which tokens only keep the place of features of pictures, in the pictures' order.
+    target_T: which tokens are learned or scored, by what stands before them; made from the parts' `target` and nothing
+        else.
+    image_mask_T: which tokens only keep the place of features or codes of images, in the images' order.
     positions_AT: where a position has A axes (time, height, width), (A, T); None where it is the place in the sample.
+    blocks_T: within which blocks of a sample attention goes both ways, see `nn/attention_mask.py`; None where all of it
+        is causal.
+    image_order_T: which of its sample's image features each image token keeps the place of, where they are not in
+        order; 0 for other tokens.
     """
 
     ids_T: Tensor
@@ -114,6 +119,8 @@ class Stream(_Tensors):
     target_T: Tensor
     image_mask_T: Tensor
     positions_AT: Tensor | None = None
+    blocks_T: Tensor | None = None
+    image_order_T: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.lengths_B)
@@ -124,17 +131,27 @@ class Stream(_Tensors):
         chosen = slice(before, before + length)
         positions = self.positions_AT[:, chosen] if self.positions_AT is not None else None
         rows = self.lengths_B[first:last]
-        return Stream(self.ids_T[chosen], rows, self.target_T[chosen], self.image_mask_T[chosen], positions)
+        blocks = self.blocks_T[chosen] if self.blocks_T is not None else None
+        order = self.image_order_T[chosen] if self.image_order_T is not None else None
+        return Stream(
+            self.ids_T[chosen], rows, self.target_T[chosen], self.image_mask_T[chosen], positions, blocks, order
+        )
 
 
 @dataclass(frozen=True)
 class Batch(_Tensors):
-    """Samples as a model is given them; `keys` names them in errors and logs."""
+    """Samples as a model is given them.
+
+    keys: name the samples in errors and logs. dummy_images: images of no sample, which go through the model's parts for
+        images and change nothing: other processes wait there, or no gradient would flow (`Model.needs_images`). They
+        are given to parts of a batch after it was split.
+    """
 
     keys: tuple[str, ...]
     images: Images | None = None
     texts: Tokens | None = None
     stream: Stream | None = None
+    dummy_images: Images | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
