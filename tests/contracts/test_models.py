@@ -128,7 +128,7 @@ def test_pictures_laid_out_for_another_model_are_refused(family: str) -> None:
     model.processor.layout = Marked()
     with pytest.raises(RecipeError, match=f"set processor.layout to {own.chosen()}$"):
         model.check()
-    name = "slots" if "slots" in dump(own) else "patch"
+    name = "image_tokens" if "image_tokens" in dump(own) else "patch"
     model.processor.layout = replace(own, **{name: getattr(own, name) + 1})
     with pytest.raises(
         RecipeError, match=rf"{name} {getattr(own, name) + 1}\b.*, but .* is made for .*{name} {getattr(own, name)}\b"

@@ -118,7 +118,7 @@ def test_a_sample_must_leave_room_for_one_of_each_other_rank() -> None:
             told = [skipped.reason for one in readers for skipped in one.skips.samples]
             assert (key in seen) == there, (given, ranks)
             assert any(f"'{key}'" in one and f"{given} for 2 processes" in one for one in told) != there
-            wanted = "data.batch_tokens" + (" or data.batch_slots" if given.image_tokens is not None else "")
+            wanted = "data.batch_tokens" + (" or data.batch_image_tokens" if given.image_tokens is not None else "")
             assert all(one.endswith(f"raise {wanted}") for one in told)
 
 

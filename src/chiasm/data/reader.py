@@ -219,7 +219,7 @@ class Reader:
                     raise DataError(
                         f"sample '{found[0].key}' has {len(ids)} tokens, {own} of them for its pictures; a batch of "
                         f"{budget} for {self.ranks} processes has no room for it: raise data.batch_tokens"
-                        + (" or data.batch_slots" if budget.image_tokens is not None else "")
+                        + (" or data.batch_image_tokens" if budget.image_tokens is not None else "")
                     )
             except DataError as error:
                 drawn[place] = Skipped(self.source.called(self._index(place)), str(error))
