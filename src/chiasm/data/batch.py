@@ -125,6 +125,16 @@ class Stream(_Tensors):
     def __len__(self) -> int:
         return len(self.lengths_B)
 
+    @property
+    def image_order_S(self) -> Tensor | None:
+        """(S,) which of the S image features of the batch each image token keeps the place of; None where in order."""
+        if self.image_order_T is None:
+            return None
+        samples = torch.arange(len(self), device=self.ids_T.device)
+        owner_S = samples.repeat_interleave(self.lengths_B)[self.image_mask_T]
+        counts_B = torch.bincount(owner_S, minlength=len(self))
+        return self.image_order_T[self.image_mask_T] + (counts_B.cumsum(0) - counts_B)[owner_S]
+
     def of_rows(self, first: int, last: int) -> Stream:
         """The samples from `first` up to but not including `last`."""
         before, length = int(self.lengths_B[:first].sum()), int(self.lengths_B[first:last].sum())

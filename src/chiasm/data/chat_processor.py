@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -96,6 +97,11 @@ class ChatProcessor(Processor):
     @property
     def transform(self) -> ImageTransform | None:
         return self.layout.alike if self.layout is not None else None
+
+    @cached_property
+    def dummy_images(self) -> Images | None:
+        """A small grey image."""
+        return self.layout.images([Image(np.full((28, 28, 3), 128, np.uint8))]) if self.layout is not None else None
 
     @property
     def shares_prompts(self) -> bool:
