@@ -193,7 +193,7 @@ class Experiment:
 
     def _with_features(self, folder: Path) -> Processor:
         frozen = {name for name, part in self.recipe.training.parts.items() if part.frozen}
-        frozen |= {name for name, part in self.model.named_children() if getattr(part, "frozen", False)}
+        frozen |= self.model.frozen_parts
         cached: CachedProcessor | CachedChatProcessor
         if isinstance(self.model, DualEncoder) and {"vision", "text"} & frozen:
             cached = CachedProcessor(self.model, folder, images="vision" in frozen, texts="text" in frozen)

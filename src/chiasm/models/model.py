@@ -111,6 +111,14 @@ class Model(nn.Module, ABC):
         return frozenset()
 
     @property
+    def frozen_parts(self) -> frozenset[str]:
+        """Names of its immediate parts that have parameters of which none learns."""
+        parameters = {name: list(part.parameters()) for name, part in self.named_children()}
+        return frozenset(
+            name for name, held in parameters.items() if held and not any(tensor.requires_grad for tensor in held)
+        )
+
+    @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
