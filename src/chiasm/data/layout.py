@@ -12,6 +12,7 @@ from torch import Tensor
 from chiasm.config import Component
 from chiasm.data.batch import Images, PixelImages
 from chiasm.data.image import Image
+from chiasm.data.image_codes import ImageCodes
 from chiasm.data.sample import Video
 from chiasm.data.transforms import ImageTransform
 
@@ -36,6 +37,11 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
     def marks(self) -> tuple[str, ...]:
         """Tokens around and between slots, which a tokenizer that is learned must have too."""
         return ()
+
+    @property
+    def image_codes(self) -> ImageCodes | None:
+        """How images are written as codes of an image tokenizer; None where features stand in their places."""
+        return None
 
     @property
     def placeholder(self) -> str:

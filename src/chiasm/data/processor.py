@@ -38,6 +38,11 @@ class Processor(ABC):
         """What makes every picture's pixels, where all are made alike, whatever their sizes; else None."""
         return None
 
+    @property
+    def dummy_images(self) -> Images | None:
+        """Images of no sample, for `Batch.dummy_images`; None where no model has parts that images alone go through."""
+        return None
+
     @classmethod
     @abstractmethod
     def from_recipe(cls, entries: Mapping[str, Any], texts: Iterable[str]) -> Self:
