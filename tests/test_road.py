@@ -16,7 +16,7 @@ ROAD = (
     "config",
     "data",
     "nn",
-    "objectives",
+    "losses",
     "generation",
     "models",
     "adaptation",

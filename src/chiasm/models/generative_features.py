@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import ImageFeatures, Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample
@@ -70,7 +70,7 @@ class CachedChatProcessor(ChatProcessor):
     @property
     def dummy_images(self) -> Images:
         """Features of none: the tower is not called on any process."""
-        return Images(torch.empty(0), torch.zeros(1, dtype=torch.long), torch.zeros(1, *self.model.features_shape))
+        return ImageFeatures(torch.zeros(1, *self.model.features_shape), torch.zeros(1, dtype=torch.long))
 
     def fill(self, samples: Iterable[Sample], console: Console) -> None:
         """Computes what is not there yet of the pictures of these samples; can be stopped and repeated."""
@@ -92,4 +92,4 @@ class CachedChatProcessor(ChatProcessor):
         if not shown:
             return None
         rows = torch.tensor([row for row, _ in shown])
-        return Images(torch.empty(0), rows, self.file[[key for _, key in shown]])
+        return ImageFeatures(self.file[[key for _, key in shown]], rows)
