@@ -119,6 +119,10 @@ class Parquet(Source):
         with _parquet(self._files[group.file]) as file:
             return file.read_row_group(group.number)
 
+    @property
+    def in_shards(self) -> bool:
+        return True
+
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 

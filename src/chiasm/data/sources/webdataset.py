@@ -102,6 +102,10 @@ class WebDataset(Source):
     def _remote(self) -> bool:
         return any(isinstance(one, Url) for one in self._places)
 
+    @property
+    def in_shards(self) -> bool:
+        return True
+
     def __len__(self) -> int:
         return self._ends[-1]
 
