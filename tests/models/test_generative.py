@@ -164,7 +164,7 @@ def test_answers_to_one_question_are_read_behind_one_reading_of_it(monkeypatch: 
         seen.append(len(images))
         return features(images)
 
-    monkeypatch.setattr(model, "picture_features", counted)
+    monkeypatch.setattr(model, "image_features", counted)
     torch.testing.assert_close(model.log_likelihood(samples), alone, atol=1e-3, rtol=1e-4)
     assert seen == [1, 1, 2]
     assert model.log_likelihood([]).shape == (0,)

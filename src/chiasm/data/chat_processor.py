@@ -325,7 +325,9 @@ def _silent(backend: tokenizers.Tokenizer, boxes: BoxFormat | None) -> frozenset
 def _image_tokens(layout: Layout | None) -> tuple[str, ...]:
     if layout is None:
         return ()
-    return (layout.image_token, layout.video_token) if isinstance(layout, VideoLayout) else (layout.image_token,)
+    if isinstance(layout, VideoLayout) and layout.video_token != layout.image_token:
+        return (layout.image_token, layout.video_token)
+    return (layout.image_token,)
 
 
 def _expanded(rendered: Rendered, written: Sequence[str]) -> Rendered:

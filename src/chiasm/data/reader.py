@@ -218,7 +218,8 @@ class Reader:
                     raise DataError(
                         f"sample '{found[0].key}' has {cost.tokens} tokens, {cost.image_tokens} of them for its "
                         f"pictures; a batch of {budget} for {self.ranks} processes has no room for it: "
-                        "raise data.batch_tokens" + (" or data.batch_slots" if budget.image_tokens is not None else "")
+                        "raise data.batch_tokens"
+                        + (" or data.batch_image_tokens" if budget.image_tokens is not None else "")
                     )
             except DataError as error:
                 drawn[place] = Skipped(self.source.called(self._index(place)), str(error))

@@ -164,7 +164,7 @@ def _facts(setting: Setting, batch: Batch, skipped: int) -> dict[str, str]:
     if batch.stream is not None:
         length, targets = len(batch.stream.ids_T), int(batch.stream.target_T.sum())
         facts["tokens"] = f"{length:,} in one stream; {targets / length:.1%} learned"
-        facts["slots"] = f"{int(batch.stream.image_mask_T.sum()):,} for {len(batch.images or ())} pictures"
+        facts["image tokens"] = f"{int(batch.stream.image_mask_T.sum()):,} for {len(batch.images or ())} pictures"
     if setting.transform is not None:
         augment = setting.transform.augment
         facts["augmentation"] = "none" if augment is None else f"area {augment.area}, flip {augment.flip:g}"

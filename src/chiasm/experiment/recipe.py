@@ -31,7 +31,7 @@ from chiasm.training.settings import Training
 @dataclass(frozen=True)
 class Data:
     """batch_size: samples of a batch. Or batch_tokens: as many samples as have so many tokens together, words and
-        pictures; batch_slots bounds those of pictures apart. For models that speak, whose samples differ in length.
+        pictures; batch_image_tokens bounds those of pictures apart. For models that read streams of differing length.
     root: what "${data.root}" stands for, a folder or a URL. captions, max_skipped, threads: see data.reader.Reader.
 
     features: a folder where the outputs of frozen towers are kept, so that they are computed once; None computes them
@@ -65,11 +65,11 @@ class Data:
             raise RecipeError("data.features keeps what comes after the pictures; leave data.cache out")
         if (self.batch_tokens is None) == (self.batch_size == 0):
             raise RecipeError("data: give either batch_size, in samples, or batch_tokens")
-        for name in ("batch_size" if self.batch_tokens is None else "batch_tokens", "batch_slots", "threads"):
+        for name in ("batch_size" if self.batch_tokens is None else "batch_tokens", "batch_image_tokens", "threads"):
             if (given := getattr(self, name)) is not None and given < 1:
                 raise RecipeError(f"data.{name} must be at least 1, not {given}")
         if self.batch_image_tokens is not None and self.batch_tokens is None:
-            raise RecipeError("data.batch_slots goes with data.batch_tokens")
+            raise RecipeError("data.batch_image_tokens goes with data.batch_tokens")
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class Budget(Check):
                 f"samples that alone need more than a batch holds, {self.setting.recipe.data.budget}",
                 "Training leaves such samples out, and stops where there are more than data.max_skipped. Several "
                 "processes share a batch, so there may be more of them there.",
-                f"Raise data.batch_tokens (the longest has {max(self._lengths):,}) or data.batch_slots.",
+                f"Raise data.batch_tokens (the longest has {max(self._lengths):,}) or data.batch_image_tokens.",
                 rows=self._over,
                 of=of,
             )

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from chiasm.data.layouts.packed import PackedPatches
 from chiasm.data.transforms import OPENAI_MEAN, OPENAI_STD
 from chiasm.errors import CheckpointError
-from chiasm.weights.files import read_json_if_present, read_section, write_json
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import read_section, write_json
 from chiasm.weights.transformers._pixels import filter_name, filter_number, normalisation, read_entries
 
 _VIDEO = "video_preprocessor_config.json"
@@ -35,7 +36,9 @@ class _Settings:
     merge_size: int = 2
 
 
-def read_packed(folder: Path, patch: int, merge: int, time: int, tokens: Mapping[str, str]) -> PackedPatches:
+def read_packed(
+    folder: CheckpointFolder, patch: int, merge: int, time: int, tokens: Mapping[str, str]
+) -> PackedPatches:
     """How a checkpoint wants pictures and videos. patch, merge, time: the model's. tokens: entries of `PackedPatches`.
 
     Raises CheckpointError where the processor makes other patches than the model sees.
@@ -80,9 +83,9 @@ def write_packed(layout: PackedPatches, folder: Path) -> None:
     write_json(folder / "processor_config.json", {"processor_class": "Qwen2VLProcessor"})
 
 
-def _video_entries(folder: Path) -> Mapping[str, Any]:
-    inside = read_json_if_present(folder / "processor_config.json").get("video_processor")
-    return inside or read_json_if_present(folder / _VIDEO)
+def _video_entries(folder: CheckpointFolder) -> Mapping[str, Any]:
+    inside = folder.entries("processor_config.json").get("video_processor")
+    return inside or folder.entries(_VIDEO)
 
 
 def _bounds(entries: Mapping[str, Any], defaults: tuple[int, int], file: Path) -> tuple[int, int]:
