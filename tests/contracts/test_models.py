@@ -173,7 +173,7 @@ def test_accumulation_does_not_change_what_is_learned(family: str, tmp_path: Pat
     loop = Loop(model, Reader(Patches(), model.processor, 8), Training(steps=1, accumulate=3, device="cpu"), tmp_path)
     batch = model.processor(_samples(family, 8))
     if batch.images is not None:
-        batch = replace(batch, images=replace(batch.images, pixels=batch.images.pixels.double()))
+        batch = replace(batch, images=batch.images.with_pixels(batch.images.pixels.double()))
     torch.manual_seed(1)  # what a family draws, such as hard negatives, is drawn alike each time
     losses = {name: float(loss.detach()) for name, loss in model.losses(batch).items()}
     torch.manual_seed(1)

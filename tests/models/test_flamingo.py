@@ -43,7 +43,7 @@ def states(model: Flamingo, samples: list[Sample]) -> list[torch.Tensor]:
     """What the decoder makes of every token of each sample, in float64."""
     batch = model.processor.prompts(samples)
     if batch.images is not None:
-        batch = replace(batch, images=replace(batch.images, pixels=batch.images.pixels.double()))
+        batch = replace(batch, images=batch.images.with_pixels(batch.images.pixels.double()))
     with torch.no_grad():
         model.double()
         prompt = model.embedded(batch)

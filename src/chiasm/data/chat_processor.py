@@ -235,7 +235,7 @@ class ChatProcessor(Processor):
             images = self.layout.images([one for _, one in shown], drawn)
         else:
             images = self.layout.images([one for _, one in shown if isinstance(one, Image)], drawn)
-        return replace(images, row_N=torch.tensor([row for row, _ in shown])[images.row_N])
+        return images.of_samples(torch.tensor([row for row, _ in shown]))
 
     def _all_written(self, sample: Sample, text: str) -> list[str]:
         """What stands for each picture and video of a rendered text."""

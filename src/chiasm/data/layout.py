@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from chiasm.config import Component
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PixelImages
 from chiasm.data.image import Image
 from chiasm.data.sample import Video
 from chiasm.data.transforms import ImageTransform
@@ -56,7 +56,7 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
 
     @abstractmethod
     def images(self, images: Sequence[Image], generators: Sequence[np.random.Generator] | None = None) -> Images:
-        """The pixels of pictures, with row_N counting them from 0."""
+        """The pixels of pictures, with row_N counting them from 0; the class says how they are laid out."""
 
     def positions(self, image_mask_T: Tensor, shown: Sequence[Image | Video]) -> Tensor | None:  # noqa: ARG002  # see below
         """(A, T) positions of a sample's tokens, where they have several axes; None: the place in the sample.
@@ -95,4 +95,4 @@ def all_alike(
     """The pixels of pictures that are all made alike, (N, C, H, W)."""
     drawn = generators if generators is not None else [None] * len(images)
     pixels = torch.stack([transform(image, one) for image, one in zip(images, drawn, strict=True)])
-    return Images(pixels, row_N=torch.arange(len(images)))
+    return PixelImages(pixels, torch.arange(len(images)))

@@ -14,7 +14,7 @@ import tokenizers
 import torch
 
 from chiasm.config import dump, parse
-from chiasm.data.batch import Batch, Images, Tokens
+from chiasm.data.batch import Batch, Images, PixelImages, Tokens
 from chiasm.data.buffers import Buffers
 from chiasm.data.image import Image
 from chiasm.data.patches import PatchTransform
@@ -197,7 +197,7 @@ class PairProcessor(Processor):
         pixels = torch.empty(shape) if generators is None else self._buffers.empty(*shape)
         for image, generator, out in zip(images, drawn, pixels, strict=True):
             self.image.normalised(self.image.levels(image, generator), out)
-        return Images(pixels, row_N=torch.arange(len(images)))
+        return PixelImages(pixels, torch.arange(len(images)))
 
     def texts(self, texts: Sequence[str]) -> Tokens:
         """Texts alone, in order."""

@@ -137,7 +137,7 @@ def _images(setting: Setting, batch: Batch, row: int) -> Iterator[Pixels]:
     """The pixels of a sample's pictures (or of their tiles), with the normalisation undone."""
     if batch.images is None:
         return
-    for pixels in batch.images.pixels[batch.images.row_N == row]:
+    for pixels in batch.images.of_rows(row, row + 1).pixels:
         yield setting.transform.shown(pixels) if setting.transform is not None else _stretched(pixels)
 
 

@@ -23,12 +23,12 @@ from chiasm.generation.choosing import Sampling
 from chiasm.generation.likelihood import log_likelihoods, token_log_likelihoods
 from chiasm.generation.prompt import Prompt
 from chiasm.generation.tokens import Ended, continuations, stream
+from chiasm.losses.next_token import next_token
 from chiasm.models.caption_scores import CaptionScorer, grey, shown
 from chiasm.models.model import Model
 from chiasm.models.shared_prefixes import shared_prefixes
 from chiasm.nn.decoder import Decoder, Packed, positions_of
 from chiasm.nn.visible_images import VisibleImages
-from chiasm.objectives.next_token import next_token
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import ImageFeatures, Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample
@@ -69,7 +69,7 @@ class CachedChatProcessor(ChatProcessor, CachingProcessor):
             )
         self.model, self._own = model, own
         no_features = torch.zeros(1, *model.features_shape)  # the tower is not called on any process
-        model.dummy_images = Images(torch.empty(0), torch.zeros(1, dtype=torch.long), no_features)
+        model.dummy_images = ImageFeatures(no_features, torch.zeros(1, dtype=torch.long))
         told = mark(model.vision, f"{transform!r}, {model.reading}")
         self.file = VectorFile(folder / f"images-{told}" / ROWS, *model.features_shape)
 
@@ -93,4 +93,4 @@ class CachedChatProcessor(ChatProcessor, CachingProcessor):
         if not shown:
             return None
         rows = torch.tensor([row for row, _ in shown])
-        return Images(torch.empty(0), rows, self.file[[key for _, key in shown]])
+        return ImageFeatures(self.file[[key for _, key in shown]], rows)
