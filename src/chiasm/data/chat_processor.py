@@ -263,7 +263,7 @@ class ChatProcessor(Processor):
         if isinstance(one, Video):
             if not isinstance(self.layout, VideoLayout):
                 raise DataError(f"sample '{sample.key}' has videos, which this model does not read")
-            return self.layout.written_video(*one.frames[0].size, len(one.frames))
+            return self.layout.written_video(*one.size, len(self.layout.frame_indices(one)))
         if self.layout is None:
             raise DataError(f"sample '{sample.key}' has pictures, but this model reads text alone")
         return self.layout.written(*one.size)

@@ -96,7 +96,7 @@ def look(name: str, source: Source, index: int, processor: Processor | None, cap
             return replace(seen, trouble=found)
         seen = replace(seen, pictures=(*seen.pictures, found))
     for at, video in enumerate(one for one in sample.shown if isinstance(one, Video)):
-        for frame, image in enumerate(video.frames):  # neighbours look alike, so no check of pictures is shown them
+        for frame, image in enumerate(video.images):  # neighbours look alike, so no check of pictures is shown them
             if isinstance(found := _imaged(image), Trouble):
                 return replace(seen, trouble=replace(found, told=f"frame {frame} of video {at}: {found.told}"))
     if processor is None or not processor.packs or name != TRAINING:
