@@ -128,6 +128,17 @@ def test_equal_films_have_equal_keys(tmp_path: Path) -> None:
     assert Video(frames, (0.0, 0.1)).key != Video(frames, (0.0, 0.2)).key
 
 
+def test_a_film_in_a_store_is_read_by_range(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="URLs are read with fsspec: pip install 'chiasm[data]'")
+    file = film(tmp_path / "film.mp4")
+    fsspec.filesystem("memory").pipe("/films/film.mp4", file.read_bytes())
+    video = Video("memory://films/film.mp4")
+    assert (video.key, video.count, video.name) == (Video(file).key, 35, "memory://films/film.mp4")
+    assert np.array_equal(next(video.read((20,))).levels(), by_opencv(file)[20])
+    with pytest.raises(DataError, match=r"there is nothing at memory://films/other.mp4"):
+        _ = Video("memory://films/other.mp4").count
+
+
 def test_frames_that_were_given_are_a_video_too(tmp_path: Path) -> None:
     frames = tuple(Video(film(tmp_path / "film.mp4")).read((0, 10, 20)))
     video = Video(frames, (0.0, 1.0, 2.0))

@@ -11,7 +11,7 @@ import pytest
 from chiasm.data.sample import Image, Part, Sample, Text
 from chiasm.data.sources.preferences import Preferences
 from chiasm.errors import DataError
-from tests.data.sources.made import OUTSIDE, folder_of_images, json_lines
+from tests.data.sources.made import folder_of_images, json_lines
 
 # A row as openbmb/RLAIF-V-Dataset has them, its image as a file.
 RLAIF_V: dict[str, Any] = {
@@ -120,7 +120,7 @@ def test_plain_texts_have_no_roles(tmp_path: Path) -> None:
         ({"chosen": None}, "needs 'chosen' and 'rejected' beside 'prompt' or 'question'"),
         ({"chosen": [say("assistant", "x")]}, "all as texts or as lists of messages"),
         ({"image": 3}, "'image' must name a file"),
-        ({"image": OUTSIDE}, "leads out of the folder"),
+        ({"image": "../secret.jpg"}, "leads out of the folder"),
         (
             {
                 "prompt": [say("user", "", "", "?")],
@@ -146,7 +146,7 @@ def test_a_row_that_cannot_be_read_is_named(change: dict[str, Any], words: str, 
     path.write_text(json.dumps([{**RLAIF_V, **change}]))
     with pytest.raises(DataError, match=words) as caught:
         Preferences(path, images)[0]
-    assert "rows.json" in str(caught.value) or OUTSIDE in str(caught.value)
+    assert "rows.json" in str(caught.value) or "../secret.jpg" in str(caught.value)
 
 
 def test_a_sample_without_a_preference_says_so() -> None:
