@@ -23,6 +23,7 @@ from chiasm.models.connector_vlm import ConnectorVLM
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.generative import GenerativeModel, VisionLanguageModel
 from chiasm.models.model import Embedder, Model, ModelConfig, Scorer, verbs
+from chiasm.training.dummy_images import with_dummy_images
 from chiasm.training.loop import Loop
 from chiasm.training.settings import Training
 from tests.worlds import Patches
@@ -132,9 +133,9 @@ def test_a_batch_without_pictures_goes_through_all_parts_where_others_have_some(
     pairs = _samples(family, 4)
     words = model.processor([replace(one, parts=one.texts) for one in pairs])
     found = []
-    for batch, shared in ((model.processor(pairs), True), (words, True), (words, False)):
+    shared = with_dummy_images(words, model, model.processor, elsewhere=True)
+    for batch in (model.processor(pairs), shared, with_dummy_images(words, model, model.processor)):
         model.zero_grad()
-        model.shared = shared
         torch.autograd.backward(model.losses(batch)["next_token"])
         found.append({name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None})
     imaged, dummy, alone = found

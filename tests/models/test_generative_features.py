@@ -22,7 +22,6 @@ from chiasm.experiment.recipe import Recipe, load_recipe
 from chiasm.experiment.run import Experiment
 from chiasm.models import frozen, limber, llava_next
 from chiasm.models.generative_features import CachedChatProcessor
-from chiasm.nn.freezing import freeze
 from chiasm.nn.image_towers.vit import ViT
 from tests.models.generative_models import noise
 from tests.models.test_frozen import built
@@ -54,7 +53,7 @@ def told() -> list[Sample]:
 @pytest.fixture(params=["limber", "frozen"])
 def model(request: pytest.FixtureRequest) -> Any:
     found: Any = built(limber.SIZES["small"] if request.param == "limber" else frozen.SIZES["small"])
-    freeze(found.vision)
+    found.vision.requires_grad_(False)
     return found
 
 

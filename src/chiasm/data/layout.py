@@ -13,6 +13,7 @@ from chiasm.config import Component
 from chiasm.data.batch import Images, PixelImages
 from chiasm.data.frame_sampling import FrameSampling
 from chiasm.data.image import Image
+from chiasm.data.image_codes import ImageCodes
 from chiasm.data.sample import Video
 from chiasm.data.transforms import ImageTransform
 
@@ -37,6 +38,11 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
     def marks(self) -> tuple[str, ...]:
         """Tokens around and between slots, which a tokenizer that is learned must have too."""
         return ()
+
+    @property
+    def image_codes(self) -> ImageCodes | None:
+        """How images are written as codes of an image tokenizer; None where features stand in their places."""
+        return None
 
     @property
     def placeholder(self) -> str:

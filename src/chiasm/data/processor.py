@@ -99,6 +99,11 @@ class Processor(ABC):
         """Its settings as plain entries, for people to look at; {} where another program has them."""
         return {}
 
+    @property
+    def dummy_images(self) -> Images | None:
+        """Images of no sample, for `Batch.dummy_images`; None where no model has parts that images alone go through."""
+        return None
+
     @classmethod
     @abstractmethod
     def from_recipe(cls, entries: Mapping[str, Any], texts: Iterable[str]) -> Self:

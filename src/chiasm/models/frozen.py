@@ -23,7 +23,6 @@ from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import prefix
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
-from chiasm.nn.freezing import freeze
 from chiasm.nn.tower import ImageTowerConfig
 
 
@@ -58,7 +57,7 @@ class Frozen(CachesImageFeatures):
         super().__init__(config, processor)
         self.vision, self.language = config.vision.build_pooled(), config.language.build()
         self.connector = config.connector.build(self.vision.width, self.language.width)
-        freeze(self.language)
+        self.language.requires_grad_(False)
 
     def check(self) -> None:
         super().check()

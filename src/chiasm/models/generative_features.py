@@ -68,10 +68,13 @@ class CachedChatProcessor(ChatProcessor, CachingProcessor):
                 "data.features"
             )
         self.model, self._own = model, own
-        no_features = torch.zeros(1, *model.features_shape)  # the tower is not called on any process
-        model.dummy_images = ImageFeatures(no_features, torch.zeros(1, dtype=torch.long))
         told = mark(model.vision, f"{transform!r}, {model.reading}")
         self.file = VectorFile(folder / f"images-{told}" / ROWS, *model.features_shape)
+
+    @property
+    def dummy_images(self) -> Images:
+        """Features of none: the tower is not called on any process."""
+        return ImageFeatures(torch.zeros(1, *self.model.features_shape), torch.zeros(1, dtype=torch.long))
 
     def fill(self, samples: Iterable[Sample], console: Console) -> None:
         """Computes what is not there yet of the pictures of these samples; can be stopped and repeated."""
