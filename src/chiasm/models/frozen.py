@@ -16,7 +16,7 @@ from chiasm.data.batch import ImageFeatures, Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.models import clip, llava
-from chiasm.models.generative import VisionLanguageModel
+from chiasm.models.generative_features import CachesImageFeatures
 from chiasm.models.llava import check_image_tokens
 from chiasm.models.model import Model, ModelConfig
 from chiasm.nn.connector import ConnectorConfig
@@ -48,7 +48,7 @@ class Config(ModelConfig):
         return self.connector.image_tokens(1)
 
 
-class Frozen(VisionLanguageModel):
+class Frozen(CachesImageFeatures):
     """A tower's pooled features as a few slots of a language model that never learns."""
 
     config: Config

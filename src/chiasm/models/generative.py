@@ -302,6 +302,17 @@ class GenerativeModel(Model):
         each_T = token_log_likelihoods(self.language, h_TD, targets_T)
         return each_T.new_zeros(len(batch)).index_add(0, owner, each_T).float().cpu()
 
+    def part_outputs(self, batch: Batch) -> Iterator[Tensor]:
+        """The features of images, and what the decoder makes of the stream."""
+        words, visible = _stream(batch), None
+        if batch.images is not None:
+            features_SD = self.image_features(batch.images.to("meta"))
+            yield features_SD
+            visible = self.visible(batch, features_SD)
+        lengths = words.lengths_B.tolist()
+        x_TD = self.language.embed(words.ids_T.to("meta"))
+        yield self.language(x_TD, positions_of(lengths, "meta"), Packed(tuple(lengths), visible))
+
     # --- parts of the above
 
     def _ended(self, stop: Sequence[str]) -> Ended:
