@@ -13,6 +13,7 @@ import chiasm
 SOURCE = Path(chiasm.__file__).parent
 ROAD = (
     "errors",
+    "additions",
     "config",
     "data",
     "nn",
@@ -25,11 +26,8 @@ ROAD = (
     "evaluation",
     "curation",
     "serving",
-    "entries",
-    "recipe",
-    "assembly",
     "experiment",
-    "stages",
+    "contracts",
     "diagnosis",
     "cli",
 )

@@ -11,6 +11,7 @@ import torch
 
 from chiasm.adaptation.adapted import adapt, merged
 from chiasm.adaptation.adapter import AdapterConfig
+from chiasm.additions import ANY, allowing
 from chiasm.config import dump, parse
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.processor import Processor
@@ -72,18 +73,23 @@ def build_processor(recipe: Recipe) -> Processor:
     Where the recipe starts from a checkpoint, that model's, with the recipe's changes.
     """
     if recipe.start is not None:
-        return _trainable(recipe.start).processor.changed(recipe.processor)
+        trained = _trainable(recipe.start).processor
+        with allowing(ANY):
+            return trained.changed(recipe.processor)
     assert recipe.model is not None
     kind = recipe.model.model().processor_type
     entries = deep_merge(recipe.model.processor_entries(), _with_packaged(recipe.processor, kind))
-    return kind.from_recipe(entries, training_texts(recipe.data.train))
+    with allowing(ANY):
+        return kind.from_recipe(entries, training_texts(recipe.data.train))
 
 
 def _started(start: Start, processor: Mapping[str, Any]) -> Model:
     """The model of a checkpoint with changed entries. Raises ChiasmError where they do not suit its weights."""
     trained = _trainable(start)
     config = _changed(trained.config, start)
-    model = config.on_meta(trained.processor.changed(processor)).to_empty(device=trained.device)
+    with allowing(ANY):
+        changed = trained.processor.changed(processor)
+    model = config.on_meta(changed).to_empty(device=trained.device)
     model.check()
     model_folder.assign(model, trained.state_dict(), f"start.model: {start.checkpoint}")
     return model

@@ -16,6 +16,7 @@ from chiasm.errors import RecipeError
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _MUST_BE_GIVEN = "???"
+_RENAMED_FOLDERS = {"speaker": "vlm"}  # former folders of the recipes that come with chiasm
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -32,6 +33,9 @@ def find_recipe(name: str | Path) -> Path:
     shipped = shipped_recipes()
     if str(name) in shipped:
         return shipped[str(name)]
+    folder, _, rest = str(name).partition("/")
+    if (new := f"{_RENAMED_FOLDERS.get(folder)}/{rest}") in shipped:
+        raise RecipeError(f"there is no recipe '{name}' any more; it is called '{new}' now")
     raise RecipeError(f"there is no recipe '{name}'{suggest(str(name), shipped)}")
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 
 from chiasm.adaptation.adapter import AdapterConfig
+from chiasm.additions import ANY, allowing
 from chiasm.config import dump, parse, suggest
 from chiasm.data.cache import ImageCache
 from chiasm.data.locations import Location
@@ -31,13 +32,16 @@ from chiasm.training.settings import Training
 @dataclass(frozen=True)
 class Data:
     """batch_size: samples of a batch. Or batch_tokens: as many samples as have so many tokens together, words and
-        pictures; batch_image_tokens bounds those of pictures apart. For models that speak, whose samples differ in length.
+        pictures; batch_image_tokens bounds those of pictures apart. For generative models, whose samples differ in
+        length.
     root: what "${data.root}" stands for, a folder or a URL. captions, max_skipped, threads: see data.reader.Reader.
 
     features: a folder where the outputs of frozen towers are kept, so that they are computed once; None computes them
         at every step. cache: where training pictures are kept decoded, so that they are decoded once; "decoded" keeps
         them in the user's cache folder.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"batch_slots": "batch_image_tokens"}
 
     train: Source
     batch_size: int = 0
@@ -182,7 +186,8 @@ class Recipe:
             own = {"model": None, "pretrained": {}, "processor": self.processor if self.start else {}}
             entries |= {**own, "start": {"checkpoint": start}}
         try:
-            return parse(Recipe, entries)
+            with allowing(ANY):
+                return parse(Recipe, entries)
         except RecipeError as error:
             raise RecipeError(f"stages.{at} ({stage.name}): {error}") from error
 
@@ -191,14 +196,17 @@ class Recipe:
         return yaml.safe_dump(dump(self), sort_keys=False, width=110)
 
 
-def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name: str | Path, overrides: Sequence[str] = (), *, of_checkpoint: bool = False) -> Recipe:
     """Reads a recipe: a file, or by name one that chiasm ships, such as "clip/scenes".
 
-    overrides: entries of the form "a.b=c", c in YAML. Raises RecipeError for whatever is wrong, and where.
+    overrides: entries of the form "a.b=c", c in YAML. of_checkpoint: the recipe came with a checkpoint, so what it
+    names from outside of chiasm is not imported unless the user allows it (see `chiasm.additions`).
+    Raises RecipeError for whatever is wrong, and where.
     """
     file, entries = given_entries(name, overrides)
     try:
-        return parse(Recipe, interpolate(entries, entries))
+        with allowing(*(() if of_checkpoint else (ANY,))):
+            return parse(Recipe, interpolate(entries, entries))
     except RecipeError as error:
         raise RecipeError(f"{file}: {error}") from error
 
@@ -211,10 +219,11 @@ class EvaluationEntries:
     score_by: str = ""
 
 
-def load_tasks(name: str | Path, overrides: Sequence[str] = ()) -> EvaluationEntries:
+def load_tasks(name: str | Path, overrides: Sequence[str] = (), *, of_checkpoint: bool = False) -> EvaluationEntries:
     """The evaluation of a recipe. Of a file of one's own no more is needed than that.
 
-    name, overrides: as for `load_recipe`. Raises RecipeError for whatever is wrong in these entries, and where.
+    name, overrides, of_checkpoint: as for `load_recipe`. Raises RecipeError for whatever is wrong in these entries,
+    and where.
     """
     file, entries = given_entries(name, overrides)
     known = [one.name for one in fields(Recipe)]
@@ -224,7 +233,8 @@ def load_tasks(name: str | Path, overrides: Sequence[str] = ()) -> EvaluationEnt
         raise RecipeError(f"{file} has no evaluation entries")
     try:
         asked = {key: interpolate(entries[key], entries) for key in ("evaluation", "score_by") if key in entries}
-        return parse(EvaluationEntries, asked)
+        with allowing(*(() if of_checkpoint else (ANY,))):
+            return parse(EvaluationEntries, asked)
     except RecipeError as error:
         raise RecipeError(f"{file}: {error}") from error
 

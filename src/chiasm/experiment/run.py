@@ -214,6 +214,8 @@ class Experiment:
         if self.resume:
             if not file.exists():
                 raise TrainingError(f"{self.folder} holds no run to go on with; leave --resume out to begin one")
+            for saved in (self.checkpoint, *sorted((self.folder / "checkpoints").glob("step-*"))):
+                model_folder.require_current(saved)
             if learned_by(old := file.read_text()) != learned_by(text):
                 raise TrainingError(
                     f"{self.folder} holds a run of another recipe ({_changed_lines(old, text)}); go on with the recipe "
