@@ -37,3 +37,7 @@ class MissingExtra(ChiasmError):
     def __init__(self, package: str, extra: str, purpose: str, beside: str = "") -> None:
         then = f", then {beside}" if beside else ""
         super().__init__(f"{purpose} needs the package '{package}': pip install 'chiasm[{extra}]'{then}")
+
+
+class ContractError(ChiasmError):
+    """A family, source, task or other choice that does not keep what all of its kind promise."""

@@ -25,6 +25,7 @@ from chiasm.generation.prompt import Prompt
 from chiasm.generation.tokens import Ended, continuations, stream
 from chiasm.models.caption_scores import CaptionScorer, grey, shown
 from chiasm.models.model import Model
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.models.shared_prefixes import shared_prefixes
 from chiasm.nn.decoder import Decoder, Packed, positions_of
 from chiasm.nn.visible_images import VisibleImages
@@ -299,6 +300,15 @@ class VisionLanguageModel(CaptionScorer, GenerativeModel):
 
     @abstractmethod
     def image_features(self, images: Images) -> Tensor: ...
+
+    @property
+    @abstractmethod
+    def needed_layout(self) -> NeededLayout:
+        """How pictures must be laid out for the model."""
+
+    def check(self) -> None:
+        super().check()
+        self.needed_layout.require(self.processor.layout, type(self).__name__)
 
     def _dummy(self) -> Tensor | None:
         """Of a grey picture: other ranks have pictures, and wait for this one where they put slices together."""
