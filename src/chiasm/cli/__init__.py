@@ -65,12 +65,17 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.arguments(command)
-        command.add_argument(
-            "--allow",
-            action="append",
-            default=[],
-            metavar="PACKAGE",
-            help="a package whose classes checkpoints may name; importing it runs its code",
-        )
+        shared_arguments(command)
         commands[name] = module
     return parser, commands
+
+
+def shared_arguments(command: argparse.ArgumentParser) -> None:
+    """What all commands take beside their own arguments."""
+    command.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package whose classes checkpoints may name; importing it runs its code",
+    )

@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 from rich.console import Console
 
-from chiasm.adaptation.adapted import adapt, put
+from chiasm.adaptation.adapted import adapt
+from chiasm.adaptation.tensors import put
 from chiasm.data.cache import DecodedSource, ImageCache
 from chiasm.data.processor import Processor
 from chiasm.data.reader import Reader

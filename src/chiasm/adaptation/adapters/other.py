@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from chiasm.adaptation.adapter import AdapterConfig, refusals, require_peft
+from chiasm.adaptation.peft_adapter import PeftConfig, refusals, require_peft
 from chiasm.config import suggest
 from chiasm.errors import RecipeError
 
 
 @dataclass(frozen=True)
-class Config(AdapterConfig):
+class Config(PeftConfig):
     """kind: a config class of peft without its last word, such as `LoHa` for LoHaConfig. settings: its fields."""
 
     kind: str = ""
