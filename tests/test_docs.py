@@ -34,12 +34,21 @@ def _blocks(page: Path) -> list[tuple[str, str]]:
     return [(language, text) for skipped, language, text in _BLOCK.findall(page.read_text()) if not skipped]
 
 
+@pytest.fixture
+def _pages_modules(tmp_path: Path) -> Iterator[None]:
+    """Forgets the packages that a page wrote: the next one writes its own under the same name."""
+    yield
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.mark.usefixtures("_pages_modules")
 @pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page)], ids=lambda page: page.name)
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))  # as for a script that lies there
     names: dict[str, object] = {"__name__": "__main__"}
-    known = set(sys.modules)
     for language, text in _blocks(page):
         if (named := _FILE.match(text)) is not None and language == "python":
             _write(tmp_path / named[1], text)
@@ -53,9 +62,6 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
         else:
             assert language in ("yaml", "text"), f"{page.name}: a block of '{language}' is neither run nor marked"
             assert language == "text" or isinstance(yaml.safe_load(text), dict), f"{page.name}: {text}"
-    for name in set(sys.modules) - known:  # packages that the page wrote: the next page writes its own
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
-            del sys.modules[name]
 
 
 def _write(file: Path, text: str) -> None:

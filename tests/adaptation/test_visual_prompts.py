@@ -162,6 +162,11 @@ def test_a_run_learns_prompts_and_goes_on_to_the_same_bits(tmp_path: Path, capsy
     for gone in (cut / "checkpoint", cut / "checkpoints/step-000004"):
         gone.rename(gone.with_suffix(".gone"))
     assert main(["train", str(recipe), "--out", str(cut), "--resume"]) == 0
+    told = "vision: visual_prompts, which cannot be merged into weights"
+    assert told in (whole / "checkpoint/README.md").read_text()
+    capsys.readouterr()
+    assert main(["show", str(whole)]) == 0
+    assert told in " ".join(capsys.readouterr().out.split())
     for file in ("model.safetensors", "adapters/vision/prompts.safetensors"):
         first, second = (tensors_of(run / "checkpoint" / file) for run in (whole, cut))
         assert all(torch.equal(first[name], second[name]) for name in first.keys() | second.keys())

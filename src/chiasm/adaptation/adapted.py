@@ -55,6 +55,15 @@ class Adaptation:
         """Parts whose adapters cannot become weights."""
         return [part for part, config in self.configs.items() if not config.mergeable]
 
+    def described(self) -> str:
+        """The adapters in words: "text: lora; vision: visual_prompts, which cannot be merged into weights"."""
+        kinds = {part: config.chosen() for part, config in self.configs.items()}
+        named = (f"{part or 'the model'}: {kinds.get(part, 'as peft wrote it')}" for part in self.adapters)
+        stay = ", which cannot be merged into weights"
+        return "; ".join(
+            text + stay * (part in self.unmergeable) for part, text in zip(self.adapters, named, strict=True)
+        )
+
     def write(self, model: nn.Module, folder: Path) -> dict[str, Tensor]:
         """Writes the adapters into a checkpoint's folder; returns the other tensors that learned, by name."""
         here = Path(self.base).exists()

@@ -139,7 +139,8 @@ def refuses_another_layout(kind: Family, folder: Path) -> None:  # noqa: ARG001 
     assert isinstance(model, VisionLanguageModel)
     own, needed = model.processor.layout, model.needed_layout
     assert own is not None
-    others = [lambda: _another(own), *(partial(_changed, own, name.split(".")) for name in needed.settings)]
+    others: list[Callable[[], Any]] = [partial(_another, own)]
+    others += [partial(_changed, own, name.split(".")) for name in needed.settings]
     for other in others:
         try:
             layout = other()

@@ -277,6 +277,8 @@ def model_card(recipe: Recipe, model: Model, evaluation: Evaluation | None = Non
         "    import chiasm",
         '    model = chiasm.load("this folder")',
     ]
+    if model.adaptation is not None:
+        lines += ["", f"Adapters learned in it: {model.adaptation.described()}."]
     if evaluation is not None:
         lines += ["", "| task | figure | items | score | 95% interval | chance |", "|---|---|---|---|---|---|"]
         for result in evaluation.results:
