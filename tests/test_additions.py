@@ -105,7 +105,8 @@ def _recipe(folder: Path, source: str, family: str = "clip") -> Path:
     file = folder / "recipe-of-mine.yaml"
     file.write_text(
         f"name: mine\nseed: 3\ndata: {{train: {source}, batch_size: 2}}\nmodel: {{family: '{family}', size: small}}\n"
-        "processor: {tokenizer: {learn: 300}, text: {context: 40}, image: {size: 64}}\ntraining: {steps: 1, learning_rate: 1e-3}\n"
+        "processor: {tokenizer: {learn: 300}, text: {context: 40}, image: {size: 64}}\n"
+        "training: {steps: 1, learning_rate: 1e-3}\n"
     )
     return file
 

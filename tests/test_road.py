@@ -17,7 +17,7 @@ ROAD = (
     "config",
     "data",
     "nn",
-    "objectives",
+    "losses",
     "generation",
     "models",
     "adaptation",

@@ -115,7 +115,7 @@ class Component:
 
 
 class Scalar(ABC):
-    """Base of values that a recipe writes as one word, such as a URL; `str` of one is that word again."""
+    """Base of values that a recipe writes as one word, such as a URL; `str` gives that word again."""
 
     @classmethod
     @abstractmethod
@@ -153,7 +153,7 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
         return _parse_union(arguments, value, where)
     if origin is Literal:
         if value not in arguments:
-            known = [str(one) for one in arguments]
+            known = [str(choice) for choice in arguments]
             raise RecipeError(f"{where}: {value!r} is not a choice here{suggest(str(value), known)}")
         return value
     if origin is tuple:
@@ -206,10 +206,12 @@ def _parse_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[An
     if not isinstance(value, (list, tuple)):
         raise RecipeError(f"{where}: expected a list, got {value!r}")
     if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return tuple(_parse(arguments[0], one, f"{where}[{i}]") for i, one in enumerate(value))
+        return tuple(_parse(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if len(value) != len(arguments):
         raise RecipeError(f"{where}: expected {len(arguments)} entries, got {len(value)}")
-    return tuple(_parse(kind, one, f"{where}[{i}]") for i, (kind, one) in enumerate(zip(arguments, value, strict=True)))
+    return tuple(
+        _parse(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(arguments, value, strict=True))
+    )
 
 
 def _parse_scalar(kind: type, value: Any, where: str) -> Any:
@@ -257,7 +259,7 @@ def _parse_fields(kind: Any, entries: Mapping[str, Any], where: str, base: Mappi
         place = _join(where, key)
         nested = values.get(key)
         if dataclasses.is_dataclass(nested) and isinstance(entry, Mapping) and _same_choice(nested, entry):
-            inner = {name: one for name, one in entry.items() if name != getattr(nested, "key", None)}
+            inner = {name: given for name, given in entry.items() if name != getattr(nested, "key", None)}
             start = {field.name: getattr(nested, field.name) for field in _fields(type(nested))}
             values[key] = _parse_fields(type(nested), inner, place, start)
         else:

@@ -20,7 +20,7 @@ class CheckpointError(ChiasmError):
 
 
 class TrainingError(ChiasmError):
-    """A training run that cannot go on: a loss that is not finite, a checkpoint that does not fit the recipe."""
+    """A training run that cannot continue: a loss that is not finite, a checkpoint that does not fit the recipe."""
 
 
 class CapabilityError(ChiasmError):
@@ -28,7 +28,7 @@ class CapabilityError(ChiasmError):
 
 
 class RemoteError(ChiasmError):
-    """An endpoint that cannot be asked any more: a wrong key, a spent budget, no answers at all."""
+    """An endpoint that cannot be used any more: a wrong key, a spent budget, no answers at all."""
 
 
 class MissingExtra(ChiasmError):

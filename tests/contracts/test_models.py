@@ -19,6 +19,7 @@ from chiasm.data.sample import Sample
 from chiasm.errors import RecipeError
 from chiasm.models.generative import VisionLanguageModel
 from chiasm.models.model import Model, ModelConfig
+from chiasm.training.dummy_images import with_dummy_images
 from chiasm.training.loop import Loop
 from chiasm.training.settings import Training
 from tests.worlds import Patches
@@ -57,9 +58,9 @@ def test_a_batch_without_pictures_goes_through_all_parts_where_others_have_some(
     pairs = _samples(family, 4)
     words = model.processor([replace(one, parts=one.texts) for one in pairs])
     found = []
-    for batch, shared in ((model.processor(pairs), True), (words, True), (words, False)):
+    shared = with_dummy_images(words, model, model.processor, elsewhere=True)
+    for batch in (model.processor(pairs), shared, with_dummy_images(words, model, model.processor)):
         model.zero_grad()
-        model.shared = shared
         torch.autograd.backward(model.losses(batch)["next_token"])
         found.append({name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None})
     imaged, dummy, alone = found
@@ -98,7 +99,7 @@ def test_accumulation_does_not_change_what_is_learned(family: str, tmp_path: Pat
     loop = Loop(model, Reader(Patches(), model.processor, 8), Training(steps=1, accumulate=3, device="cpu"), tmp_path)
     batch = model.processor(_samples(family, 8))
     if batch.images is not None:
-        batch = replace(batch, images=replace(batch.images, pixels=batch.images.pixels.double()))
+        batch = replace(batch, images=batch.images.with_pixels(batch.images.pixels.double()))
     torch.manual_seed(1)  # what a family draws, such as hard negatives, is drawn alike each time
     losses = {name: float(loss.detach()) for name, loss in model.losses(batch).items()}
     torch.manual_seed(1)

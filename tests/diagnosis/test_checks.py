@@ -130,7 +130,7 @@ def test_shared_captions_and_copied_pictures(tmp_path: Path) -> None:
     add(tmp_path, "copy.jpg", (tmp_path / "3.jpg").read_bytes(), ["another text"])
     add(tmp_path, "smaller.jpg", jpeg(photo(5).resize((70, 58)), 60), ["Soft  patches, NUMBER 7"])
     found = diagnosed(file)
-    same, near = of(found, "pictures")
+    same, near = of(found, "images")
     assert (same.count, same.rows[0].name) == (1, "training 3 (3.jpg), 24 (copy.jpg)")
     assert (near.count, near.rows[0].name) == (1, "training 5 (5.jpg), 25 (smaller.jpg)")
     (shared,) = of(found, "captions")
@@ -348,7 +348,7 @@ def test_real_photos_have_no_errors() -> None:
     few = replace(recipe_, evaluation=recipe_.evaluation[:1])
     found = diagnose(few, 200)
     assert _titles(found, "error", "warning") == []
-    assert of(found, "pictures") == [], "no two of these photos are alike"
+    assert of(found, "images") == [], "no two of these photos are alike"
 
 
 def test_pictures_of_findings_can_be_shown(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_questions_that_share_a_beginning_are_answered_as_one_by_one(monkeypatch
         seen.append(len(images))
         return whole(self, images, *rest)
 
-    monkeypatch.setattr(ViT, "mlp_width", counted)
+    monkeypatch.setattr(ViT, "hidden_states", counted)
     assert model.replies(groups) == alone
     assert sum(seen) == 4, "each picture goes through the tower once"
     assert model.answers(groups[0].begun, groups[0].questions, max_tokens=12)[0] == alone[0][0]

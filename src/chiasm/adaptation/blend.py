@@ -52,12 +52,12 @@ def _between(ours: Tensor, theirs: Tensor, alpha: float) -> Tensor:
 
 
 def _check_shapes(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    shapes = [{name: tuple(tensor.shape) for name, tensor in one.items()} for one in (ours, theirs)]
+    shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (ours, theirs)]
     if odd := sorted(
         name for name in shapes[0].keys() | shapes[1].keys() if shapes[0].get(name) != shapes[1].get(name)
     ):
-        told = [str(one.get(odd[0], "missing")) for one in shapes]
-        raise CheckpointError(f"the two models cannot be blended: {odd[0]} is {told[0]} in one, {told[1]} in the other")
+        first, second = (shape.get(odd[0], "missing") for shape in shapes)
+        raise CheckpointError(f"the two models cannot be blended: {odd[0]} is {first} in one, {second} in the other")
 
 
 def _unlike_configs(first: Model, second: Model) -> Iterator[str]:
@@ -92,7 +92,7 @@ def _files(model: Model) -> dict[str, object]:
 
 def _without_augment(entries: object) -> object:
     if isinstance(entries, dict):
-        return {key: _without_augment(one) for key, one in entries.items() if key != "augment"}
+        return {key: _without_augment(entry) for key, entry in entries.items() if key != "augment"}
     return entries
 
 

@@ -35,7 +35,7 @@ def source_of(what: str, overrides: Sequence[str], *, to_look_at: bool = False) 
         entries = found
     else:
         return load_recipe(what, overrides).data.train
-    for one in overrides:
-        override(entries, one)
+    for change in overrides:
+        override(entries, change)
     with allowing(ANY):
         return parse(Source, entries, what)  # type: ignore[type-abstract]  # one of its subclasses

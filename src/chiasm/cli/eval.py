@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, help="where answers, scores and report go (default: the run's folder)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--score-by", help="of models that speak: likelihood, gain or yes (default: the recipe's)")
+    parser.add_argument("--score-by", help="of generative models: likelihood, gain or yes (default: the recipe's)")
     parser.add_argument(
         "--baselines",
         nargs="*",

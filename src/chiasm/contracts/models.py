@@ -171,7 +171,7 @@ def _changed(layout: Any, path: Sequence[str]) -> Any:
 def _double(model: Model, some: Sequence[Sample]) -> Any:
     batch = model.processor(some)
     if batch.images is not None:
-        batch = replace(batch, images=replace(batch.images, pixels=batch.images.pixels.double()))
+        batch = replace(batch, images=batch.images.with_pixels(batch.images.pixels.double()))
     return batch
 
 

@@ -189,7 +189,8 @@ class DecodedSource(Source):
             sample = self.source[index]
             kept = iter(places)
             parts = tuple(
-                self._image(next(kept, -1), part) if isinstance(part, Image) else part for part in sample.parts
+                self._image(next(kept, -1), part).placed(part.role, part.target) if isinstance(part, Image) else part
+                for part in sample.parts
             )
             return replace(sample, parts=parts)
         told = json.loads(self._text[first:last].tobytes())

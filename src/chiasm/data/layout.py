@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from chiasm.config import Component
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PixelImages
 from chiasm.data.image import Image
+from chiasm.data.image_codes import ImageCodes
 from chiasm.data.sample import Video
 from chiasm.data.transforms import ImageTransform
 
@@ -41,6 +42,11 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
         return ()
 
     @property
+    def image_codes(self) -> ImageCodes | None:
+        """How images are written as codes of an image tokenizer; None where features stand in their places."""
+        return None
+
+    @property
     def placeholder(self) -> str:
         """How a chat template that goes with this layout writes a picture."""
         return self.image_token
@@ -59,7 +65,7 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
 
     @abstractmethod
     def images(self, images: Sequence[Image], generators: Sequence[np.random.Generator] | None = None) -> Images:
-        """The pixels of pictures, with row_N counting them from 0."""
+        """The pixels of pictures, with row_N counting them from 0; the class says how they are laid out."""
 
     def positions(self, image_mask_T: Tensor, shown: Sequence[Image | Video]) -> Tensor | None:  # noqa: ARG002  # see below
         """(A, T) positions of a sample's tokens, where they have several axes; None: the place in the sample.
@@ -98,4 +104,4 @@ def all_alike(
     """The pixels of pictures that are all made alike, (N, C, H, W)."""
     drawn = generators if generators is not None else [None] * len(images)
     pixels = torch.stack([transform(image, one) for image, one in zip(images, drawn, strict=True)])
-    return Images(pixels, row_N=torch.arange(len(images)))
+    return PixelImages(pixels, torch.arange(len(images)))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from chiasm.config import dump, parse
-from chiasm.data.batch import Batch, Images, Tokens
+from chiasm.data.batch import Batch, Images, PixelImages, Tokens
 from chiasm.data.buffers import Buffers
 from chiasm.data.image import Image
 from chiasm.data.patches import PatchTransform
@@ -36,6 +36,11 @@ class Processor(ABC):
     @property
     def transform(self) -> ImageTransform | None:
         """What makes every picture's pixels, where all are made alike, whatever their sizes; else None."""
+        return None
+
+    @property
+    def dummy_images(self) -> Images | None:
+        """Images of no sample, for `Batch.dummy_images`; None where no model has parts that images alone go through."""
         return None
 
     @classmethod
@@ -119,7 +124,7 @@ class PairProcessor(Processor):
         pixels = torch.empty(shape) if generators is None else self._buffers.empty(*shape)
         for image, generator, out in zip(images, drawn, pixels, strict=True):
             self.image.normalised(self.image.levels(image, generator), out)
-        return Images(pixels, row_N=torch.arange(len(images)))
+        return PixelImages(pixels, torch.arange(len(images)))
 
     def texts(self, texts: Sequence[str]) -> Tokens:
         """Texts alone, in order."""

@@ -164,10 +164,11 @@ class Sample:
             raise DataError(f"sample '{self.key}' has {len(images)} pictures where exactly one is needed")
         return images[0]
 
-    def answered(self, text: str) -> Sample:
-        """This sample with an answer as its last part: the assistant's, where texts here have roles."""
-        role = "assistant" if any(one.role for one in self.texts) else ""
-        return replace(self, parts=(*self.parts, Text(text, role=role)))
+    def answered(self, *answer: str | Image) -> Sample:
+        """This sample with an answer as its last parts: the assistant's, where texts here have roles."""
+        role = "assistant" if any(text.role for text in self.texts) else ""
+        parts = (Text(part, role=role) if isinstance(part, str) else part.placed(role) for part in answer)
+        return replace(self, parts=(*self.parts, *parts))
 
     def with_caption(self, caption: str) -> Sample:
         """This sample as a pair of its pictures and one caption, the caption being what is learned."""

@@ -21,6 +21,7 @@ from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.generative import GenerativeModel
 from chiasm.models.model import Model
 from chiasm.nn.decoder import Packed, positions_of
+from chiasm.training.dummy_images import with_dummy_images
 from chiasm.training.optimiser import freeze
 
 MOST_PARAMETERS = 200_000_000  # of a model that is built to be tried; of a larger one only the shapes are walked
@@ -110,7 +111,7 @@ def _tried(setting: Setting, processor: Processor, batches: list[Batch], sizes: 
     for batch in batches:
         model.zero_grad()
         with autocast, _Kept(model) as counter:
-            named = model.losses(batch)
+            named = model.losses(with_dummy_images(batch, model, processor))
         kept.append(counter.bytes)
         weighed = [settings.loss_weights.get(name, 1.0) * one for name, one in named.items() if name[0] != "_"]
         torch.autograd.backward(torch.stack(weighed).sum())

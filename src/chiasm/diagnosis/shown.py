@@ -155,7 +155,7 @@ def _images(setting: Setting, batch: Batch, row: int) -> Iterator[Pixels]:
     """The pixels of a sample's pictures (or of their tiles), with the normalisation undone."""
     if batch.images is None:
         return
-    for pixels in batch.images.pixels[batch.images.row_N == row]:
+    for pixels in batch.images.of_rows(row, row + 1).pixels:
         yield setting.transform.shown(pixels) if setting.transform is not None else _stretched(pixels)
 
 
@@ -167,7 +167,7 @@ def _stretched(pixels_CHW: Tensor) -> Pixels:
 
 
 def _facts(setting: Setting, batch: Batch, skipped: int) -> dict[str, str]:
-    facts = {"samples": f"{len(batch)} of batches of {setting.recipe.data.told_size.removesuffix(' samples')}"}
+    facts = {"samples": f"{len(batch)} of batches of {setting.recipe.data.size_in_words.removesuffix(' samples')}"}
     facts["captions"] = setting.recipe.data.captions
     if skipped:
         facts["left out"] = f"{skipped} that cannot be read"

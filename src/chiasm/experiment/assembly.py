@@ -1,4 +1,4 @@
-"""What a recipe describes, put together: its processor and its model, new or begun from trained ones."""
+"""Builds what a recipe describes: its processor, and its model, new or from a trained one."""
 
 from __future__ import annotations
 
@@ -49,22 +49,22 @@ def build_model(recipe: Recipe) -> Model:
     return model
 
 
-def _take_part(model: Model, name: str, piece: PretrainedPart) -> None:
+def _take_part(model: Model, name: str, chosen: PretrainedPart) -> None:
     """Puts a part of a trained model into a part of this one, which has just its tensors or fewer."""
-    trained = merged(_opened(piece.checkpoint, f"pretrained.{name}"))
-    of_other = piece.part or name
+    trained = merged(_opened(chosen.checkpoint, f"pretrained.{name}"))
+    of_other = chosen.part or name
     for where, owner, part in (("", model, name), (".part", trained, of_other)):
         if part not in dict(owner.named_modules()):
-            what = f"{piece.checkpoint} has" if where else "the model has"
+            what = f"{chosen.checkpoint} has" if where else "the model has"
             raise RecipeError(f"pretrained.{name}{where}: {what} no part '{part}'{suggest_part(part, owner)}")
     target, given = model.get_submodule(name), trained.get_submodule(of_other).state_dict()
     # A first stage may have learned with more than the second needs, such as words beside queries.
     taken = {key: tensor for key, tensor in given.items() if key in target.state_dict()}
     if left := [key for key in given if key not in taken]:
         more = ", ..." if len(left) > 4 else ""
-        told = ", ".join(left[:4]) + more
-        log.warning("pretrained.%s: %d tensors of %s are left out: %s", name, len(left), piece.checkpoint, told)
-    model_folder.assign(target, taken, f"pretrained.{name}: {piece.checkpoint}")
+        names = ", ".join(left[:4]) + more
+        log.warning("pretrained.%s: %d tensors of %s are left out: %s", name, len(left), chosen.checkpoint, names)
+    model_folder.assign(target, taken, f"pretrained.{name}: {chosen.checkpoint}")
 
 
 def build_processor(recipe: Recipe) -> Processor:

@@ -31,9 +31,10 @@ from chiasm.training.settings import Training
 
 @dataclass(frozen=True)
 class Data:
-    """batch_size: samples of a batch. Or batch_tokens: as many samples as have so many tokens together, words and
-        pictures; batch_image_tokens bounds those of pictures apart. For generative models, whose samples differ in
-        length.
+    """What is trained on, and in which batches.
+
+    batch_size: samples of a batch. Or batch_tokens, for generative models, whose samples differ in length: as many
+        samples as have so many tokens together, image tokens included. batch_image_tokens: a bound of those alone.
     root: what "${data.root}" stands for, a folder or a URL. captions, max_skipped, threads: see data.reader.Reader.
 
     features: a folder where the outputs of frozen towers are kept, so that they are computed once; None computes them
@@ -60,13 +61,15 @@ class Data:
         return Budget(self.batch_tokens, self.batch_image_tokens) if self.batch_tokens is not None else None
 
     @property
-    def told_size(self) -> str:
+    def size_in_words(self) -> str:
         """The size of a batch in words."""
         return f"{self.budget} at most" if self.budget is not None else f"{self.batch_size} samples"
 
     def __post_init__(self) -> None:
         if self.cache is not None and self.features is not None:
-            raise RecipeError("data.features keeps what comes after the pictures; leave data.cache out")
+            raise RecipeError(
+                "data.features keeps what towers make of images, so decoded images are not needed; leave data.cache out"
+            )
         if (self.batch_tokens is None) == (self.batch_size == 0):
             raise RecipeError("data: give either batch_size, in samples, or batch_tokens")
         for name in ("batch_size" if self.batch_tokens is None else "batch_tokens", "batch_image_tokens", "threads"):
@@ -103,7 +106,7 @@ class PretrainedPart:
 class Stage:
     """A part of a training, with what differs in it from the rest of the recipe: what learns, for how long, on what.
 
-    training: laid over the recipe's. data, adapters: in the place of the recipe's own entries.
+    training: merged into the recipe's. data, adapters: replace the recipe's own entries.
     It begins from the model of the stage before it, with its adapters merged.
     """
 
@@ -127,7 +130,7 @@ class Recipe:
         those of another model's part, such as `vision: {checkpoint: runs/clip-scenes}`.
     adapters: by part of the model, what learns in its place, such as `language: {adapter: lora, rank: 8}`.
     stages: trained one after the other, in place of one training.
-    score_by: by what a model that speaks scores texts in the evaluation, "likelihood" (the default), "gain" or
+    score_by: by what a generative model scores texts in the evaluation, "likelihood" (the default), "gain" or
         "yes"; see `CaptionScorer.score`.
     """
 
@@ -226,7 +229,7 @@ def load_tasks(name: str | Path, overrides: Sequence[str] = (), *, of_checkpoint
     and where.
     """
     file, entries = given_entries(name, overrides)
-    known = [one.name for one in fields(Recipe)]
+    known = [field.name for field in fields(Recipe)]
     if unknown := [key for key in entries if key not in known]:
         raise RecipeError(f"{file}: a recipe has no entry '{unknown[0]}'{suggest(unknown[0], known)}")
     if not entries.get("evaluation"):

@@ -25,14 +25,14 @@ from chiasm.data.image import Image
 from chiasm.data.processor import PairProcessor
 from chiasm.data.transforms import ImageTransform
 from chiasm.errors import RecipeError
+from chiasm.losses.best_query import Similarities, best, similarities
+from chiasm.losses.gather import gathered, summed
+from chiasm.losses.ring import full
 from chiasm.models.blip2 import EVA_G, SMALL_Q_FORMER, SMALL_VIT
 from chiasm.models.dual_encoder import require_images, require_texts, unit
 from chiasm.models.model import ContrastiveModel, ModelConfig
 from chiasm.nn.connectors import q_former
 from chiasm.nn.image_towers import vit
-from chiasm.objectives.best_query import Similarities, best, similarities
-from chiasm.objectives.gather import gathered, summed
-from chiasm.objectives.ring import full
 
 T = TypeVar("T")
 ScoreBy = Literal["itc", "itm"]

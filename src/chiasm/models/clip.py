@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from chiasm.data.batch import Images, Tokens
 from chiasm.data.processor import PairProcessor
 from chiasm.errors import RecipeError
+from chiasm.losses.contrastive import info_nce
 from chiasm.models.dual_encoder import DualEncoder, unit
 from chiasm.models.model import ModelConfig
 from chiasm.nn.image_towers import resnet, vit
 from chiasm.nn.text_towers import transformer
 from chiasm.nn.tower import ImageTowerConfig, TextTowerConfig
-from chiasm.objectives.contrastive import info_nce
 
 _MAX_LOG_SCALE = math.log(100)  # section 2.5: a larger one makes training unstable
 
@@ -59,7 +59,7 @@ class CLIP(DualEncoder):
 
     def __init__(self, config: Config, processor: PairProcessor) -> None:
         super().__init__(config, processor)
-        self.vision, self.text = config.vision.build(), config.text.build()
+        self.vision, self.text = config.vision.build_pooled(), config.text.build()
         self.image_head = self.vision.head(config.width)
         self.text_head = nn.Linear(self.text.width, config.width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chiasm.data.batch import Batch, Images, Tokens
+from chiasm.data.batch import Batch, ImageFeatures, Images, Tokens
 from chiasm.data.image import Image
 from chiasm.data.patches import PatchTransform
 from chiasm.data.processor import PairProcessor
@@ -17,7 +17,7 @@ from chiasm.data.transforms import ImageTransform
 from chiasm.errors import RecipeError
 from chiasm.models.model import ContrastiveModel
 from chiasm.models.tokens import ImageTokens, TextTokens, grids
-from chiasm.nn.tower import ImageTower, TextTower
+from chiasm.nn.tower import PooledImageTower, TextTower
 
 _CHUNK = 128  # pictures or texts embedded at once; bounds memory, does not change results
 
@@ -28,7 +28,7 @@ class DualEncoder(ContrastiveModel):
     processor_type = PairProcessor
     processor: PairProcessor
 
-    vision: ImageTower
+    vision: PooledImageTower
     text: TextTower
 
     def check(self) -> None:
@@ -83,7 +83,7 @@ class DualEncoder(ContrastiveModel):
 
     def image_features(self, images: Images) -> Tensor:
         """What the image tower makes of pictures, (N, D); taken from the batch where it was computed beforehand."""
-        return images.features if images.features is not None else self.vision(images)
+        return images.features if isinstance(images, ImageFeatures) else self.vision(images)
 
     def text_features(self, texts: Tokens) -> Tensor:
         """What the text tower makes of texts, (B, D); taken from the batch where it was computed beforehand."""

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from chiasm.data.batch import Batch, Images, Tokens
+from chiasm.data.batch import Batch, ImageFeatures, Images, Tokens
 from chiasm.data.image import Image
 from chiasm.data.processor import PairProcessor
 from chiasm.data.sample import Sample
@@ -72,7 +72,7 @@ class CachedProcessor(PairProcessor):
     def _known_images(self, pictures: Sequence[Image]) -> Images:
         """Nothing is drawn: a frozen tower sees a picture always alike."""
         features = self.features_of_images([picture.key for picture in pictures])
-        return Images(torch.empty(0), torch.arange(len(pictures)), features)
+        return ImageFeatures(features, torch.arange(len(pictures)))
 
     def _known_texts(self, texts: Sequence[str]) -> Tokens:
         ones = torch.ones(len(texts), 1, dtype=torch.long)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import ImageFeatures, Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.models import clip, llava
@@ -23,7 +23,6 @@ from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import prefix
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
-from chiasm.nn.freezing import freeze
 from chiasm.nn.tower import ImageTowerConfig
 
 
@@ -56,9 +55,9 @@ class Frozen(VisionLanguageModel):
 
     def __init__(self, config: Config, processor: ChatProcessor) -> None:
         super().__init__(config, processor)
-        self.vision, self.language = config.vision.build(), config.language.build()
+        self.vision, self.language = config.vision.build_pooled(), config.language.build()
         self.connector = config.connector.build(self.vision.width, self.language.width)
-        freeze(self.language)
+        self.language.requires_grad_(False)
 
     @property
     def needed_layout(self) -> NeededLayout:
@@ -70,7 +69,7 @@ class Frozen(VisionLanguageModel):
 
     def tower_features(self, images: Images) -> Tensor:
         """(N, 1, D) of the tower; taken from the batch where they were computed beforehand."""
-        return images.features if images.features is not None else self.vision(images)[:, None]
+        return images.features if isinstance(images, ImageFeatures) else self.vision(images)[:, None]
 
     @property
     def reading(self) -> str:

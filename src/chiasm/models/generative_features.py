@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import ImageFeatures, Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample
@@ -30,7 +30,6 @@ class CachesImageFeatures(Protocol):
 
     vision: ImageTower
     processor: ChatProcessor
-    dummy_images: Images | None
 
     @property
     def reading(self) -> str: ...
@@ -65,10 +64,13 @@ class CachedChatProcessor(ChatProcessor):
                 "data.features"
             )
         self.model, self._own = model, own
-        no_features = torch.zeros(1, *model.features_shape)  # the tower is not called on any process
-        model.dummy_images = Images(torch.empty(0), torch.zeros(1, dtype=torch.long), no_features)
         told = mark(model.vision, f"{transform!r}, {model.reading}")
         self.file = VectorFile(folder / f"images-{told}" / ROWS, *model.features_shape)
+
+    @property
+    def dummy_images(self) -> Images:
+        """Features of none: the tower is not called on any process."""
+        return ImageFeatures(torch.zeros(1, *self.model.features_shape), torch.zeros(1, dtype=torch.long))
 
     def fill(self, samples: Iterable[Sample], console: Console) -> None:
         """Computes what is not there yet of the pictures of these samples; can be stopped and repeated."""
@@ -90,4 +92,4 @@ class CachedChatProcessor(ChatProcessor):
         if not shown:
             return None
         rows = torch.tensor([row for row, _ in shown])
-        return Images(torch.empty(0), rows, self.file[[key for _, key in shown]])
+        return ImageFeatures(self.file[[key for _, key in shown]], rows)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import ImageFeatures, Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.errors import RecipeError
@@ -85,7 +85,7 @@ class LLaVA(VisionLanguageModel):
 
     def tower_features(self, images: Images) -> Tensor:
         """(N, P, D) of the tower; taken from the batch where they were computed beforehand."""
-        if images.features is not None:
+        if isinstance(images, ImageFeatures):
             return images.features
         x_NPD = self.vision.hidden_states(images, self.config.layer)
         return x_NPD if self.config.class_token else x_NPD[:, self.vision.prefix :]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PixelImages
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.any_resolution import GRIDS, AnyResolution, Grids, grid_shape, window
 from chiasm.errors import RecipeError
@@ -62,6 +62,7 @@ class LLaVANeXT(LLaVA):
         return NeededLayout(AnyResolution, settings)
 
     def image_features(self, images: Images) -> Tensor:
+        assert isinstance(images, PixelImages)
         assert images.tiles_N is not None
         assert images.sizes_N2 is not None
         pictures = torch.split(self.patch_features(images), images.tiles_N.tolist())

@@ -81,12 +81,10 @@ class Model(nn.Module, ABC):
 
     A family is one file in `chiasm/models/` with a Config, the published SIZES, and one subclass. `config` and
     `processor` travel with the weights; `processor_type` reads the latter back. `adaptation`: the adapters in it.
-    `shared`: other processes show it pictures, and wait for this one there, whether or not its own batch has any.
     """
 
     processor_type: type[Processor]
     adaptation: Adapting | None = None
-    shared = False
 
     def __init__(self, config: ModelConfig, processor: Processor) -> None:
         super().__init__()
@@ -103,6 +101,11 @@ class Model(nn.Module, ABC):
     def check(self) -> None:
         """Raises RecipeError if the processor makes what this model cannot read; a family says what that is."""
 
+    @property
+    def needs_images(self) -> bool:
+        """Whether no gradient flows from a batch without images, for all else is frozen; see `Batch.dummy_images`."""
+        return False
+
     def require_own(self, action: str) -> None:
         """Raises CapabilityError for a model that can only be asked. deed: what was to be done, such as "blended"."""
 
@@ -115,11 +118,12 @@ class Model(nn.Module, ABC):
         return next(self.parameters()).device
 
     def train(self, mode: bool = True) -> Any:
-        """Frozen parts stay in eval mode, whatever the rest does: their dropout and batch statistics are not ours."""
+        """Parts of which no parameter learns stay in eval mode, for their dropout and batch statistics are not ours."""
         super().train(mode)
-        for part in self.modules():  # a part of a part comes after it
-            if (frozen := vars(part).get("frozen")) is not None:
-                nn.Module.train(part, mode and not frozen)
+        for part in self.modules():
+            parameters = list(part.parameters())
+            if mode and parameters and not any(parameter.requires_grad for parameter in parameters):
+                nn.Module.train(part, False)
         return self
 
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from chiasm.data.batch import Images, Tokens
 from chiasm.data.processor import PairProcessor
 from chiasm.errors import RecipeError
+from chiasm.losses.sigmoid import pairwise_sigmoid
 from chiasm.models.dual_encoder import DualEncoder, unit
 from chiasm.models.model import ModelConfig
 from chiasm.nn.image_towers import vit
 from chiasm.nn.text_towers import transformer
 from chiasm.nn.tower import ImageTowerConfig, TextTowerConfig
-from chiasm.objectives.sigmoid import pairwise_sigmoid
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class SigLIP(DualEncoder):
 
     def __init__(self, config: Config, processor: PairProcessor) -> None:
         super().__init__(config, processor)
-        self.vision, self.text = config.vision.build(), config.text.build()
+        self.vision, self.text = config.vision.build_pooled(), config.text.build()
         self.text_head = nn.Linear(self.text.width, self.vision.width) if config.text_head else nn.Identity()
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
         self.bias = nn.Parameter(torch.tensor(config.bias))

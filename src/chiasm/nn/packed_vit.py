@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PackedImages
 from chiasm.errors import DataError, RecipeError
 from chiasm.nn.attention import MLP, Activation
 from chiasm.nn.decoder import DecoderBlock, GroupedAttention
@@ -82,12 +82,12 @@ class PackedViT(nn.Module):
 
     def forward(self, images: Images) -> Tensor:
         """(P, D). Raises DataError for pictures that are not packed patches of this tower's size."""
-        if images.sizes_N2 is None or images.tiles_N is None or images.pixels.shape[1:] != (self.config.values,):
+        if not isinstance(images, PackedImages) or images.pixels.shape[1:] != (self.config.values,):
             raise DataError(
                 f"this tower sees packed patches of {self.config.values} values; set processor.layout to 'packed', "
                 f"with patch {self.config.patch} and time {self.config.time}"
             )
-        turns, backend = self._turns(images.sizes_N2.tolist()), Apart(images.tiles_N.tolist())
+        turns, backend = self._turns(images.grid_N2.tolist()), Apart(images.lengths_N.tolist())
         x_PD = self.embed(images.pixels)
         for layer, block in enumerate(self.blocks):
             x_PD = block(x_PD, turns, layer, backend)

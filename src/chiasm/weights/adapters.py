@@ -43,10 +43,11 @@ def save_for_transformers(model: Model, folder: Path, base: str) -> None:
     adaptation = model.adaptation
     if not isinstance(adaptation, adapted.Adaptation):
         raise CheckpointError("the model has no adapters; chiasm.load opens them from the run that learned them")
+    exported = {part: adapter for part, adapter in adaptation.adapters.items() if isinstance(adapter, PeftAdapter)}
+    if other := [part for part in adaptation.adapters if part not in exported]:
+        kind = adaptation.configs[other[0]].chosen()
+        raise CheckpointError(f"peft has no such adapter as '{kind}' in the part '{other[0]}'; keep the run's folder")
     names = transformers.linear_names(model.config.on_meta(model.processor))
     folder.mkdir(parents=True, exist_ok=True)
-    for part, adapter in adaptation.adapters.items():
-        if not isinstance(adapter, PeftAdapter):
-            kind = adaptation.configs[part].chosen()
-            raise CheckpointError(f"peft has no such adapter as '{kind}' in the part '{part}'; keep the run's folder")
+    for part, adapter in exported.items():
         adapter.export(folder / part if len(adaptation.adapters) > 1 else folder, base, names)

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PixelImages
 from chiasm.data.image import Image
 from chiasm.data.layout import VideoLayout
 from chiasm.data.resizing import Interpolation
 from chiasm.data.sample import Video
-from chiasm.data.tiles import TileTransform, owners
+from chiasm.data.tiles import TileTransform, owned
 from chiasm.errors import RecipeError
 
 
@@ -91,8 +91,7 @@ class AspectTiles(VideoLayout):
         tiles_N counts them.
         """
         each = [self._tiles(image) for image in images]
-        row, tiles_N = owners([len(tiles) for tiles in each])
-        return Images(torch.cat(each), row, tiles_N=tiles_N)
+        return PixelImages(torch.cat(each), *owned(each))
 
     def _grid(self, width: int, height: int) -> tuple[int, int]:
         return nearest_grid(width, height, self.size, self.min_tiles, self.max_tiles)

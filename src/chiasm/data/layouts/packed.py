@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PackedImages
 from chiasm.data.image import Image
 from chiasm.data.layout import VideoLayout
 from chiasm.data.positions import three_axes
@@ -98,8 +98,7 @@ class PackedPatches(VideoLayout):
     ) -> Images:
         """Patches of all pictures behind each other, (M, 3 * time * patch * patch), those of a slot together.
 
-        tiles_N counts the patches of each picture, or of each `time` frames of a video; sizes_N2: their rows and
-        columns.
+        Each picture, or each `time` frames of a video, counts as one.
         """
         patches, rows, grids = [], [], []
         for row, one in enumerate(images):
@@ -108,11 +107,8 @@ class PackedPatches(VideoLayout):
                 patches.append(self._patches(torch.stack(levels[first : first + self.time])))
                 rows.append(row)
                 grids.append(tuple(side // self.patch for side in levels[0].shape[1:]))
-        sizes_N2 = torch.tensor(grids).view(-1, 2)
-        counts_N = sizes_N2.prod(1)
-        return Images(
-            torch.cat(patches), torch.tensor(rows).repeat_interleave(counts_N), tiles_N=counts_N, sizes_N2=sizes_N2
-        )
+        grid_N2 = torch.tensor(grids).view(-1, 2)
+        return PackedImages(torch.cat(patches), torch.tensor(rows), grid_N2.prod(1), grid_N2)
 
     def _span(self, width: int, height: int, frames: int = 0) -> tuple[int, int, int]:
         """(times, rows, columns) of the slots of a picture, or of a video of so many frames."""

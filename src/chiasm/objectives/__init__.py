@@ -1,1 +1,0 @@
-"""Pure functions on tensors: what models are trained to do."""
