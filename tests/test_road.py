@@ -14,6 +14,7 @@ from chiasm.models.model import ModelConfig
 SOURCE = Path(chiasm.__file__).parent
 ROAD = (
     "errors",
+    "additions",
     "config",
     "data",
     "nn",
@@ -26,11 +27,8 @@ ROAD = (
     "evaluation",
     "curation",
     "serving",
-    "entries",
-    "recipe",
-    "assembly",
     "experiment",
-    "stages",
+    "contracts",
     "diagnosis",
     "cli",
 )

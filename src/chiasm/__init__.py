@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from chiasm.data.sample import Sample as Sample
     from chiasm.weights import load as load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Image", "Sample", "__version__", "load"]
 
 _HOMES = {"load": "chiasm.weights", "Image": "chiasm.data.image", "Sample": "chiasm.data.sample"}

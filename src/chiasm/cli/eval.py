@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, help="where answers, scores and report go (default: the run's folder)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--score-by", help="of models that speak: likelihood, gain or yes (default: the recipe's)")
+    parser.add_argument("--score-by", help="of generative models: likelihood, gain or yes (default: the recipe's)")
     parser.add_argument(
         "--baselines",
         nargs="*",
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.tasks is None and not own.exists():
         raise RecipeError(f"{options.model} holds no recipe; say with --tasks RECIPE what to evaluate")
-    asked = load_tasks(options.tasks or own, options.overrides)
+    asked = load_tasks(options.tasks or own, options.overrides, of_checkpoint=not options.tasks)
     model = _connected(options) if place.is_file() else _loaded(options, workers)
     folder = options.out or place
     way = RunOptions(options.score_by or asked.score_by, options.batch_tokens, workers.share, options.keep_failed)
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
         way = RunOptions(
             way.score_by, way.batch_tokens, keep_failed=not workers.lost
         )  # failures were asked again just now
-    name = load_recipe(own).name if own.exists() else place.stem
+    name = load_recipe(own, of_checkpoint=True).name if own.exists() else place.stem
     evaluation = evaluate(
         model,
         asked.evaluation,

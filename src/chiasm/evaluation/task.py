@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields, replace
 from functools import cached_property
-from typing import Literal, Self
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -220,6 +221,8 @@ class Task(Component, ABC, package="chiasm.evaluation.tasks", key="task"):
     limit: asks about this many samples, evenly spread over the data; None asks about all.
     """
 
+    renamed_choices: ClassVar[Mapping[str, str]] = {"reading": "ocr"}
+
     data: Source
     name: str = ""
     limit: int | None = None
@@ -227,6 +230,10 @@ class Task(Component, ABC, package="chiasm.evaluation.tasks", key="task"):
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise RecipeError(f"the limit of task '{self.title}' must be at least 1, not {self.limit}")
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003  # the built-in scenes need no files
+        return {"data": {"source": "scenes", "seed": 1, "count": 8, "objects": [1, 2]}}
 
     @property
     def title(self) -> str:

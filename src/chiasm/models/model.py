@@ -74,6 +74,9 @@ class Adapting(Protocol):
     def read(self, model: nn.Module, folder: Path) -> dict[str, Tensor]:
         """All that learned, by the names of the model's state."""
 
+    def described(self) -> str:
+        """The adapters in words, part by part."""
+
 
 class CachingProcessor(Processor):
     """A processor whose batches hold features of frozen towers, computed once and kept on disk."""
