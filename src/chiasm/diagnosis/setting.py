@@ -22,6 +22,7 @@ from chiasm.experiment.assembly import build_processor, model_config, model_on_m
 from chiasm.experiment.recipe import Recipe
 from chiasm.models.model import ContrastiveModel, Model
 from chiasm.training.optimiser import freeze
+from chiasm.weights import load
 
 T = TypeVar("T")
 
@@ -59,7 +60,7 @@ class Setting:
             if evaluation:
                 self._built(
                     "the evaluation cannot be asked",
-                    lambda: check(model, recipe.evaluation, RunOptions(recipe.score_by)),
+                    lambda: check(model, recipe.evaluation, RunOptions(recipe.score_by, load=load)),
                 )
             self._built("a part cannot be frozen", lambda: freeze(model, recipe.training))
 

@@ -29,6 +29,7 @@ from chiasm.models.model import Model
 from chiasm.training.distributed import Ranks
 from chiasm.training.loop import Loop
 from chiasm.training.monitor import METRICS
+from chiasm.weights import load
 
 RECIPE, CHECKPOINT, EVALUATION, BASE, STAGES = "recipe.yaml", "checkpoint", "evaluation", "base", "stages"
 
@@ -129,8 +130,9 @@ class Experiment:
             "step": str(self.steps),
             "checkpoint": str(self.checkpoint),
         }
-        way = RunOptions(self.recipe.score_by)
-        evaluation = evaluate(self.model, self.recipe.evaluation, self.folder / EVALUATION, about=about, way=way)
+        evaluation = evaluate(
+            self.model, self.recipe.evaluation, self.folder / EVALUATION, about=about, options=self._options
+        )
         card = model_card(self.recipe, self.model, evaluation)
         (self.checkpoint / "README.md").write_text(card)
         return evaluation
@@ -149,7 +151,7 @@ class Experiment:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _check_evaluation(self) -> None:
-        check(self.model, self.recipe.evaluation, RunOptions(self.recipe.score_by))
+        check(self.model, self.recipe.evaluation, self._options)
         for tracker in self.recipe.training.trackers:
             tracker.check()
         best, titles = self.recipe.training.best, [f"{task.title}: " for task in self.recipe.evaluation]
@@ -159,8 +161,13 @@ class Experiment:
                 + " or ".join(f"'{title}'" for title in titles or ["(there is no task)"])
             )
 
+    @property
+    def _options(self) -> RunOptions:
+        """How the trained model is evaluated."""
+        return RunOptions(self.recipe.score_by, load=load)
+
     def _live_figures(self, model: Model) -> Mapping[str, float]:
-        return quick_scores(model, self.recipe.evaluation, way=RunOptions(self.recipe.score_by))
+        return quick_scores(model, self.recipe.evaluation, options=self._options)
 
     def _reader(self) -> Reader:
         data = self.recipe.data
