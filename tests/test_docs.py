@@ -12,6 +12,7 @@ import importlib
 import re
 import shlex
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,9 +136,30 @@ def _check(words: list[str], where: str) -> None:
             assert word in recipes, f"{told}: there is no recipe '{word}'"
 
 
-def test_the_readme_links_to_every_page() -> None:
-    linked = re.findall(r"\]\((docs/\w[\w-]*\.md)\)", (ROOT / "README.md").read_text())
-    assert sorted(set(linked)) == sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
+def _pages(entry: object) -> Iterator[str]:
+    """The pages that an entry of mkdocs' navigation leads to."""
+    if isinstance(entry, str):
+        yield entry
+    elif isinstance(entry, dict):
+        for inner in entry.values():
+            yield from _pages(inner)
+    else:
+        assert isinstance(entry, list)
+        for inner in entry:
+            yield from _pages(inner)
+
+
+def test_the_navigation_of_the_site_has_every_page() -> None:
+    """That the reference has every module, and that all links lead somewhere, the strict build of `make docs` tells."""
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    there = {"index.md", *(page.name for page in (ROOT / "docs").glob("*.md"))}  # the start page is made of README.md
+    assert sorted(_pages(navigation)) == sorted(there)
+
+
+def test_the_guide_tells_every_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    told = re.findall(r"^\| (`[^|]+) \|", (ROOT / "docs/recipes.md").read_text(), re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(told))) == sorted(extras)
 
 
 def test_the_extraction_sees_blocks() -> None:
