@@ -21,6 +21,7 @@ ROAD = (
     "models",
     "adaptation",
     "weights",
+    "objectives",
     "training",
     "evaluation",
     "curation",

@@ -22,6 +22,8 @@ from chiasm.evaluation.run import check
 from chiasm.experiment.assembly import build_processor, model_config, model_on_meta
 from chiasm.experiment.recipe import Recipe
 from chiasm.models.model import Model
+from chiasm.objectives import own
+from chiasm.objectives.objective import ObjectiveConfig
 from chiasm.training.optimiser import freeze
 
 T = TypeVar("T")
@@ -63,6 +65,7 @@ class Setting:
                     lambda: check(model, recipe.evaluation, RunOptions(recipe.score_by)),
                 )
             self._built("a part cannot be frozen", lambda: freeze(model, recipe.training))
+            self._built("the objective does not fit the model", lambda: self.objective.check(model))
 
     def _on_meta(self) -> Model | None:
         """The model with its adapters on the meta device: shapes without weights."""
@@ -80,6 +83,11 @@ class Setting:
                 Finding("build", "error", f"{title}: {error}", "`chiasm train` stops here.", "Change the recipe.")
             )
             return None
+
+    @property
+    def objective(self) -> ObjectiveConfig:
+        """What is learned: the recipe's choice, or the family's own losses."""
+        return self.recipe.objective if self.recipe.objective is not None else own.Config()
 
     @property
     def pairs(self) -> PairProcessor | None:
