@@ -46,7 +46,7 @@ def test_a_sequence_sees_itself_alone(way: str, causal: bool, window: int | None
     q, k, v = streams(groups, device)
     sequences = PackedSequences(LENGTHS)
     if way == "attend":
-        found = sequences.backend(q, k, v, causal=causal, window=window)
+        found = sequences.attention(q, k, v, causal=causal, window=window)
     else:
         found = getattr(sequences, way)(q, k, v, causal, window)
     wanted = alone(q, k, v, math.inf if window is None else window - 1, 0 if causal else math.inf)
@@ -90,16 +90,16 @@ def test_torch_has_that_kernel_and_it_takes_these_arguments() -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_under_autocast_all_compute_in_16_bits(device: str) -> None:
     q, k, v = streams(2, device, torch.float32)
-    exact = PackedSequences(LENGTHS).backend(q, k, v, causal=True)
+    exact = PackedSequences(LENGTHS).attention(q, k, v, causal=True)
     with torch.autocast(device, torch.bfloat16):
-        low = PackedSequences(LENGTHS).backend(q, k, v, causal=True)
+        low = PackedSequences(LENGTHS).attention(q, k, v, causal=True)
     assert low.dtype == torch.bfloat16
     torch.testing.assert_close(low.float(), exact, atol=0.03, rtol=0.03)
 
 
 def test_no_sequences_have_no_outcome() -> None:
     q = torch.empty(0, 6, 8)
-    assert PackedSequences([]).backend(q, q, q, causal=True).shape == (0, 6, 8)
+    assert PackedSequences([]).attention(q, q, q, causal=True).shape == (0, 6, 8)
 
 
 def test_neighbours_of_one_length_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_neighbours_of_one_length_go_together(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("chiasm.nn.packed_attention.F.scaled_dot_product_attention", counted)
     q, k, v = streams(6)
     sequences = PackedSequences(LENGTHS)
-    sequences.backend(q, k, v, causal=True)
+    sequences.attention(q, k, v, causal=True)
     assert [(one[0], one[2]) for one in seen] == [(1, 5), (2, 3), (1, 1), (1, 7), (3, 2)]
     seen.clear()
     sequences.by_padding(q, k, v, True, None)

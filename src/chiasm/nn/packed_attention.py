@@ -30,7 +30,7 @@ class PackedSequences:
         self.runs = [(len(list(run)), length) for length, run in itertools.groupby(self.lengths)]
         self._moved: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
-    def backend(
+    def attention(
         self, q_THE: Tensor, k_TGE: Tensor, v_TGE: Tensor, *, causal: bool, window: int | None = None
     ) -> Tensor:
         """softmax(q k^T / sqrt(E)) v of every token over its own sequence, (T, H, E); H is a multiple of G.

@@ -8,13 +8,14 @@ Shapes: P patches of all pictures, D width, H heads, E width of a head."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PackedImages
 from chiasm.errors import DataError, RecipeError
 from chiasm.nn.attention import MLP, Activation
 from chiasm.nn.decoder import DecoderBlock, GroupedAttention
@@ -28,6 +29,8 @@ class Config:
 
     hidden is the MLP's width; theta: base of the rotary frequencies.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"hidden": "mlp_width"}
 
     patch: int
     width: int
@@ -78,12 +81,12 @@ class PackedViT(nn.Module):
 
     def forward(self, images: Images) -> Tensor:
         """(P, D). Raises DataError for pictures that are not packed patches of this tower's size."""
-        if images.sizes_N2 is None or images.tiles_N is None or images.pixels.shape[1:] != (self.config.values,):
+        if not isinstance(images, PackedImages) or images.pixels.shape[1:] != (self.config.values,):
             raise DataError(
                 f"this tower sees packed patches of {self.config.values} values; set processor.layout to 'packed', "
                 f"with patch {self.config.patch} and time {self.config.time}"
             )
-        turns, backend = self._turns(images.sizes_N2.tolist()), Apart(images.tiles_N.tolist())
+        turns, backend = self._turns(images.grid_N2.tolist()), Apart(images.lengths_N.tolist())
         x_PD = self.embed(images.pixels.to(self.embed.weight.dtype))
         for layer, block in enumerate(self.blocks):
             x_PD = block(x_PD, turns, layer, backend)
@@ -106,7 +109,7 @@ class Apart:
         self._sequences = PackedSequences(lengths)
 
     def __call__(self, _layer: int, q_PHE: Tensor, k_PHE: Tensor, v_PHE: Tensor, _window: int | None) -> Tensor:
-        return self._sequences.backend(q_PHE, k_PHE, v_PHE, causal=False)
+        return self._sequences.attention(q_PHE, k_PHE, v_PHE, causal=False)
 
 
 class PatchMerger(nn.Module):
