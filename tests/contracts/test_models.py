@@ -13,15 +13,17 @@ import chiasm
 from chiasm.config import dump, parse
 from chiasm.data.image import Image
 from chiasm.data.layouts.marked import Marked
+from chiasm.data.processor import Cost
 from chiasm.data.reader import Reader
 from chiasm.data.sample import Sample
-from chiasm.errors import RecipeError
+from chiasm.errors import DataError, RecipeError
 from chiasm.experiment.entries import deep_merge
 from chiasm.models import folder
 from chiasm.models.connector_vlm import ConnectorVLM
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.generative import GenerativeModel, VisionLanguageModel
 from chiasm.models.model import Embedder, Model, ModelConfig, Scorer, verbs
+from chiasm.training.dummy_images import with_dummy_images
 from chiasm.training.loop import Loop
 from chiasm.training.settings import Training
 from tests.worlds import Patches
@@ -93,6 +95,35 @@ def test_losses_reach_every_trainable_tensor(family: str) -> None:
     assert [name for name in missing if not name.endswith("attention.k.bias")] == []
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_processor_foretells_what_is_in_its_batches(family: str) -> None:
+    """Costs, by which batches are filled, and previews, which people are shown, are made without the batch."""
+    processor = _small(family).processor
+    samples = [replace(sample, captions=()) for sample in _samples(family, 3)]  # no more is known than what is read
+    batch = processor(samples)
+    previews = [processor.preview(sample) for sample in samples]
+    if batch.stream is None:
+        assert batch.texts is not None
+        assert [preview.tokens for preview in previews] == batch.texts.lengths_B.tolist()
+        with pytest.raises(DataError, match="no cost"):
+            processor.cost(samples[0])
+        return
+    lengths = batch.stream.lengths_B.tolist()
+    counts = [
+        [int(row.sum()) for row in torch.split(mask_T, lengths)]
+        for mask_T in (batch.stream.image_mask_T, batch.stream.target_T)
+    ]
+    assert processor.packs
+    assert [processor.cost(sample) for sample in samples] == [
+        Cost(*both) for both in zip(lengths, counts[0], strict=True)
+    ]
+    found = [(preview.tokens, preview.image_tokens, preview.target_tokens) for preview in previews]
+    assert found == [*zip(lengths, *counts, strict=True)]
+    for sample, preview in zip(samples, previews, strict=True):
+        learned = "".join(preview.text[first:end] for first, end in preview.spans)
+        assert learned.startswith(sample.texts[-1].text)
+
+
 @pytest.mark.parametrize(
     "family", [one for one in FAMILIES if issubclass(ModelConfig.choose(one).model(), VisionLanguageModel)]
 )
@@ -102,9 +133,9 @@ def test_a_batch_without_pictures_goes_through_all_parts_where_others_have_some(
     pairs = _samples(family, 4)
     words = model.processor([replace(one, parts=one.texts) for one in pairs])
     found = []
-    for batch, shared in ((model.processor(pairs), True), (words, True), (words, False)):
+    shared = with_dummy_images(words, model, model.processor, elsewhere=True)
+    for batch in (model.processor(pairs), shared, with_dummy_images(words, model, model.processor)):
         model.zero_grad()
-        model.shared = shared
         torch.autograd.backward(model.losses(batch)["next_token"])
         found.append({name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None})
     imaged, dummy, alone = found

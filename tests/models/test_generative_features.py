@@ -22,7 +22,6 @@ from chiasm.experiment.recipe import Recipe, load_recipe
 from chiasm.experiment.run import Experiment
 from chiasm.models import frozen, limber, llava_next
 from chiasm.models.generative_features import CachedChatProcessor
-from chiasm.nn.freezing import freeze
 from chiasm.nn.image_towers.vit import ViT
 from chiasm.nn.patch_mask import PatchMask
 from tests.models.generative_models import noise
@@ -55,7 +54,7 @@ def told() -> list[Sample]:
 @pytest.fixture(params=["limber", "frozen"])
 def model(request: pytest.FixtureRequest) -> Any:
     found: Any = built(limber.SIZES["small"] if request.param == "limber" else frozen.SIZES["small"])
-    freeze(found.vision)
+    found.vision.requires_grad_(False)
     return found
 
 

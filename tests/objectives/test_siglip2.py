@@ -59,7 +59,7 @@ def test_views_and_masks_belong_to_positions() -> None:
 def _head(head: torch.nn.Module, x_D: Tensor) -> Tensor:
     """DINO's head, written out for one vector."""
     first, second, third = (head.get_submodule(f"layers.{at}") for at in (0, 2, 4))
-    h = third(F.gelu(second(F.gelu(first(x_D)))))  # type: ignore[operator]
+    h = third(F.gelu(second(F.gelu(first(x_D)))))
     directions = head.get_parameter("prototypes_KE")
     return torch.stack([(h / h.norm()) @ (one / one.norm()) for one in directions])
 

@@ -127,9 +127,14 @@ class Stream(BatchPart):
     """Samples as one stream of T tokens, behind each other without padding: what decoders are given.
 
     ids_T: token ids. lengths_B: tokens of each sample.
-    target_T: which tokens are learned or scored, by what stands before them; made from `Text.target` and nothing else.
-    image_mask_T: which tokens only keep the place of features of pictures, in the pictures' order.
+    target_T: which tokens are learned or scored, by what stands before them; made from the parts' `target` and nothing
+        else.
+    image_mask_T: which tokens only keep the place of features or codes of images, in the images' order.
     positions_AT: where a position has A axes (time, height, width), (A, T); None where it is the place in the sample.
+    blocks_T: within which blocks of a sample attention goes both ways, see `nn/attention_mask.py`; None where all of it
+        is causal.
+    image_order_T: which of its sample's image features each image token keeps the place of, where they are not in
+        order; 0 for other tokens.
     """
 
     ids_T: Annotated[Tensor, Per("token")]
@@ -137,14 +142,30 @@ class Stream(BatchPart):
     target_T: Annotated[Tensor, Per("token")]
     image_mask_T: Annotated[Tensor, Per("token")]
     positions_AT: Annotated[Tensor | None, Per("token", axis=1)] = None
+    blocks_T: Annotated[Tensor | None, Per("token")] = None
+    image_order_T: Annotated[Tensor | None, Per("token")] = None
 
     def __len__(self) -> int:
         return len(self.lengths_B)
 
+    @property
+    def image_order_S(self) -> Tensor | None:
+        """(S,) which of the S image features of the batch each image token keeps the place of; None where in order."""
+        if self.image_order_T is None:
+            return None
+        samples = torch.arange(len(self), device=self.ids_T.device)
+        owner_S = samples.repeat_interleave(self.lengths_B)[self.image_mask_T]
+        counts_B = torch.bincount(owner_S, minlength=len(self))
+        return self.image_order_T[self.image_mask_T] + (counts_B.cumsum(0) - counts_B)[owner_S]
+
 
 @dataclass(frozen=True)
 class Batch(BatchPart):
-    """Samples as a model is given them; `keys` names them in errors and logs.
+    """Samples as a model is given them.
+
+    keys: name the samples in errors and logs. dummy_images: images of no sample, which go through the model's parts for
+        images and change nothing: other processes wait there, or no gradient would flow (`Model.needs_images`). They
+        are given to parts of a batch after it was split.
 
     added: what an objective or a family needs beside that, each a part of its own class; see `adding` and `part`.
     """
@@ -153,6 +174,7 @@ class Batch(BatchPart):
     images: Images | None = None
     texts: Tokens | None = None
     stream: Stream | None = None
+    dummy_images: Images | None = None
     added: tuple[BatchPart, ...] = ()
 
     def __len__(self) -> int:
@@ -175,7 +197,8 @@ class Batch(BatchPart):
 
     def of_rows(self, first: int, last: int) -> Self:
         """Some of the samples, as in a batch of these alone: without pictures where they have none."""
-        rows = replace(super().of_rows(first, last), added=tuple(part.of_rows(first, last) for part in self.added))
+        added = tuple(part.of_rows(first, last) for part in self.added)
+        rows = replace(super().of_rows(first, last), added=added, dummy_images=None)
         return replace(rows, images=None) if rows.images is not None and not len(rows.images) else rows
 
     def split(self, parts: int) -> list[Self]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor
 
 from chiasm.config import Component
 from chiasm.data.batch import Images, PixelImages
+from chiasm.data.frame_sampling import FrameSampling
 from chiasm.data.image import Image
+from chiasm.data.image_codes import ImageCodes
 from chiasm.data.sample import Video
 from chiasm.data.transforms import ImageTransform
 
@@ -36,6 +38,11 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
     def marks(self) -> tuple[str, ...]:
         """Tokens around and between slots, which a tokenizer that is learned must have too."""
         return ()
+
+    @property
+    def image_codes(self) -> ImageCodes | None:
+        """How images are written as codes of an image tokenizer; None where features stand in their places."""
+        return None
 
     @property
     def placeholder(self) -> str:
@@ -78,6 +85,19 @@ class VideoLayout(Layout):
     @abstractmethod
     def video_placeholder(self) -> str:
         """As `placeholder`, of videos."""
+
+    @property
+    @abstractmethod
+    def frame_sampling(self) -> FrameSampling:
+        """Which frames of a video are read."""
+
+    def frame_indices(self, video: Video) -> tuple[int, ...]:
+        """The numbers of the frames of a video that are read; nothing of it is decoded to know them."""
+        return self.frame_sampling.indices(video)
+
+    def frames(self, video: Video) -> Iterator[Image]:
+        """The frames that are read, one after the other."""
+        return video.read(self.frame_indices(video))
 
     @abstractmethod
     def written_video(self, width: int, height: int, frames: int) -> str:

@@ -67,8 +67,8 @@ class GenerateRequest:
 
     @property
     def images(self) -> tuple[Image, ...]:
-        """All pictures, the frames of videos included."""
-        parts = ((part.frames if isinstance(part, Video) else (part,)) for part in self.sample.parts)
+        """All pictures, the frames or the poster of videos included."""
+        parts = ((part.images if isinstance(part, Video) else (part,)) for part in self.sample.parts)
         return tuple(one for several in parts for one in several if isinstance(one, Image))
 
     def with_images(self, other: Callable[[Image], Image]) -> GenerateRequest:
@@ -76,7 +76,7 @@ class GenerateRequest:
 
         def swapped(part: Part) -> Part:
             if isinstance(part, Video):
-                return replace(part, frames=tuple(other(frame) for frame in part.frames))
+                return part.with_images(other)
             return other(part) if isinstance(part, Image) else part
 
         return replace(self, sample=replace(self.sample, parts=tuple(swapped(part) for part in self.sample.parts)))
@@ -305,7 +305,7 @@ def part_key(part: Part) -> Hashable:
     if isinstance(part, Image):
         return image_key(part)
     if isinstance(part, Video):
-        return tuple(image_key(frame) for frame in part.frames), part.seconds
+        return tuple(image_key(image) for image in part.images), part.seconds
     return part.role, part.text, tuple(astuple(mention) for mention in part.grounded_spans)
 
 

@@ -31,8 +31,10 @@ from chiasm.training.settings import Training
 
 @dataclass(frozen=True)
 class Data:
-    """batch_size: samples of a batch. Or batch_tokens: as many samples as have so many tokens together, words and
-        pictures; batch_image_tokens bounds those of pictures apart. For models that speak, whose samples differ in length.
+    """What is trained on, and in which batches.
+
+    batch_size: samples of a batch. Or batch_tokens, for generative models, whose samples differ in length: as many
+        samples as have so many tokens together, image tokens included. batch_image_tokens: a bound of those alone.
     root: what "${data.root}" stands for, a folder or a URL. captions, max_skipped, threads: see data.reader.Reader.
 
     features: a folder where the outputs of frozen towers are kept, so that they are computed once; None computes them

@@ -24,9 +24,6 @@ from chiasm.evaluation.run import check, evaluate, quick_scores
 from chiasm.experiment.assembly import build_model, check_parts
 from chiasm.experiment.recipe import PretrainedPart, Recipe, learned_by
 from chiasm.models import folder as model_folder
-from chiasm.models.dual_encoder import DualEncoder
-from chiasm.models.features import CachedProcessor
-from chiasm.models.generative_features import CachedChatProcessor, CachesImageFeatures
 from chiasm.models.model import Model
 from chiasm.objectives import own
 from chiasm.objectives.objective import Objective, ObjectiveConfig
@@ -198,17 +195,8 @@ class Experiment:
 
     def _with_features(self, folder: Path) -> Processor:
         frozen = {name for name, part in self.recipe.training.parts.items() if part.frozen}
-        frozen |= {name for name, part in self.model.named_children() if getattr(part, "frozen", False)}
-        cached: CachedProcessor | CachedChatProcessor
-        if isinstance(self.model, DualEncoder) and {"vision", "text"} & frozen:
-            cached = CachedProcessor(self.model, folder, images="vision" in frozen, texts="text" in frozen)
-        elif isinstance(self.model, CachesImageFeatures) and "vision" in frozen:
-            cached = CachedChatProcessor(self.model, folder)
-        else:
-            raise RecipeError(
-                "data.features keeps the outputs of frozen towers; freeze one or both with "
-                "training.parts: {vision: {frozen: true}, text: {frozen: true}}"
-            )
+        frozen |= self.model.frozen_parts
+        cached = self.model.caching_processor(folder, frozen)
         if self.ranks.first:
             cached.fill(self.recipe.data.train, self.console)
         return cached

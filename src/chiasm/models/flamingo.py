@@ -86,9 +86,10 @@ class Flamingo(VisionLanguageModel):
                 f"the stream of {', '.join(batch.keys[:4])} marks {marks} pictures, but has {shown}; the processor's "
                 "layout does not fit the model"
             )
-        if batch.images is None and self.uses_dummy_images:
+        if batch.images is None and batch.dummy_images is not None:
             unseen_T2 = torch.zeros(len(x_TD), 2, dtype=torch.long)
-            return self._prompt(words, x_TD, VisibleImages(EncoderStates(self.image_features(self._grey())), unseen_T2))
+            states = EncoderStates(self.image_features(batch.dummy_images))
+            return self._prompt(words, x_TD, VisibleImages(states, unseen_T2))
         if batch.images is None:
             return self._prompt(words, x_TD)
         return self._prompt(words, x_TD, self.visible(batch, self.image_features(batch.images)))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from chiasm import __version__
 from chiasm.config import dump, parse
 from chiasm.errors import CheckpointError
+from chiasm.models.fitting import require_fit
 from chiasm.models.model import Model, ModelConfig
 from chiasm.nn.device import choose_device
 
@@ -115,16 +116,7 @@ def load_weights(model: nn.Module, file: Path) -> None:
 
 
 def assign(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Copies tensors into a model by name. Raises CheckpointError listing the missing, foreign and misshapen."""
-    own = model.state_dict()
-    problems = [f"missing {name} {tuple(own[name].shape)}" for name in own if name not in tensors]
-    problems += [f"unknown {name} {tuple(tensors[name].shape)}" for name in tensors if name not in own]
-    problems += [
-        f"{name} is {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise CheckpointError(f"{where} does not fit its config: {'; '.join(problems[:10])}{more}")
+    """Copies tensors into a model by name. Raises CheckpointError naming those that do not fit, see `require_fit`."""
+    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    require_fit(own, {name: tensor.shape for name, tensor in tensors.items()}, where, "its config")
     model.load_state_dict(tensors)

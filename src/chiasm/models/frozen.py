@@ -16,14 +16,13 @@ from chiasm.data.batch import ImageFeatures, Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.models import clip, llava
-from chiasm.models.generative import VisionLanguageModel
+from chiasm.models.generative_features import CachesImageFeatures
 from chiasm.models.llava import check_image_tokens
 from chiasm.models.model import Model, ModelConfig
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import prefix
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
-from chiasm.nn.freezing import freeze
 from chiasm.nn.tower import ImageTowerConfig
 
 
@@ -49,7 +48,7 @@ class Config(ModelConfig):
         return self.connector.image_tokens(1)
 
 
-class Frozen(VisionLanguageModel):
+class Frozen(CachesImageFeatures):
     """A tower's pooled features as a few slots of a language model that never learns."""
 
     config: Config
@@ -58,7 +57,7 @@ class Frozen(VisionLanguageModel):
         super().__init__(config, processor)
         self.vision, self.language = config.vision.build_pooled(), config.language.build()
         self.connector = config.connector.build(self.vision.width, self.language.width)
-        freeze(self.language)
+        self.language.requires_grad_(False)
 
     def check(self) -> None:
         super().check()

@@ -13,7 +13,7 @@ from chiasm.data.batch import ImageFeatures, Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.errors import RecipeError
-from chiasm.models.generative import VisionLanguageModel
+from chiasm.models.generative_features import CachesImageFeatures
 from chiasm.models.model import Model, ModelConfig
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import linear, mlp
@@ -55,7 +55,7 @@ class Config(ModelConfig):
         return self.connector.image_tokens(self.patches)
 
 
-class LLaVA(VisionLanguageModel):
+class LLaVA(CachesImageFeatures):
     """Features of an image tower, led by a connector into the stream of a language model."""
 
     config: Config

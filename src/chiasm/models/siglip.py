@@ -76,6 +76,9 @@ class SigLIP(DualEncoder):
         loss = pairwise_sigmoid(features["image"], features["text"], self.scale, self.bias)
         return {"sigmoid": loss, "_temperature": (-self.log_scale).exp().detach(), "_bias": self.bias.detach()}
 
+    def logit_scale_and_bias(self) -> tuple[float, float]:
+        return float(self.scale.detach()), float(self.bias.detach())
+
 
 def _towers(
     image_size: int, patch: int, width: int, layers: int, mlp_width: int, heads: int, vocabulary: int = 32_000

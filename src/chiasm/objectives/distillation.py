@@ -22,7 +22,6 @@ from chiasm.errors import CheckpointError, RecipeError
 from chiasm.losses.distillation import distilled_similarities
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.model import Model
-from chiasm.nn.freezing import freeze
 from chiasm.objectives.objective import ContrastiveObjective, ObjectiveConfig
 from chiasm.weights import load
 
@@ -79,7 +78,7 @@ class Distillation(ContrastiveObjective):
     def __init__(self, teacher: DualEncoder, processor: PairProcessor) -> None:
         super().__init__()
         self.teacher = teacher.eval()
-        freeze(self.teacher)
+        self.teacher.requires_grad_(False)
         self.alike = _makes(processor) == _makes(teacher.processor)
 
     def extend(

@@ -105,10 +105,11 @@ class Objective(nn.Module, ABC):
         return self.state_dict()
 
     def train(self, mode: bool = True) -> Any:
-        """Parts that are marked `frozen` stay in eval mode."""
+        """Parts of which no parameter learns, such as a teacher, stay in eval mode."""
         super().train(mode)
         for part in self.modules():
-            if vars(part).get("frozen"):
+            parameters = list(part.parameters())
+            if mode and parameters and not any(parameter.requires_grad for parameter in parameters):
                 nn.Module.train(part, False)
         return self
 

@@ -34,7 +34,6 @@ from chiasm.losses.gather import summed
 from chiasm.losses.ring import Ring
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.model import Model
-from chiasm.nn.freezing import freeze
 from chiasm.nn.patch_mask import PatchMask
 from chiasm.nn.tower import PooledImageTower
 from chiasm.objectives.objective import ContrastiveObjective, ObjectiveConfig
@@ -144,7 +143,7 @@ class SigLIP2(ContrastiveObjective):
         self.head, self.patch_head = PrototypeHead(width, config), PrototypeHead(width, config)
         self.mask_token = nn.Parameter(torch.randn(width) * 0.02) if model.vision.mask_token is None else None
         self.teacher = nn.ModuleDict({name: copy.deepcopy(part) for name, part in self._followed(model).items()})
-        freeze(self.teacher)
+        self.teacher.requires_grad_(False)
         self.register_buffer("centre_K", torch.zeros(config.prototypes))
         self.register_buffer("patch_centre_K", torch.zeros(config.prototypes))
         self.centre_K: Tensor

@@ -24,6 +24,7 @@ from chiasm.training.average import Average
 from chiasm.training.cached import cached_losses
 from chiasm.training.checkpoint import Checkpoints, Progress, State
 from chiasm.training.distributed import Ranks
+from chiasm.training.dummy_images import with_dummy_images
 from chiasm.training.findings import dead_tensors, write_nonfinite
 from chiasm.training.monitor import Monitor, in_words
 from chiasm.training.optimiser import build_optimiser, freeze, set_learning_rate
@@ -199,7 +200,9 @@ class Loop:
         weights = [self.learner.weight(part) for part in parts]
         told = self.ranks.gather([sum(weights), batch.images is not None])
         whole = float(told[:, 0].sum())
-        self.model.shared = self.ranks.count > 1 and bool(told[:, 1].any())  # all go through what one of them needs
+        elsewhere = self.ranks.count > 1 and bool(told[:, 1].any())  # all go through what one of them needs
+        processor = self.reader.processor
+        parts = [with_dummy_images(part, self.model, processor, elsewhere=elsewhere) for part in parts]
         for part, weight in zip(parts, weights, strict=True):
             share = self.ranks.count * weight / whole
             with nullcontext() if part is parts[-1] else self.parallel.local():

@@ -34,8 +34,6 @@ def freeze(model: nn.Module, settings: Training) -> None:
                 f"training.parts.{name}: a {type(model).__name__} never trains this part, so nothing can be set for "
                 "it; leave the entry out, adapt the part (adapters), or take another family"
             )
-        if part.frozen or any(other.frozen for outer, other in settings.parts.items() if name.startswith(f"{outer}.")):
-            modules[name].frozen = part.frozen  # a mark that Model.train reads
     for name, parameter in model.named_parameters():
         if _part_of(name, settings).frozen:
             parameter.requires_grad_(False)
