@@ -314,8 +314,8 @@ def test_infilling_moves_the_codes_of_an_image_with_their_places() -> None:
     ]
     whole = model.tokenized(model.processor(samples)).stream
     assert whole is not None
-    masks = {model.processor.backend.token_to_id(mask): at for at, mask in enumerate(infilling.masks)}
-    end = model.processor.backend.token_to_id(infilling.end)
+    masks = {token_id(model, mask): at for at, mask in enumerate(infilling.masks)}
+    end = token_id(model, infilling.end)
     moved = 0
     for seed in range(20):
         rngs = [np.random.default_rng((seed, at)) for at in range(2)]
@@ -332,6 +332,12 @@ def test_infilling_moves_the_codes_of_an_image_with_their_places() -> None:
         assert not stream.target_T[masked].any(), "where a gap is, is not learned"
         assert stream.target_T[stream.ids_T == end].all(), "where it ends, is"
     assert moved > 30
+
+
+def token_id(model: Fused, token: str) -> int:
+    found: int | None = model.processor.backend.token_to_id(token)
+    assert found is not None
+    return found
 
 
 def restored(ids: list[int], masks: dict[int, int], end: int) -> list[int]:

@@ -24,6 +24,7 @@ from chiasm.models.model import ContrastiveModel, Model
 from chiasm.objectives import own
 from chiasm.objectives.objective import ObjectiveConfig
 from chiasm.training.optimiser import freeze
+from chiasm.weights import load
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ class Setting:
             if evaluation:
                 self._built(
                     "the evaluation cannot be asked",
-                    lambda: check(model, recipe.evaluation, RunOptions(recipe.score_by)),
+                    lambda: check(model, recipe.evaluation, RunOptions(recipe.score_by, load=load)),
                 )
             self._built("a part cannot be frozen", lambda: freeze(model, recipe.training))
             self._built("the objective does not fit the model", lambda: self.objective.check(model))

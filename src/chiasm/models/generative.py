@@ -27,6 +27,7 @@ from chiasm.generation.tokens import Ended, continuations, stream
 from chiasm.losses.next_token import next_token
 from chiasm.models.caption_scores import CaptionScorer, shown
 from chiasm.models.model import Model
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.models.shared_prefixes import shared_prefixes
 from chiasm.nn.decoder import Decoder, Packed, positions_of
 from chiasm.nn.visible_images import VisibleImages
@@ -347,6 +348,15 @@ class VisionLanguageModel(CaptionScorer, GenerativeModel):
 
     @abstractmethod
     def image_features(self, images: Images) -> Tensor: ...
+
+    @property
+    @abstractmethod
+    def needed_layout(self) -> NeededLayout:
+        """How images must be laid out for the model."""
+
+    def check(self) -> None:
+        super().check()
+        self.needed_layout.require(self.processor.layout, type(self).__name__)
 
     @torch.inference_mode()
     def yes_over_no(self, image: Image, texts: Sequence[str]) -> Tensor:

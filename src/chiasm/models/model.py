@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
@@ -73,6 +73,9 @@ class Adapting(Protocol):
 
     def read(self, model: nn.Module, folder: Path) -> dict[str, Tensor]:
         """All that learned, by the names of the model's state."""
+
+    def described(self) -> str:
+        """The adapters in words, part by part."""
 
 
 class CachingProcessor(Processor):
@@ -230,6 +233,9 @@ class Generator(Protocol):
 
     def generate(self, samples: Sequence[Sample], *, max_tokens: int) -> list[Sample]:
         """Each sample with the answer as its last part."""
+
+
+Loader = Callable[[Path], Model]  # opens the folder of a checkpoint
 
 
 def suggest_part(name: str, model: nn.Module) -> str:
