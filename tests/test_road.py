@@ -84,7 +84,13 @@ def _families() -> dict[str, str]:
     return {name: model.__name__ for name, model in classes.items()} | bases
 
 
-_FOR_ALL_FAMILIES = ("chiasm.models.model", "chiasm.models.generative", "chiasm.models.caption_scores")
+_FOR_ALL_FAMILIES = (
+    "chiasm.models.model",
+    "chiasm.models.pair_model",
+    "chiasm.models.generative",
+    "chiasm.models.caption_scores",
+)
+_KINDS = {"DualEncoder", "chiasm.models.dual_encoder"}
 _ABOVE = [
     file
     for file in _files()
@@ -119,8 +125,9 @@ def _names_of_families(text: str) -> set[str]:
 
 @pytest.mark.parametrize("file", _ABOVE, ids=lambda file: str(file.relative_to(SOURCE)))
 def test_no_family_is_named_above_the_models(file: Path) -> None:
-    """What one family needs is a method of its model or processor."""
-    assert not _names_of_families(file.read_text())
+    """What one family needs is a method of its model or processor. An objective may be of one kind of models."""
+    kinds = _KINDS if file.parent.name == "objectives" else set()
+    assert not _names_of_families(file.read_text()) - kinds
 
 
 @pytest.mark.parametrize(

@@ -116,9 +116,9 @@ def _tried(setting: Setting, processor: Processor, read: list[tuple[Batch, Drawn
         learner.zero_grad()
         batch = objective.extend(processor, bare, [one for one, _ in drawn], [two for _, two in drawn])
         with autocast(cpu, precision):
-            batch = learner.prepare(batch)
+            batch = with_dummy_images(learner.prepare(batch), model, processor)
         with autocast(cpu, precision), _Kept(learner) as counter:
-            named = learner.losses(with_dummy_images(batch, model, processor))
+            named = learner.losses(batch)
         kept.append(counter.bytes)
         weighed = [settings.loss_weights.get(name, 1.0) * one for name, one in named.items() if name[0] != "_"]
         torch.autograd.backward(torch.stack(weighed).sum())
