@@ -10,12 +10,12 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 CHECKS := $(VENV)/checks.log
 define with_checks
-@$(MAKE) --no-print-directory --keep-going lint types > $(CHECKS) 2>&1 & checks=$$!; \
+@$(MAKE) --no-print-directory --keep-going lint types docs > $(CHECKS) 2>&1 & checks=$$!; \
 $(MAKE) --no-print-directory $(1); tests=$$?; \
 wait $$checks; checks=$$?; cat $(CHECKS); exit $$((tests || checks))
 endef
 
-.PHONY: demo test check lint types tests quick format clean
+.PHONY: demo test check lint types tests quick docs format clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/chiasm demo
@@ -39,6 +39,9 @@ tests: $(VENV)/.installed-peers
 
 quick: $(VENV)/.installed-peers
 	$(PYTEST) -m "not slow"
+
+docs: $(VENV)/.installed-dev # strict: a dead link, a page out of the navigation or a name that is not there is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

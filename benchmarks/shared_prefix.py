@@ -142,7 +142,8 @@ def main(words: list[str]) -> None:
     medians = {name: float(np.median(several[1:])) for name, several in seconds.items()}  # the first picture warms up
     image_tokens, tokens = model.config.patches, model.prompt_length(groups[0].samples[0])
     print(
-        f"{pixels} pixels: {image_tokens} slots, prompts of {tokens} tokens, {QUESTIONS} questions a picture, {count} pictures"
+        f"{pixels} pixels: {image_tokens} image tokens, prompts of {tokens} tokens, {QUESTIONS} questions a picture, "
+        f"{count} pictures"
     )
     for name, median in medians.items():
         print(f"{name}: {median:.2f} s a picture")

@@ -18,7 +18,9 @@ _AT_ONCE = 8192  # tokens of answers that are read in one pass
 
 
 class Branches:
-    """An `AttentionBackend` of many continuations of one row of a cache: each sees the row and itself. The row is not copied."""
+    """An `AttentionBackend` of many continuations of one row of a cache: each sees the row and itself.
+
+    The row is not copied."""
 
     def __init__(
         self, keys: Tensor, values: Tensor, lengths: Sequence[int], visible: VisibleImages | None = None

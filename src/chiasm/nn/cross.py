@@ -1,16 +1,16 @@
 """Gated cross-attention: how a language model that was trained on words alone learns to see without changing at first
 (Flamingo, Alayrac et al. 2022, arXiv:2204.14198, section 2.2).
 
-Before some blocks of a decoder, tokens look at a memory (see `nn/visible_images.py`), and what they gain passes through tanh of
-a gate that begins at 0. The decoder's own blocks stay as they are.
+Before some blocks of a decoder, tokens look at encoder states (see `nn/visible_images.py`), and what they gain passes
+through tanh of a gate that begins at 0. The decoder's own blocks stay as they are.
 
 Shapes: T tokens, D width, S features of the memory, H heads, G groups of heads that share keys, E width of a head."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ class Config:
     gates: "one" number a gate, or one for "each" number of the width. gate: what they begin at; 0 leaves the language
         model as it is, but lets no gradient through to the pictures until it has moved.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"hidden": "mlp_width", "groups": "kv_heads"}
 
     heads: int
     mlp_width: int

@@ -89,7 +89,7 @@ class Settings(Check):
                 "warning",
                 "training.precision is fp16, and there is no GPU",
                 "Most CPUs compute 16 bits slower than 32.",
-                "Set training.precision: float32.",
+                "Set training.precision: float32, or auto, which measures what is faster.",
             )
 
     def _parts(self) -> Iterator[Finding]:
