@@ -120,7 +120,7 @@ class Model(nn.Module, ABC):
     def require_own(self, action: str) -> None:
         """Raises CapabilityError for a model that can only be asked. deed: what was to be done, such as "blended"."""
 
-    def waiting(self) -> frozenset[str]:
+    def expected_zero_grad(self) -> frozenset[str]:
         """Names of the tensors that no gradient reaches yet, by design: others have to move first."""
         return frozenset()
 
