@@ -45,6 +45,11 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
         return None
 
     @property
+    def placeholder_tokens(self) -> tuple[str, ...]:
+        """All tokens that keep the place of a feature, each once."""
+        return (self.image_token,)
+
+    @property
     def placeholder(self) -> str:
         """How a chat template that goes with this layout writes a picture."""
         return self.image_token
@@ -80,6 +85,10 @@ class VideoLayout(Layout):
     @abstractmethod
     def video_token(self) -> str:
         """As `image_token`, of videos."""
+
+    @property
+    def placeholder_tokens(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.image_token, self.video_token)))
 
     @property
     @abstractmethod
