@@ -54,7 +54,7 @@ def test_a_constant_scorer_gets_exactly_chance(task: Task) -> None:
         assert 0 < value_of(metric, metric.chance_I) < 1
 
 
-@pytest.mark.parametrize("levels", [0, 3])
+@pytest.mark.parametrize("pixels_uint8", [0, 3])
 @pytest.mark.parametrize("task", tasks_of_all_kinds(), ids=lambda task: task.title)
 def test_chance_is_the_mean_over_random_scorers(task: Task, levels: int) -> None:
     """Whether or not their scores tie: a tie is worth what chance would make of it."""

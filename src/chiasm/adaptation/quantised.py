@@ -70,7 +70,7 @@ class Nf4Linear(SmallLinear):
 
     def kept(self, weight: Tensor) -> dict[str, Tensor]:
         numbers, state = bitsandbytes().functional.quantize_4bit(weight, blocksize=_BLOCK, quant_type="nf4")
-        return {"weight": numbers, "scale": state.absmax, "levels": state.code}
+        return {"weight": numbers, "scale": state.absmax, "pixels_uint8": state.code}
 
     def dequantize(self) -> Tensor:
         library = bitsandbytes().functional

@@ -131,13 +131,13 @@ class ChatProcessor(Processor):
         return self._batch(samples, None, answer=True)
 
     def render(self, sample: Sample, answer: bool = False) -> Rendered:
-        """The sample as the tokenizer reads it, slots of pictures written out, with the spans that are learned."""
+        """The sample as the tokenizer reads it, image tokens written out, with the spans that are learned."""
         rendered = self.template.render(self._with_boxes(sample), answer)
         self._check_image_tokens(rendered, sample)
         return rendered.expanded(self._all_written(sample, rendered.text))
 
     def tokens(self, sample: Sample, *, answer: bool = False) -> tuple[list[int], list[bool]]:
-        """The ids of a sample, slots included, and which of them are learned; of pictures no more than sizes are read.
+        """The ids of a sample, image tokens included, and which of them are learned; of images only sizes are read.
 
         answer: as a prompt, see `prompts`. Raises DataError for what is empty or longer than the context.
         """

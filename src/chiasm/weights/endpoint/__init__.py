@@ -17,10 +17,10 @@ from chiasm.data.sample import Sample
 from chiasm.errors import DataError
 from chiasm.models.caption_scores import shown
 from chiasm.weights.endpoint.client import Client
-from chiasm.weights.endpoint.settings import Encoding, Settings
+from chiasm.weights.endpoint.settings import Encoding, EndpointSettings
 from chiasm.weights.endpoint.wire import Reply, Told, messages
 
-__all__ = ["Encoding", "Endpoint", "Reply", "ScoringEndpoint", "Settings", "Told", "connect"]
+__all__ = ["Encoding", "Endpoint", "EndpointSettings", "Reply", "ScoringEndpoint", "Told", "connect"]
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -31,7 +31,7 @@ _LISTED = 20  # how many of the likeliest tokens endpoints tell at most
 class Endpoint:
     """A remote model that generates. Nothing is sent before the first question."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EndpointSettings) -> None:
         self.settings = settings
         self._client = Client(settings)
 
@@ -133,6 +133,6 @@ class ScoringEndpoint(Endpoint):
         return yes / (yes + no), reply.told
 
 
-def connect(settings: Settings) -> Endpoint:
+def connect(settings: EndpointSettings) -> Endpoint:
     """The endpoint with the verbs that its settings ask for."""
     return ScoringEndpoint(settings) if settings.score_by else Endpoint(settings)
