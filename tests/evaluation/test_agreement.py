@@ -184,7 +184,7 @@ def test_retrieval_is_that_of_clip_benchmark(both: Both, captions: Any) -> None:
 
 def _value(task: Task, scores_NC: NDArray[np.float32], name: str) -> float:
     """A metric of a task whose questions are answered by the rows of a matrix."""
-    metrics = {one.name: one for one in task.measure(task.asked, list(scores_NC[:, None])).metrics}
+    metrics = {one.name: one for one in task.measure(task.requests, list(scores_NC[:, None])).metrics}
     return value_of(metrics[name], metrics[name].credit_I)
 
 
@@ -223,7 +223,7 @@ def test_where_ties_differ() -> None:
     data = Listed(tuple(Sample(f"s{at}", (picture(at),), (f"text {at}",)) for at in range(8)))
     credit_I = (
         Retrieval(data, k=(2,))
-        .measure(Retrieval(data, k=(2,)).asked, list(np.zeros((8, 1, 8), np.float32)))
+        .measure(Retrieval(data, k=(2,)).requests, list(np.zeros((8, 1, 8), np.float32)))
         .metrics[0]
         .credit_I
     )

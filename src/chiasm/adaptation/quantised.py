@@ -4,6 +4,7 @@ QLoRA: Dettmers et al. 2023, arXiv:2305.14314. Differs from it: the scales of bl
 
 from __future__ import annotations
 
+import logging
 import warnings
 from abc import ABC, abstractmethod
 from types import ModuleType
@@ -12,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from chiasm.adaptation.adapter import Quantised, linear_layers, quieten_bitsandbytes
+from chiasm.adaptation.adapter import Quantised, linear_layers
 from chiasm.errors import MissingExtra
 
 _BLOCK = 64  # weights that share a scale
@@ -70,7 +71,7 @@ class Nf4Linear(SmallLinear):
 
     def kept(self, weight: Tensor) -> dict[str, Tensor]:
         numbers, state = bitsandbytes().functional.quantize_4bit(weight, blocksize=_BLOCK, quant_type="nf4")
-        return {"weight": numbers, "scale": state.absmax, "pixels_uint8": state.code}
+        return {"weight": numbers, "scale": state.absmax, "levels": state.code}
 
     def dequantize(self) -> Tensor:
         library = bitsandbytes().functional
@@ -124,3 +125,8 @@ def bitsandbytes() -> ModuleType:
     except ImportError as error:
         raise MissingExtra("bitsandbytes", "quantised", "adapters on weights in 4 bits") from error
     return package
+
+
+def quieten_bitsandbytes() -> None:
+    """bitsandbytes, which peft imports where it is there, logs that it got no faster kernels from a hub: no news."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

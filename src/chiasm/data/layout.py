@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
 
     The image tokens of a picture follow from its size alone, so they are known before anything is decoded or computed.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"slots": "image_tokens"}
 
     @property
     @abstractmethod

@@ -77,6 +77,7 @@ def _model(model: Model, folder: Path) -> dict[str, str]:
         "verbs": ", ".join(verbs(type(model))),
         "parameters": f"{sum(one.numel() for one in parameters):,} in {len(parameters):,} tensors, {', '.join(dtypes)}",
         "weights on disk": f"{size / 1e6:,.1f} MB",
+        **({"adapters": model.adaptation.described()} if model.adaptation is not None else {}),
     }
 
 

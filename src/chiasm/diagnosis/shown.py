@@ -149,7 +149,7 @@ def _stretched(pixels_CHW: Tensor) -> Pixels:
 
 
 def _facts(setting: Setting, batch: Batch, skipped: int) -> dict[str, str]:
-    facts = {"samples": f"{len(batch)} of batches of {setting.recipe.data.told_size.removesuffix(' samples')}"}
+    facts = {"samples": f"{len(batch)} of batches of {setting.recipe.data.size_in_words.removesuffix(' samples')}"}
     facts["captions"] = setting.recipe.data.captions
     if skipped:
         facts["left out"] = f"{skipped} that cannot be read"

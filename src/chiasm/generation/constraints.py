@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from chiasm.data.image_codes import CodeIds
 from chiasm.errors import DataError
 
 
@@ -61,3 +62,41 @@ class Choices:
         mask_V = torch.zeros(self._vocabulary, dtype=torch.bool)
         mask_V[sorted(self._next.get(tuple(tokens), ()))] = True
         return mask_V
+
+
+class Both:
+    """What two constraints allow."""
+
+    def __init__(self, first: AllowedTokens, second: AllowedTokens) -> None:
+        self._first, self._second = first, second
+
+    def __call__(self, row: int, tokens: Sequence[int]) -> Tensor | None:
+        first_V, second_V = self._first(row, tokens), self._second(row, tokens)
+        if first_V is None or second_V is None:
+            return first_V if second_V is None else second_V
+        return first_V & second_V.to(first_V.device)
+
+
+class ImageGrammar:
+    """Answers in which every image is whole: its begin, as many codes as an image has, its end; no codes elsewhere.
+
+    vocabulary: V. room: how many new tokens each row has room for; no image begins that has not enough. None: no image
+        begins at all. never: tokens that only keep places in prompts.
+    """
+
+    def __init__(self, codes: CodeIds, vocabulary: int, room: Sequence[int] | None, never: Sequence[int] = ()) -> None:
+        self._codes, self._room = codes, room
+        self._code_V, self._end_V, self._word_V = (torch.zeros(vocabulary, dtype=torch.bool) for _ in range(3))
+        self._code_V[list(codes.ids)] = True
+        self._end_V[codes.end] = True
+        self._word_V = ~(self._code_V | self._end_V)
+        self._word_V[list(never)] = False
+        self._closed_V = self._word_V.clone()
+        self._closed_V[codes.begin] = False
+
+    def __call__(self, row: int, tokens: Sequence[int]) -> Tensor:
+        inside = next((at for at, token in enumerate(reversed(tokens)) if not self._code_V[token]), len(tokens))
+        if inside < len(tokens) and tokens[-1 - inside] == self._codes.begin:
+            return self._code_V if inside < self._codes.count else self._end_V
+        fits = self._room is not None and self._room[row] - len(tokens) >= self._codes.count + 2
+        return self._word_V if fits else self._closed_V

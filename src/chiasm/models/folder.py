@@ -99,9 +99,21 @@ def read_config(folder: Path) -> ModelConfig:
     file = folder / CONFIG
     if not file.exists():
         raise CheckpointError(f"{folder} is not a checkpoint: it has no {CONFIG}")
+    require_current(folder)
     entries = json.loads(file.read_text())
     entries.pop("chiasm", None)
     return parse(ModelConfig, entries, str(file))  # type: ignore[type-abstract]  # one of its subclasses
+
+
+def require_current(folder: Path) -> None:
+    """Raises CheckpointError for a checkpoint of an older chiasm, whose entries and tensors have other names."""
+    file = folder / CONFIG
+    written = str(json.loads(file.read_text()).get("chiasm")) if file.exists() else ""
+    if written.startswith("0.1."):
+        raise CheckpointError(
+            f"{folder} was written by chiasm {written}, whose checkpoints version {__version__} does not read; open it "
+            f"with that one (pip install 'chiasm=={written}'), or train it anew"
+        )
 
 
 def load_weights(model: nn.Module, file: Path) -> None:

@@ -27,6 +27,7 @@ from chiasm.generation.tokens import Ended, continuations, stream
 from chiasm.losses.next_token import next_token
 from chiasm.models.caption_scores import CaptionScorer, shown
 from chiasm.models.model import Model
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.models.shared_prefixes import shared_prefixes
 from chiasm.nn.decoder import Decoder, Packed, positions_of
 from chiasm.nn.visible_images import VisibleImages
@@ -114,10 +115,7 @@ class GenerativeModel(Model):
         image_tokens = int(words.image_mask_T.sum())
         features_SD = self.image_features(batch.images) if batch.images is not None else x_TD.new_zeros(0, 1)
         if len(features_SD) != image_tokens:
-            raise DataError(
-                f"the stream of {', '.join(batch.keys[:4])} has {image_tokens} slots, but its pictures made "
-                f"{len(features_SD)} features; the processor's layout does not fit the model"
-            )
+            raise self._mismatch(batch, image_tokens, len(features_SD))
         if image_tokens:
             order_S = words.image_order_S
             features_SD = features_SD if order_S is None else features_SD[order_S]
@@ -125,6 +123,12 @@ class GenerativeModel(Model):
         elif batch.dummy_images is not None:
             x_TD = x_TD + (self.image_features(batch.dummy_images).sum() * 0).to(x_TD.dtype)
         return self._prompt(words, x_TD)
+
+    def _mismatch(self, batch: Batch, image_tokens: int, features: int) -> DataError:
+        return DataError(
+            f"the stream of {', '.join(batch.keys[:4])} has {image_tokens} image tokens, but its images made "
+            f"{features} features; the processor's layout does not fit the model"
+        )
 
     def _prompt(self, words: Stream, x_TD: Tensor, visible: VisibleImages | None = None) -> Prompt:
         """A stream with its embedded tokens. visible: what they see beside each other."""
@@ -344,6 +348,15 @@ class VisionLanguageModel(CaptionScorer, GenerativeModel):
 
     @abstractmethod
     def image_features(self, images: Images) -> Tensor: ...
+
+    @property
+    @abstractmethod
+    def needed_layout(self) -> NeededLayout:
+        """How images must be laid out for the model."""
+
+    def check(self) -> None:
+        super().check()
+        self.needed_layout.require(self.processor.layout, type(self).__name__)
 
     @torch.inference_mode()
     def yes_over_no(self, image: Image, texts: Sequence[str]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
@@ -18,6 +18,7 @@ from chiasm.data.image import Image
 from chiasm.data.processor import Processor
 from chiasm.data.sample import Sample
 from chiasm.errors import CapabilityError, RecipeError
+from chiasm.nn.freezing import keep_frozen_in_eval
 
 
 class ModelConfig(Component, ABC, package="chiasm.models", key="family"):
@@ -73,6 +74,9 @@ class Adapting(Protocol):
 
     def read(self, model: nn.Module, folder: Path) -> dict[str, Tensor]:
         """All that learned, by the names of the model's state."""
+
+    def described(self) -> str:
+        """The adapters in words, part by part."""
 
 
 class CachingProcessor(Processor):
@@ -145,16 +149,22 @@ class Model(nn.Module, ABC):
         raise CapabilityError("this model has learned no temperature, so it has no probabilities for names")
 
     @property
+    def frozen_parts(self) -> frozenset[str]:
+        """Names of its immediate parts that have parameters of which none learns."""
+        parameters = {name: list(part.parameters()) for name, part in self.named_children()}
+        return frozenset(
+            name for name, held in parameters.items() if held and not any(tensor.requires_grad for tensor in held)
+        )
+
+    @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
     def train(self, mode: bool = True) -> Any:
         """Parts of which no parameter learns stay in eval mode, for their dropout and batch statistics are not ours."""
         super().train(mode)
-        for part in self.modules():
-            parameters = list(part.parameters())
-            if mode and parameters and not any(parameter.requires_grad for parameter in parameters):
-                nn.Module.train(part, False)
+        if mode:
+            keep_frozen_in_eval(self)
         return self
 
 
@@ -222,6 +232,9 @@ class Generator(Protocol):
 
     def generate(self, samples: Sequence[Sample], *, max_tokens: int) -> list[Sample]:
         """Each sample with the answer as its last part."""
+
+
+Loader = Callable[[Path], Model]  # opens the folder of a checkpoint
 
 
 def suggest_part(name: str, model: nn.Module) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -83,6 +84,10 @@ class PooledImageTower(ImageTower):
     def forward(self, images: Images, mask: PatchMask | None = None) -> Tensor:
         """One vector a picture, (N, D). mask: what it is not to see."""
 
+    def both(self, images: Images, mask: PatchMask | None = None) -> tuple[Tensor, Tensor]:
+        """What `forward` and what `tokens` gives."""
+        return self(images, mask), self.tokens(images, mask)
+
     def head(self, width: int) -> nn.Linear:
         """A new map of the pooled features into a space of that width, of the form published with this tower."""
         return nn.Linear(self.width, width, bias=False)
@@ -114,6 +119,8 @@ class TextTower(nn.Module, ABC):
 class ImageTowerConfig(Component, ABC, package="chiasm.nn.image_towers", key="tower"):
     """A recipe's choice of an image tower."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"hidden": "mlp_width"}
+
     @abstractmethod
     def build(self) -> ImageTower: ...
 
@@ -136,6 +143,8 @@ class ImageTowerConfig(Component, ABC, package="chiasm.nn.image_towers", key="to
 
 class TextTowerConfig(Component, ABC, package="chiasm.nn.text_towers", key="tower"):
     """A recipe's choice of a text tower."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"hidden": "mlp_width"}
 
     @abstractmethod
     def build(self) -> TextTower: ...

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from chiasm.adaptation import adapted
+from chiasm.additions import allowing
 from chiasm.errors import CapabilityError, CheckpointError
 from chiasm.models import folder as model_folder
 from chiasm.models.model import Model
@@ -21,6 +23,7 @@ def load(
     image_size: int | None = None,
     context: int | None = None,
     adapter: str | Path | None = None,
+    allow: str | Sequence[str] = (),
 ) -> Model:
     """Opens a checkpoint: a run's folder, chiasm's own, or one in the layout of transformers or open_clip.
 
@@ -31,14 +34,18 @@ def load(
         learned positions resized as open_clip resizes them; see `models/resolution.py` for other ways.
     adapter: a folder of adapters to put on to it: of a run that adapted this very model, or in peft's own format, with
         its modules named as here or as in transformers. A run with adapters needs none: it knows its base.
-    Raises CheckpointError if there is no such checkpoint, or it is incomplete.
+    allow: packages whose classes the checkpoint may name, such as "my_package". They are imported, and importing runs
+        their code; what is of no allowed package, and the program has not imported itself, is refused.
+    Raises CheckpointError if there is no such checkpoint, or it is incomplete; RecipeError for a class that is not
+    allowed.
     """
     where = choose_device(device)
-    model = _from_folder(Path(name), device) if Path(name).exists() else _from_hub(str(name))
-    if image_size is not None or context is not None:
-        _resize(model, image_size, context)
-    model = model.to(where)
-    return adapters.put_on(model, Path(adapter)) if adapter is not None else model
+    with allowing(*((allow,) if isinstance(allow, str) else allow)):
+        model = _from_folder(Path(name), device) if Path(name).exists() else _from_hub(str(name))
+        if image_size is not None or context is not None:
+            _resize(model, image_size, context)
+        model = model.to(where)
+        return adapters.put_on(model, Path(adapter)) if adapter is not None else model
 
 
 def _from_hub(text: str) -> Model:
