@@ -105,7 +105,9 @@ class Flamingo(VisionLanguageModel):
 
     def expected_zero_grad(self) -> frozenset[str]:
         """What lies behind closed gates; the pictures' parts too, while every layer's gate to them is closed."""
-        found = {f"language.look.{at}.{name}" for at, look in enumerate(self._looks) for name in look.expected_zero_grad()}
+        found = {
+            f"language.look.{at}.{name}" for at, look in enumerate(self._looks) for name in look.expected_zero_grad()
+        }
         if not any(look.gate1.any() for look in self._looks):
             parts = {"vision": self.vision, "connector": self.connector}
             found |= {f"{part}.{name}" for part, module in parts.items() for name, _ in module.named_parameters()}
