@@ -220,7 +220,7 @@ def test_what_texts_gain_is_asked_without_a_picture_once_a_size(monkeypatch: pyt
     likelihoods = LLaVA.caption_likelihoods
 
     def counted(self: LLaVA, image: Image, texts: Sequence[str]) -> torch.Tensor:
-        if (image.levels() == 128).all():
+        if (image.pixels_uint8() == 128).all():
             asked.append(image.size)
         return likelihoods(self, image, texts)
 

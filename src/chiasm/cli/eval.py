@@ -146,11 +146,11 @@ def _connected(options: argparse.Namespace) -> Endpoint:
 
     from chiasm.config import parse
     from chiasm.experiment.entries import read_entries
-    from chiasm.weights.endpoint import Settings, connect
+    from chiasm.weights.endpoint import EndpointSettings, connect
 
     if options.processes > 1 or options.share:
         from chiasm.errors import RecipeError
 
         raise RecipeError("one process asks an endpoint many things at once; set `concurrency` in its file instead")
-    settings = parse(Settings, read_entries(Path(options.model)), options.model)
+    settings = parse(EndpointSettings, read_entries(Path(options.model)), options.model)
     return connect(replace(settings, score_by=options.score_by) if options.score_by else settings)

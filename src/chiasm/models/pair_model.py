@@ -61,9 +61,6 @@ class PairModel(ContrastiveModel):
     def encode_texts(self, texts: Tokens) -> Tensor:
         """(B, D), unit length, with gradients."""
 
-    def logit_scale_and_bias(self) -> tuple[float, float | None]:
-        return float(self.scale.detach()), None
-
     @torch.inference_mode()
     def embed_images(self, images: Sequence[Image]) -> Tensor:
         """(N, D) float32 on the CPU, unit length."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from chiasm.data.sample import Sample
+from chiasm.errors import DataError
 
 Tokens = tuple[list[int], list[bool]]  # of a sample: its ids, and which of them are targets
 
@@ -28,3 +29,15 @@ def shared_prefixes(
         owner = first.setdefault((shown, tuple(ids[:start])), at) if whole else at
         groups.setdefault(owner, []).append(at)
     return groups
+
+
+def shared_length(rows: Sequence[Sequence[int]], image_token_ids: Sequence[int]) -> int:
+    """How many tokens all rows begin with alike; at least one is left to each. Raises DataError if slots are left."""
+    alike = 0
+    for tokens in zip(*(row[:-1] for row in rows), strict=False):
+        if len(set(tokens)) > 1:
+            break
+        alike += 1
+    if any(image_token in row[alike:] for row in rows for image_token in image_token_ids):
+        raise DataError("the chat template parts the pictures from what the questions share; ask them one by one")
+    return alike

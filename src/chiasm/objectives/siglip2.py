@@ -258,4 +258,4 @@ class SigLIP2Objective(ContrastiveObjective):
 
     def expected_zero_grad(self, model: Model) -> frozenset[str]:
         own = [f"objective.{name}" for name, one in self.named_parameters() if one.requires_grad]
-        return model.waiting() | frozenset([] if self.active else own)
+        return model.expected_zero_grad() | frozenset([] if self.active else own)

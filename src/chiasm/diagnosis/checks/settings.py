@@ -1,4 +1,4 @@
-"""Settings of the recipe that are surely mistakes, or do not do what they seem to."""
+"""SettingsCheck of the recipe that are surely mistakes, or do not do what they seem to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chiasm.nn.device import choose_device
 _LONG = 2000  # steps without a checkpoint
 
 
-class Settings(Check):
+class SettingsCheck(Check):
     """Reads the recipe alone."""
 
     def findings(self) -> Iterator[Finding]:

@@ -110,7 +110,7 @@ class Adapters(nn.Module):
         for one in self.down:
             nn.init.uniform_(one, -(width**-0.5), width**-0.5)
 
-    def waiting(self) -> list[str]:
+    def expected_zero_grad(self) -> list[str]:
         """Names of what no gradient reaches while `up` is zeros."""
         closed = [at for at, up in enumerate(self.up) if not up.any()]
         return [f"{part}.{at}" for at in closed for part in ("down", "scale")]
