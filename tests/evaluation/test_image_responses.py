@@ -199,9 +199,6 @@ class FewShot(Request):
         parts = [Text(f"{question} {answer}. ") for question, answer in self.shots]
         return GenerateRequest(self.key, Sample(self.key, (*parts, Text(self.question))))
 
-    def put(self, queues: object, tag: object) -> None:
-        raise AssertionError("it is put in its other form")
-
     def content(self, hashed: object) -> list[object]:
         return [self.key, self.shots, self.question]
 
