@@ -59,7 +59,7 @@ def questions(pictures: int, pixels: int) -> list[SharedPrefix]:
     found: dict[str, list[ScoreOrGenerate]] = {}
     for one in task.requests:
         if isinstance(one, ScoreOrGenerate):
-            found.setdefault(one.sample, []).append(one)
+            found.setdefault(one.sample_key, []).append(one)
     groups = []
     for key, several in list(found.items())[:pictures]:
         scene = several[0].images[0].decode().resize((pixels, pixels))

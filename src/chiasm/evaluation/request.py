@@ -74,9 +74,8 @@ class Request(ABC):
 
     def put(self, queues: Queues[T], tag: T) -> None:
         """Adds itself to the queue of the verb that answers it. A kind that always takes another `form` needs none."""
-        raise TypeError(
-            f"{type(self).__name__} belongs in no queue; its `form` must give a request that a verb answers"
-        )
+        del queues, tag
+        raise TypeError(f"{type(self).__name__} is in no queue: its `form` must give a request that a verb answers")
 
     @abstractmethod
     def content(self, hashed: Hashed) -> list[object]:
