@@ -23,7 +23,7 @@ from tests import peers
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from chiasm.data.batch import Batch, Images, Tokens
+from chiasm.data.batch import Batch, PixelImages, Tokens
 from chiasm.data.processor import PairProcessor
 from chiasm.models.clip import CLIP, SIZES
 from chiasm.nn.image_towers import vit
@@ -72,7 +72,7 @@ def sides(captions: list[str]) -> tuple[Side, Side]:
     lengths_B = ids_BT.argmax(1) + 1  # the end mark is the highest id
     cut_BT = ids_BT[:, : int(lengths_B.max())]
     tokens = Tokens(cut_BT, lengths_B, torch.ones_like(cut_BT, dtype=torch.bool))
-    batch = Batch(tuple(captions), Images(pixels, torch.arange(len(captions))), tokens)
+    batch = Batch(tuple(captions), PixelImages(pixels, torch.arange(len(captions))), tokens)
     clip_loss = open_clip.ClipLoss()
     print(f"captions of {lengths_B.float().mean():.1f} tokens, {lengths_B.max()} at most, of 77")
     return (

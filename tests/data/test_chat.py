@@ -272,7 +272,9 @@ def test_pictures_that_a_template_loses_or_a_text_feigns_are_told() -> None:
     feigned = Sample("sly", (Text("Look: <image>", "user"), Text("no", "assistant", target=True)))
     with pytest.raises(DataError, match="'sly' has 0 pictures, but the chat template made room for 1"):
         ChatTemplate(CHATML).render(feigned)
-    with pytest.raises(DataError, match="'plain' has '<image>' in its text, the token that keeps the place"):
+    with pytest.raises(
+        DataError, match="'plain' has '<image>' in its text, a token that stands for a part of an image"
+    ):
         processor()([Sample("plain", (GREY, Text("Look: <image>", target=True)))])
     with pytest.raises(DataError, match=r"U\+E010"):
         ChatTemplate(CHATML).render(Sample("odd", (Text(IMAGE, "user"),)))

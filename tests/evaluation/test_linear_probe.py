@@ -80,7 +80,7 @@ class Numbers:
 
 
 def _listed(numbers: range) -> Listed:
-    return Listed(tuple(Sample(f"n{n}", (picture(n),), meta={"label": ("even", "odd")[n % 2]}) for n in numbers))
+    return Listed(tuple(Sample(f"n{n}", (picture(n),), label=("even", "odd")[n % 2]) for n in numbers))
 
 
 def _task(**changes: Any) -> LinearProbe:
@@ -123,8 +123,8 @@ def test_the_strength_is_chosen_on_what_is_not_learned_from() -> None:
 
 
 def test_what_cannot_be_read_counts_as_wrong_only_where_it_is_asked(tmp_path: Path) -> None:
-    test = Listed((*_listed(range(200, 210)).samples, Sample("bad", (undecodable(),), meta={"label": "odd"})))
-    train = Listed((*_listed(range(60)).samples, Sample("bad", (undecodable(),), meta={"label": "odd"})))
+    test = Listed((*_listed(range(200, 210)).samples, Sample("bad", (undecodable(),), label="odd")))
+    train = Listed((*_listed(range(60)).samples, Sample("bad", (undecodable(),), label="odd")))
     result = evaluate(Numbers(), [LinearProbe(test, train=train, strength=0.1)], tmp_path, progress=False).results[0]
     assert (result.headline.items, result.headline.failed) == (11, 1)
     assert result.headline.value == pytest.approx(10 / 11)

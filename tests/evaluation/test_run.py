@@ -123,13 +123,13 @@ def test_embeddings_score_as_the_plain_product_says(tmp_path: Path) -> None:
     task = Classification(world(40), templates=templates)
     found = run(model, [task], tmp_path)
     image = model.embed_images([sample.image for sample in world(40)])
-    classes = sorted({str(sample.meta["label"]) for sample in world(40)})
+    classes = sorted({str(sample.label) for sample in world(40)})
     weights = []
     for name in classes:
         mean = nn.functional.normalize(model.embed_texts([one.format(name) for one in templates]), dim=-1).mean(dim=0)
         weights.append(mean / mean.norm())
     predicted = (100 * image @ torch.stack(weights).T).argmax(dim=1)
-    right = [classes[at] == sample.meta["label"] for at, sample in zip(predicted.tolist(), world(40), strict=True)]
+    right = [classes[at] == sample.label for at, sample in zip(predicted.tolist(), world(40), strict=True)]
     assert score(found, "classification", "top-1 accuracy").value == pytest.approx(np.mean(right))
 
 

@@ -158,7 +158,7 @@ def test_classification_columns_are_templates_by_class(tmp_path: Path) -> None:
 def test_classification_scores_are_top_k_and_class_means() -> None:
     labels = ("a", "b", "c", "d", "e", "f", "g")
     numbers = [0, 0, 0, 1, 2, 3, 4, 5, 6, 6]
-    data = Listed(tuple(Sample(f"{at}", (picture(at),), meta={"label": labels[n]}) for at, n in enumerate(numbers)))
+    data = Listed(tuple(Sample(f"{at}", (picture(at),), label=labels[n]) for at, n in enumerate(numbers)))
     scores = np.random.default_rng(0).random((10, 7)).astype(np.float32)
     found = measured(Classification(data), [row[None] for row in scores])
     top1 = scores.argmax(axis=1) == numbers
@@ -242,7 +242,7 @@ def test_nothing_to_ask_is_an_error() -> None:
 
 
 def test_keys_that_a_source_repeats_are_told_apart() -> None:
-    sample = Sample("same", (picture(1),), meta={"label": "x"})
+    sample = Sample("same", (picture(1),), label="x")
     assert [one.key for one in Classification(Listed((sample, sample, sample))).requests] == [
         "same",
         "same#2",

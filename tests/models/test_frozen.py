@@ -161,7 +161,7 @@ def test_a_linear_map_leads_each_feature_to_its_slot() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tower", "pixels", "slots"),
+    ("tower", "pixels", "image_tokens"),
     [
         (efficientnet_lite.Config(), 224, 49),
         (efficientnet_lite.Config(image_size=100), 100, 16),

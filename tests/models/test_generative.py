@@ -50,7 +50,7 @@ def test_questions_that_share_a_beginning_are_answered_as_one_by_one(monkeypatch
         seen.append(len(images))
         return whole(self, images, *rest)
 
-    monkeypatch.setattr(ViT, "mlp_width", counted)
+    monkeypatch.setattr(ViT, "hidden_states", counted)
     assert model.replies(groups) == alone
     assert sum(seen) == 4, "each picture goes through the tower once"
     assert model.answers(groups[0].begun, groups[0].questions, max_tokens=12)[0] == alone[0][0]
@@ -115,11 +115,11 @@ def test_a_stop_text_ends_an_answer_wherever_its_tokens_part(monkeypatch: pytest
 def test_slots_that_no_features_fill_are_an_error() -> None:
     model = small_llava()
     two, one = (model.processor.prompts([Sample("a", pictures)]) for pictures in ((noise(1), noise(2)), (noise(1),)))
-    with pytest.raises(DataError, match="stream of a has 32 slots, but its pictures made 16 features"):
+    with pytest.raises(DataError, match="stream of a has 32 image tokens, but its images made 16 features"):
         model.embedded(replace(two, images=one.images))
-    with pytest.raises(DataError, match="stream of a has 16 slots, but its pictures made 32 features"):
+    with pytest.raises(DataError, match="stream of a has 16 image tokens, but its images made 32 features"):
         model.embedded(replace(one, images=two.images))
-    with pytest.raises(DataError, match="has 16 slots, but its pictures made 0 features"):
+    with pytest.raises(DataError, match="has 16 image tokens, but its images made 0 features"):
         model.embedded(replace(one, images=None))
 
 

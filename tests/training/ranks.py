@@ -28,9 +28,9 @@ from torch.distributed.tensor import DTensor
 from chiasm.data.batch import Batch
 from chiasm.data.reader import Reader
 from chiasm.errors import ChiasmError
+from chiasm.losses.contrastive import info_nce
+from chiasm.losses.sigmoid import pairwise_sigmoid
 from chiasm.models.model import Model
-from chiasm.objectives.contrastive import info_nce
-from chiasm.objectives.sigmoid import pairwise_sigmoid
 from chiasm.training import slices
 from chiasm.training.distributed import Ranks, joined
 from chiasm.training.loop import Loop

@@ -23,8 +23,8 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from chiasm.experiment.recipe import load_recipe
 from chiasm.experiment.run import Experiment
-from chiasm.objectives.contrastive import info_nce
-from chiasm.objectives.sigmoid import pairwise_sigmoid
+from chiasm.losses.contrastive import info_nce
+from chiasm.losses.sigmoid import pairwise_sigmoid
 from chiasm.training.distributed import Ranks
 from chiasm.training.settings import PartSettings
 from tests.training import ranks as scenes

@@ -91,7 +91,7 @@ class Peer:
     def features(self, batch: Any) -> Tensor:
         """One slice after another, as a picture of its own."""
         made = []
-        for patches, (rows, columns) in zip(batch.images.pixels, batch.images.grid_N2.tolist(), strict=True):
+        for patches, (rows, columns) in zip(batch.images.pixels, batch.images.grid_M2.tolist(), strict=True):
             cut = patches[: rows * columns].view(rows, columns, PATCH, PATCH, 3)
             pixels = cut.permute(4, 0, 2, 1, 3).reshape(1, 3, rows * PATCH, columns * PATCH)
             seen = self.tower(pixel_values=pixels).last_hidden_state

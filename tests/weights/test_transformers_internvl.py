@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 import chiasm
+from chiasm.data.batch import PixelImages
 from chiasm.data.layouts.aspect_tiles import AspectTiles, nearest_grid
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import CheckpointError, DataError
@@ -134,6 +135,7 @@ def test_tiles_tokens_scores_and_answers_agree(language: str, vision: dict[str, 
         batch = ours.processor.prompts([asked(paths)])
         assert batch.stream is not None
         assert batch.images is not None
+        assert isinstance(batch.images, PixelImages)
         assert batch.images.tiles_N is not None
         assert batch.images.tiles_N.tolist() == [
             TILES[shape][0] * TILES[shape][1] + (shape != "tiny") for shape in shapes
@@ -176,7 +178,9 @@ def test_rows_of_different_pictures_and_none_do_not_disturb_each_other(tmp_path:
         assert cut is not None
         assert one is not None
         assert torch.equal(cut.pixels, one.pixels)
+        assert isinstance(cut, PixelImages)
         assert cut.tiles_N is not None
+        assert isinstance(one, PixelImages)
         assert one.tiles_N is not None
         assert torch.equal(cut.tiles_N, one.tiles_N)
 

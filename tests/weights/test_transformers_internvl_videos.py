@@ -8,6 +8,7 @@ import PIL.Image
 import torch
 import transformers
 
+from chiasm.data.batch import PixelImages
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample, Text, Video
 from tests import peers
@@ -82,5 +83,6 @@ def test_frames_are_resized_to_a_tile(tmp_path: Path) -> None:
     batch = ours.processor.prompts([sample])
     assert batch.images is not None
     assert batch.images.pixels.shape == (2, 3, SIZE, SIZE)
+    assert isinstance(batch.images, PixelImages)
     assert batch.images.tiles_N is not None
     assert batch.images.tiles_N.tolist() == [2]

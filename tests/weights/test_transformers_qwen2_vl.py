@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 import chiasm
+from chiasm.data.batch import PackedImages
 from chiasm.data.image import Image
 from chiasm.data.layouts.packed import PackedPatches, fitted
 from chiasm.data.sample import Sample, Text, Video
@@ -129,9 +130,9 @@ def test_patches_grids_tokens_positions_scores_and_answers_agree(shapes: list[st
     batch = ours.processor.prompts([asked(paths)])
     assert batch.stream is not None
     assert batch.images is not None
-    assert batch.images.sizes_N2 is not None
+    assert isinstance(batch.images, PackedImages)
     assert batch.stream.ids_T.tolist() == inputs["input_ids"][0].tolist()
-    assert batch.images.sizes_N2.tolist() == inputs["image_grid_thw"][:, 1:].tolist()
+    assert batch.images.grid_N2.tolist() == inputs["image_grid_thw"][:, 1:].tolist()
     assert torch.allclose(batch.images.pixels, inputs["pixel_values"], atol=1e-5)
     positions, _ = theirs.model.get_rope_index(
         inputs["input_ids"], inputs["mm_token_type_ids"], image_grid_thw=inputs["image_grid_thw"]
@@ -218,10 +219,10 @@ def test_videos_stand_between_pictures(tmp_path: Path) -> None:
     batch = ours.processor.prompts([sample])
     assert batch.stream is not None
     assert batch.images is not None
-    assert batch.images.sizes_N2 is not None
-    first, middle, end = batch.images.sizes_N2[0], batch.images.sizes_N2[1], batch.images.sizes_N2[3]
-    assert len(batch.images.sizes_N2) == 4
-    assert torch.equal(batch.images.sizes_N2[2], middle)
+    assert isinstance(batch.images, PackedImages)
+    first, middle, end = batch.images.grid_N2[0], batch.images.grid_N2[1], batch.images.grid_N2[3]
+    assert len(batch.images.grid_N2) == 4
+    assert torch.equal(batch.images.grid_N2[2], middle)
     parts = torch.split(batch.images.pixels, [int(first.prod()), 2 * int(middle.prod()), int(end.prod())])
     # A frame in the first patch is the picture of that frame; the last one fills its patch alone.
     stills = processor()(images=[frame.decode() for frame in frames], return_tensors="pt")

@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.tasks is None and not own.exists():
         raise RecipeError(f"{options.model} holds no recipe; say with --tasks RECIPE what to evaluate")
-    recipe = load_tasks(options.tasks or own, options.overrides)
+    recipe = load_tasks(options.tasks or own, options.overrides, of_checkpoint=not options.tasks)
     model = _connected(options) if place.is_file() else _loaded(options, workers)
     folder = options.out or place
     how = RunOptions(
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
             return 0
         # Failures were asked again just now.
         how = RunOptions(how.score_by, how.batch_tokens, keep_failed=not workers.lost, load=load)
-    name = load_recipe(own).name if own.exists() else place.stem
+    name = load_recipe(own, of_checkpoint=True).name if own.exists() else place.stem
     evaluation = evaluate(
         model,
         recipe.evaluation,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from chiasm.config import Component
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PixelImages
+from chiasm.data.frame_sampling import FrameSampling
 from chiasm.data.image import Image
+from chiasm.data.image_codes import ImageCodes
 from chiasm.data.sample import Video
 from chiasm.data.transforms import ImageTransform
 
@@ -21,6 +24,8 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
 
     The slots of a picture follow from its size alone, so they are known before anything is decoded or computed.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"slots": "image_tokens"}
 
     @property
     @abstractmethod
@@ -36,6 +41,11 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
     def marks(self) -> tuple[str, ...]:
         """Tokens around and between slots, which a tokenizer that is learned must have too."""
         return ()
+
+    @property
+    def image_codes(self) -> ImageCodes | None:
+        """How images are written as codes of an image tokenizer; None where features stand in their places."""
+        return None
 
     @property
     def placeholder(self) -> str:
@@ -56,7 +66,7 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
 
     @abstractmethod
     def images(self, images: Sequence[Image], generators: Sequence[np.random.Generator] | None = None) -> Images:
-        """The pixels of pictures, with row_N counting them from 0."""
+        """The pixels of pictures, with row_N counting them from 0; the class says how they are laid out."""
 
     def positions(self, image_mask_T: Tensor, shown: Sequence[Image | Video]) -> Tensor | None:  # noqa: ARG002  # see below
         """(A, T) positions of a sample's tokens, where they have several axes; None: the place in the sample.
@@ -79,6 +89,19 @@ class VideoLayout(Layout):
     def video_placeholder(self) -> str:
         """As `placeholder`, of videos."""
 
+    @property
+    @abstractmethod
+    def frame_sampling(self) -> FrameSampling:
+        """Which frames of a video are read."""
+
+    def frame_indices(self, video: Video) -> tuple[int, ...]:
+        """The numbers of the frames of a video that are read; nothing of it is decoded to know them."""
+        return self.frame_sampling.indices(video)
+
+    def frames(self, video: Video) -> Iterator[Image]:
+        """The frames that are read, one after the other."""
+        return video.read(self.frame_indices(video))
+
     @abstractmethod
     def written_video(self, width: int, height: int, frames: int) -> str:
         """What stands in the text for a video of so many frames of that size."""
@@ -95,4 +118,4 @@ def all_alike(
     """The pixels of pictures that are all made alike, (N, C, H, W)."""
     drawn = generators if generators is not None else [None] * len(images)
     pixels = torch.stack([transform(image, one) for image, one in zip(images, drawn, strict=True)])
-    return Images(pixels, row_N=torch.arange(len(images)))
+    return PixelImages(pixels, torch.arange(len(images)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +50,6 @@ def sizes_of(images: Sequence[Image]) -> Tensor:
     return torch.tensor([image.size[::-1] for image in images], dtype=torch.long).view(-1, 2)
 
 
-def owners(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Which picture each tile belongs to, (M,), and how many each picture has, (N,)."""
-    tiles_N = torch.tensor(counts, dtype=torch.long)
-    return torch.arange(len(counts)).repeat_interleave(tiles_N), tiles_N
+def owned(tiles: Sequence[Sized]) -> tuple[Tensor, Tensor]:
+    """Of the tiles of N pictures: the pictures' numbers, (N,), and how many tiles each has, (N,)."""
+    return torch.arange(len(tiles)), torch.tensor([len(each) for each in tiles], dtype=torch.long)

@@ -54,7 +54,7 @@ class Request(ABC):
 
     @property
     def all_images(self) -> tuple[Image, ...]:
-        """The images that a model is shown, the frames of videos included."""
+        """The images that a model is shown, the frames or the poster of videos included."""
         return ()
 
     @property
@@ -163,7 +163,7 @@ class GenerateRequest(Request):
 
     @property
     def all_images(self) -> tuple[Image, ...]:
-        parts = ((part.frames if isinstance(part, Video) else (part,)) for part in self.sample.parts)
+        parts = ((part.images if isinstance(part, Video) else (part,)) for part in self.sample.parts)
         return tuple(shown for several in parts for shown in several if isinstance(shown, Image))
 
     def put(self, queues: Queues[T], tag: T) -> None:
@@ -188,7 +188,7 @@ class GenerateRequest(Request):
 
     def _altered(self, part: Part, image: Callable[[Image], Image], prompt: Callable[[str], str]) -> Part:
         if isinstance(part, Video):
-            return replace(part, frames=tuple(image(frame) for frame in part.frames))
+            return part.with_images(image)
         if isinstance(part, Image):
             return image(part)
         return replace(part, text=prompt(part.text)) if self.prompts else part
@@ -338,5 +338,5 @@ def part_key(part: Part) -> Hashable:
     if isinstance(part, Image):
         return image_key(part)
     if isinstance(part, Video):
-        return tuple(image_key(frame) for frame in part.frames), part.seconds
+        return tuple(image_key(image) for image in part.images), part.seconds
     return part.role, part.text, tuple(astuple(span) for span in part.grounded_spans)

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +101,8 @@ class Task(Component, ABC, package="chiasm.evaluation.tasks", key="task"):
     limit: the number of samples to use, evenly spread over the data; None uses all.
     """
 
+    renamed_choices: ClassVar[Mapping[str, str]] = {"reading": "ocr"}
+
     data: Source
     name: str = ""
     limit: int | None = None
@@ -107,6 +110,10 @@ class Task(Component, ABC, package="chiasm.evaluation.tasks", key="task"):
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise RecipeError(f"the limit of task '{self.title}' must be at least 1, not {self.limit}")
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003  # the built-in scenes need no files
+        return {"data": {"source": "scenes", "seed": 1, "count": 8, "objects": [1, 2]}}
 
     @property
     def title(self) -> str:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from chiasm.data.attention_blocks import CAUSAL
 from chiasm.nn.decoder import Decoder, attention
 from chiasm.nn.visible_images import VisibleImages
 
@@ -31,6 +32,7 @@ class Cache:
         self.lengths = list(lengths)
         self._before, self._counts = self.lengths, [0] * len(self.lengths)
         self._seen: Tensor | None = None
+        self._blocks: Sequence[Tensor] | None = None
 
     @classmethod
     def empty(cls, decoder: Decoder, rows: int, room: int) -> Cache:
@@ -49,10 +51,14 @@ class Cache:
         """S, the most tokens of a row."""
         return self._keys.shape[3]
 
-    def expect(self, counts: Sequence[int], visible: VisibleImages | None = None) -> None:
-        """The next run of the decoder adds so many tokens to each row.
+    def expect(
+        self, counts: Sequence[int], visible: VisibleImages | None = None, blocks_T: Tensor | None = None
+    ) -> None:
+        """The next call of the decoder adds so many tokens to each row.
 
-        sight: what they see beside each other; None where they see what the last token of their row saw.
+        visible: what they see beside each other; None where they see what the last token of their row saw.
+        blocks_T: within which blocks they attend to each other both ways, see `nn/attention_mask.py`; a block is read
+            in one call, so tokens that are in the cache already are in none of these.
         """
         if len(counts) != len(self.lengths):
             raise ValueError(f"{len(counts)} counts for {len(self.lengths)} rows")
@@ -63,6 +69,7 @@ class Cache:
         self._counts = list(counts)
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
         self._seen = self._mask()
+        self._blocks = torch.split(blocks_T, self._counts) if blocks_T is not None else None
         self.visible = self.ahead(counts) if visible is None else visible
         if visible is not None:
             if self._last is not None and self._last.memory is not visible.memory:
@@ -88,7 +95,8 @@ class Cache:
             self._values[layer, row, :, start:end] = v.transpose(0, 1)
             if len(q):
                 keys, values = self._keys[layer, row, :, :end], self._values[layer, row, :, :end]
-                mixed.append(attention(q.transpose(0, 1), keys, values, window).transpose(0, 1))
+                blocks = F.pad(self._blocks[row], (start, 0), value=CAUSAL) if self._blocks is not None else None
+                mixed.append(attention(q.transpose(0, 1), keys, values, window, blocks).transpose(0, 1))
         return torch.cat(mixed)
 
     def _one_each(self, layer: int, q_RHE: Tensor, k_RGE: Tensor, v_RGE: Tensor, window: int | None) -> Tensor:

@@ -12,18 +12,17 @@ from typing import Any
 
 from torch import Tensor
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import ImageFeatures, Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.models import clip, llava
-from chiasm.models.generative import VisionLanguageModel
-from chiasm.models.llava import check_image_tokens
+from chiasm.models.generative_features import CachesImageFeatures
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import prefix
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
-from chiasm.nn.freezing import freeze
 from chiasm.nn.tower import ImageTowerConfig
 
 
@@ -49,28 +48,28 @@ class Config(ModelConfig):
         return self.connector.image_tokens(1)
 
 
-class Frozen(VisionLanguageModel):
+class Frozen(CachesImageFeatures):
     """A tower's pooled features as a few slots of a language model that never learns."""
 
     config: Config
 
     def __init__(self, config: Config, processor: ChatProcessor) -> None:
         super().__init__(config, processor)
-        self.vision, self.language = config.vision.build(), config.language.build()
+        self.vision, self.language = config.vision.build_pooled(), config.language.build()
         self.connector = config.connector.build(self.vision.width, self.language.width)
-        freeze(self.language)
+        self.language.requires_grad_(False)
 
-    def check(self) -> None:
-        super().check()
-        if isinstance(self.processor.layout, Fixed):
-            check_image_tokens(self.processor.layout, self.config.image_tokens)
+    @property
+    def needed_layout(self) -> NeededLayout:
+        size = self.config.vision.grid()[0]
+        return NeededLayout(Fixed, {"transform.size": size, "image_tokens": self.config.image_tokens})
 
     def image_features(self, images: Images) -> Tensor:
         return self.connector(self.tower_features(images)).flatten(0, 1)
 
     def tower_features(self, images: Images) -> Tensor:
         """(N, 1, D) of the tower; taken from the batch where they were computed beforehand."""
-        return images.features if images.features is not None else self.vision(images)[:, None]
+        return images.features if isinstance(images, ImageFeatures) else self.vision(images)[:, None]
 
     @property
     def reading(self) -> str:

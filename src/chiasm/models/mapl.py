@@ -14,7 +14,6 @@ from chiasm.models.model import Model
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import mapper
 from chiasm.nn.decoders import llama
-from chiasm.nn.freezing import freeze
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class MAPL(LLaVA):
 
     def __init__(self, config: Config, processor: ChatProcessor) -> None:
         super().__init__(config, processor)
-        freeze(self.vision)
-        freeze(self.language)
+        self.vision.requires_grad_(False)
+        self.language.requires_grad_(False)
 
 
 SIZES = {

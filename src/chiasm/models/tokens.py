@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PatchImages
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class TextTokens:
 
 def grids(images: Images, places: int) -> Tensor:
     """Rows and columns of the places of each picture, (N, 2): the pictures' own, or a square."""
-    if images.grid_N2 is not None:
-        return images.grid_N2
+    if isinstance(images, PatchImages):
+        return images.grid_M2
     side = math.isqrt(places)
-    return torch.full((len(images), 2), side, device=images.pixels.device)
+    return torch.full((len(images.pixels), 2), side, device=images.row_N.device)

@@ -9,14 +9,15 @@ Shapes: P patches of all pictures, D width, H heads, E width of a head."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PackedImages
 from chiasm.errors import DataError, RecipeError
 from chiasm.nn.attention import MLP, Activation
 from chiasm.nn.decoder import DecoderBlock, GroupedAttention
@@ -29,6 +30,8 @@ class Config:
 
     hidden is the MLP's width; theta: base of the rotary frequencies.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"hidden": "mlp_width"}
 
     patch: int
     width: int
@@ -79,12 +82,12 @@ class PackedViT(nn.Module):
 
     def forward(self, images: Images) -> Tensor:
         """(P, D). Raises DataError for pictures that are not packed patches of this tower's size."""
-        if images.sizes_N2 is None or images.tiles_N is None or images.pixels.shape[1:] != (self.config.values,):
+        if not isinstance(images, PackedImages) or images.pixels.shape[1:] != (self.config.values,):
             raise DataError(
                 f"this tower sees packed patches of {self.config.values} values; set processor.layout to 'packed', "
                 f"with patch {self.config.patch} and time {self.config.time}"
             )
-        turns, backend = self._turns(images.sizes_N2.tolist()), Apart(images.tiles_N.tolist())
+        turns, backend = self._turns(images.grid_N2.tolist()), Apart(images.lengths_N.tolist())
         x_PD = self.embed(images.pixels)
         for layer, block in enumerate(self.blocks):
             x_PD = block(x_PD, turns, layer, backend)

@@ -13,10 +13,10 @@ import numpy as np
 import PIL.Image
 import torch
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PixelImages
 from chiasm.data.image import Image
 from chiasm.data.layout import Layout
-from chiasm.data.tiles import TileTransform, cut, owners, sizes_of
+from chiasm.data.tiles import TileTransform, cut, owned, sizes_of
 from chiasm.errors import RecipeError
 
 Grids = tuple[tuple[int, int], ...]
@@ -58,9 +58,8 @@ class AnyResolution(Layout):
         generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # nothing is drawn
     ) -> Images:
         tiles = [self._tiles(image.decode()) for image in images]
-        row, tiles_N = owners([len(one) for one in tiles])
         pixels = torch.stack(self.transform.pixels([tile for one in tiles for tile in one]))
-        return Images(pixels, row_N=row, tiles_N=tiles_N, sizes_N2=sizes_of(images))
+        return PixelImages(pixels, *owned(tiles), sizes_N2=sizes_of(images))
 
     def _tiles(self, picture: PIL.Image.Image) -> list[PIL.Image.Image]:
         height, width = best_grid(*picture.size, self.grids)

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import PIL.Image
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PatchImages
 from chiasm.data.chat import IMAGE
 from chiasm.data.image import Image
 from chiasm.data.layout import Layout
 from chiasm.data.patches import filled_up, patches_of
-from chiasm.data.tiles import TileTransform, owners
+from chiasm.data.tiles import TileTransform, owned
 from chiasm.errors import DataError, RecipeError
 
 _HALF = (0.5, 0.5, 0.5)
@@ -69,10 +69,10 @@ class Native(Layout):
         generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # nothing is drawn
     ) -> Images:
         parts = [self._parts(image.decode()) for image in images]
-        row, tiles_N = owners([len(one) for one in parts])
         made = self.transform.pixels([part for one in parts for part in one])
         pixels, grid = filled_up([patches_of(one, self.patch) for one in made], self.patch)
-        return Images(pixels, row_N=row, grid_N2=grid, tiles_N=tiles_N)
+        row_N, tiles_N = owned(parts)
+        return PatchImages(pixels, row_N, grid, tiles_N)
 
     def _parts(self, picture: PIL.Image.Image) -> list[PIL.Image.Image]:
         width, height = picture.size

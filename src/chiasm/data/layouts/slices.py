@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PatchImages
 from chiasm.data.image import Image
 from chiasm.data.layout import Layout
 from chiasm.data.resizing import Interpolation
-from chiasm.data.tiles import TileTransform, owners
+from chiasm.data.tiles import TileTransform, owned
 from chiasm.errors import RecipeError
 
 
@@ -103,15 +103,15 @@ class Slices(Layout):
         generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # there is no augmentation
     ) -> Images:
         """Patches of the whole and then of the slices, row by row, of each picture; (M, P, patch * patch * 3), filled
-        up with zeros behind them. grid_N2: rows and columns of patches; tiles_N counts what a picture has."""
+        up with zeros behind them. grid_M2: rows and columns of patches; tiles_N counts what a picture has."""
         each = [self._pieces(image.decode()) for image in images]
         pieces = [piece for pieces in each for piece in pieces]
         grids = torch.tensor([[side // self.patch for side in piece.shape[1:]] for piece in pieces])
         longest = int(grids.prod(1).max())
         patches = [self._patches(piece) for piece in pieces]
         pixels = torch.stack([F.pad(one, (0, 0, 0, longest - len(one))) for one in patches])
-        row, tiles_N = owners([len(pieces) for pieces in each])
-        return Images(pixels, row, grid_N2=grids, tiles_N=tiles_N)
+        row_N, tiles_N = owned(each)
+        return PatchImages(pixels, row_N, grids, tiles_N)
 
     def _pieces(self, picture: PIL.Image.Image) -> list[Tensor]:
         transform = TileTransform(self.interpolation, self.mean, self.std)

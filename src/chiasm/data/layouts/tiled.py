@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import PIL.Image
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PatchImages
 from chiasm.data.image import Image
 from chiasm.data.layout import Layout
 from chiasm.data.patches import filled_up, patches_of
-from chiasm.data.tiles import TileTransform, cut, owners
+from chiasm.data.tiles import TileTransform, cut, owned
 from chiasm.errors import RecipeError
 
 _LARGEST = 4096  # no side is ever made longer
@@ -79,10 +79,10 @@ class Tiled(Layout):
         generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # nothing is drawn
     ) -> Images:
         tiles = [self._tiles(image.decode()) for image in images]
-        row, tiles_N = owners([len(one) for one in tiles])
         made = self.transform.pixels([tile for one in tiles for tile in one])
         pixels, grid = filled_up([patches_of(one, self.patch) for one in made], self.patch)
-        return Images(pixels, row_N=row, grid_N2=grid, tiles_N=tiles_N)
+        row_N, tiles_N = owned(tiles)
+        return PatchImages(pixels, row_N, grid, tiles_N)
 
     def _tiles(self, picture: PIL.Image.Image) -> list[PIL.Image.Image]:
         rows, _ = self.grid(*picture.size)

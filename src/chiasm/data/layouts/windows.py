@@ -10,10 +10,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PixelImages
 from chiasm.data.image import Image
 from chiasm.data.layout import Layout
-from chiasm.data.tiles import TileTransform, owners
+from chiasm.data.tiles import TileTransform, owned
 from chiasm.errors import RecipeError
 
 
@@ -69,5 +69,5 @@ class Windows(Layout):
         whole_NCHW = F.interpolate(pixels_NCHW, (side, side), mode="bicubic", align_corners=False)
         cut = pixels_NCHW.view(len(images), 3, self.rows, side, self.columns, side)
         windows_NMCHW = cut.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
-        row, tiles_N = owners([self.parts] * len(images))
-        return Images(torch.cat([windows_NMCHW, whole_NCHW[:, None]], dim=1).flatten(0, 1), row, tiles_N=tiles_N)
+        made_NMCHW = torch.cat([windows_NMCHW, whole_NCHW[:, None]], dim=1)
+        return PixelImages(made_NMCHW.flatten(0, 1), *owned(list(made_NMCHW)))

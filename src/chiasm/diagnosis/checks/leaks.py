@@ -10,7 +10,7 @@ from chiasm.config import dump
 from chiasm.data.image import Image
 from chiasm.diagnosis.check import Check
 from chiasm.diagnosis.checks.captions import text_hash
-from chiasm.diagnosis.checks.pictures import key_number
+from chiasm.diagnosis.checks.images import key_number
 from chiasm.diagnosis.finding import Finding, Rows
 from chiasm.diagnosis.prints import Prints, alike
 from chiasm.diagnosis.seen import TRAINING, Seen

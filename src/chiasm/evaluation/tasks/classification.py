@@ -20,7 +20,7 @@ from chiasm.evaluation.templates import OPENAI
 
 @dataclass(frozen=True)
 class Classification(Choice):
-    """Top-1, top-5 and mean per class accuracy for samples that carry `meta["label"]`.
+    """Top-1, top-5 and mean per class accuracy for samples that have a label.
 
     classes: the labels, in order; or a file with one a line, `label` or `label<TAB>name`, the name being what the
         templates put for it. By default the labels found in the data; underscores are read as spaces.
@@ -77,9 +77,9 @@ class Classification(Choice):
 
 def label_of(sample: Sample) -> str:
     """The class of a sample. Raises DataError where it has none."""
-    if "label" not in sample.meta:
-        raise DataError(f"sample '{sample.key}' has no label; classification needs meta['label']")
-    return str(sample.meta["label"])
+    if sample.label is None:
+        raise DataError(f"sample '{sample.key}' has no label; classification needs a source that has classes")
+    return sample.label
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -35,7 +35,7 @@ _NARROWED = (10.0, 10**0.5)
 class LinearProbe(Task):
     """Top-1 and mean per class accuracy of a probe on all of `train`, and top-1 of probes on k images a class.
 
-    Both sources carry `meta["label"]`. A model must embed; its embeddings are what `embed_images` gives: unit length,
+    Samples of both sources have labels. A model must embed; its embeddings are what `embed_images` gives: unit length,
     in the shared space (CLIP's own figures take the tower's features before the last map, which are wider).
     train: what the probes are fitted on. validation: the share of it on which the L2 strength is chosen (of the k-shot
     probes too: see `shots`); the full probe is then fitted on all of it.

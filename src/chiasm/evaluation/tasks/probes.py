@@ -21,7 +21,8 @@ class Probes(Choice):
 
     A model that embeds or scores is asked which statement fits; one that only generates is asked the question, and its
     reply must be one of the choices.
-    by: reports scores by this entry of the samples' meta, such as the scenes' `objects`, not by the kind of question.
+    by: reports scores by this entry of the samples' meta, such as the scenes' `objects`, or by their "label", in place
+        of the kind of question.
     form: "statements" or "words" asks every model so; a model that cannot be asked so is refused.
     """
 
@@ -30,12 +31,13 @@ class Probes(Choice):
     rule: ClassVar[ChoiceRule] = TEXT
 
     def construct_requests(self, sample: Sample) -> Iterator[ScoreRequest]:
-        if self.by and sample.questions and self.by not in sample.meta:
-            raise DataError(f"sample '{sample.key}' has no meta['{self.by}'] to report scores by")
+        fact = sample.fact(self.by) if self.by else None
+        if self.by and sample.questions and fact is None:
+            raise DataError(f"sample '{sample.key}' has no {self.by} to report scores by")
         for number, question in enumerate(sample.questions):
             if not question.statements:
                 continue
-            kind = f"{sample.meta[self.by]} {self.by}" if self.by else question.kind
+            kind = f"{fact} {self.by}" if self.by else question.kind
             scored = ScoreRequest(
                 key=f"{sample.key}/{question.kind}/{number}",
                 images=(sample.image,),

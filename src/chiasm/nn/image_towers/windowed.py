@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PixelImages
 from chiasm.errors import DataError, RecipeError
 from chiasm.nn.attention import Block, Runs
 from chiasm.nn.image_towers import bare
 from chiasm.nn.image_towers.bare import Bare
+from chiasm.nn.patch_mask import PatchMask
 from chiasm.nn.recompute import recomputed
 
 
@@ -50,12 +51,13 @@ class Windowed(Bare):
 
     config: Config
 
-    def tokens(self, images: Images) -> Tensor:
+    def tokens(self, images: Images, mask: PatchMask | None = None) -> Tensor:
         """(M, P, D). Raises DataError where pictures have another number of parts."""
         parts = self.config.windows + 1
-        if images.tiles_N is None or bool((images.tiles_N != parts).any()):
+        tiles_N = images.tiles_N if isinstance(images, PixelImages) else None
+        if tiles_N is None or bool((tiles_N != parts).any()):
             raise DataError(f"this tower sees {parts} parts of a picture; set processor.layout to windows")
-        return super().tokens(images)
+        return super().tokens(images, mask)
 
     def _block(self) -> WindowBlock:
         return WindowBlock(self.config)

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chiasm.objectives.gather import first_row, gathered, summed
-from chiasm.objectives.ring import Ring, full
+from chiasm.losses.gather import first_row, gathered, summed
+from chiasm.losses.ring import Ring, full
 
 _SMOOTHING = 0.1  # the released code's; the paper does not tell of it
 _FLOOR = 1e-4  # likewise: so that no negative is impossible

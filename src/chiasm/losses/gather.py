@@ -1,6 +1,6 @@
 """Rows of all processes on every process, with gradients: for losses that look at chosen rows of others.
 
-Where a loss only compares rows, `chiasm.objectives.ring` does with far less memory. The convention for gradients is the
+Where a loss only compares rows, `chiasm.losses.ring` does with far less memory. The convention for gradients is the
 same: a row is given what the sum over the processes of (what each multiplies its loss by) times the loss asks of it."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from chiasm.objectives.ring import Ring
+from chiasm.losses.ring import Ring
 
 
 def gathered(rows: Tensor, ring: Ring) -> Tensor:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from chiasm.objectives.sigmoid import pairwise_sigmoid
+from chiasm.losses.sigmoid import pairwise_sigmoid
 from tests import peers
-from tests.objectives.given import gradients, pairs
+from tests.losses.given import gradients, pairs
 
 
 def _transformers(image_ND: Tensor, text_ND: Tensor, scale: Tensor, bias: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chiasm.objectives.best_query import Similarities
-from chiasm.objectives.ring import Ring
+from chiasm.losses.best_query import Similarities
+from chiasm.losses.ring import Ring
 
 
 @pytest.mark.parametrize(("share", "first"), [(0.0, 1e-4 / 2e-4), (1e-3, 1.1e-3 / 1.2e-3)])

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chiasm.objectives.ring import CHUNK, Ring, Scratch, full, tiles
+from chiasm.losses.ring import CHUNK, Ring, Scratch, full, tiles
 
 
 def pairwise_sigmoid(image_ND: Tensor, text_ND: Tensor, scale: Tensor, bias: Tensor, chunk: int = CHUNK) -> Tensor:
@@ -20,7 +20,7 @@ def pairwise_sigmoid(image_ND: Tensor, text_ND: Tensor, scale: Tensor, bias: Ten
     not swamp the first steps.
 
     Up to `chunk` pairs the formula is computed as it stands; beyond, and over several processes, by blocks, as
-    `chiasm.objectives.contrastive.info_nce` does. Nothing is computed twice here: a pair's gradient needs no other
+    `chiasm.losses.contrastive.info_nce` does. Nothing is computed twice here: a pair's gradient needs no other
     pair, so that the forward pass leaves it behind.
     """
     with torch.autocast(image_ND.device.type, enabled=False):

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chiasm.objectives.contrastive import info_nce
+from chiasm.losses.contrastive import info_nce
 from tests import peers
-from tests.objectives.given import gradients, pairs
+from tests.losses.given import gradients, pairs
 
 
 def _transformers(image_ND: Tensor, text_ND: Tensor, scale: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chiasm.objectives.ring import CHUNK, Ring, Scratch, full, tiles
+from chiasm.losses.ring import CHUNK, Ring, Scratch, full, tiles
 
 # Logits no larger than this may be raised to e as they are: neither they nor the sum of a billion leaves float32.
 _SAFE = 60.0
@@ -24,7 +24,7 @@ def info_nce(image_ND: Tensor, text_ND: Tensor, scale: Tensor, chunk: int = CHUN
     Up to `chunk` pairs the formula is computed as it stands. Beyond, only chunk x chunk logits are held at a time:
     memory O(N D + chunk^2), one block of logits for both directions, and the blocks computed again for the gradient.
     Where torch.distributed runs, the pairs of all processes count, and all must call this together; see
-    `chiasm.objectives.ring` for what each gets. Computed in float32, also under autocast.
+    `chiasm.losses.ring` for what each gets. Computed in float32, also under autocast.
     """
     with torch.autocast(image_ND.device.type, enabled=False):
         image_ND, text_ND, scale = full(image_ND), full(text_ND), full(scale)
@@ -81,7 +81,7 @@ class _InfoNCE(torch.autograd.Function):
                     to_text[columns].addmm_(softmaxes.T, scaled_ND[rows])
 
         to_text = ring.round(visit, (text_ND, column_N), (torch.zeros_like(text_ND),) if for_text else ())
-        share = ring.sum(gradients[0]) / ring.rows  # the sum: see chiasm.objectives.ring
+        share = ring.sum(gradients[0]) / ring.rows  # the sum: see chiasm.losses.ring
         to_image_ND.div_(2).sub_(text_ND).mul_(share)
         of_scale = (to_image_ND * image_ND).sum() if ctx.needs_input_grad[2] else None
         of_text = to_text[0].div_(2).sub_(scaled_ND).mul_(share) if for_text else None

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from chiasm.objectives.contrastive import info_nce, plain_info_nce
-from chiasm.objectives.sigmoid import pairwise_sigmoid, plain_pairwise_sigmoid
+from chiasm.losses.contrastive import info_nce, plain_info_nce
+from chiasm.losses.sigmoid import pairwise_sigmoid, plain_pairwise_sigmoid
 from tests import peers
-from tests.objectives.given import gradients, pairs
+from tests.losses.given import gradients, pairs
 
 Loss = Callable[..., Tensor]
 # Each loss by blocks, its formula, and scalars to try it with; 100 is where logits leave the range of exp.

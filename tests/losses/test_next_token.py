@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from chiasm.objectives.next_token import next_token
+from chiasm.losses.next_token import next_token
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 7, 100])
