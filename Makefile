@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test lint types check format clean
+.PHONY: demo test lint types check docs format clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/chiasm demo
@@ -20,6 +20,9 @@ types: $(VENV)/.installed-dev
 
 check: $(VENV)/.installed-peers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal # one thread a worker, or they wait for each other
+
+docs: $(VENV)/.installed-dev # strict: a dead link, a page out of the navigation or a name that is not there is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

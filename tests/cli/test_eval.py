@@ -117,7 +117,7 @@ def test_tasks_that_are_impossible_are_left_out_where_that_is_said(
     told = " ".join(capfd.readouterr().out.split())
     assert "probes was left out for model: it needs a model that can generate, but CLIP can only embed" in told
     assert "ended with status" not in told
-    assert (tmp_path / "out/evaluation/cache/share-2/pictures.keys").is_file(), "the other process leaves it out too"
+    assert (tmp_path / "out/evaluation/cache/share-2/images.keys").is_file(), "the other process leaves it out too"
     assert [one.name for one in _results(tmp_path / "out").results] == ["pairs"]
 
 

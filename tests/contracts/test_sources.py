@@ -89,6 +89,14 @@ def _llava(root: Path) -> dict[str, Any]:
     return {"path": "ROOT/chat.json"}
 
 
+def _preferences(root: Path) -> dict[str, Any]:
+    rows = [
+        {"image": f"images/{i}.jpg", "question": "What?", "chosen": f"It is {i}.", "rejected": "No."} for i in range(3)
+    ]
+    (root / "pairs.json").write_text(json.dumps(rows))
+    return {"path": "ROOT/pairs.json"}
+
+
 def _mixture(root: Path) -> dict[str, Any]:
     parts = {"pairs": {"source": "captions", **_captions(root)}, "classes": {"source": "folder", **_folder(root)}}
     return {"sources": parts, "weights": {"pairs": 2, "classes": 1}}
@@ -182,6 +190,7 @@ EXAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "folder": _folder,
     "interleaved": _interleaved,
     "llava": _llava,
+    "preferences": _preferences,
     "mixture": _mixture,
     "mmbench": _mmbench,
     "parquet": _parquet,
@@ -236,6 +245,8 @@ def _told(source: Source) -> list[object]:
             one.boxes,
             one.negatives,
             one.questions,
+            one.label,
+            one.preference,
             one.meta,
         )
         for one in source

@@ -8,6 +8,7 @@ from itertools import islice, pairwise
 import pytest
 
 from chiasm.data.batch import Batch
+from chiasm.data.processor import Cost
 from chiasm.data.reader import Budget, Reader, _even
 from chiasm.errors import DataError
 from tests.models.generative_models import small_llava
@@ -36,10 +37,10 @@ def fits(budget: Budget, tokens: int, image_tokens: int) -> bool:
 
 
 def test_a_budget_is_spent_to_the_last_token_and_slot() -> None:
-    assert Budget(10, 4).holds(10, 4)
-    assert not Budget(10, 4).holds(11, 4)
-    assert not Budget(10, 4).holds(10, 5)
-    assert Budget(10).holds(10, 10)
+    assert Budget(10, 4).holds(Cost(10, 4))
+    assert not Budget(10, 4).holds(Cost(11, 4))
+    assert not Budget(10, 4).holds(Cost(10, 5))
+    assert Budget(10).holds(Cost(10, 10))
     assert Budget(11, 5).share(2) == Budget(5, 2)
     assert Budget(11).share(3) == Budget(3)
 

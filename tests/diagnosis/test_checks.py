@@ -10,7 +10,9 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
+from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.image import Image
+from chiasm.data.processor import PairProcessor
 from chiasm.data.sample import Sample
 from chiasm.data.sources.webdataset import write_shards
 from chiasm.diagnosis import machine
@@ -101,10 +103,10 @@ def test_captions_that_are_cut_show_the_cut(tmp_path: Path) -> None:
     cut = next(one for one in found if one.severity == "warning")
     assert (cut.count, cut.of) == (1, 26)
     setting = Setting(load_recipe(file))
-    assert setting.pairs is not None
-    assert setting.pairs.tokenizer.is_cut(words)
+    assert isinstance(setting.processor, PairProcessor)
+    assert setting.processor.tokenizer.is_cut(words)
     before = cut.rows[0].told.partition(": ")[2].partition(" ✂ ")[0].lstrip("…")
-    kept = setting.pairs.tokenizer.decode(setting.pairs.texts([words]).ids_BT[0]).strip()
+    kept = setting.processor.tokenizer.decode(setting.processor.texts([words]).ids_BT[0]).strip()
     assert kept.endswith(before.strip()), "the cut stands where the tokenizer cuts"
     note = next(one for one in found if one.severity == "note")
     assert note.figures["longest"] > 30
@@ -114,8 +116,9 @@ def test_captions_that_are_cut_show_the_cut(tmp_path: Path) -> None:
 def test_a_caption_is_cut_from_the_first_token_beyond_the_context(tmp_path: Path) -> None:
     file = clean(tmp_path)
     setting = Setting(load_recipe(file))
-    assert setting.pairs is not None
-    tokenizer = setting.pairs.tokenizer
+    assert setting.processor is not None
+    tokenizer = setting.processor.caption_tokenizer
+    assert tokenizer is not None
     texts = ["soft " * count for count in range(2, 40)]
     over = next(at for at, text in enumerate(texts) if tokenizer.is_cut(text))
     check = Cut(setting)
@@ -238,12 +241,12 @@ def test_chats_too_long_or_with_nothing_to_learn(tmp_path: Path) -> None:
     assert "<image> x 16" in note.rows[0].told
     assert note.rows[0].told.endswith("⟦Patches, 0.<|endoftext|>⟧ ")
     setting = Setting(load_recipe(tmp_path / "recipe.yaml"))
-    assert setting.chats is not None
-    batch = setting.chats([setting.recipe.data.train[0]])
+    assert setting.processor is not None
+    batch = setting.processor([setting.recipe.data.train[0]])
     assert batch.stream is not None
     seen = setting.seen(setting.sets[-1], 0)
-    assert seen.chat is not None
-    counted = (seen.chat.tokens, seen.chat.image_tokens, seen.chat.targets)
+    assert seen.preview is not None
+    counted = (seen.preview.tokens, seen.preview.image_tokens, seen.preview.target_tokens)
     assert counted == (len(batch.stream.ids_T), int(batch.stream.image_mask_T.sum()), int(batch.stream.target_T.sum()))
 
 
@@ -262,12 +265,12 @@ training: {steps: 20}
     (note,) = of(found, "supervision")
     assert note.figures["learned words"] == 1.0
     setting = Setting(load_recipe(tmp_path / "recipe.yaml"))
-    assert setting.chats is not None
+    assert isinstance(setting.processor, ChatProcessor)
     sample = setting.recipe.data.train[0]
-    longest = max(len(setting.chats.tokens(sample.with_caption(one))[0]) for one in sample.captions)
+    longest = max(len(setting.processor.tokens(sample.with_caption(one))[0]) for one in sample.captions)
     seen = setting.seen(setting.sets[-1], 0)
-    assert seen.chat is not None
-    assert seen.chat.tokens == longest
+    assert seen.preview is not None
+    assert seen.preview.tokens == longest
 
 
 @pytest.mark.parametrize(

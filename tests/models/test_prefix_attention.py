@@ -26,6 +26,7 @@ from chiasm.data.transforms import ImageTransform
 from chiasm.errors import CheckpointError, RecipeError
 from chiasm.models.generative import SharedPrefix, VisionLanguageModel
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn.decoders import llama
 from chiasm.weights.mapping import take_tensors
 from chiasm.weights.transformers import save
@@ -52,6 +53,10 @@ class PaliGemma(VisionLanguageModel):
         super().__init__(config, processor)
         self.language = config.language.build()
         self.peer: Any = None
+
+    @property
+    def needed_layout(self) -> NeededLayout:
+        return NeededLayout(Fixed, {"image_tokens": 4})
 
     def image_features(self, images: Images) -> Tensor:
         features: Tensor = self.peer.get_image_features(images.pixels).pooler_output.flatten(0, 1)

@@ -23,6 +23,7 @@ from chiasm.models import siglip, siglip2
 from chiasm.nn.image_towers import naflex
 from chiasm.nn.text_towers import transformer
 from chiasm.weights import transformers as hub
+from chiasm.weights.checkpoint_folder import CheckpointFolder
 from chiasm.weights.texts import read_tokenizer
 from tests.shared_data import shared_data
 from tests.weights import tiny, tiny_siglip2
@@ -239,7 +240,7 @@ def test_gemmas_sentencepiece_file_gives_the_tokens_of_sentencepiece(tidy: bool,
     settings = {"tokenizer_class": "GemmaTokenizer", "pad_token": "<pad>", "padding_side": "right"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     peer = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
-    ours = read_tokenizer(tmp_path, 64, 600)
+    ours = read_tokenizer(CheckpointFolder(tmp_path), 64, 600)
     captions += ["", "two  spaces", " at the start", "unseen 你好 letters", "THE END"]
     captions += [] if tidy else ["a <b>tag\nand a line"]
     assert len(set(captions)) > 200

@@ -195,7 +195,7 @@ class DecodedSource(Source):
             return replace(sample, parts=parts)
         told = json.loads(self._text[first:last].tobytes())
         parts = tuple(self._image(place) for place in places)
-        return Sample(told["key"], parts, captions=tuple(told["captions"]), meta=told["meta"])
+        return Sample(told["key"], parts, captions=tuple(told["captions"]), label=told["label"], meta=told["meta"])
 
     def _image(self, place: int, without: Image | None = None) -> Image:
         if place < 0:
@@ -299,9 +299,15 @@ def _shrunk(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 def _line(sample: Sample) -> bytes:
     """A sample of pictures and captions as a line of JSON; nothing for one that JSON does not hold whole."""
-    if sample.boxes or sample.questions or sample.negatives or len(sample.images) != len(sample.parts):
+    whole = replace(sample, boxes=(), questions=(), negatives=(), preference=None)
+    if whole != sample or len(sample.images) != len(sample.parts):
         return b""
-    told = {"key": sample.key, "captions": list(sample.captions), "meta": dict(sample.meta)}
+    told = {
+        "key": sample.key,
+        "captions": list(sample.captions),
+        "label": sample.label,
+        "meta": dict(sample.meta),
+    }
     try:
         line = json.dumps(told)
     except (TypeError, ValueError):

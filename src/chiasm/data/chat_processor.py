@@ -22,7 +22,7 @@ from chiasm.data.box_format import BoxFormat, ParsedText
 from chiasm.data.chat import IMAGE, VIDEO, ChatTemplate, Rendered
 from chiasm.data.infilling import Infilling, moved, segments_of
 from chiasm.data.layout import Layout, VideoLayout
-from chiasm.data.processor import Processor, TokenizerEntry
+from chiasm.data.processor import Cost, Preview, Processor, TokenizerEntry
 from chiasm.data.sample import Image, Sample, Text, Video
 from chiasm.data.tokenizer import learn_tokenizer, load_backend
 from chiasm.data.transforms import ImageTransform
@@ -64,6 +64,9 @@ class ChatEntries(ChatSettings):
 
 class ChatProcessor(Processor):
     """Renders a sample by the chat template, makes room for its pictures, and finds the tokens to learn."""
+
+    packs = True
+    backend: tokenizers.Tokenizer
 
     def __init__(self, backend: tokenizers.Tokenizer, settings: ChatSettings, template: str = "") -> None:
         self.backend = tokenizers.Tokenizer.from_str(backend.to_str())  # ours alone
@@ -109,6 +112,10 @@ class ChatProcessor(Processor):
         return self.settings.attention == "causal"
 
     @property
+    def chat_template(self) -> str:
+        return self.template.source
+
+    @property
     def vocabulary(self) -> int:
         """V, the number of tokens, added ones included."""
         return self.backend.get_vocab_size()
@@ -139,7 +146,7 @@ class ChatProcessor(Processor):
         ids = [*self.start_ids, *encoding.ids]
         targets = [False] * len(self.start_ids) + _covered(encoding.offsets, rendered.spans)
         if len(ids) > self.settings.context:
-            image_tokens = sum(ids.count(image_token) for image_token in self.image_token_ids)
+            image_tokens = self._count_image_tokens(ids)
             raise DataError(
                 f"sample '{sample.key}' has {len(ids)} tokens, {image_tokens} of them for its pictures, but the "
                 f"context is {self.settings.context}; shorten it, give smaller pictures, or raise processor.context"
@@ -151,6 +158,35 @@ class ChatProcessor(Processor):
                 f"sample '{sample.key}' has nothing to learn: no text of it is a target (in chats, the assistant's)"
             )
         return ids, targets
+
+    def cost(self, sample: Sample) -> Cost:
+        ids, _ = self.tokens(sample)
+        return Cost(len(ids), self._count_image_tokens(ids))
+
+    def preview(self, sample: Sample) -> Preview:
+        rendered, start = self.render(sample), self.settings.start
+        encoding = self.backend.encode(rendered.text, add_special_tokens=False)
+        tokens, limit = len(self.start_ids) + len(encoding.ids), self.settings.context
+        image_tokens = self._count_image_tokens(encoding.ids)
+        targets = sum(_covered(encoding.offsets, rendered.spans))
+        beyond = f", beyond the context of {limit:,}" if tokens > limit else ""
+        return Preview(
+            text=start + rendered.text,
+            spans=tuple((first + len(start), end + len(start)) for first, end in rendered.spans),
+            image_token=self.layout.image_token if self.layout is not None else "",
+            tokens=tokens,
+            image_tokens=image_tokens,
+            target_tokens=targets,
+            limit=limit,
+            summary=f"{tokens:,} tokens{beyond}: {image_tokens:,} for pictures, {targets:,} learned",
+        )
+
+    def dumped(self) -> dict[str, Any]:
+        entries: dict[str, Any] = dump(self.settings)
+        return entries
+
+    def _count_image_tokens(self, ids: Sequence[int]) -> int:
+        return sum(ids.count(image_token) for image_token in self.image_token_ids)
 
     def ids(self, text: str) -> list[int]:
         """The tokens of a text as it stands, without marks of its own."""
@@ -284,7 +320,7 @@ class ChatProcessor(Processor):
         if isinstance(one, Video):
             if not isinstance(self.layout, VideoLayout):
                 raise DataError(f"sample '{sample.key}' has videos, which this model does not read")
-            return self.layout.written_video(*one.frames[0].size, len(one.frames))
+            return self.layout.written_video(*one.size, len(self.layout.frame_indices(one)))
         if self.layout is None:
             raise DataError(f"sample '{sample.key}' has pictures, but this model reads text alone")
         return self.layout.written(*one.size)
@@ -327,7 +363,7 @@ class ChatProcessor(Processor):
         return cls(backend, settings, template)
 
     def save(self, folder: Path) -> None:
-        (folder / _SETTINGS).write_text(json.dumps(dump(self.settings), indent=2) + "\n")
+        (folder / _SETTINGS).write_text(json.dumps(self.dumped(), indent=2) + "\n")
         (folder / _TEMPLATE).write_text(self.template.source, encoding="utf-8")
         self.backend.save(str(folder / _TOKENIZER))
 
@@ -350,7 +386,9 @@ def _silent(backend: tokenizers.Tokenizer, boxes: BoxFormat | None) -> frozenset
 def _image_tokens(layout: Layout | None) -> tuple[str, ...]:
     if layout is None:
         return ()
-    return (layout.image_token, layout.video_token) if isinstance(layout, VideoLayout) else (layout.image_token,)
+    if isinstance(layout, VideoLayout) and layout.video_token != layout.image_token:
+        return (layout.image_token, layout.video_token)
+    return (layout.image_token,)
 
 
 def _expanded(rendered: Rendered, written: Sequence[str]) -> Rendered:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from chiasm.config import Component
 from chiasm.data.batch import Images, PixelImages
+from chiasm.data.frame_sampling import FrameSampling
 from chiasm.data.image import Image
 from chiasm.data.image_codes import ImageCodes
 from chiasm.data.sample import Video
@@ -22,6 +24,8 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
 
     The slots of a picture follow from its size alone, so they are known before anything is decoded or computed.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"slots": "image_tokens"}
 
     @property
     @abstractmethod
@@ -84,6 +88,19 @@ class VideoLayout(Layout):
     @abstractmethod
     def video_placeholder(self) -> str:
         """As `placeholder`, of videos."""
+
+    @property
+    @abstractmethod
+    def frame_sampling(self) -> FrameSampling:
+        """Which frames of a video are read."""
+
+    def frame_indices(self, video: Video) -> tuple[int, ...]:
+        """The numbers of the frames of a video that are read; nothing of it is decoded to know them."""
+        return self.frame_sampling.indices(video)
+
+    def frames(self, video: Video) -> Iterator[Image]:
+        """The frames that are read, one after the other."""
+        return video.read(self.frame_indices(video))
 
     @abstractmethod
     def written_video(self, width: int, height: int, frames: int) -> str:

@@ -15,8 +15,7 @@ from typing import Literal
 import numpy as np
 
 from chiasm.data.batch import Batch
-from chiasm.data.chat_processor import ChatProcessor
-from chiasm.data.processor import Processor
+from chiasm.data.processor import Cost, Processor
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
@@ -46,8 +45,8 @@ class Budget:
     tokens: int
     image_tokens: int | None = None
 
-    def holds(self, tokens: int, image_tokens: int) -> bool:
-        return tokens <= self.tokens and (self.image_tokens is None or image_tokens <= self.image_tokens)
+    def holds(self, cost: Cost) -> bool:
+        return cost.tokens <= self.tokens and (self.image_tokens is None or cost.image_tokens <= self.image_tokens)
 
     def share(self, ranks: int) -> Budget:
         """The most that one sample may need, so that there is one for each rank."""
@@ -127,8 +126,10 @@ class Reader:
     ) -> None:
         if len(source) == 0:
             raise DataError("the training source is empty; check its path and its split")
-        if budget is not None and not isinstance(processor, ChatProcessor):
-            raise DataError("data.batch_tokens packs samples of models that speak; give data.batch_size for this one")
+        if budget is not None and not processor.packs:
+            raise DataError(
+                "data.batch_tokens is for models that read samples as one stream; give data.batch_size for this one"
+            )
         if (budget is None) != (batch_size > 0) or threads < 1:
             raise DataError(f"a reader needs batches and threads of at least 1, not {batch_size} and {threads}")
         if batch_size > len(source):
@@ -206,30 +207,30 @@ class Reader:
         return self._filled(first, self.budget)
 
     def _filled(self, first: int, budget: Budget) -> Span:
-        assert isinstance(self.processor, ChatProcessor)
         drawn: dict[int, tuple[Sample, np.random.Generator] | Skipped] = {}
         costs: list[int] = []  # tokens of each place
-        tokens = image_tokens = 0
+        held = Cost(0)
         for place in range(first, first + len(self.source)):
             try:
                 found = self.sample_at(place)
-                ids, _ = self.processor.tokens(found[0])
-                own = sum(ids.count(image_token) for image_token in self.processor.image_token_ids)
-                if not budget.share(self.ranks).holds(len(ids), own):
+                cost = self.processor.cost(found[0])
+                if not budget.share(self.ranks).holds(cost):
                     raise DataError(
-                        f"sample '{found[0].key}' has {len(ids)} tokens, {own} of them for its pictures; a batch of "
-                        f"{budget} for {self.ranks} processes has no room for it: raise data.batch_tokens"
+                        f"sample '{found[0].key}' has {cost.tokens} tokens, {cost.image_tokens} of them for its "
+                        f"pictures; a batch of {budget} for {self.ranks} processes has no room for it: "
+                        "raise data.batch_tokens"
                         + (" or data.batch_image_tokens" if budget.image_tokens is not None else "")
                     )
             except DataError as error:
                 drawn[place] = Skipped(self.source.called(self._index(place)), str(error))
                 costs.append(0)
                 continue
-            if not budget.holds(tokens + len(ids), image_tokens + own):
+            more = Cost(held.tokens + cost.tokens, held.image_tokens + cost.image_tokens)
+            if not budget.holds(more):
                 break
-            tokens, image_tokens = tokens + len(ids), image_tokens + own
+            held = more
             drawn[place] = found
-            costs.append(len(ids))
+            costs.append(cost.tokens)
         return Span(first, first + len(costs), _even(first, costs, self.ranks), drawn)
 
     def _share(self, span: Future[Span]) -> tuple[Span, Batch | None, list[Skipped]]:

@@ -13,8 +13,6 @@ import yaml
 from torch import nn
 
 from chiasm.config import dump
-from chiasm.data.chat_processor import ChatProcessor
-from chiasm.data.processor import PairProcessor
 from chiasm.errors import CheckpointError
 from chiasm.evaluation.report.display import duration, percent
 from chiasm.evaluation.result import Evaluation, Score
@@ -66,8 +64,7 @@ def describe(folder: Path) -> Checkpoint:
     scores, training = _scores(folder, inner), _training(folder, inner)
     facts |= {"scores": scores} if scores else {}
     facts |= {"training": training} if training else {}
-    template = model.processor.template.source if isinstance(model.processor, ChatProcessor) else ""
-    return Checkpoint(str(folder), facts, tuple(parts_of(model)), template)
+    return Checkpoint(str(folder), facts, tuple(parts_of(model)), model.processor.chat_template)
 
 
 def _model(model: Model, folder: Path) -> dict[str, str]:
@@ -80,6 +77,7 @@ def _model(model: Model, folder: Path) -> dict[str, str]:
         "verbs": ", ".join(verbs(type(model))),
         "parameters": f"{sum(one.numel() for one in parameters):,} in {len(parameters):,} tensors, {', '.join(dtypes)}",
         "weights on disk": f"{size / 1e6:,.1f} MB",
+        **({"adapters": model.adaptation.described()} if model.adaptation is not None else {}),
     }
 
 
@@ -110,17 +108,12 @@ def _plain(value: Any) -> str:
 
 
 def _processor(model: Model) -> dict[str, dict[str, str]]:
-    processor = model.processor
-    if isinstance(processor, PairProcessor):
-        backend = processor.tokenizer.backend
-        settings = {"image": dump(processor.image), "text": dump(processor.tokenizer.rules)}
-    elif isinstance(processor, ChatProcessor):
-        backend, settings = processor.backend, dump(processor.settings)
-    else:
+    backend = model.processor.backend
+    if backend is None:
         return {}
     added = {str(number): one.content for number, one in sorted(backend.get_added_tokens_decoder().items())}
     vocabulary = {"vocabulary": f"{backend.get_vocab_size():,} tokens"}
-    return {"processor": vocabulary | _flat(settings), **({"special tokens": added} if added else {})}
+    return {"processor": vocabulary | _flat(model.processor.dumped()), **({"special tokens": added} if added else {})}
 
 
 def _scores(folder: Path, inner: Path) -> dict[str, str]:

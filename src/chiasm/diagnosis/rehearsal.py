@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -17,10 +16,7 @@ from chiasm.data.processor import Processor
 from chiasm.data.reader import Reader
 from chiasm.diagnosis.setting import Setting
 from chiasm.errors import DataError
-from chiasm.models.dual_encoder import DualEncoder
-from chiasm.models.generative import GenerativeModel
 from chiasm.models.model import Model
-from chiasm.nn.decoder import Packed, positions_of
 from chiasm.training.dummy_images import with_dummy_images
 from chiasm.training.optimiser import freeze
 
@@ -125,36 +121,17 @@ def _tried(setting: Setting, processor: Processor, batches: list[Batch], sizes: 
 
 def _walked(model: Model, batches: list[Batch], sizes: list[int], share: float) -> Rehearsal | None:
     """The parts of the model on the meta device: sizes without numbers. None for models of unknown parts."""
-    if not isinstance(model, (DualEncoder, GenerativeModel)):
-        return None
     model.train()
     kept = []
     for batch in batches:
         with _Kept(model) as counter:
-            outputs = list(_walk(model, batch))  # held until counted: storages are told apart by where they are
+            outputs = list(model.part_outputs(batch))  # held until counted: storages are told apart by where they are
+        if not outputs:
+            return None
         kept.append(round(counter.bytes * share))
         del outputs
     fixed, each = _line(sizes, kept)
     return Rehearsal(fixed, each, tried=False)
-
-
-def _walk(model: DualEncoder | GenerativeModel, batch: Batch) -> Iterable[Tensor]:
-    """What the large parts of a model make of a batch. The glue between them looks at numbers, so it is left out."""
-    if isinstance(model, DualEncoder):
-        assert batch.images is not None
-        assert batch.texts is not None
-        yield model.vision(batch.images.to("meta"))
-        yield model.text(batch.texts.to("meta"))  # padded, as on a GPU; a CPU packs causal texts and keeps less
-    else:
-        assert batch.stream is not None
-        visible = None
-        if batch.images is not None:
-            features = model.image_features(batch.images.to("meta"))
-            yield features
-            visible = model.visible(batch, features)
-        lengths = batch.stream.lengths_B.tolist()
-        x_TD = model.language.embed(batch.stream.ids_T.to("meta"))
-        yield model.language(x_TD, positions_of(lengths, "meta"), Packed(tuple(lengths), visible))
 
 
 class _Kept:

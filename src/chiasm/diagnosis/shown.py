@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chiasm.data.batch import Batch, Stream, Tokens
-from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.contact_sheet import drawn
 from chiasm.data.image import Image
-from chiasm.data.processor import PairProcessor, Processor
+from chiasm.data.processor import Processor
 from chiasm.data.reader import Reader
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
-from chiasm.diagnosis.seen import chatted
 from chiasm.diagnosis.setting import Setting
 from chiasm.diagnosis.spans import Kind, Piece, collapsed
 from chiasm.errors import DataError
@@ -56,29 +54,13 @@ def of_samples(samples: Sequence[Sample], boxes: bool = False) -> list[Shown]:
 
 def of_source(processor: Processor, source: Source, count: int) -> list[Shown]:
     """The first samples of a source as a processor reads them, whole, with what is learned of them."""
-    samples = [source[index] for index in range(min(count, len(source)))]
-    if isinstance(processor, ChatProcessor):
-        return [_chat(processor, sample) for sample in samples]
-    if isinstance(processor, PairProcessor):
-        return [_pair(processor, sample) for sample in samples]
-    raise DataError(f"what a {type(processor).__name__} reads cannot be shown")
+    return [_previewed(processor, source[index]) for index in range(min(count, len(source)))]
 
 
-def _chat(processor: ChatProcessor, sample: Sample) -> Shown:
-    chat = chatted(processor, sample)
-    image_token = processor.layout.image_token if processor.layout is not None else ""
-    start = [Piece(processor.settings.start, "read")] if processor.settings.start else []
-    limit = processor.settings.context
-    beyond = f", beyond the context of {limit:,}" if chat.tokens > limit else ""
-    facts = f"{chat.tokens:,} tokens{beyond}: {chat.image_tokens:,} for pictures, {chat.targets:,} learned"
-    return Shown(sample.key, (*start, *collapsed(chat.text, chat.spans, image_token)), _thumbs(sample), facts)
-
-
-def _pair(processor: PairProcessor, sample: Sample) -> Shown:
-    texts = sample.captions or tuple(text.text for text in sample.texts)
-    cut = sum(processor.tokenizer.is_cut(text) for text in texts)
-    facts = f"{len(texts)} captions" + (f", {cut} of them cut by the context" if cut else "")
-    return Shown(sample.key, (Piece("\n".join(texts), "read"),), _thumbs(sample), facts)
+def _previewed(processor: Processor, sample: Sample) -> Shown:
+    preview = processor.preview(sample)
+    pieces = collapsed(preview.text, preview.spans, preview.image_token)
+    return Shown(sample.key, tuple(pieces), _thumbs(sample), preview.summary)
 
 
 def _thumbs(sample: Sample) -> tuple[Pixels, ...]:
@@ -117,10 +99,10 @@ def of_batch(setting: Setting, count: int) -> ShownBatch:
 
 
 def _decoder(processor: Processor) -> Callable[[list[int]], str]:
-    if isinstance(processor, (ChatProcessor, PairProcessor)):
-        backend = processor.backend if isinstance(processor, ChatProcessor) else processor.tokenizer.backend
-        return lambda ids: str(backend.decode(ids, skip_special_tokens=False))
-    raise DataError(f"what a {type(processor).__name__} makes cannot be shown")
+    backend = processor.backend
+    if backend is None:
+        raise DataError(f"what a {type(processor).__name__} makes cannot be shown")
+    return lambda ids: str(backend.decode(ids, skip_special_tokens=False))
 
 
 def _of_tokens(texts: Tokens, decode: Callable[[list[int]], str]) -> Iterator[tuple[list[Piece], str]]:
@@ -167,7 +149,7 @@ def _stretched(pixels_CHW: Tensor) -> Pixels:
 
 
 def _facts(setting: Setting, batch: Batch, skipped: int) -> dict[str, str]:
-    facts = {"samples": f"{len(batch)} of batches of {setting.recipe.data.told_size.removesuffix(' samples')}"}
+    facts = {"samples": f"{len(batch)} of batches of {setting.recipe.data.size_in_words.removesuffix(' samples')}"}
     facts["captions"] = setting.recipe.data.captions
     if skipped:
         facts["left out"] = f"{skipped} that cannot be read"

@@ -66,7 +66,7 @@ def scores_of(
 ) -> tuple[Score, ...]:
     """Every metric over all items, and then by kind where it asks for that.
 
-    baselines: the tallies of other answers to the same questions, in the same order.
+    baselines: the same metrics of other responses to the same requests, in the same order.
     """
     found = []
     for at, metric in enumerate(metrics):
@@ -87,7 +87,7 @@ def figure_of(metric: MetricCounts, members: NDArray[np.int64] | None = None) ->
 def value_of(metric: MetricCounts, values_I: NDArray[np.float64], weight_I: NDArray[np.float64] | None = None) -> float:
     """The metric: the mean of values over items, or of the kinds' means; a ratio of sums where it has weights.
 
-    weight_I: weights that go with the values; the tally's own by default.
+    weight_I: weights that go with the values; the metric's own by default.
     """
     weight_I = metric.weight_I if weight_I is None else weight_I
     if metric.mean == "kinds":

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 
 from chiasm.adaptation.adapter import AdapterConfig
+from chiasm.additions import ANY, allowing
 from chiasm.config import dump, parse, suggest
 from chiasm.data.cache import ImageCache
 from chiasm.data.locations import Location
@@ -41,6 +42,8 @@ class Data:
         them in the user's cache folder.
     """
 
+    renamed: ClassVar[Mapping[str, str]] = {"batch_slots": "batch_image_tokens"}
+
     train: Source
     batch_size: int = 0
     batch_tokens: int | None = None
@@ -58,13 +61,15 @@ class Data:
         return Budget(self.batch_tokens, self.batch_image_tokens) if self.batch_tokens is not None else None
 
     @property
-    def told_size(self) -> str:
+    def size_in_words(self) -> str:
         """The size of a batch in words."""
         return f"{self.budget} at most" if self.budget is not None else f"{self.batch_size} samples"
 
     def __post_init__(self) -> None:
         if self.cache is not None and self.features is not None:
-            raise RecipeError("data.features keeps what comes after the pictures; leave data.cache out")
+            raise RecipeError(
+                "data.features keeps what towers make of images, so decoded images are not needed; leave data.cache out"
+            )
         if (self.batch_tokens is None) == (self.batch_size == 0):
             raise RecipeError("data: give either batch_size, in samples, or batch_tokens")
         for name in ("batch_size" if self.batch_tokens is None else "batch_tokens", "batch_image_tokens", "threads"):
@@ -101,7 +106,7 @@ class PretrainedPart:
 class Stage:
     """A part of a training, with what differs in it from the rest of the recipe: what learns, for how long, on what.
 
-    training: laid over the recipe's. data, adapters: in the place of the recipe's own entries.
+    training: merged into the recipe's. data, adapters: replace the recipe's own entries.
     It begins from the model of the stage before it, with its adapters merged.
     """
 
@@ -125,7 +130,7 @@ class Recipe:
         those of another model's part, such as `vision: {checkpoint: runs/clip-scenes}`.
     adapters: by part of the model, what learns in its place, such as `language: {adapter: lora, rank: 8}`.
     stages: trained one after the other, in place of one training.
-    score_by: by what a model that speaks scores texts in the evaluation, "likelihood" (the default), "gain" or
+    score_by: by what a generative model scores texts in the evaluation, "likelihood" (the default), "gain" or
         "yes"; see `CaptionScorer.score`.
     """
 
@@ -184,7 +189,8 @@ class Recipe:
             own = {"model": None, "pretrained": {}, "processor": self.processor if self.start else {}}
             entries |= {**own, "start": {"checkpoint": start}}
         try:
-            return parse(Recipe, entries)
+            with allowing(ANY):
+                return parse(Recipe, entries)
         except RecipeError as error:
             raise RecipeError(f"stages.{at} ({stage.name}): {error}") from error
 
@@ -193,14 +199,17 @@ class Recipe:
         return yaml.safe_dump(dump(self), sort_keys=False, width=110)
 
 
-def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name: str | Path, overrides: Sequence[str] = (), *, of_checkpoint: bool = False) -> Recipe:
     """Reads a recipe: a file, or by name one that chiasm ships, such as "clip/scenes".
 
-    overrides: entries of the form "a.b=c", c in YAML. Raises RecipeError for whatever is wrong, and where.
+    overrides: entries of the form "a.b=c", c in YAML. of_checkpoint: the recipe came with a checkpoint, so what it
+    names from outside of chiasm is not imported unless the user allows it (see `chiasm.additions`).
+    Raises RecipeError for whatever is wrong, and where.
     """
     file, entries = given_entries(name, overrides)
     try:
-        return parse(Recipe, interpolate(entries, entries))
+        with allowing(*(() if of_checkpoint else (ANY,))):
+            return parse(Recipe, interpolate(entries, entries))
     except RecipeError as error:
         raise RecipeError(f"{file}: {error}") from error
 
@@ -213,20 +222,22 @@ class EvaluationEntries:
     score_by: str = ""
 
 
-def load_tasks(name: str | Path, overrides: Sequence[str] = ()) -> EvaluationEntries:
+def load_tasks(name: str | Path, overrides: Sequence[str] = (), *, of_checkpoint: bool = False) -> EvaluationEntries:
     """The evaluation of a recipe. Of a file of one's own no more is needed than that.
 
-    name, overrides: as for `load_recipe`. Raises RecipeError for whatever is wrong in these entries, and where.
+    name, overrides, of_checkpoint: as for `load_recipe`. Raises RecipeError for whatever is wrong in these entries,
+    and where.
     """
     file, entries = given_entries(name, overrides)
-    known = [one.name for one in fields(Recipe)]
+    known = [field.name for field in fields(Recipe)]
     if unknown := [key for key in entries if key not in known]:
         raise RecipeError(f"{file}: a recipe has no entry '{unknown[0]}'{suggest(unknown[0], known)}")
     if not entries.get("evaluation"):
         raise RecipeError(f"{file} has no evaluation entries")
     try:
         asked = {key: interpolate(entries[key], entries) for key in ("evaluation", "score_by") if key in entries}
-        return parse(EvaluationEntries, asked)
+        with allowing(*(() if of_checkpoint else (ANY,))):
+            return parse(EvaluationEntries, asked)
     except RecipeError as error:
         raise RecipeError(f"{file}: {error}") from error
 

@@ -169,8 +169,14 @@ class BLIP2Stage1(ContrastiveModel):
             found["caption"], found["told"] = self._captions(seen_NPF, texts)
         return found
 
+    def _scale(self) -> Tensor:
+        return self.log_scale.clamp(max=_MAX_LOG_SCALE).exp()
+
+    def logit_scale_and_bias(self) -> tuple[float, None]:
+        return float(self._scale().detach()), None
+
     def losses_of(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        scale = self.log_scale.clamp(max=_MAX_LOG_SCALE).exp()
+        scale = self._scale()
         alike = similarities(features["image"], features["text"], scale)
         losses = {"contrastive": alike.loss(), "matching": self._matching(features, alike)}
         if "caption" in features:

@@ -78,9 +78,15 @@ class CLIP(DualEncoder):
         return unit(self.text_head(self.text_dropout(self.text_features(texts))))
 
     def losses_of(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        scale = self.log_scale.clamp(max=_MAX_LOG_SCALE).exp()
+        scale = self._scale()
         loss = info_nce(features["image"], features["text"], scale)
         return {"contrastive": loss, "_temperature": 1 / scale.detach()}
+
+    def logit_scale_and_bias(self) -> tuple[float, None]:
+        return float(self._scale().detach()), None
+
+    def _scale(self) -> Tensor:
+        return self.log_scale.clamp(max=_MAX_LOG_SCALE).exp()
 
 
 def _text(width: int, **changes: Any) -> transformer.Config:

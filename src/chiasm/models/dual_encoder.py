@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,8 @@ from chiasm.data.patches import PatchTransform
 from chiasm.data.processor import PairProcessor
 from chiasm.data.transforms import ImageTransform
 from chiasm.errors import RecipeError
-from chiasm.models.model import ContrastiveModel
+from chiasm.models.features import CachedProcessor
+from chiasm.models.model import CachingProcessor, ContrastiveModel
 from chiasm.models.tokens import ImageTokens, TextTokens, grids
 from chiasm.nn.tower import PooledImageTower, TextTower
 
@@ -88,6 +90,37 @@ class DualEncoder(ContrastiveModel):
     def text_features(self, texts: Tokens) -> Tensor:
         """What the text tower makes of texts, (B, D); taken from the batch where it was computed beforehand."""
         return texts.features if texts.features is not None else self.text(texts)
+
+    def caching_processor(self, folder: Path, frozen: Collection[str]) -> CachingProcessor:
+        if not {"vision", "text"} & set(frozen):
+            return super().caching_processor(folder, frozen)
+        return CachedProcessor(self, folder, images="vision" in frozen, texts="text" in frozen)
+
+    def part_outputs(self, batch: Batch) -> Iterator[Tensor]:
+        """Of both towers. Texts are padded, as on a GPU; a CPU packs causal texts and keeps less."""
+        assert batch.images is not None
+        assert batch.texts is not None
+        yield self.vision(batch.images.to("meta"))
+        yield self.text(batch.texts.to("meta"))
+
+    @torch.inference_mode()
+    def embed_image_tokens(self, images: Sequence[Image]) -> Tensor:
+        """(N, P, D) float32 on the CPU: what the image tower makes of each place, see `encode_image_tokens`."""
+        self.eval()
+        return self.vision.tokens(self.processor.images(images).to(self.device)).float().cpu()
+
+    @torch.inference_mode()
+    def embed_text_tokens(self, texts: Sequence[str]) -> Tensor:
+        """(B, context, D) float32 on the CPU: what the text tower makes of each token, zero after the last."""
+        self.eval()
+        tokens = self.processor.texts(texts).to(self.device)
+        found_BTD = self.text.tokens(tokens) * tokens.mask_BT[..., None]
+        padding = self.processor.tokenizer.rules.context - found_BTD.shape[1]
+        return F.pad(found_BTD, (0, 0, 0, padding)).float().cpu()
+
+    def text_token_counts(self, texts: Sequence[str]) -> list[int]:
+        counts: list[int] = self.processor.texts(texts).lengths_B.tolist()
+        return counts
 
     @torch.inference_mode()
     def embed_images(self, images: Sequence[Image]) -> Tensor:

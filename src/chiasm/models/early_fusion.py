@@ -16,8 +16,8 @@ from chiasm.data.layouts.codes import Codes
 from chiasm.errors import RecipeError
 from chiasm.generation.constraints import AllowedTokens, Both, ImageGrammar
 from chiasm.generation.prompt import Prompt
-from chiasm.models.connector_vlm import require_layout
 from chiasm.models.generative import VisionLanguageModel
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn.image_tokenizer import ImageTokenizer
 
 
@@ -30,9 +30,9 @@ class EarlyFusionModel(VisionLanguageModel):
 
     image_tokenizer: nn.Module
 
-    def check(self) -> None:
-        super().check()
-        require_layout(self, (Codes, {"codes": self.tokenizer.codes}))
+    @property
+    def needed_layout(self) -> NeededLayout:
+        return NeededLayout(Codes, {"codes": self.tokenizer.codes})
 
     @property
     def tokenizer(self) -> ImageTokenizer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -19,14 +19,17 @@ from chiasm.data.processor import PairProcessor
 from chiasm.data.sample import Sample
 from chiasm.data.vectors import VectorFile
 from chiasm.errors import DataError
-from chiasm.models.dual_encoder import DualEncoder
+from chiasm.models.model import CachingProcessor
+
+if TYPE_CHECKING:
+    from chiasm.models.dual_encoder import DualEncoder
 
 _CHUNK = 32
 ROWS = "features.npy"
 T = TypeVar("T")
 
 
-class CachedProcessor(PairProcessor):
+class CachedProcessor(PairProcessor, CachingProcessor):
     """Makes batches of features instead of pixels and tokens, for the towers of a dual encoder that are frozen.
 
     A picture is known by its content, a text by itself, a tower by its weights and by what its processor does: change

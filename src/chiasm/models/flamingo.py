@@ -18,9 +18,9 @@ from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.marked import Marked
 from chiasm.errors import DataError
 from chiasm.generation.prompt import Prompt
-from chiasm.models.connector_vlm import require_layout
 from chiasm.models.generative import VisionLanguageModel
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn import cross
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import resampler
@@ -63,9 +63,9 @@ class Flamingo(VisionLanguageModel):
         self.language = config.cross.around(config.language.build(), self.vision.width)
         self.vision.norm.requires_grad_(False)  # of the class token alone, which is not read so
 
-    def check(self) -> None:
-        super().check()
-        require_layout(self, (Marked, {}))
+    @property
+    def needed_layout(self) -> NeededLayout:
+        return NeededLayout(Marked, {"transform.size": self.config.vision.image_size})
 
     @property
     def unshareable_ids(self) -> tuple[int, ...]:

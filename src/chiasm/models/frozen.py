@@ -16,9 +16,9 @@ from chiasm.data.batch import ImageFeatures, Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.models import clip, llava
-from chiasm.models.generative import VisionLanguageModel
-from chiasm.models.llava import check_image_tokens
+from chiasm.models.generative_features import CachesImageFeatures
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import prefix
 from chiasm.nn.decoder import DecoderConfig
@@ -48,7 +48,7 @@ class Config(ModelConfig):
         return self.connector.image_tokens(1)
 
 
-class Frozen(VisionLanguageModel):
+class Frozen(CachesImageFeatures):
     """A tower's pooled features as a few slots of a language model that never learns."""
 
     config: Config
@@ -59,10 +59,10 @@ class Frozen(VisionLanguageModel):
         self.connector = config.connector.build(self.vision.width, self.language.width)
         self.language.requires_grad_(False)
 
-    def check(self) -> None:
-        super().check()
-        if isinstance(self.processor.layout, Fixed):
-            check_image_tokens(self.processor.layout, self.config.image_tokens)
+    @property
+    def needed_layout(self) -> NeededLayout:
+        size = self.config.vision.grid()[0]
+        return NeededLayout(Fixed, {"transform.size": size, "image_tokens": self.config.image_tokens})
 
     def image_features(self, images: Images) -> Tensor:
         return self.connector(self.tower_features(images)).flatten(0, 1)

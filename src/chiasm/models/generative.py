@@ -27,6 +27,7 @@ from chiasm.generation.tokens import Ended, continuations, stream
 from chiasm.losses.next_token import next_token
 from chiasm.models.caption_scores import CaptionScorer, shown
 from chiasm.models.model import Model
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.models.shared_prefixes import shared_prefixes
 from chiasm.nn.decoder import Decoder, Packed, positions_of
 from chiasm.nn.visible_images import VisibleImages
@@ -302,6 +303,17 @@ class GenerativeModel(Model):
         each_T = token_log_likelihoods(self.language, h_TD, targets_T)
         return each_T.new_zeros(len(batch)).index_add(0, owner, each_T).float().cpu()
 
+    def part_outputs(self, batch: Batch) -> Iterator[Tensor]:
+        """The features of images, and what the decoder makes of the stream."""
+        words, visible = _stream(batch), None
+        if batch.images is not None:
+            features_SD = self.image_features(batch.images.to("meta"))
+            yield features_SD
+            visible = self.visible(batch, features_SD)
+        lengths = words.lengths_B.tolist()
+        x_TD = self.language.embed(words.ids_T.to("meta"))
+        yield self.language(x_TD, positions_of(lengths, "meta"), Packed(tuple(lengths), visible))
+
     # --- parts of the above
 
     def _ended(self, stop: Sequence[str]) -> Ended:
@@ -336,6 +348,15 @@ class VisionLanguageModel(CaptionScorer, GenerativeModel):
 
     @abstractmethod
     def image_features(self, images: Images) -> Tensor: ...
+
+    @property
+    @abstractmethod
+    def needed_layout(self) -> NeededLayout:
+        """How images must be laid out for the model."""
+
+    def check(self) -> None:
+        super().check()
+        self.needed_layout.require(self.processor.layout, type(self).__name__)
 
     @torch.inference_mode()
     def yes_over_no(self, image: Image, texts: Sequence[str]) -> Tensor:

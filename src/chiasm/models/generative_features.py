@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,33 +18,37 @@ from chiasm.data.sample import Sample
 from chiasm.data.vectors import VectorFile
 from chiasm.errors import DataError, RecipeError
 from chiasm.models.features import ROWS, compute, mark
+from chiasm.models.generative import VisionLanguageModel
+from chiasm.models.model import CachingProcessor
 from chiasm.nn.tower import ImageTower
 
 
-@runtime_checkable
-class CachesImageFeatures(Protocol):
-    """A model that speaks, and reads each picture's features of its tower, (P, D), from the batch where they are there.
-
-    reading: which features of the tower these are; features_shape: (P, D).
-    """
+class CachesImageFeatures(VisionLanguageModel):
+    """A model that takes each image's features of its tower, (P, D), from the batch where they are there."""
 
     vision: ImageTower
-    processor: ChatProcessor
 
     @property
-    def reading(self) -> str: ...
+    @abstractmethod
+    def reading(self) -> str:
+        """Which of the tower's features are taken, in words: part of the name under which they are kept."""
 
     @property
-    def features_shape(self) -> tuple[int, int]: ...
+    @abstractmethod
+    def features_shape(self) -> tuple[int, int]:
+        """(P, D) of one image."""
 
-    @property
-    def device(self) -> torch.device: ...
-
+    @abstractmethod
     def tower_features(self, images: Images) -> Tensor:
-        """(N, P, D)."""
+        """(N, P, D) of the tower; taken from the batch where they were computed beforehand."""
+
+    def caching_processor(self, folder: Path, frozen: Collection[str]) -> CachingProcessor:
+        if "vision" not in frozen:
+            return super().caching_processor(folder, frozen)
+        return CachedChatProcessor(self, folder)
 
 
-class CachedChatProcessor(ChatProcessor):
+class CachedChatProcessor(ChatProcessor, CachingProcessor):
     """Makes batches with features in place of pixels, for a tower that is frozen.
 
     Raises RecipeError where pictures become several tiles, DataError where they are augmented.

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from chiasm.data.batch import Images
 from chiasm.data.layouts.aspect_tiles import AspectTiles
-from chiasm.models.connector_vlm import ConnectorVLM, Needed
+from chiasm.models.connector_vlm import ConnectorVLM
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn.connectors import pixel_shuffle_mlp
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
@@ -51,8 +52,10 @@ class InternVL(ConnectorVLM):
         return self.connector(self.vision.tokens(images)[:, self.vision.prefix :]).flatten(0, 1)
 
     @property
-    def needed_layout(self) -> Needed:
-        return AspectTiles, {"size": self.config.vision.image_size, "image_tokens": self.config.image_tokens}
+    def needed_layout(self) -> NeededLayout:
+        return NeededLayout(
+            AspectTiles, {"size": self.config.vision.image_size, "image_tokens": self.config.image_tokens}
+        )
 
 
 _300M = internvit.Config(448, 14, 1024, 24, 16, 4096)

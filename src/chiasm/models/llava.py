@@ -13,8 +13,9 @@ from chiasm.data.batch import ImageFeatures, Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.errors import RecipeError
-from chiasm.models.generative import VisionLanguageModel
+from chiasm.models.generative_features import CachesImageFeatures
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import linear, mlp
 from chiasm.nn.decoder import DecoderConfig
@@ -55,7 +56,7 @@ class Config(ModelConfig):
         return self.connector.image_tokens(self.patches)
 
 
-class LLaVA(VisionLanguageModel):
+class LLaVA(CachesImageFeatures):
     """Features of an image tower, led by a connector into the stream of a language model."""
 
     config: Config
@@ -70,10 +71,10 @@ class LLaVA(VisionLanguageModel):
         if config.class_token and not self.vision.prefix:
             raise RecipeError(f"model.class_token: the tower '{config.vision.chosen()}' has no class token")
 
-    def check(self) -> None:
-        super().check()
-        if isinstance(self.processor.layout, Fixed):
-            check_image_tokens(self.processor.layout, self.config.image_tokens)
+    @property
+    def needed_layout(self) -> NeededLayout:
+        size = self.config.vision.grid()[0]
+        return NeededLayout(Fixed, {"transform.size": size, "image_tokens": self.config.image_tokens})
 
     def image_features(self, images: Images) -> Tensor:
         return self.patch_features(images).flatten(0, 1)
@@ -96,14 +97,6 @@ class LLaVA(VisionLanguageModel):
     @property
     def features_shape(self) -> tuple[int, int]:
         return self.config.patches, self.vision.width
-
-
-def check_image_tokens(layout: Fixed, image_tokens: int) -> None:
-    """Raises RecipeError unless pictures are given as many slots as the model fills."""
-    if layout.image_tokens != image_tokens:
-        raise RecipeError(
-            f"processor.layout.slots is {layout.image_tokens}, but the model fills {image_tokens} slots a picture"
-        )
 
 
 CLIP_L = vit.Config(224, 14, 1024, 24, 16, 4096)

@@ -14,9 +14,9 @@ from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.any_resolution import GRIDS, AnyResolution, Grids, grid_shape, window
 from chiasm.errors import RecipeError
 from chiasm.models import llava
-from chiasm.models.connector_vlm import require_layout
 from chiasm.models.llava import LLaVA
 from chiasm.models.model import Model
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn.decoders import llama
 from chiasm.nn.image_towers import vit
 
@@ -55,11 +55,11 @@ class LLaVANeXT(LLaVA):
         self.newline = nn.Parameter(torch.empty(self.language.width))
         nn.init.normal_(self.newline, std=self.language.width**-0.5)
 
-    def check(self) -> None:
-        super().check()
+    @property
+    def needed_layout(self) -> NeededLayout:
         tower = self.config.vision
         settings = {"tile": tower.image_size, "patch": tower.patch, "grids": self.config.grids}
-        require_layout(self, (AnyResolution, settings))
+        return NeededLayout(AnyResolution, settings)
 
     def image_features(self, images: Images) -> Tensor:
         assert isinstance(images, PixelImages)

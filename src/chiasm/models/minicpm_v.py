@@ -10,8 +10,9 @@ from torch import Tensor
 
 from chiasm.data.batch import Images, PatchImages
 from chiasm.data.layouts.slices import Slices
-from chiasm.models.connector_vlm import ConnectorVLM, Needed
+from chiasm.models.connector_vlm import ConnectorVLM
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn.connectors import cross_attention
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
@@ -67,8 +68,8 @@ class MiniCPMV(ConnectorVLM):
     config: Config
 
     @property
-    def needed_layout(self) -> Needed:
-        return Slices, {"patch": self.config.vision.patch, "image_tokens": self.config.connector.queries}
+    def needed_layout(self) -> NeededLayout:
+        return NeededLayout(Slices, {"patch": self.config.vision.patch, "image_tokens": self.config.connector.queries})
 
     def image_features(self, images: Images) -> Tensor:
         assert isinstance(images, PatchImages)

@@ -9,8 +9,8 @@ from typing import Any
 from chiasm.data.layouts.windows import Windows
 from chiasm.errors import RecipeError
 from chiasm.models import qwen_vl
-from chiasm.models.connector_vlm import Needed
 from chiasm.models.model import Model
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.models.qwen_vl import QwenVL
 from chiasm.nn.connectors import cross_attention
 from chiasm.nn.decoders import llama
@@ -47,10 +47,10 @@ class Monkey(QwenVL):
     config: Config
 
     @property
-    def needed_layout(self) -> Needed:
+    def needed_layout(self) -> NeededLayout:
         config = self.config
         shape = {"window": config.vision.image_size, "rows": config.rows, "columns": config.columns}
-        return Windows, {**shape, "image_tokens": config.connector.queries}
+        return NeededLayout(Windows, {**shape, "image_tokens": config.connector.queries})
 
     def waiting(self) -> frozenset[str]:
         """What of fresh adapters learns only from the second step on."""

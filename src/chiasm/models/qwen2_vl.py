@@ -13,9 +13,9 @@ from chiasm.data.batch import Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.packed import PackedPatches
 from chiasm.errors import RecipeError
-from chiasm.models.connector_vlm import require_layout
 from chiasm.models.generative import VisionLanguageModel
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn import packed_vit
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
@@ -54,10 +54,13 @@ class Qwen2VL(VisionLanguageModel):
     def image_features(self, images: Images) -> Tensor:
         return self.connector(self.vision(images))
 
+    @property
+    def needed_layout(self) -> NeededLayout:
+        tower = self.config.vision
+        return NeededLayout(PackedPatches, {"patch": tower.patch, "merge": tower.merge, "time": tower.time})
+
     def check(self) -> None:
         super().check()
-        tower = self.config.vision
-        require_layout(self, (PackedPatches, {"patch": tower.patch, "merge": tower.merge, "time": tower.time}))
         if self.language.rotary is None or len(self.language.rotary.sections) != 3:
             raise RecipeError("the decoder needs rotary positions with three sections; set model.language.sections")
 

@@ -75,6 +75,9 @@ class SigLIP(DualEncoder):
         loss = pairwise_sigmoid(features["image"], features["text"], self.log_scale.exp(), self.bias)
         return {"sigmoid": loss, "_temperature": (-self.log_scale).exp().detach(), "_bias": self.bias.detach()}
 
+    def logit_scale_and_bias(self) -> tuple[float, float]:
+        return float(self.log_scale.detach().exp()), float(self.bias.detach())
+
 
 def _towers(
     image_size: int, patch: int, width: int, layers: int, mlp_width: int, heads: int, vocabulary: int = 32_000

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import nn
 
@@ -11,6 +13,8 @@ from chiasm.config import Component
 
 class ConnectorConfig(Component, ABC, package="chiasm.nn.connectors", key="connector"):
     """A recipe's choice of a connector."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"hidden": "mlp_width", "groups": "kv_heads"}
 
     @abstractmethod
     def build(self, features: int, width: int) -> nn.Module:

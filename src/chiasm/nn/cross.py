@@ -8,9 +8,9 @@ Shapes: T tokens, D width, S features of the memory, H heads, G groups of heads 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ class Config:
     gates: "one" number a gate, or one for "each" number of the width. gate: what they begin at; 0 leaves the language
         model as it is, but lets no gradient through to the pictures until it has moved.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"hidden": "mlp_width", "groups": "kv_heads"}
 
     heads: int
     mlp_width: int

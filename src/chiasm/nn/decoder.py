@@ -9,8 +9,8 @@ Shapes: T tokens of all sequences, D width, H heads, G groups of heads that shar
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -220,6 +220,8 @@ class Decoder(nn.Module):
 
 class DecoderConfig(Component, ABC, package="chiasm.nn.decoders", key="decoder"):
     """A recipe's choice of a language model. context: the most tokens of a sequence that it reads."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"hidden": "mlp_width", "groups": "kv_heads"}
 
     context: int
 

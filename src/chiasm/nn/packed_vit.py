@@ -9,8 +9,9 @@ Shapes: P patches of all pictures, D width, H heads, E width of a head."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,8 @@ class Config:
 
     hidden is the MLP's width; theta: base of the rotary frequencies.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"hidden": "mlp_width"}
 
     patch: int
     width: int

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -114,6 +115,8 @@ class TextTower(nn.Module, ABC):
 class ImageTowerConfig(Component, ABC, package="chiasm.nn.image_towers", key="tower"):
     """A recipe's choice of an image tower."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"hidden": "mlp_width"}
+
     @abstractmethod
     def build(self) -> ImageTower: ...
 
@@ -136,6 +139,8 @@ class ImageTowerConfig(Component, ABC, package="chiasm.nn.image_towers", key="to
 
 class TextTowerConfig(Component, ABC, package="chiasm.nn.text_towers", key="tower"):
     """A recipe's choice of a text tower."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"hidden": "mlp_width"}
 
     @abstractmethod
     def build(self) -> TextTower: ...

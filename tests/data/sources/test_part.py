@@ -30,7 +30,7 @@ def test_a_part_and_its_rest_are_the_whole_and_never_meet(share: float) -> None:
 def test_a_part_is_drawn_evenly_from_classes_that_stand_in_a_row() -> None:
     """Folders come sorted by class: the first 80% would lack two classes."""
     whole = Folder(shared_data("cifar10") / "train")
-    labels = [str(one.meta["label"]) for one in Part(whole, 0.9, rest=True)]
+    labels = [str(one.label) for one in Part(whole, 0.9, rest=True)]
     counts = [labels.count(label) for label in sorted(set(labels))]
     assert len(counts) == 10
     assert sum(counts) == 400
@@ -50,7 +50,7 @@ def test_what_is_wrong_with_a_part_is_told() -> None:
 
 
 def test_captions_are_the_sentences_of_the_class() -> None:
-    data = Listed((Sample("a", (picture(1),), ("old",), meta={"label": "polar_bear"}), Sample("b", (picture(2),))))
+    data = Listed((Sample("a", (picture(1),), ("old",), label="polar_bear"), Sample("b", (picture(2),))))
     prompts = Prompts(data, ("a photo of a {}.", "{} {}"), {"dog": "hound"})
     assert prompts[0].captions == ("a photo of a polar bear.", "polar bear polar bear")
     assert prompts[0].images == data[0].images

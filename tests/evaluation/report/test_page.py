@@ -17,7 +17,7 @@ import pytest
 from chiasm.errors import ChiasmError, MissingExtra
 from chiasm.evaluation.report import write_report
 from chiasm.evaluation.report.display import percent
-from chiasm.evaluation.result import Candidate, Evaluation, Example, Shown, TaskResult
+from chiasm.evaluation.result import Candidate, Evaluation, Example, TaskResult, TextOrImage
 from tests.evaluation.report.fake_runs import probes, retrieval, score, write_run
 
 _VOID = {"meta", "img", "input", "br", "link", "hr"}
@@ -127,8 +127,8 @@ def test_texts_of_strangers_are_inert(tmp_path: Path) -> None:
             Example(
                 f"key {_HOSTILE}",
                 right=False,
-                query=Shown(text=f"query {_HOSTILE}"),
-                candidates=(Candidate(Shown(text=f"caption {_HOSTILE}"), 0.3, true=False),),
+                query=TextOrImage(text=f"query {_HOSTILE}"),
+                candidates=(Candidate(TextOrImage(text=f"caption {_HOSTILE}"), 0.3, true=False),),
                 group=f"kind {_HOSTILE}",
             ),
         ),
@@ -186,7 +186,7 @@ def test_models_with_different_tasks(tmp_path: Path) -> None:
 def test_different_questions_are_pointed_out(two: list[Path], tmp_path: Path) -> None:
     assert "were not asked the same" not in _parsed(write_report(two, tmp_path / "report.html")).text
     evaluation = Evaluation.load(two[1] / "evaluation")
-    changed = replace(evaluation.results[0], asked="other")
+    changed = replace(evaluation.results[0], requests="other")
     Evaluation(evaluation.model, (changed, *evaluation.results[1:])).save(two[1] / "evaluation")
     assert _parsed(write_report(two, tmp_path / "report.html")).text.count("were not asked the same") == 1
 

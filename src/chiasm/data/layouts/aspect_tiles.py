@@ -7,7 +7,7 @@ into it and cut. Of a video each frame is one tile, with its number written befo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from chiasm.data.batch import Images, PixelImages
+from chiasm.data.frame_sampling import FrameSampling
 from chiasm.data.image import Image
 from chiasm.data.layout import VideoLayout
 from chiasm.data.resizing import Interpolation
@@ -30,6 +31,7 @@ class AspectTiles(VideoLayout):
 
     thumbnail: whether the whole picture follows as one more tile, where it has more than one.
     token: keeps the places. before, behind: around a picture or frame. video: how templates write a video.
+    sampling: which frames of a video are read; by default 8, each from the middle of an eighth of it.
     """
 
     size: int = 448
@@ -44,6 +46,7 @@ class AspectTiles(VideoLayout):
     before: str = "<img>"
     behind: str = "</img>"
     video: str = "<video>"
+    sampling: FrameSampling = field(default_factory=lambda: FrameSampling(frames=8, centred=True))
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.image_tokens < 1:
@@ -60,6 +63,10 @@ class AspectTiles(VideoLayout):
     @property
     def video_token(self) -> str:
         return self.token
+
+    @property
+    def frame_sampling(self) -> FrameSampling:
+        return self.sampling
 
     @property
     def video_placeholder(self) -> str:
@@ -99,7 +106,7 @@ class AspectTiles(VideoLayout):
     def _tiles(self, image: Image | Video) -> Tensor:
         transform, size = TileTransform(self.interpolation, self.mean, self.std), self.size
         if isinstance(image, Video):
-            return torch.stack([transform.at(frame.decode(), size, size) for frame in image.frames])
+            return torch.stack([transform.at(frame.decode(), size, size) for frame in self.frames(image)])
         picture = image.decode()
         rows, columns = self._grid(*picture.size)
         whole = transform.at(picture, columns * size, rows * size)

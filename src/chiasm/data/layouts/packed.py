@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from chiasm.data.batch import Images, PackedImages
+from chiasm.data.frame_sampling import FrameSampling
 from chiasm.data.image import Image
 from chiasm.data.layout import VideoLayout
 from chiasm.data.positions import three_axes
@@ -32,6 +33,8 @@ class PackedPatches(VideoLayout):
 
     time: frames that a patch spans; a picture stands still for that long, a video's last frame is repeated to fill it.
     min_pixels, max_pixels: bounds of a resized picture. video_min_pixels, video_max_pixels: of each frame of a video.
+    sampling: which frames of a video are read, always a multiple of `time`; by default as Qwen2-VL was trained: 2 a
+        second, at least 4 and at most 768.
     token, video_token: keep the places. before, behind: around a picture or video; templates write them too.
     """
 
@@ -49,6 +52,7 @@ class PackedPatches(VideoLayout):
     video_token: str = "<|video_pad|>"  # noqa: S105  # likewise
     before: str = "<|vision_start|>"
     behind: str = "<|vision_end|>"
+    sampling: FrameSampling = field(default_factory=lambda: FrameSampling(fps=2.0, min_frames=4))
 
     def __post_init__(self) -> None:
         if min(self.patch, self.merge, self.time) < 1:
@@ -75,6 +79,10 @@ class PackedPatches(VideoLayout):
         return self.before + self.token + self.behind
 
     @property
+    def frame_sampling(self) -> FrameSampling:
+        return replace(self.sampling, multiple=self.time)
+
+    @property
     def video_placeholder(self) -> str:
         return self.before + self.video_token + self.behind
 
@@ -89,7 +97,7 @@ class PackedPatches(VideoLayout):
         return self.before + self.video_token * math.prod(self._span(width, height, frames)) + self.behind
 
     def positions(self, image_mask_T: Tensor, shown: Sequence[Image | Video]) -> Tensor:
-        return three_axes(image_mask_T, [self._span(*_size(one)) for one in shown])
+        return three_axes(image_mask_T, [self._span(*self._size(one)) for one in shown])
 
     def images(
         self,
@@ -121,12 +129,16 @@ class PackedPatches(VideoLayout):
 
     def _resized(self, one: Image | Video) -> list[Tensor]:
         """Its frames, (3, H, W) each, as many as fill whole patches."""
-        width, height, *_ = _size(one)
+        width, height = one.size
         high, wide = self._fitted(width, height, moving=isinstance(one, Video))
         transform = TileTransform(self.interpolation, self.mean, self.std)
-        frames = one.frames if isinstance(one, Video) else (one,)
+        frames = self.frames(one) if isinstance(one, Video) else (one,)
         made = [transform.at(frame.decode(), wide, high) for frame in frames]
         return made + made[-1:] * (-len(made) % self.time)
+
+    def _size(self, shown: Image | Video) -> tuple[int, ...]:
+        """Width and height; of a video the number of frames too."""
+        return shown.size if isinstance(shown, Image) else (*shown.size, len(self.frame_indices(shown)))
 
     def _patches(self, frames_TCHW: Tensor) -> Tensor:
         """(P, C * T * p * p): the patches of a slot one after another, row by row, and so the slots."""
@@ -151,13 +163,3 @@ def fitted(height: int, width: int, side: int, min_pixels: int, max_pixels: int)
         ratio = math.sqrt(min_pixels / (height * width))
         return math.ceil(height * ratio / side) * side, math.ceil(width * ratio / side) * side
     return near
-
-
-def _size(one: Image | Video) -> tuple[int, ...]:
-    """Width and height; of a video the number of frames too."""
-    if isinstance(one, Image):
-        return one.size
-    sizes = {frame.size for frame in one.frames}
-    if len(sizes) > 1:
-        raise DataError(f"the frames of a video must have one size, not {sorted(sizes)}")
-    return (*one.frames[0].size, len(one.frames))

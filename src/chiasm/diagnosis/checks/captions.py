@@ -58,7 +58,7 @@ class Captions(Check):
             if counts[group] > 1:
                 members = places[inverse == group]
                 rows.kept.append(self._row(int(hashes[inverse == group][0]), members))
-        contrastive = self.setting.pairs is not None and samples > _MANY * self._samples
+        contrastive = self.setting.contrastive and samples > _MANY * self._samples
         yield self.found(
             "warning" if contrastive else "note",
             "samples that share a caption with another",

@@ -34,7 +34,7 @@ class ImageCollection(Check):
         keys, places = np.asarray(self._keys), np.asarray(self._places)
         _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
         # Chats often ask several times about one picture.
-        severity: Severity = "warning" if self.setting.pairs is not None else "note"
+        severity: Severity = "warning" if self.setting.contrastive else "note"
         if (again := int((counts - 1).sum())) > 0:
             rows = Rows(count=again)
             for group in np.argsort(-counts, kind="stable")[:KEPT]:

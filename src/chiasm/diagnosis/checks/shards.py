@@ -6,8 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 
-from chiasm.data.sources.parquet import Parquet
-from chiasm.data.sources.webdataset import WebDataset
 from chiasm.diagnosis.check import Check
 from chiasm.diagnosis.finding import Finding, Rows
 from chiasm.diagnosis.seen import Seen
@@ -21,7 +19,7 @@ class Shards(Check):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self._sharded = isinstance(setting.recipe.data.train, (WebDataset, Parquet))
+        self._sharded = setting.recipe.data.train.in_shards
         self._counts: Counter[str] = Counter()
 
     def see(self, seen: Seen) -> None:

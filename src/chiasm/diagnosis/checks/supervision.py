@@ -22,22 +22,21 @@ class Supervision(Check):
         self._none, self._example = Rows(), Rows()
 
     def see(self, seen: Seen) -> None:
-        if seen.chat is None:
+        if seen.preview is None:
             return
         self._samples += 1
-        self._tokens += seen.chat.tokens
-        self._targets += seen.chat.targets
-        self._image_tokens += seen.chat.image_tokens
-        if not seen.chat.targets:
-            self._none.add(seen.name, seen.chat.text[-160:], seen.images)
+        self._tokens += seen.preview.tokens
+        self._targets += seen.preview.target_tokens
+        self._image_tokens += seen.preview.image_tokens
+        if not seen.preview.target_tokens:
+            self._none.add(seen.name, seen.preview.text[-160:], seen.images)
         elif not self._example.count:
             self._example.add(seen.name, self._marked(seen), seen.images)
 
     def _marked(self, seen: Seen) -> str:
         """The sample as the model reads it, what is learned between ⟦ and ⟧."""
-        assert seen.chat is not None
-        image_token = self.setting.chats.layout.image_token if self.setting.chats and self.setting.chats.layout else ""
-        pieces = collapsed(seen.chat.text, seen.chat.spans, image_token)
+        assert seen.preview is not None
+        pieces = collapsed(seen.preview.text, seen.preview.spans, seen.preview.image_token)
         return "".join(f"⟦{piece.text}⟧" if piece.kind == "learned" else piece.text for piece in pieces)
 
     def findings(self) -> Iterator[Finding]:

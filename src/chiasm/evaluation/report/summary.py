@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from chiasm.evaluation.report.display import compact, listing, percent, points
 from chiasm.evaluation.report.runs import Run, at_chance, metrics, task_names
-from chiasm.evaluation.report.tables import Row, headline_rows, model_size, training_time
+from chiasm.evaluation.report.tables import TableRow, headline_rows, model_size, training_time
 from chiasm.evaluation.result import Score
 
 _NAMED = 3  # how many failures a sentence can hold
@@ -130,11 +130,11 @@ def _who(runs: Sequence[Run]) -> str:
     )
 
 
-def _one_model(rows: Sequence[Row]) -> str:
+def _one_model(rows: Sequence[TableRow]) -> str:
     return listing([_with_value(row, brief=at > 0) for at, row in enumerate(rows)])
 
 
-def _several_models(rows: Sequence[Row], runs: Sequence[Run]) -> str:
+def _several_models(rows: Sequence[TableRow], runs: Sequence[Run]) -> str:
     """Tasks that somebody clearly leads, by leader; then the tasks without a clear lead."""
     parts = [(f"{run.name} is best on", [row for row in rows if row.clear and row.best == run.index]) for run in runs]
     parts.append(("no clear difference on", [row for row in rows if len(row.known) > 1 and not row.clear]))
@@ -146,7 +146,7 @@ def _several_models(rows: Sequence[Row], runs: Sequence[Run]) -> str:
     return "; ".join(clauses) or "no two of them were given the same task"
 
 
-def _with_value(row: Row, brief: bool) -> str:
+def _with_value(row: TableRow, brief: bool) -> str:
     """A task with its best score; the words "points above chance" only where they come first."""
     _, score = row.ranked[0]
     if at_chance(score):

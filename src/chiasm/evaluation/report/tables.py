@@ -16,7 +16,7 @@ _LISTED = 6  # tensors named in a note
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One figure of one task, for each run (None: not measured). same: whether all runs were asked the same."""
 
     task: str
@@ -76,22 +76,22 @@ class Fact:
     values: tuple[str, ...]
 
 
-def headline_rows(runs: Sequence[Run]) -> tuple[Row, ...]:
+def headline_rows(runs: Sequence[Run]) -> tuple[TableRow, ...]:
     """The first score of every task."""
     return tuple(_row(runs, task, *metrics(runs, task)[0]) for task in task_names(runs))
 
 
-def all_rows(runs: Sequence[Run]) -> tuple[Row, ...]:
+def all_rows(runs: Sequence[Run]) -> tuple[TableRow, ...]:
     """Every score of every task."""
     return tuple(_row(runs, task, *pair) for task in task_names(runs) for pair in metrics(runs, task))
 
 
-def overall_rows(runs: Sequence[Run]) -> tuple[Row, ...]:
+def overall_rows(runs: Sequence[Run]) -> tuple[TableRow, ...]:
     """Every score that covers all items of its task."""
     return tuple(row for row in all_rows(runs) if not row.group)
 
 
-def baseline_names(rows: Sequence[Row]) -> list[str]:
+def baseline_names(rows: Sequence[TableRow]) -> list[str]:
     """The baselines that any score has, in order of appearance."""
     return list(dict.fromkeys(name for row in rows for _, score in row.known for name in score.baselines))
 
@@ -159,10 +159,10 @@ def model_size(run: Run) -> str:
     return compact(int(digits)) if digits.isdecimal() else told
 
 
-def _row(runs: Sequence[Run], task: str, metric: str, group: str) -> Row:
-    asked = {run.results[task].asked for run in runs if task in run.results}
+def _row(runs: Sequence[Run], task: str, metric: str, group: str) -> TableRow:
+    hashes = {run.results[task].requests for run in runs if task in run.results}
     scores = tuple(run.score(task, metric, group) for run in runs)
-    return Row(task, metric, group, scores, same=len(asked) == 1)
+    return TableRow(task, metric, group, scores, same=len(hashes) == 1)
 
 
 def _readable(value: str) -> str:

@@ -70,8 +70,8 @@ class Client:
                 if isinstance(found, Reply):
                     with self._lock:
                         self._answered, self._given_up = True, 0
-                    self.pace.took(expected_in + most_out, found.told.get("in", 0) + found.told.get("out", 0))
-                    self.purse.pay(found.told)
+                    self.pace.took(expected_in + most_out, found.usage.get("in", 0) + found.usage.get("out", 0))
+                    self.purse.pay(found.usage)
                     return found
                 reason = found
         with self._lock:
