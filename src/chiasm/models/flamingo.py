@@ -104,7 +104,7 @@ class Flamingo(VisionLanguageModel):
         return VisibleImages(EncoderStates(features_SD), runs_T2)
 
     def waiting(self) -> frozenset[str]:
-        """What lies behind closed gates; the pictures' parts too, while every layer's gate to them is closed."""
+        """What comes after closed gates; the pictures' parts too, while every layer's gate to them is closed."""
         found = {f"language.look.{at}.{name}" for at, look in enumerate(self._looks) for name in look.waiting()}
         if not any(look.gate1.any() for look in self._looks):
             parts = {"vision": self.vision, "connector": self.connector}
@@ -117,7 +117,7 @@ class Flamingo(VisionLanguageModel):
 
     @property
     def _until(self) -> tuple[int, ...]:
-        """The token behind which a picture is no longer seen, if there is one."""
+        """The token after which an image is no longer seen, if there is one."""
         layout = self.processor.layout
         return tuple(self.processor.ids(layout.until)) if isinstance(layout, Marked) and layout.until else ()
 

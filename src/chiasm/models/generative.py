@@ -1,6 +1,6 @@
-"""Models that speak: a decoder reads a stream of words and pictures, and goes on with words.
+"""Generative models: a decoder reads a stream of words and images, and continues it.
 
-What LLaVA, BLIP-2, InternVL, Qwen2-VL and their kin share. A family says what stands in the slots of pictures
+What LLaVA, BLIP-2, InternVL, Qwen2-VL and their kin share. A family says what stands in the places of image tokens
 (`image_features`); losses, likelihoods, answers and scores follow."""
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from chiasm.nn.visible_images import VisibleImages
 
 @dataclass(frozen=True)
 class SharedPrefix:
-    """Questions that begin alike. begun: what they share, the pictures above all. questions: what each adds to it.
+    """Questions with a prefix in common. begun: the prefix, images above all. questions: what each adds to it.
 
     limits: the most new tokens of each answer.
     """
@@ -46,7 +46,9 @@ class SharedPrefix:
 
     def __post_init__(self) -> None:
         if not all(isinstance(part, Text) for question in self.questions for part in question):
-            raise DataError(f"sample '{self.begun.key}': the questions add pictures; give them in the beginning")
+            raise DataError(
+                f"sample '{self.begun.key}': the questions add images; give them in what the questions share"
+            )
 
     @property
     def samples(self) -> list[Sample]:
@@ -55,7 +57,7 @@ class SharedPrefix:
 
 
 class GenerativeModel(Model):
-    """A model with a decoder that is asked in words. `language`: the decoder."""
+    """A model that answers with the tokens of a decoder. `language`: the decoder."""
 
     processor_type = ChatProcessor
     processor: ChatProcessor
@@ -63,7 +65,7 @@ class GenerativeModel(Model):
     language: Decoder
 
     def image_features(self, images: Images) -> Tensor:
-        """(S, D): what stands in the S slots of these pictures, in order; D is the decoder's width."""
+        """(S, D) features that take the places of the S image tokens of these images; D is the decoder's width."""
         raise CapabilityError(f"{type(self).__name__} cannot see, but was given {len(images)} pictures")
 
     def visible(self, batch: Batch, features_SD: Tensor) -> VisibleImages | None:  # noqa: ARG002  # most have them in the stream
@@ -85,7 +87,7 @@ class GenerativeModel(Model):
 
     @property
     def unshareable_ids(self) -> tuple[int, ...]:
-        """Tokens that questions must not bring with them where they share a beginning: what it shows hangs on them."""
+        """Tokens that questions must not add to a shared prefix, since what its images show depends on them."""
         return self.processor.image_token_ids
 
     @property
@@ -395,17 +397,18 @@ def _predicted(words: Stream) -> Tensor:
 
 
 def _alike(rows: Sequence[Sequence[int]], image_token_ids: Sequence[int]) -> int:
-    """How many tokens all rows begin with alike; at least one is left to each. Raises DataError if slots are left."""
+    """How many tokens all rows have in common at their start, leaving at least one to each. Raises DataError if image
+    tokens are left."""
     alike = 0
     for tokens in zip(*(row[:-1] for row in rows), strict=False):
         if len(set(tokens)) > 1:
             break
         alike += 1
     if any(image_token in row[alike:] for row in rows for image_token in image_token_ids):
-        raise DataError("the chat template parts the pictures from what the questions share; ask them one by one")
+        raise DataError("the chat template puts images after what the questions share; ask them one by one")
     return alike
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of the text may be the beginning of a stop text."""
+    """How many characters at the end of the text may be the start of a stop text."""
     return max((size for size in range(1, len(stop) + 1) if text.endswith(stop[:size])), default=0)

@@ -1,4 +1,4 @@
-"""Which samples begin alike, so that what they share is read once."""
+"""Which samples share a prefix, so that it is read once."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Tokens = tuple[list[int], list[bool]]  # of a sample: its ids, and which of them
 def shared_prefixes(
     samples: Sequence[Sample], rows: Sequence[Tokens], unshareable: Collection[int]
 ) -> dict[int, list[int]]:
-    """Samples that show the very same pictures and say the same before their targets, by the first of each group.
+    """Samples that have the very same images and texts before their targets, by the first of each group.
 
     A sample is a group of its own where words stand between its targets, where nothing stands before them, or where
-    they hold tokens that may not be parted from what stands before (parting), such as slots of pictures. The last
-    target may be one: nothing is read behind it.
+    they hold tokens that may not be read apart from what stands before (unshareable), such as image tokens. The last
+    target may be one: nothing is read after it.
     """
     first: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
     groups: dict[int, list[int]] = {}
