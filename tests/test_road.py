@@ -23,6 +23,7 @@ ROAD = (
     "models",
     "adaptation",
     "weights",
+    "objectives",
     "training",
     "evaluation",
     "curation",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice, pairwise
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ PROCESSOR = small_llava().processor
 MIXED = Chats(imaged=lambda at: at % 3 == 0)
 
 
-def reader(budget: Budget, source: Chats = MIXED, **more: int) -> Reader:
+def reader(budget: Budget, source: Chats = MIXED, **more: Any) -> Reader:
     return Reader(source, PROCESSOR, budget=budget, seed=3, captions="keep", max_skipped=1.0, **more)
 
 

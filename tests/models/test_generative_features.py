@@ -23,6 +23,7 @@ from chiasm.experiment.run import Experiment
 from chiasm.models import frozen, limber, llava_next
 from chiasm.models.generative_features import CachedChatProcessor
 from chiasm.nn.image_towers.vit import ViT
+from chiasm.nn.patch_mask import PatchMask
 from tests.models.generative_models import noise
 from tests.models.test_frozen import built
 
@@ -102,9 +103,9 @@ def test_a_run_on_features_is_the_run_on_pixels(
     seen: list[int] = []
     whole = ViT._embedded
 
-    def counted(self: ViT, images: Images) -> torch.Tensor:
+    def counted(self: ViT, images: Images, mask: PatchMask | None = None) -> torch.Tensor:
         seen.append(len(images))
-        return whole(self, images)
+        return whole(self, images, mask)
 
     monkeypatch.setattr(ViT, "_embedded", counted)
     kept = _trained(load_recipe(file, [*given, f"data.features={tmp_path / 'features'}"]), tmp_path / "kept")

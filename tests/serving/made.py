@@ -57,7 +57,7 @@ class Uncalibrated(Colours):
     """Has learned no temperature."""
 
     seen: list[int] = []  # noqa: RUF012  # nobody counts
-    logit_scale_and_bias = Model.logit_scale_and_bias  # type: ignore[assignment]  # which says so
+    logit_scale_and_bias = Model.logit_scale_and_bias  # which says so
 
 
 def colour_model(seed: int = 0) -> Colours:

@@ -17,6 +17,7 @@ from chiasm.data.batch import Batch
 from chiasm.models.blip2_stage1 import BLIP2Stage1
 from chiasm.training.cached import cached_losses
 from chiasm.training.distributed import Ranks
+from chiasm.training.learner import Learner
 from chiasm.training.parallel import DDP
 from tests.models.test_blip2_stage1 import pairs, small
 
@@ -43,7 +44,7 @@ def in_parts(model: BLIP2Stage1, ranks: Ranks) -> dict[str, Tensor]:
     def features(part: Batch) -> dict[str, Tensor]:
         return {**model.features(part), "draw": torch.stack([draws[one] for one in part.keys])}
 
-    way = DDP(model, ranks, torch.device("cpu"))
+    way = DDP(Learner(model), ranks, torch.device("cpu"))
     return cached_losses(model, batch.split(2), total, features=features, call=way.call, local=way.local)
 
 

@@ -28,7 +28,7 @@ from chiasm.training.settings import PartSettings, Training
 from tests.worlds import Patches, tiny_clip, tiny_processor
 
 
-def _loop(folder: Path, model: clip.CLIP | None = None, **changes: Any) -> Loop:
+def _loop(folder: Path, model: Model | None = None, **changes: Any) -> Loop:
     settings = Training(**{"steps": 12, "learning_rate": 1e-3, "device": "cpu", "log_every": 1, **changes})
     reader = Reader(Patches(64), tiny_processor(), 16, seed=1)
     return Loop(model or tiny_clip(), reader, settings, folder, recipe="name: test\n", console=Console(quiet=True))
@@ -304,9 +304,8 @@ def test_losses_are_weighed_and_only_watched_ones_are_not_summed(tmp_path: Path)
 
 def test_accumulated_gradients_are_the_mean_over_the_parts(tmp_path: Path) -> None:
     """For losses that take each sample on its own; those that compare samples are in test_cached.py."""
-    loop = _loop(tmp_path, accumulate=3)  # 16 samples: parts of 5, 6 and 5
-    model = _SamplesAlone(loop.model)
-    loop.model, loop._losses = model, model.losses
+    model = _SamplesAlone(tiny_clip())
+    loop = _loop(tmp_path, model, accumulate=3)  # 16 samples: parts of 5, 6 and 5
     batch = next(iter(loop.reader))
     told = loop._backward(batch)
     found = [p.grad.clone() for p in model.parameters() if p.grad is not None]

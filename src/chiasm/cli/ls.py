@@ -1,4 +1,4 @@
-"""List what there is: models, recipes, sources, tasks; those of installed packages too.
+"""List what there is: models, objectives, recipes, sources, tasks; those of installed packages too.
 
 chiasm ls models"""
 
@@ -104,8 +104,15 @@ def _tasks() -> type[Component]:
     return Task
 
 
+def _objectives() -> type[Component]:
+    from chiasm.objectives.objective import ObjectiveConfig
+
+    return ObjectiveConfig
+
+
 _LISTS: dict[str, Callable[[], Group | Table]] = {
     "models": _models,
+    "objectives": _components(_objectives),
     "recipes": _recipes,
     "sources": _components(_sources),
     "tasks": _components(_tasks),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -22,6 +22,8 @@ from chiasm.errors import DataError
 
 log = logging.getLogger(__name__)
 
+# What a processor made of samples, with more that is read or drawn for them.
+Extend = Callable[[Processor, Batch, Sequence[Sample], Sequence[np.random.Generator]], Batch]
 CaptionChoice = Literal["random", "first", "mixed", "keep"]
 
 _JUDGED_FROM = 200  # samples seen before the share of failures is held against the limit
@@ -106,6 +108,7 @@ class Reader:
         A sample that alone needs more than the budget's share for one rank is skipped like an unreadable one.
     max_skipped: largest share of unreadable samples; above it the run stops with DataError.
     ahead: batches prepared in the background, by `threads` threads.
+    extend: adds to each batch what an objective needs beside it; draws from the samples' generators.
     """
 
     def __init__(
@@ -123,6 +126,7 @@ class Reader:
         threads: int = 1,
         rank: int = 0,
         ranks: int = 1,
+        extend: Extend | None = None,
     ) -> None:
         if len(source) == 0:
             raise DataError("the training source is empty; check its path and its split")
@@ -144,6 +148,7 @@ class Reader:
         self.captions, self.max_skipped = captions, max_skipped
         self.ahead, self.threads = ahead, threads
         self.rank, self.ranks, self.budget = rank, ranks, budget
+        self.extend = extend
         self.skips = Skips()
         self.span = Span(position, position, (position,) * (ranks + 1))  # of the batch that was handed out last
 
@@ -303,7 +308,9 @@ class Reader:
     def _processed(self, drawn: list[tuple[Sample, np.random.Generator]]) -> Batch | None:
         if not drawn:
             return None
-        return self.processor([sample for sample, _ in drawn], [generator for _, generator in drawn])
+        samples, generators = [sample for sample, _ in drawn], [generator for _, generator in drawn]
+        batch = self.processor(samples, generators)
+        return batch if self.extend is None else self.extend(self.processor, batch, samples, generators)
 
     def _count(self, skipped: list[Skipped]) -> None:
         self.skips.seen += self.span.bounds[self.rank + 1] - self.span.bounds[self.rank]

@@ -21,6 +21,8 @@ from chiasm.evaluation.run import check
 from chiasm.experiment.assembly import build_processor, model_config, model_on_meta
 from chiasm.experiment.recipe import Recipe
 from chiasm.models.model import ContrastiveModel, Model
+from chiasm.objectives import own
+from chiasm.objectives.objective import ObjectiveConfig
 from chiasm.training.optimiser import freeze
 from chiasm.weights import load
 
@@ -63,6 +65,7 @@ class Setting:
                     lambda: check(model, recipe.evaluation, RunOptions(recipe.score_by, load=load)),
                 )
             self._built("a part cannot be frozen", lambda: freeze(model, recipe.training))
+            self._built("the objective does not fit the model", lambda: self.objective.check(model))
 
     def _on_meta(self) -> Model | None:
         """The model with its adapters on the meta device: shapes without weights."""
@@ -85,6 +88,11 @@ class Setting:
     def contrastive(self) -> bool:
         """Whether samples of a batch are compared with each other, so that equal ones deny each other."""
         return isinstance(self.model, ContrastiveModel)
+
+    @property
+    def objective(self) -> ObjectiveConfig:
+        """What is learned: the recipe's choice, or the family's own losses."""
+        return self.recipe.objective if self.recipe.objective is not None else own.Config()
 
     @property
     def transform(self) -> ImageTransform | None:

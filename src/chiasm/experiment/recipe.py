@@ -26,6 +26,7 @@ from chiasm.errors import RecipeError
 from chiasm.evaluation.task import Task
 from chiasm.experiment.entries import deep_merge, given_entries, interpolate
 from chiasm.models.model import ModelConfig
+from chiasm.objectives.objective import ObjectiveConfig
 from chiasm.training.settings import Training
 
 
@@ -106,13 +107,14 @@ class PretrainedPart:
 class Stage:
     """A part of a training, with what differs in it from the rest of the recipe: what learns, for how long, on what.
 
-    training: merged into the recipe's. data, adapters: replace the recipe's own entries.
+    training: merged into the recipe's. data, objective, adapters: replace the recipe's own entries.
     It begins from the model of the stage before it, with its adapters merged.
     """
 
     name: str
     training: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+    objective: ObjectiveConfig | None = None
     adapters: Mapping[str, AdapterConfig] | None = None
 
     def __post_init__(self) -> None:
@@ -128,6 +130,7 @@ class Recipe:
     processor: entries of the family's own processor settings; after a `start`, those to change, such as augmentation.
     pretrained: weights to begin with, by part of a new model: packaged ones, such as `vision: efficientnet_lite0`, or
         those of another model's part, such as `vision: {checkpoint: runs/clip-scenes}`.
+    objective: what is learned; without it, the family's own losses.
     adapters: by part of the model, what learns in its place, such as `language: {adapter: lora, rank: 8}`.
     stages: trained one after the other, in place of one training.
     score_by: by what a generative model scores texts in the evaluation, "likelihood" (the default), "gain" or
@@ -141,6 +144,7 @@ class Recipe:
     start: Start | None = None
     processor: Mapping[str, Any] = field(default_factory=dict)
     pretrained: Mapping[str, str | PretrainedPart] = field(default_factory=dict)
+    objective: ObjectiveConfig | None = None
     adapters: Mapping[str, AdapterConfig] = field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
     evaluation: tuple[Task, ...] = ()
@@ -183,6 +187,8 @@ class Recipe:
         entries["name"] = f"{self.name}-{stage.name}"
         entries["training"] = deep_merge(entries["training"], dict(stage.training))
         entries["data"] = {**entries["data"], **stage.data}
+        if stage.objective is not None:
+            entries["objective"] = dump(stage.objective)
         if stage.adapters is not None:
             entries["adapters"] = dump(stage.adapters)
         if start is not None:

@@ -26,6 +26,8 @@ from chiasm.experiment.assembly import build_model, check_parts
 from chiasm.experiment.recipe import PretrainedPart, Recipe, learned_by
 from chiasm.models import folder as model_folder
 from chiasm.models.model import Model
+from chiasm.objectives import own
+from chiasm.objectives.objective import Objective, ObjectiveConfig
 from chiasm.training.distributed import Ranks
 from chiasm.training.loop import Loop
 from chiasm.training.monitor import METRICS
@@ -69,6 +71,8 @@ class Experiment:
             self.ranks.on_first(self._keep_base)
             torch.manual_seed(recipe.seed)
             adapt(self.model, recipe.adapters, self._base)
+        objective = self.ranks.together(self._objective)
+        reader.extend = objective.extend
         self.finished = self.ranks.any(self.ranks.first and self.resume and self.checkpoint.is_dir())
         if self.finished:
             if self.model.adaptation is not None:
@@ -85,6 +89,7 @@ class Experiment:
             name=recipe.name,
             recipe=self.text,
             evaluate=self._live_figures if recipe.evaluation else None,
+            objective=objective,
             console=self.console,
             ranks=self.ranks,
         )
@@ -241,7 +246,18 @@ class Experiment:
     def _built(self) -> Model:
         model = build_model(self.recipe)
         check_parts(model.config, self.recipe)
+        self._chosen_objective.check(model)
         return model
+
+    @property
+    def _chosen_objective(self) -> ObjectiveConfig:
+        return self.recipe.objective if self.recipe.objective is not None else own.Config()
+
+    def _objective(self) -> Objective:
+        """What is learned; its own parts draw their first values apart, so that the model's stay as they are."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed)
+            return self._chosen_objective.build(self.model)
 
     def _claim_folder(self) -> None:
         try:

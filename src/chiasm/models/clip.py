@@ -17,8 +17,9 @@ from chiasm.data.batch import Images, Tokens
 from chiasm.data.processor import PairProcessor
 from chiasm.errors import RecipeError
 from chiasm.losses.contrastive import info_nce
-from chiasm.models.dual_encoder import DualEncoder, unit
+from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.model import ModelConfig
+from chiasm.models.pair_model import unit
 from chiasm.nn.image_towers import resnet, vit
 from chiasm.nn.text_towers import transformer
 from chiasm.nn.tower import ImageTowerConfig, TextTowerConfig
@@ -71,6 +72,10 @@ class CLIP(DualEncoder):
     def space(self) -> int:
         return self.config.width
 
+    @property
+    def scale(self) -> Tensor:
+        return self.log_scale.clamp(max=_MAX_LOG_SCALE).exp()
+
     def encode_images(self, images: Images) -> Tensor:
         return unit(self.image_head(self.image_dropout(self.image_features(images))))
 
@@ -78,15 +83,9 @@ class CLIP(DualEncoder):
         return unit(self.text_head(self.text_dropout(self.text_features(texts))))
 
     def losses_of(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        scale = self._scale()
+        scale = self.scale
         loss = info_nce(features["image"], features["text"], scale)
         return {"contrastive": loss, "_temperature": 1 / scale.detach()}
-
-    def logit_scale_and_bias(self) -> tuple[float, None]:
-        return float(self._scale().detach()), None
-
-    def _scale(self) -> Tensor:
-        return self.log_scale.clamp(max=_MAX_LOG_SCALE).exp()
 
 
 def _text(width: int, **changes: Any) -> transformer.Config:

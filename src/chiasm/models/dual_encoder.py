@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -13,22 +12,17 @@ from torch import Tensor
 from chiasm.data.batch import Batch, ImageFeatures, Images, Tokens
 from chiasm.data.image import Image
 from chiasm.data.patches import PatchTransform
-from chiasm.data.processor import PairProcessor
 from chiasm.data.transforms import ImageTransform
 from chiasm.errors import RecipeError
 from chiasm.models.features import CachedProcessor
-from chiasm.models.model import CachingProcessor, ContrastiveModel
+from chiasm.models.model import CachingProcessor
+from chiasm.models.pair_model import PairModel
 from chiasm.models.tokens import ImageTokens, TextTokens, grids
 from chiasm.nn.tower import PooledImageTower, TextTower
 
-_CHUNK = 128  # pictures or texts embedded at once; bounds memory, does not change results
 
-
-class DualEncoder(ContrastiveModel):
-    """A model of two towers: `embed_*` and `score` follow from `encode_images` and `encode_texts`."""
-
-    processor_type = PairProcessor
-    processor: PairProcessor
+class DualEncoder(PairModel):
+    """A model of two towers, each of which sees its own alone."""
 
     vision: PooledImageTower
     text: TextTower
@@ -54,19 +48,6 @@ class DualEncoder(ContrastiveModel):
             raise RecipeError(
                 f"processor.image.size is {image.size}, but the image tower sees {self.vision.image_size}"
             )
-
-    @property
-    @abstractmethod
-    def space(self) -> int:
-        """D, the width of the shared space."""
-
-    @abstractmethod
-    def encode_images(self, images: Images) -> Tensor:
-        """(N, D), unit length, with gradients."""
-
-    @abstractmethod
-    def encode_texts(self, texts: Tokens) -> Tensor:
-        """(B, D), unit length, with gradients."""
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
         """ "image" and "text", (N, D) each."""
@@ -121,47 +102,3 @@ class DualEncoder(ContrastiveModel):
     def text_token_counts(self, texts: Sequence[str]) -> list[int]:
         counts: list[int] = self.processor.texts(texts).lengths_B.tolist()
         return counts
-
-    @torch.inference_mode()
-    def embed_images(self, images: Sequence[Image]) -> Tensor:
-        """(N, D) float32 on the CPU, unit length."""
-        require_images(images)
-        self.eval()
-        chunks = [torch.empty(0, self.space)] + [
-            self.encode_images(self.processor.images(images[at : at + _CHUNK]).to(self.device)).float().cpu()
-            for at in range(0, len(images), _CHUNK)
-        ]
-        return torch.cat(chunks)
-
-    @torch.inference_mode()
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """(B, D) float32 on the CPU, unit length. Texts of like length are encoded together, so little is padded."""
-        require_texts(texts)
-        self.eval()
-        order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
-        chunks = [torch.empty(0, self.space)]
-        for at in range(0, len(order), _CHUNK):
-            tokens = self.processor.texts([texts[i] for i in order[at : at + _CHUNK]])
-            chunks.append(self.encode_texts(tokens.to(self.device)).float().cpu())
-        return torch.cat(chunks)[torch.tensor(order).argsort()]
-
-    def score(self, images: Sequence[Image], texts: Sequence[str]) -> Tensor:
-        """Cosine similarity, (N_images, N_texts)."""
-        return self.embed_images(images) @ self.embed_texts(texts).T
-
-
-def require_images(images: Sequence[Image]) -> None:
-    """Raises TypeError for what is no list of pictures."""
-    if isinstance(images, Image) or not all(isinstance(image, Image) for image in images):
-        raise TypeError("embed_images takes a list of chiasm.Image; wrap paths, bytes and arrays: Image(path)")
-
-
-def require_texts(texts: Sequence[str]) -> None:
-    """Raises TypeError for a single text, which else would be read letter by letter."""
-    if isinstance(texts, str):
-        raise TypeError("embed_texts takes a list of texts; a single one goes in as [text]")
-
-
-def unit(x: Tensor) -> Tensor:
-    """Scaled to length 1 along the last dimension."""
-    return F.normalize(x, dim=-1)

@@ -18,6 +18,7 @@ from chiasm.data.image import Image
 from chiasm.data.processor import Processor
 from chiasm.data.sample import Sample
 from chiasm.errors import CapabilityError, RecipeError
+from chiasm.nn.freezing import keep_frozen_in_eval
 
 
 class ModelConfig(Component, ABC, package="chiasm.models", key="family"):
@@ -162,10 +163,8 @@ class Model(nn.Module, ABC):
     def train(self, mode: bool = True) -> Any:
         """Parts of which no parameter learns stay in eval mode, for their dropout and batch statistics are not ours."""
         super().train(mode)
-        for part in self.modules():
-            parameters = list(part.parameters())
-            if mode and parameters and not any(parameter.requires_grad for parameter in parameters):
-                nn.Module.train(part, False)
+        if mode:
+            keep_frozen_in_eval(self)
         return self
 
 

@@ -13,8 +13,9 @@ from chiasm.data.batch import Images, Tokens
 from chiasm.data.processor import PairProcessor
 from chiasm.errors import RecipeError
 from chiasm.losses.sigmoid import pairwise_sigmoid
-from chiasm.models.dual_encoder import DualEncoder, unit
+from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.model import ModelConfig
+from chiasm.models.pair_model import unit
 from chiasm.nn.image_towers import vit
 from chiasm.nn.text_towers import transformer
 from chiasm.nn.tower import ImageTowerConfig, TextTowerConfig
@@ -72,11 +73,11 @@ class SigLIP(DualEncoder):
         return unit(self.text_head(self.text_features(texts)))
 
     def losses_of(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        loss = pairwise_sigmoid(features["image"], features["text"], self.log_scale.exp(), self.bias)
+        loss = pairwise_sigmoid(features["image"], features["text"], self.scale, self.bias)
         return {"sigmoid": loss, "_temperature": (-self.log_scale).exp().detach(), "_bias": self.bias.detach()}
 
     def logit_scale_and_bias(self) -> tuple[float, float]:
-        return float(self.log_scale.detach().exp()), float(self.bias.detach())
+        return float(self.scale.detach()), float(self.bias.detach())
 
 
 def _towers(

@@ -84,6 +84,10 @@ class PooledImageTower(ImageTower):
     def forward(self, images: Images, mask: PatchMask | None = None) -> Tensor:
         """One vector a picture, (N, D). mask: what it is not to see."""
 
+    def both(self, images: Images, mask: PatchMask | None = None) -> tuple[Tensor, Tensor]:
+        """What `forward` and what `tokens` gives."""
+        return self(images, mask), self.tokens(images, mask)
+
     def head(self, width: int) -> nn.Linear:
         """A new map of the pooled features into a space of that width, of the form published with this tower."""
         return nn.Linear(self.width, width, bias=False)

@@ -94,6 +94,13 @@ class ViT(PooledImageTower):
         x_NPD = self.norm(run_blocks(self.blocks, x_NPD))
         return self.pool(x_NPD) if self.pool is not None else x_NPD.mean(1)
 
+    def both(self, images: Images, mask: PatchMask | None = None) -> tuple[Tensor, Tensor]:
+        """In one pass, of all patches, whatever `keep` is."""
+        x_NPD = self.tokens(images, mask)
+        if self.pool is not None:
+            return self.pool(x_NPD), x_NPD
+        return x_NPD[:, 0] if self.config.pool == "class" else x_NPD.mean(1), x_NPD
+
     def tokens(self, images: Images, mask: PatchMask | None = None) -> Tensor:
         """Normalised tokens, (N, P, D), the class token first where there is one; all of them, whatever `keep` is."""
         return self.norm(run_blocks(self.blocks, self._embedded(images, mask)))

@@ -1,0 +1,1 @@
+"""What a model is trained to do: one file an objective, which a recipe chooses with `objective: {objective: NAME}`."""
