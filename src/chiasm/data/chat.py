@@ -240,3 +240,28 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, Mapping | list):
         for one in value.values() if isinstance(value, Mapping) else value:
             yield from _strings(one)
+
+
+def expanded(rendered: Rendered, written: Sequence[str]) -> Rendered:
+    """The text with every IMAGE and VIDEO replaced by what stands for it, and the spans moved along."""
+    pieces = re.split(f"[{IMAGE}{VIDEO}]", rendered.text)
+    text, moved = pieces[0], []
+    shifts = [(0, 0)]  # from this character on, everything stands so much later
+    at = len(pieces[0])
+    for image_tokens, piece in zip(written, pieces[1:], strict=True):
+        at += 1
+        shifts.append((at, shifts[-1][1] + len(image_tokens) - 1))
+        text += image_tokens + piece
+        at += len(piece)
+
+    def later(place: int) -> int:
+        return place + next(shift for start, shift in reversed(shifts) if place >= start)
+
+    for first, behind in rendered.spans:
+        moved.append((later(first), later(behind)))
+    return Rendered(text, tuple(moved))
+
+
+def covered(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[bool]:
+    """Which tokens hold a character of a span."""
+    return [any(start < behind and end > first for first, behind in spans) for start, end in offsets]

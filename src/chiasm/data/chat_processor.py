@@ -19,7 +19,7 @@ from chiasm.config import dump, parse
 from chiasm.data.attention_blocks import prefix_blocks
 from chiasm.data.batch import Batch, Images, Stream
 from chiasm.data.box_format import BoxFormat, ParsedText
-from chiasm.data.chat import IMAGE, VIDEO, ChatTemplate, Rendered
+from chiasm.data.chat import IMAGE, VIDEO, ChatTemplate, Rendered, covered, expanded
 from chiasm.data.infilling import Infilling, moved, segments_of
 from chiasm.data.layout import Layout, VideoLayout
 from chiasm.data.processor import Cost, Preview, Processor, TokenizerEntry
@@ -134,7 +134,7 @@ class ChatProcessor(Processor):
         """The sample as the tokenizer reads it, slots of pictures written out, with the spans that are learned."""
         rendered = self.template.render(self._with_boxes(sample), answer)
         self._check_image_tokens(rendered, sample)
-        return _expanded(rendered, self._all_written(sample, rendered.text))
+        return expanded(rendered, self._all_written(sample, rendered.text))
 
     def tokens(self, sample: Sample, *, answer: bool = False) -> tuple[list[int], list[bool]]:
         """The ids of a sample, slots included, and which of them are learned; of pictures no more than sizes are read.
@@ -144,7 +144,7 @@ class ChatProcessor(Processor):
         rendered = self.render(sample, answer)
         encoding = self.backend.encode(rendered.text, add_special_tokens=False)
         ids = [*self.start_ids, *encoding.ids]
-        targets = [False] * len(self.start_ids) + _covered(encoding.offsets, rendered.spans)
+        targets = [False] * len(self.start_ids) + covered(encoding.offsets, rendered.spans)
         if len(ids) > self.settings.context:
             image_tokens = self._count_image_tokens(ids)
             raise DataError(
@@ -168,7 +168,7 @@ class ChatProcessor(Processor):
         encoding = self.backend.encode(rendered.text, add_special_tokens=False)
         tokens, limit = len(self.start_ids) + len(encoding.ids), self.settings.context
         image_tokens = self._count_image_tokens(encoding.ids)
-        targets = sum(_covered(encoding.offsets, rendered.spans))
+        targets = sum(covered(encoding.offsets, rendered.spans))
         beyond = f", beyond the context of {limit:,}" if tokens > limit else ""
         return Preview(
             text=start + rendered.text,
@@ -389,28 +389,3 @@ def _image_tokens(layout: Layout | None) -> tuple[str, ...]:
     if isinstance(layout, VideoLayout) and layout.video_token != layout.image_token:
         return (layout.image_token, layout.video_token)
     return (layout.image_token,)
-
-
-def _expanded(rendered: Rendered, written: Sequence[str]) -> Rendered:
-    """The text with every IMAGE and VIDEO replaced by what stands for it, and the spans moved along."""
-    pieces = re.split(f"[{IMAGE}{VIDEO}]", rendered.text)
-    text, moved = pieces[0], []
-    shifts = [(0, 0)]  # from this character on, everything stands so much later
-    at = len(pieces[0])
-    for image_tokens, piece in zip(written, pieces[1:], strict=True):
-        at += 1
-        shifts.append((at, shifts[-1][1] + len(image_tokens) - 1))
-        text += image_tokens + piece
-        at += len(piece)
-
-    def later(place: int) -> int:
-        return place + next(shift for start, shift in reversed(shifts) if place >= start)
-
-    for first, behind in rendered.spans:
-        moved.append((later(first), later(behind)))
-    return Rendered(text, tuple(moved))
-
-
-def _covered(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[bool]:
-    """Which tokens hold a character of a span."""
-    return [any(start < behind and end > first for first, behind in spans) for start, end in offsets]
