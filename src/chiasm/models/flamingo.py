@@ -104,7 +104,7 @@ class Flamingo(VisionLanguageModel):
         return VisibleImages(EncoderStates(features_SD), runs_T2)
 
     def expected_zero_grad(self) -> frozenset[str]:
-        """What lies behind closed gates; the pictures' parts too, while every layer's gate to them is closed."""
+        """What comes after closed gates; the pictures' parts too, while every layer's gate to them is closed."""
         found = {
             f"language.look.{at}.{name}" for at, look in enumerate(self._looks) for name in look.expected_zero_grad()
         }
@@ -119,7 +119,7 @@ class Flamingo(VisionLanguageModel):
 
     @property
     def _until(self) -> tuple[int, ...]:
-        """The token behind which a picture is no longer seen, if there is one."""
+        """The token after which an image is no longer seen, if there is one."""
         layout = self.processor.layout
         return tuple(self.processor.ids(layout.until)) if isinstance(layout, Marked) and layout.until else ()
 

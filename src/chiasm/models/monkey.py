@@ -1,5 +1,5 @@
 """Monkey (Li et al. 2023, arXiv:2311.06607): Qwen-VL that sees 1344x896 pixels, in six windows and as a whole, through
-one tower with adapters of each window's own; 1,792 slots a picture."""
+one tower with adapters of each window's own; 1,792 image tokens a picture."""
 
 from __future__ import annotations
 

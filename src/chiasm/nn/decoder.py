@@ -1,6 +1,6 @@
 """One decoder for all language models: blocks over packed sequences.
 
-Sequences stand behind each other in one stream without padding; linear layers, norms and MLPs run on all tokens at
+Sequences follow one another in one stream without padding; linear layers, norms and MLPs run on all tokens at
 once. Only attention has to know where a sequence begins and what came before it: an `AttentionBackend` says so. In
 training it is `Packed`; in generation a key-value cache takes its place.
 

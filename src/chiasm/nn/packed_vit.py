@@ -1,7 +1,7 @@
-"""A ViT over pictures at their own resolution, packed behind each other (Qwen2-VL, Wang et al. 2024, arXiv:2409.12191,
+"""A ViT over pictures at their own resolution, packed one after another (Qwen2-VL, Wang et al. 2024, arXiv:2409.12191,
 section 2.1; after NaViT, Dehghani et al. 2023, arXiv:2307.06304).
 
-Where a patch stands is told by rotary positions on two axes, so pictures of any shape fit. Linear layers run over the
+Where a patch stands is given by rotary positions on two axes, so pictures of any shape fit. Linear layers run over the
 patches of all pictures at once; only attention keeps to one picture, or to one moment of a video.
 
 Shapes: P patches of all pictures, D width, H heads, E width of a head."""
@@ -113,7 +113,7 @@ class Apart:
 
 
 class PatchMerger(nn.Module):
-    """Patches that stand together become one slot: normalised each, then an MLP over all of their values."""
+    """Patches that stand together become one image token: normalised each, then an MLP over all of their values."""
 
     def __init__(self, tower: Config, width: int) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class PatchMerger(nn.Module):
         _init(self)
 
     def forward(self, x_PD: Tensor) -> Tensor:
-        """(S, width) of the S slots."""
+        """(S, width) of the S image tokens."""
         return self.down(self.act(self.up(self.norm(x_PD).view(-1, self.values))))
 
 
