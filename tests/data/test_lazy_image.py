@@ -15,7 +15,7 @@ from tests.models.generative_models import noise
 
 def test_nothing_is_made_until_pixels_are_asked_for_and_then_once() -> None:
     calls = []
-    pixels = noise(0).levels()
+    pixels = noise(0).pixels_uint8()
 
     def make() -> np.ndarray:
         calls.append(1)
@@ -25,7 +25,7 @@ def test_nothing_is_made_until_pixels_are_asked_for_and_then_once() -> None:
     assert (lazy.size, lazy.name, lazy.is_decoded, repr(lazy)) == (plain.size, plain.name, True, repr(plain))
     assert not calls
     assert lazy.key == plain.key
-    assert np.array_equal(lazy.levels(), pixels)
+    assert np.array_equal(lazy.pixels_uint8(), pixels)
     assert np.array_equal(np.asarray(lazy.decode()), pixels)
     assert lazy.encoded() == plain.encoded()
     assert lazy.jpeg() is None
@@ -37,7 +37,7 @@ def test_it_is_copied_and_pickled_unmade() -> None:
     lazy = LazyImage(partial(render, scene, 32), (32, 32))
     for other in (copy.deepcopy(lazy), pickle.loads(pickle.dumps(lazy))):
         assert other._made is None
-        assert np.array_equal(other.levels(), render(scene, 32))
+        assert np.array_equal(other.pixels_uint8(), render(scene, 32))
 
 
 def test_who_reads_texts_of_scenes_draws_none() -> None:
@@ -49,4 +49,4 @@ def test_who_reads_texts_of_scenes_draws_none() -> None:
     assert {image.size for image in images} == {(48, 48)}
     learn_tokenizer((caption for sample in samples for caption in sample.captions), 300)
     assert all(isinstance(image, LazyImage) and image._made is None for image in images)
-    assert all(image.levels().shape == (48, 48, 3) for image in images)
+    assert all(image.pixels_uint8().shape == (48, 48, 3) for image in images)

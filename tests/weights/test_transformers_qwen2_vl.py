@@ -235,7 +235,7 @@ def test_videos_stand_between_pictures(tmp_path: Path) -> None:
     inputs = made(
         text=[made.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)],
         images=[PIL.Image.open(path) for path in paths],
-        videos=[np.stack([frame.levels() for frame in frames])],
+        videos=[np.stack([frame.pixels_uint8() for frame in frames])],
         return_tensors="pt",
     )
     assert batch.stream.ids_T.tolist() == inputs["input_ids"][0].tolist()
@@ -261,11 +261,10 @@ def test_videos_of_any_size_take_the_places_that_their_processor_gives_them(tmp_
         text = made.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         inputs = made(text=[text], videos=[frames], return_tensors="pt")
         assert batch.stream is not None
-        assert batch.images is not None
-        assert batch.images.sizes_N2 is not None
+        assert isinstance(batch.images, PackedImages)
         assert batch.stream.ids_T.tolist() == inputs["input_ids"][0].tolist()
         (grid,) = inputs["video_grid_thw"].tolist()
-        assert batch.images.sizes_N2.tolist() == [grid[1:]] * grid[0]
+        assert batch.images.grid_N2.tolist() == [grid[1:]] * grid[0]
         differences = (batch.images.pixels - inputs["pixel_values_videos"]).abs()
         assert float(differences.max()) < 2.5 / 255 / 0.26, (
             "Pillow and torchvision resize in ways that differ by a level"
