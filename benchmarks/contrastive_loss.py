@@ -29,7 +29,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def loss_of(side: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """One side's loss, imported in its own process only."""
     if side == "chiasm":
-        from chiasm.objectives.contrastive import info_nce
+        from chiasm.losses.contrastive import info_nce
 
         return info_nce
     from tests import peers

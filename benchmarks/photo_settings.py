@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from chiasm.data.batch import Images, Tokens
+from chiasm.data.batch import PixelImages, Tokens
 from chiasm.data.image import Image
 from chiasm.data.reader import Reader
 from chiasm.data.sample import Sample
@@ -66,7 +66,7 @@ class FromFeatures:
     @torch.inference_mode()
     def embed_images(self, images: Sequence[Image]) -> Tensor:
         features = self.known.features_of_images([image.key for image in images])
-        return self.model.encode_images(Images(torch.empty(0), torch.arange(len(images)), features))
+        return self.model.encode_images(PixelImages(torch.empty(0), torch.arange(len(images)), features))
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:

@@ -27,7 +27,7 @@ from chiasm.data.layouts.fixed import Fixed
 from chiasm.data.sample import Sample, Text
 from chiasm.data.sources.scenes import Scenes
 from chiasm.data.transforms import ImageTransform
-from chiasm.evaluation.task import ScoreOrGenerate
+from chiasm.evaluation.request import ScoreOrGenerate
 from chiasm.evaluation.tasks.existence import Existence
 from chiasm.models.generative import SharedPrefix
 from chiasm.models.llava import Config, LLaVA
@@ -57,9 +57,9 @@ def questions(pictures: int, pixels: int) -> list[SharedPrefix]:
     """Rendered scenes at the size asked for, with six questions each: of three things there, of three not there."""
     task = Existence(Scenes(count=40 * pictures, seed=3, objects=(3, 4)), splits=("random",), form="words", head=True)
     found: dict[str, list[ScoreOrGenerate]] = {}
-    for one in task.asked:
+    for one in task.requests:
         if isinstance(one, ScoreOrGenerate):
-            found.setdefault(one.sample, []).append(one)
+            found.setdefault(one.sample_key, []).append(one)
     groups = []
     for key, several in list(found.items())[:pictures]:
         scene = several[0].images[0].decode().resize((pixels, pixels))
@@ -142,7 +142,8 @@ def main(words: list[str]) -> None:
     medians = {name: float(np.median(several[1:])) for name, several in seconds.items()}  # the first picture warms up
     image_tokens, tokens = model.config.patches, model.prompt_length(groups[0].samples[0])
     print(
-        f"{pixels} pixels: {image_tokens} slots, prompts of {tokens} tokens, {QUESTIONS} questions a picture, {count} pictures"
+        f"{pixels} pixels: {image_tokens} image tokens, prompts of {tokens} tokens, {QUESTIONS} questions a picture, "
+        f"{count} pictures"
     )
     for name, median in medians.items():
         print(f"{name}: {median:.2f} s a picture")

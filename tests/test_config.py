@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,9 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chiasm.config import dump, parse
+from chiasm.data.layout import Layout
 from chiasm.errors import RecipeError
+from chiasm.evaluation.task import Task
+from chiasm.experiment.recipe import Data, load_recipe
 from chiasm.models import clip
 from chiasm.models.model import ModelConfig
+from chiasm.nn.connector import ConnectorConfig
+from chiasm.nn.decoder import DecoderConfig
+from chiasm.nn.tower import ImageTowerConfig, TextTowerConfig
 
 
 @dataclass(frozen=True)
@@ -128,3 +135,42 @@ def test_a_wrong_choice_names_the_nearest(entries: dict[str, object], told: str)
     with pytest.raises(RecipeError) as caught:
         parse(ModelConfig, entries, "model")  # type: ignore[type-abstract]
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "entries", "told"),
+    [
+        (
+            ModelConfig,
+            {"family": "clip", "size": "vit-b-32", "vision": {"hidden": 9}},
+            "vision.hidden: NOW 'mlp_width' now",
+        ),
+        (
+            ModelConfig,
+            {"family": "llava", "size": "small", "language": {"groups": 2}},
+            "language.groups: NOW 'kv_heads' now",
+        ),
+        (Layout, {"layout": "fixed", "slots": 4}, "slots: NOW 'image_tokens' now"),
+        (Data, {"train": {"source": "scenes"}, "batch_slots": 4}, "batch_slots: NOW 'batch_image_tokens' now"),
+        (Task, {"task": "reading"}, "there is no task 'reading' any more; it is called 'ocr' now"),
+    ],
+)
+def test_a_key_with_another_name_today_is_told(kind: type, entries: dict[str, object], told: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse(kind, entries)
+    assert str(caught.value).endswith(told.replace("NOW", "there is no such key any more; it is called"))
+
+
+def test_a_recipe_in_another_folder_today_is_told() -> None:
+    with pytest.raises(RecipeError, match="no recipe 'speaker/grounding' any more; it is called 'vlm/grounding' now"):
+        load_recipe("speaker/grounding")
+
+
+def test_every_new_name_is_there() -> None:
+    """A former name points at a field or a choice that some class of its kind has, and at no class with the old one."""
+    for base in (ImageTowerConfig, TextTowerConfig, DecoderConfig, ConnectorConfig, Layout):
+        fields = [{field.name for field in dataclasses.fields(base.choose(name))} for name in base.names()]  # type: ignore[arg-type]
+        for old, new in base.renamed.items():
+            assert any(new in names for names in fields), (base, new)
+            assert not any(old in names and new in names for names in fields)
+    assert set(Task.renamed_choices.values()) <= set(Task.names())

@@ -1,8 +1,9 @@
 """Every code block of README and docs runs, in order, page by page, in a folder of its own.
 
 A block is run unless `<!-- not run: reason -->` stands before it: `sh` through the command line, `python` as it
-stands. DATA stands for the folder of real data. Of all commands, those that are not run and those in the text and in
-the help too, the flags, recipes and benchmarks that they name are there."""
+stands, or, where its first line is a comment with a file's name, written to that file. DATA stands for the folder of
+real data. Of all commands, those that are not run and those in the text and in the help too, the flags, recipes and
+benchmarks that they name are there."""
 
 from __future__ import annotations
 
@@ -10,19 +11,22 @@ import argparse
 import importlib
 import re
 import shlex
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from chiasm.cli import main
+from chiasm.cli import main, shared_arguments
 from chiasm.config import module_names
 from chiasm.experiment.entries import shipped_recipes
 from tests.shared_data import shared_data
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_FILE = re.compile(r"# ([\w/]+\.py)\n")
 _BLOCK = re.compile(r"(<!-- not run: [^>]+ -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
 
 
@@ -31,12 +35,26 @@ def _blocks(page: Path) -> list[tuple[str, str]]:
     return [(language, text) for skipped, language, text in _BLOCK.findall(page.read_text()) if not skipped]
 
 
+@pytest.fixture
+def _pages_modules(tmp_path: Path) -> Iterator[None]:
+    """Forgets the packages that a page wrote: the next one writes its own under the same name."""
+    yield
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_pages_modules")
 @pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page)], ids=lambda page: page.name)
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))  # as for a script that lies there
     names: dict[str, object] = {"__name__": "__main__"}
     for language, text in _blocks(page):
-        if language == "python":
+        if (named := _FILE.match(text)) is not None and language == "python":
+            _write(tmp_path / named[1], text)
+        elif language == "python":
             if "DATA" in text:
                 text = text.replace("DATA", str(shared_data("flickr8k").parent))
             exec(compile(text, str(page), "exec"), names)
@@ -46,6 +64,14 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
         else:
             assert language in ("yaml", "text"), f"{page.name}: a block of '{language}' is neither run nor marked"
             assert language == "text" or isinstance(yaml.safe_load(text), dict), f"{page.name}: {text}"
+
+
+def _write(file: Path, text: str) -> None:
+    """A module of a package, which needs no file that says so."""
+    file.parent.mkdir(exist_ok=True)
+    (file.parent / "__init__.py").touch()
+    file.write_text(text, encoding="utf-8")
+    importlib.invalidate_caches()
 
 
 def _run(line: str, page: Path) -> None:
@@ -99,6 +125,7 @@ def _check(words: list[str], where: str) -> None:
         assert name in COMMANDS, f"{told}: there is no such command"
         parser = argparse.ArgumentParser()
         importlib.import_module(f"chiasm.cli.{name}").arguments(parser)
+        shared_arguments(parser)
         flags = set(re.findall(r"--[\w-]+", parser.format_help()))
         for word in words:
             assert not word.startswith("--") or word in flags, f"{told}: there is no {word}"
@@ -110,9 +137,30 @@ def _check(words: list[str], where: str) -> None:
             assert word in recipes, f"{told}: there is no recipe '{word}'"
 
 
-def test_the_readme_links_to_every_page() -> None:
-    linked = re.findall(r"\]\((docs/\w[\w-]*\.md)\)", (ROOT / "README.md").read_text())
-    assert sorted(set(linked)) == sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
+def _pages(entry: object) -> Iterator[str]:
+    """The pages that an entry of mkdocs' navigation leads to."""
+    if isinstance(entry, str):
+        yield entry
+    elif isinstance(entry, dict):
+        for inner in entry.values():
+            yield from _pages(inner)
+    else:
+        assert isinstance(entry, list)
+        for inner in entry:
+            yield from _pages(inner)
+
+
+def test_the_navigation_of_the_site_has_every_page() -> None:
+    """That the reference has every module, and that all links lead somewhere, the strict build of `make docs` tells."""
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    there = {"index.md", *(page.name for page in (ROOT / "docs").glob("*.md"))}  # the start page is made of README.md
+    assert sorted(_pages(navigation)) == sorted(there)
+
+
+def test_the_guide_tells_every_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    told = re.findall(r"^\| (`[^|]+) \|", (ROOT / "docs/recipes.md").read_text(), re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(told))) == sorted(extras)
 
 
 def test_the_extraction_sees_blocks() -> None:

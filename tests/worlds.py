@@ -47,7 +47,7 @@ class Patches(Source):
         levels = np.empty((16, 16, 3), np.uint8)
         levels[:, :8], levels[:, 8:] = COLOURS[left], COLOURS[right]
         captions = (f"{left} and {right}", f"{left} left of {right}")
-        return Sample(f"patches/{index}", (Image(levels),), captions=captions, meta={"label": left})
+        return Sample(f"patches/{index}", (Image(levels),), captions=captions, label=left)
 
 
 def tiny_processor(context: int = 16) -> PairProcessor:

@@ -10,13 +10,43 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chiasm.data.image import Image as Image
+    from chiasm.data.sample import Box as Box
     from chiasm.data.sample import Sample as Sample
+    from chiasm.data.sample import Text as Text
+    from chiasm.data.sample import Video as Video
+    from chiasm.evaluation.run import evaluate as evaluate
+    from chiasm.experiment.recipe import load_recipe as load_recipe
+    from chiasm.experiment.train import train as train
+    from chiasm.generation.choosing import Sampling as Sampling
     from chiasm.weights import load as load
 
-__version__ = "0.1.0"
-__all__ = ["Image", "Sample", "__version__", "load"]
+__version__ = "0.2.0"
+__all__ = [
+    "Box",
+    "Image",
+    "Sample",
+    "Sampling",
+    "Text",
+    "Video",
+    "__version__",
+    "evaluate",
+    "load",
+    "load_recipe",
+    "train",
+]
 
-_HOMES = {"load": "chiasm.weights", "Image": "chiasm.data.image", "Sample": "chiasm.data.sample"}
+_MODULES = {
+    "Box": "chiasm.data.sample",
+    "Image": "chiasm.data.image",
+    "Sample": "chiasm.data.sample",
+    "Sampling": "chiasm.generation.choosing",
+    "Text": "chiasm.data.sample",
+    "Video": "chiasm.data.sample",
+    "evaluate": "chiasm.evaluation.run",
+    "load": "chiasm.weights",
+    "load_recipe": "chiasm.experiment.recipe",
+    "train": "chiasm.experiment.train",
+}
 
 
 def __dir__() -> list[str]:
@@ -25,8 +55,8 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     """Imports on first use, so that `import chiasm` and `chiasm --help` do not wait for torch."""
-    if name in _HOMES:
+    if name in _MODULES:
         import importlib
 
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'chiasm' has no attribute '{name}'")

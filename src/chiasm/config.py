@@ -1,14 +1,14 @@
 """Recipes: YAML -> frozen dataclasses. An unknown key is an error that names the nearest known one.
 
 The folder is the registry. A `Component` is a choice out of a package of modules: `source: coco` picks
-`chiasm/data/sources/coco.py` and parses the remaining keys as the dataclass found there."""
+`chiasm/data/sources/coco.py` and parses the remaining keys as the dataclass found there. Choices from outside of
+chiasm are named by dotted names and entry points, see `chiasm.additions`."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import importlib
-import importlib.util
 import pkgutil
 import sys
 import types
@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from chiasm import additions
 from chiasm.errors import RecipeError
 
 T = TypeVar("T")
@@ -26,58 +27,95 @@ class Component:
     """Base of the dataclasses of which a recipe chooses one by name.
 
     A base declares where its choices live and under which key a recipe names one:
-    `class Source(Component, package="chiasm.data.sources", key="source")`. Each module of the room that defines one
+    `class Source(Component, package="chiasm.data.sources", key="source")`. Each module of the package that defines one
     subclass is a choice. A module may offer named starting points, `SIZES: dict[str, Config]`; a recipe then says
     `size: NAME` and overrides single fields.
+
+    base: the class that declared them: Source for every source.
+    renamed: former names of fields, with what they are called now. renamed_choices: the same of choices.
     """
 
-    room: ClassVar[str]
+    package: ClassVar[str]
     key: ClassVar[str]
+    base: ClassVar[type[Component]]
+    renamed: ClassVar[Mapping[str, str]] = {}
+    renamed_choices: ClassVar[Mapping[str, str]] = {}
 
-    def __init_subclass__(cls, room: str | None = None, key: str | None = None, **rest: object) -> None:
+    def __init_subclass__(cls, package: str | None = None, key: str | None = None, **rest: object) -> None:
         super().__init_subclass__(**rest)
-        if room is not None and key is not None:
-            cls.room, cls.key = room, key
+        if package is not None and key is not None:
+            cls.package, cls.key, cls.base = package, key, cls
+
+    @classmethod
+    def group(cls) -> str:
+        """The group of entry points in which installed packages offer choices: `chiasm.sources`, `chiasm.models`."""
+        return f"chiasm.{cls.base.package.rpartition('.')[2]}"
 
     @classmethod
     def names(cls) -> list[str]:
-        """The choices: the public modules of the room that define a subclass."""
-        return [name for name in module_names(cls.room) if cls._defined_in(name)]
+        """The choices: those that come with chiasm, then those of installed packages."""
+        own = cls.built_in()
+        return [*own, *(name for name in additions.entries_of(cls.group()) if name not in own)]
+
+    @classmethod
+    def built_in(cls) -> list[str]:
+        """The choices that come with chiasm: the public modules of the package that define a subclass."""
+        return [name for name in module_names(cls.base.package) if cls._defined_in(name)]
 
     @classmethod
     def choose(cls, name: str, where: str = "") -> type[Self]:
-        """The subclass that the module `name` of the room defines. Raises RecipeError naming the nearest choice."""
-        if name not in module_names(cls.room) or (found := cls._defined_in(name)) is None:
-            raise RecipeError(f"{where or 'the recipe'}: there is no {cls.key} '{name}'{suggest(name, cls.names())}")
-        return found
+        """The subclass of that name: of the package's module, of an entry point, or by a dotted name.
+
+        Raises RecipeError naming the nearest choice, or saying why what is named cannot be used.
+        """
+        where = where or "the recipe"
+        if additions.is_dotted(name):
+            return additions.find(name, cls, where)
+        if name in module_names(cls.base.package) and (found := cls._defined_in(name)) is not None:
+            return found
+        offered = additions.entries_of(cls.group()).get(name, ())
+        if len(offered) > 1:
+            raise RecipeError(f"{where}: several packages offer a {cls.key} '{name}'; name one: {' or '.join(offered)}")
+        if offered:
+            return additions.find(offered[0], cls, where)
+        if name in cls.renamed_choices:
+            raise RecipeError(
+                f"{where}: there is no {cls.key} '{name}' any more; it is called '{cls.renamed_choices[name]}' now"
+            )
+        raise RecipeError(f"{where}: there is no {cls.key} '{name}'{suggest(name, cls.names())}")
 
     @classmethod
     def sizes(cls) -> Mapping[str, Self]:
-        """Named starting points that the module of this choice offers."""
-        return getattr(sys.modules[cls.__module__], "SIZES", {})
+        """Named starting points that the module of this choice offers; of several classes there, those of this one."""
+        offered = getattr(sys.modules[cls.__module__], "SIZES", {})
+        return {name: size for name, size in offered.items() if isinstance(size, cls)}
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003  # most need no files
+        """Entries with which this choice can be tried, as the contracts do; files that it reads go into the folder."""
+        return {}
 
     def chosen(self) -> str:
         """The name under which a recipe chooses this component."""
-        return type(self).__module__.rpartition(".")[2]
+        return self.chosen_name()
+
+    @classmethod
+    def chosen_name(cls) -> str:
+        """The name under which a recipe chooses this class: of its module in the package, or else its dotted name."""
+        package, _, name = cls.__module__.rpartition(".")
+        return name if package == cls.base.package else additions.name_of(cls, cls.base)
 
     @classmethod
     def _defined_in(cls, name: str) -> type[Self] | None:
-        module = importlib.import_module(f"{cls.room}.{name}")
-        own = [
-            kind
-            for kind in vars(module).values()
-            if isinstance(kind, type)
-            and issubclass(kind, cls)
-            and kind.__module__ == module.__name__
-            and "room" not in vars(kind)  # a base that opens a room is not itself a choice
-        ]
+        module = importlib.import_module(f"{cls.base.package}.{name}")
+        own = additions.defined_in(module, cls)
         if len(own) > 1:
             raise TypeError(f"{module.__name__} defines several {cls.__name__}s: {[kind.__name__ for kind in own]}")
         return own[0] if own else None
 
 
 class Scalar(ABC):
-    """Base of values that a recipe writes as one word, such as a URL; `str` of one is that word again."""
+    """Base of values that a recipe writes as one word, such as a URL; `str` gives that word again."""
 
     @classmethod
     @abstractmethod
@@ -115,7 +153,7 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
         return _parse_union(arguments, value, where)
     if origin is Literal:
         if value not in arguments:
-            known = [str(one) for one in arguments]
+            known = [str(choice) for choice in arguments]
             raise RecipeError(f"{where}: {value!r} is not a choice here{suggest(str(value), known)}")
         return value
     if origin is tuple:
@@ -168,10 +206,12 @@ def _parse_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[An
     if not isinstance(value, (list, tuple)):
         raise RecipeError(f"{where}: expected a list, got {value!r}")
     if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return tuple(_parse(arguments[0], one, f"{where}[{i}]") for i, one in enumerate(value))
+        return tuple(_parse(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if len(value) != len(arguments):
         raise RecipeError(f"{where}: expected {len(arguments)} entries, got {len(value)}")
-    return tuple(_parse(kind, one, f"{where}[{i}]") for i, (kind, one) in enumerate(zip(arguments, value, strict=True)))
+    return tuple(
+        _parse(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(arguments, value, strict=True))
+    )
 
 
 def _parse_scalar(kind: type, value: Any, where: str) -> Any:
@@ -209,14 +249,17 @@ def _parse_fields(kind: Any, entries: Mapping[str, Any], where: str, base: Mappi
     hints = get_type_hints(kind)
     fields = {field.name: field for field in _fields(kind)}
     for key in entries:
-        if key not in fields:
-            raise RecipeError(f"{_join(where, key)}: there is no such key{suggest(str(key), fields)}")
+        if key in fields:
+            continue
+        if (new := getattr(kind, "renamed", {}).get(key)) in fields:
+            raise RecipeError(f"{_join(where, key)}: there is no such key any more; it is called '{new}' now")
+        raise RecipeError(f"{_join(where, key)}: there is no such key{suggest(str(key), fields)}")
     values = dict(base)
     for key, entry in entries.items():
         place = _join(where, key)
         nested = values.get(key)
         if dataclasses.is_dataclass(nested) and isinstance(entry, Mapping) and _same_choice(nested, entry):
-            inner = {name: one for name, one in entry.items() if name != getattr(nested, "key", None)}
+            inner = {name: given for name, given in entry.items() if name != getattr(nested, "key", None)}
             start = {field.name: getattr(nested, field.name) for field in _fields(type(nested))}
             values[key] = _parse_fields(type(nested), inner, place, start)
         else:
@@ -235,7 +278,7 @@ def _same_choice(nested: Any, entry: Mapping[str, Any]) -> bool:
     """Whether `entry` adjusts the component that a size already holds, rather than choosing another one."""
     if not isinstance(nested, Component) or nested.key not in entry:
         return True
-    return entry[nested.key] == nested.chosen() and "size" not in entry
+    return "size" not in entry and nested.base.choose(str(entry[nested.key])) is type(nested)
 
 
 def _fields(kind: Any) -> list[dataclasses.Field[Any]]:

@@ -20,7 +20,7 @@ class CheckpointError(ChiasmError):
 
 
 class TrainingError(ChiasmError):
-    """A training run that cannot go on: a loss that is not finite, a checkpoint that does not fit the recipe."""
+    """A training run that cannot continue: a loss that is not finite, a checkpoint that does not fit the recipe."""
 
 
 class CapabilityError(ChiasmError):
@@ -28,7 +28,7 @@ class CapabilityError(ChiasmError):
 
 
 class RemoteError(ChiasmError):
-    """An endpoint that cannot be asked any more: a wrong key, a spent budget, no answers at all."""
+    """An endpoint that cannot be used any more: a wrong key, a spent budget, no answers at all."""
 
 
 class MissingExtra(ChiasmError):
@@ -37,3 +37,7 @@ class MissingExtra(ChiasmError):
     def __init__(self, package: str, extra: str, purpose: str, beside: str = "") -> None:
         then = f", then {beside}" if beside else ""
         super().__init__(f"{purpose} needs the package '{package}': pip install 'chiasm[{extra}]'{then}")
+
+
+class ContractError(ChiasmError):
+    """A family, source, task or other choice that does not keep what all of its kind promise."""

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import chiasm
-from chiasm.adaptation import adapted
+from chiasm.adaptation import adapted, peft_adapter
 from chiasm.adaptation.adapted import adapt, merged
 from chiasm.adaptation.adapter import AdapterConfig, Quantised, linear_layers
 from chiasm.adaptation.adapters import lora, other, vera
 from chiasm.adaptation.quantised import SmallLinear, quantise
+from chiasm.adaptation.tensors import put, tensors_of
 from chiasm.config import parse
 from chiasm.data.batch import Batch
 from chiasm.data.reader import Reader
@@ -144,7 +145,7 @@ def test_an_exported_adapter_is_read_by_peft_and_read_back(kind: str, tmp_path: 
     assert float((found - logits(base, batch)).abs().max()) > 1e-2
     again = chiasm.load(tmp_path / "base", adapter=tmp_path / "adapter")  # under transformers' names
     torch.testing.assert_close(logits(again, batch), found, atol=1e-5, rtol=1e-5)
-    file = tmp_path / "adapter" / adapted.CONFIG
+    file = tmp_path / "adapter" / peft_adapter.CONFIG
     file.write_text(json.dumps({**json.loads(file.read_text()), "rank_pattern": {"q_proj": 8}}))
     with pytest.raises(CheckpointError, match="has ranks of single layers"):
         chiasm.load(tmp_path / "base", adapter=tmp_path / "adapter")
@@ -197,7 +198,7 @@ def test_a_checkpoint_holds_what_learned_and_finds_its_base(kind: str, tmp_path:
     saved(again, tmp_path / "run/base", tmp_path / "run/again")  # what is read is written again
     for file in sorted(folder.rglob("*.safetensors")):
         other_file = tmp_path / "run/again" / file.relative_to(folder)
-        one, two = adapted.tensors_of(file), adapted.tensors_of(other_file)
+        one, two = tensors_of(file), tensors_of(other_file)
         assert one.keys() == two.keys()
         assert all(torch.equal(one[name], two[name]) for name in one)
     (tmp_path / "run").rename(tmp_path / "moved")  # a run may be moved with its base
@@ -229,7 +230,7 @@ def test_peft_reads_the_checkpoint_of_a_run(tmp_path: Path) -> None:
     peft.PeftModel.from_pretrained(fresh, str(place))
     batch = batch_of(model)
     other_parts = {name: one for name, one in model.state_dict().items() if not name.startswith("language.")}
-    adapted.put(fresh, other_parts)
+    put(fresh, other_parts)
     torch.testing.assert_close(logits(fresh, batch), logits(model, batch), atol=1e-5, rtol=1e-5)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice, pairwise
+from typing import Any
 
 import pytest
 
 from chiasm.data.batch import Batch
+from chiasm.data.processor import Cost
 from chiasm.data.reader import Budget, Reader, _even
 from chiasm.errors import DataError
 from tests.models.generative_models import small_llava
@@ -18,7 +20,7 @@ PROCESSOR = small_llava().processor
 MIXED = Chats(imaged=lambda at: at % 3 == 0)
 
 
-def reader(budget: Budget, source: Chats = MIXED, **more: int) -> Reader:
+def reader(budget: Budget, source: Chats = MIXED, **more: Any) -> Reader:
     return Reader(source, PROCESSOR, budget=budget, seed=3, captions="keep", max_skipped=1.0, **more)
 
 
@@ -36,10 +38,10 @@ def fits(budget: Budget, tokens: int, image_tokens: int) -> bool:
 
 
 def test_a_budget_is_spent_to_the_last_token_and_slot() -> None:
-    assert Budget(10, 4).holds(10, 4)
-    assert not Budget(10, 4).holds(11, 4)
-    assert not Budget(10, 4).holds(10, 5)
-    assert Budget(10).holds(10, 10)
+    assert Budget(10, 4).holds(Cost(10, 4))
+    assert not Budget(10, 4).holds(Cost(11, 4))
+    assert not Budget(10, 4).holds(Cost(10, 5))
+    assert Budget(10).holds(Cost(10, 10))
     assert Budget(11, 5).share(2) == Budget(5, 2)
     assert Budget(11).share(3) == Budget(3)
 
@@ -118,7 +120,7 @@ def test_a_sample_must_leave_room_for_one_of_each_other_rank() -> None:
             told = [skipped.reason for one in readers for skipped in one.skips.samples]
             assert (key in seen) == there, (given, ranks)
             assert any(f"'{key}'" in one and f"{given} for 2 processes" in one for one in told) != there
-            wanted = "data.batch_tokens" + (" or data.batch_slots" if given.image_tokens is not None else "")
+            wanted = "data.batch_tokens" + (" or data.batch_image_tokens" if given.image_tokens is not None else "")
             assert all(one.endswith(f"raise {wanted}") for one in told)
 
 

@@ -25,7 +25,7 @@ def test_classes_and_pictures_come_sorted(tmp_path: Path) -> None:
     (tmp_path / ".cache").mkdir()
     (tmp_path / "README.md").write_text("no class")
     source = Folder(tmp_path)
-    assert [(one.key, one.meta["label"]) for one in source] == [
+    assert [(one.key, one.label) for one in source] == [
         ("a/y.jpg", "a"),
         ("a/z/deep.PNG", "a"),
         ("b/10.png", "b"),
@@ -51,7 +51,7 @@ def test_broken_pictures_and_empty_classes_are_named(tmp_path: Path) -> None:
 def test_cifar() -> None:
     path = shared_data("cifar10") / "test"
     source = Folder(path)
-    assert Counter(str(one.meta["label"]) for one in source) == {
+    assert Counter(str(one.label) for one in source) == {
         folder.name: sum(1 for _ in folder.iterdir()) for folder in path.iterdir()
     }
     assert source[0].key == f"airplane/{min(file.name for file in (path / 'airplane').iterdir())}"

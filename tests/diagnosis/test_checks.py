@@ -10,15 +10,17 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
+from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.image import Image
+from chiasm.data.processor import PairProcessor
 from chiasm.data.sample import Sample
 from chiasm.data.sources.webdataset import write_shards
 from chiasm.diagnosis import machine
 from chiasm.diagnosis.check import Check
 from chiasm.diagnosis.checks import disk, step
-from chiasm.diagnosis.checks.captions import Captions
+from chiasm.diagnosis.checks.captions import CaptionsCheck
 from chiasm.diagnosis.checks.cut import Cut
-from chiasm.diagnosis.finding import Diagnosis, Rows
+from chiasm.diagnosis.finding import Diagnosis, FlaggedRows
 from chiasm.diagnosis.run import diagnose
 from chiasm.diagnosis.seen import TRAINING, look
 from chiasm.diagnosis.setting import Setting
@@ -38,6 +40,7 @@ def test_a_clean_set_has_neither_errors_nor_warnings(tmp_path: Path) -> None:
     assert [(one.name, one.read, one.of) for one in found.read] == [("training", 24, 24)]
 
 
+@pytest.mark.slow
 def test_the_shipped_scenes_have_no_errors() -> None:
     found = diagnose(load_recipe("clip/scenes"), 100)
     assert _titles(found, "error") == []
@@ -101,10 +104,10 @@ def test_captions_that_are_cut_show_the_cut(tmp_path: Path) -> None:
     cut = next(one for one in found if one.severity == "warning")
     assert (cut.count, cut.of) == (1, 26)
     setting = Setting(load_recipe(file))
-    assert setting.pairs is not None
-    assert setting.pairs.tokenizer.is_cut(words)
+    assert isinstance(setting.processor, PairProcessor)
+    assert setting.processor.tokenizer.is_cut(words)
     before = cut.rows[0].told.partition(": ")[2].partition(" ✂ ")[0].lstrip("…")
-    kept = setting.pairs.tokenizer.decode(setting.pairs.texts([words]).ids_BT[0]).strip()
+    kept = setting.processor.tokenizer.decode(setting.processor.texts([words]).ids_BT[0]).strip()
     assert kept.endswith(before.strip()), "the cut stands where the tokenizer cuts"
     note = next(one for one in found if one.severity == "note")
     assert note.figures["longest"] > 30
@@ -114,8 +117,9 @@ def test_captions_that_are_cut_show_the_cut(tmp_path: Path) -> None:
 def test_a_caption_is_cut_from_the_first_token_beyond_the_context(tmp_path: Path) -> None:
     file = clean(tmp_path)
     setting = Setting(load_recipe(file))
-    assert setting.pairs is not None
-    tokenizer = setting.pairs.tokenizer
+    assert setting.processor is not None
+    tokenizer = setting.processor.caption_tokenizer
+    assert tokenizer is not None
     texts = ["soft " * count for count in range(2, 40)]
     over = next(at for at, text in enumerate(texts) if tokenizer.is_cut(text))
     check = Cut(setting)
@@ -130,7 +134,7 @@ def test_shared_captions_and_copied_pictures(tmp_path: Path) -> None:
     add(tmp_path, "copy.jpg", (tmp_path / "3.jpg").read_bytes(), ["another text"])
     add(tmp_path, "smaller.jpg", jpeg(photo(5).resize((70, 58)), 60), ["Soft  patches, NUMBER 7"])
     found = diagnosed(file)
-    same, near = of(found, "pictures")
+    same, near = of(found, "images")
     assert (same.count, same.rows[0].name) == (1, "training 3 (3.jpg), 24 (copy.jpg)")
     assert (near.count, near.rows[0].name) == (1, "training 5 (5.jpg), 25 (smaller.jpg)")
     (shared,) = of(found, "captions")
@@ -139,7 +143,7 @@ def test_shared_captions_and_copied_pictures(tmp_path: Path) -> None:
 
 def test_empty_captions(tmp_path: Path) -> None:
     setting = Setting(load_recipe(clean(tmp_path)))
-    check = Captions(setting)
+    check = CaptionsCheck(setting)
     listed = Listed((Sample("a", (), captions=("", "a dog")), Sample("b", (), captions=("a cat",))))
     for index in range(2):
         check.see(look(TRAINING, listed, index, None))
@@ -238,12 +242,12 @@ def test_chats_too_long_or_with_nothing_to_learn(tmp_path: Path) -> None:
     assert "<image> x 16" in note.rows[0].told
     assert note.rows[0].told.endswith("⟦Patches, 0.<|endoftext|>⟧ ")
     setting = Setting(load_recipe(tmp_path / "recipe.yaml"))
-    assert setting.chats is not None
-    batch = setting.chats([setting.recipe.data.train[0]])
+    assert setting.processor is not None
+    batch = setting.processor([setting.recipe.data.train[0]])
     assert batch.stream is not None
     seen = setting.seen(setting.sets[-1], 0)
-    assert seen.chat is not None
-    counted = (seen.chat.tokens, seen.chat.image_tokens, seen.chat.targets)
+    assert seen.preview is not None
+    counted = (seen.preview.tokens, seen.preview.image_tokens, seen.preview.target_tokens)
     assert counted == (len(batch.stream.ids_T), int(batch.stream.image_mask_T.sum()), int(batch.stream.target_T.sum()))
 
 
@@ -262,12 +266,12 @@ training: {steps: 20}
     (note,) = of(found, "supervision")
     assert note.figures["learned words"] == 1.0
     setting = Setting(load_recipe(tmp_path / "recipe.yaml"))
-    assert setting.chats is not None
+    assert isinstance(setting.processor, ChatProcessor)
     sample = setting.recipe.data.train[0]
-    longest = max(len(setting.chats.tokens(sample.with_caption(one))[0]) for one in sample.captions)
+    longest = max(len(setting.processor.tokens(sample.with_caption(one))[0]) for one in sample.captions)
     seen = setting.seen(setting.sets[-1], 0)
-    assert seen.chat is not None
-    assert seen.chat.tokens == longest
+    assert seen.preview is not None
+    assert seen.preview.tokens == longest
 
 
 @pytest.mark.parametrize(
@@ -334,7 +338,7 @@ def test_every_check_is_found_by_walking_the_folder() -> None:
 
 
 def test_rows_are_named_up_to_some_and_counted_beyond() -> None:
-    rows = Rows()
+    rows = FlaggedRows()
     for at in range(100):
         rows.add(str(at))
     assert (rows.count, len(rows.kept)) == (100, 8)
@@ -348,7 +352,7 @@ def test_real_photos_have_no_errors() -> None:
     few = replace(recipe_, evaluation=recipe_.evaluation[:1])
     found = diagnose(few, 200)
     assert _titles(found, "error", "warning") == []
-    assert of(found, "pictures") == [], "no two of these photos are alike"
+    assert of(found, "images") == [], "no two of these photos are alike"
 
 
 def test_pictures_of_findings_can_be_shown(tmp_path: Path) -> None:

@@ -70,7 +70,8 @@ def world(count: int, captions: int = 2) -> Listed:
                     Question("which?", right, "colour", shown, tuple(f"picture {at}: {one}" for one in shown)),
                     Question("how?", "this", "open"),
                 ),
-                meta={"label": colour, "answer": right},
+                label=colour,
+                meta={"answer": right},
             )
         )
     return Listed(tuple(samples))

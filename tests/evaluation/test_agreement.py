@@ -34,6 +34,8 @@ from tests.evaluation.fakes import Listed, picture
 from tests.shared_data import shared_data
 from tests.weights.test_open_clip import CONTEXT, VIT, model_cfg, peer_model, written
 
+pytestmark = pytest.mark.xdist_group("agreement")
+
 TEMPLATES = ("a photo of a {}.", "a blurry photo of the {}.", "{} seen from above")
 
 
@@ -107,8 +109,8 @@ def test_classification_is_that_of_the_peers(both: Both, templates: Any) -> None
     task = Classification(_cifar(), limit=400, templates=templates)
     found = quick_scores(both.ours, [task])
     samples = [one for one in task.samples() if isinstance(one, Sample)]
-    classes = sorted({str(one.meta["label"]) for one in samples})
-    pairs = [(both.pixels(one.image.decode()), classes.index(str(one.meta["label"]))) for one in samples]
+    classes = sorted({str(one.label) for one in samples})
+    pairs = [(both.pixels(one.image.decode()), classes.index(str(one.label))) for one in samples]
     sentences = list(OPENAI if templates == "openai" else templates)
 
     theirs = _metrics("zeroshot_classification").evaluate(
@@ -143,7 +145,7 @@ def test_classes_may_be_named_by_a_file(both: Both, tmp_path: Path) -> None:
     task = Classification(_cifar(), limit=200, classes=tmp_path / "classes.tsv", templates=TEMPLATES)
     found = quick_scores(both.ours, [task])
     samples = [one for one in task.samples() if isinstance(one, Sample)]
-    pairs = [(both.pixels(one.image.decode()), labels.index(str(one.meta["label"]))) for one in samples]
+    pairs = [(both.pixels(one.image.decode()), labels.index(str(one.label))) for one in samples]
     templates = [one.replace("{}", "{c}") for one in TEMPLATES]
     theirs = _metrics("zeroshot_classification").evaluate(
         both.peer, Loader(pairs, names), both.tokens, names, templates, "cpu", amp=False
@@ -184,12 +186,12 @@ def test_retrieval_is_that_of_clip_benchmark(both: Both, captions: Any) -> None:
 
 def _value(task: Task, scores_NC: NDArray[np.float32], name: str) -> float:
     """A metric of a task whose questions are answered by the rows of a matrix."""
-    metrics = {one.name: one for one in task.measure(task.asked, list(scores_NC[:, None])).metrics}
+    metrics = {one.name: one for one in task.measure(task.requests, list(scores_NC[:, None])).metrics}
     return value_of(metrics[name], metrics[name].credit_I)
 
 
 def _world(labels: Sequence[int], classes: int) -> Classification:
-    samples = (Sample(f"s{at}", (picture(at),), meta={"label": f"c{label}"}) for at, label in enumerate(labels))
+    samples = (Sample(f"s{at}", (picture(at),), label=f"c{label}") for at, label in enumerate(labels))
     return Classification(Listed(tuple(samples)), classes=tuple(f"c{at}" for at in range(classes)))
 
 
@@ -223,7 +225,7 @@ def test_where_ties_differ() -> None:
     data = Listed(tuple(Sample(f"s{at}", (picture(at),), (f"text {at}",)) for at in range(8)))
     credit_I = (
         Retrieval(data, k=(2,))
-        .measure(Retrieval(data, k=(2,)).asked, list(np.zeros((8, 1, 8), np.float32)))
+        .measure(Retrieval(data, k=(2,)).requests, list(np.zeros((8, 1, 8), np.float32)))
         .metrics[0]
         .credit_I
     )

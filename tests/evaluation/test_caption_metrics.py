@@ -12,7 +12,7 @@ import pytest
 
 from chiasm.errors import DataError, MissingExtra
 from chiasm.evaluation.metrics import bleu, meteor
-from chiasm.evaluation.metrics.captions import Captions, Texts, medoid
+from chiasm.evaluation.metrics.captions import Texts, TokenizedCaptions, medoid
 from chiasm.evaluation.metrics.cider import cider
 from chiasm.evaluation.metrics.rouge_l import rouge_l
 from chiasm.evaluation.metrics.tokens import tokenize
@@ -60,10 +60,11 @@ def pairs(items: Items) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
     return dict(enumerate(references)), dict(enumerate(candidates))
 
 
-def captions(items: Items) -> Captions:
-    return Captions([first for first, _ in items], [others for _, others in items])
+def captions(items: Items) -> TokenizedCaptions:
+    return TokenizedCaptions([first for first, _ in items], [others for _, others in items])
 
 
+@pytest.mark.slow
 @needs_java
 def test_tokens_are_those_of_the_stanford_tokenizer_on_all_captions_of_val2017() -> None:
     content = json.loads((shared_data("text") / "coco_captions_val2017.json").read_text(encoding="utf-8"))
@@ -137,6 +138,7 @@ def test_meteor_of_its_programs_counts() -> None:
     assert float(meteor.meteor(counts.sum(axis=0))) == pytest.approx(METEOR_OF_ALL, abs=1e-12)
 
 
+@pytest.mark.slow
 @needs_java
 def test_meteor_asks_its_program() -> None:
     pytest.importorskip("pycocoevalcap.meteor.meteor")
@@ -156,16 +158,16 @@ def test_meteor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_item_needs_a_reference() -> None:
     with pytest.raises(DataError, match="item 1 has no reference"):
-        Captions(["a", "b"], [["a"], []])
+        TokenizedCaptions(["a", "b"], [["a"], []])
     with pytest.raises(DataError, match="2 candidates but references for 1"):
-        Captions(["a", "b"], [["a"]])
+        TokenizedCaptions(["a", "b"], [["a"]])
 
 
 def test_nothing_but_empty_texts_is_worth_nothing() -> None:
-    empty = Captions(["", ""], [["a cat"], ["two dogs"]])
+    empty = TokenizedCaptions(["", ""], [["a cat"], ["two dogs"]])
     assert cider(empty).tolist() == rouge_l(empty).tolist() == [0, 0]
     assert bleu.bleu(bleu.counts(empty)).max() < 1e-5
-    nothing_right = Captions(["no word", "is there"], [["a cat"], ["two dogs"]])
+    nothing_right = TokenizedCaptions(["no word", "is there"], [["a cat"], ["two dogs"]])
     assert cider(nothing_right).tolist() == rouge_l(nothing_right).tolist() == [0, 0]
 
 

@@ -15,10 +15,11 @@ from chiasm.cli import main
 from chiasm.data.sources.scenes import Scenes
 from chiasm.errors import CheckpointError, DataError
 from chiasm.evaluation.comparison import answers_file, compare_evaluations, images_of
+from chiasm.evaluation.request import ScoreRequest
 from chiasm.evaluation.result import Evaluation
 from chiasm.evaluation.run import evaluate
 from chiasm.evaluation.statistics import compare, holm
-from chiasm.evaluation.task import ScoreRequest, Task
+from chiasm.evaluation.task import Task
 from chiasm.evaluation.tasks.classification import Classification
 from chiasm.evaluation.tasks.existence import Existence
 from chiasm.evaluation.tasks.pairs import Pairs
@@ -53,7 +54,7 @@ def test_differences_and_changes_are_those_of_the_items(tmp_path: Path) -> None:
             for path in (first, second)
         ]
         for change in task.changes:
-            assert change.said == (rows[0][change.key]["said"], rows[1][change.key]["said"])
+            assert change.answers == (rows[0][change.key]["answer"], rows[1][change.key]["answer"])
     tests = {one.name: one.test for one in found.tasks[2].differences}
     assert tests == {"accuracy": "McNemar", "F1": "bootstrap", "precision": "bootstrap", "recall": "bootstrap"}
     assert [one.adjusted for one in found.tasks] == holm([one.headline.p for one in found.tasks])
@@ -98,7 +99,7 @@ def test_another_processor_is_told(tmp_path: Path) -> None:
 
 def test_pictures_are_found_by_the_tasks_that_were_written_down(tmp_path: Path) -> None:
     first, _ = two_runs(tmp_path)
-    asked = [one for one in Probes(Scenes(count=20, size=32)).asked if isinstance(one, ScoreRequest)]
+    asked = [one for one in Probes(Scenes(count=20, size=32)).requests if isinstance(one, ScoreRequest)]
     found = images_of(first, "probes")
     assert {one.key: one.images[0].key for one in asked}.items() <= {k: v.key for k, v in found.items()}.items()
     assert images_of(first, "other") == {}

@@ -14,9 +14,9 @@ from chiasm.data.sample import Box, Sample, Text
 from chiasm.data.sources.coco import Coco
 from chiasm.errors import CapabilityError, DataError, RecipeError
 from chiasm.evaluation.polling import SPLITS, Polling
+from chiasm.evaluation.request import Response, ScoreOrGenerate, ScoreRequest
 from chiasm.evaluation.result import Score
 from chiasm.evaluation.run import evaluate
-from chiasm.evaluation.task import Response, ScoreOrGenerate, ScoreRequest
 from chiasm.evaluation.tasks.existence import Existence
 from tests.evaluation.fakes import Echo, HashEmbedder, Listed, picture
 from tests.shared_data import shared_data
@@ -72,21 +72,23 @@ def test_absent_things_follow_the_rules_of_the_paper() -> None:
 
 def test_questions_and_statements_say_the_same() -> None:
     task = Existence(rooms())
-    assert len(task.asked) == len(ROOMS) * 3 * 6  # the picture with two things is not asked about
-    orange = next(one for one in task.asked if isinstance(one, ScoreOrGenerate) and "orange" in one.texts[0][0])
+    assert len(task.requests) == len(ROOMS) * 3 * 6  # the picture with two things is not asked about
+    orange = next(one for one in task.requests if isinstance(one, ScoreOrGenerate) and "orange" in one.texts[0][0])
     assert orange.texts == (("there is an orange",), ("there is no orange",))
     assert orange.words.sample.texts[-1].text == "Is there an orange in the image? Answer with yes or no."
-    again = [one.texts for one in Existence(rooms()).asked if isinstance(one, ScoreRequest)]
-    assert again == [one.texts for one in task.asked if isinstance(one, ScoreRequest)]
-    assert [one.true for one in task.asked[:6] if isinstance(one, ScoreRequest)] == [(0,), (1,)] * 3
-    seeds = [[one.texts for one in Existence(rooms(), seed=at).asked if isinstance(one, ScoreRequest)] for at in (0, 1)]
+    again = [one.texts for one in Existence(rooms()).requests if isinstance(one, ScoreRequest)]
+    assert again == [one.texts for one in task.requests if isinstance(one, ScoreRequest)]
+    assert [one.true for one in task.requests[:6] if isinstance(one, ScoreRequest)] == [(0,), (1,)] * 3
+    seeds = [
+        [one.texts for one in Existence(rooms(), seed=at).requests if isinstance(one, ScoreRequest)] for at in (0, 1)
+    ]
     assert seeds[0] != seeds[1]
     with pytest.raises(RecipeError, match="at least one split"):
         Existence(rooms(), splits=())
 
 
 def figures(task: Existence, answers: list[Response]) -> dict[str, float]:
-    measured = task.measure(task.asked, answers)
+    measured = task.measure(task.requests, answers)
     found = {}
     for metric in measured.metrics:
         under = len(metric.credit_I) if metric.weight_I is None else metric.weight_I.sum()
@@ -99,8 +101,8 @@ def test_figures_are_those_of_scikit_learn() -> None:
     task = Existence(rooms())
     generator = np.random.default_rng(0)
     for share in (0.2, 0.5, 0.9, 0.0):
-        said = generator.random(len(task.asked)) < share
-        true = np.array([one.true == (0,) for one in task.asked if isinstance(one, ScoreRequest)])
+        said = generator.random(len(task.requests)) < share
+        true = np.array([one.true == (0,) for one in task.requests if isinstance(one, ScoreRequest)])
         found = figures(task, ["Yes." if one else "no" for one in said])
         precision, recall, f1, _ = metrics.precision_recall_fscore_support(
             true, said, average="binary", zero_division=0.0
@@ -113,25 +115,25 @@ def test_figures_are_those_of_scikit_learn() -> None:
 
 def test_a_reply_without_yes_or_no_is_wrong_and_counted() -> None:
     task = Existence(rooms())
-    replies: list[Response] = [*["Yes", "I see none", "yes, a dog", "no"] * (len(task.asked) // 4), "", ""]
-    metric = task.measure(task.asked, replies[: len(task.asked)]).metrics[0]
+    replies: list[Response] = [*["Yes", "I see none", "yes, a dog", "no"] * (len(task.requests) // 4), "", ""]
+    metric = task.measure(task.requests, replies[: len(task.requests)]).metrics[0]
     assert metric.lenient is not None
     assert metric.items.unparsed_I is not None
     assert metric.lenient.items.unparsed_I is not None
-    said = [one for one in replies[: len(task.asked)] if isinstance(one, str)]
+    said = [one for one in replies[: len(task.requests)] if isinstance(one, str)]
     assert metric.items.unparsed_I.tolist() == [one not in ("Yes", "no") for one in said]
     assert metric.lenient.items.unparsed_I.tolist() == [one in ("I see none", "") for one in said]
     assert not metric.items.failed_I.any()
     assert metric.credit_I[metric.items.unparsed_I].sum() == 0
-    assert metric.items.said[1] == "I see none"
+    assert metric.items.choices[1] == "I see none"
 
 
 def test_ratios_are_read_leniently_too() -> None:
     """Read leniently, whole sentences earn what the bare words earn; read strictly, nothing."""
     task = Existence(rooms())
-    words = ["yes" if one else "no" for one in np.random.default_rng(1).random(len(task.asked)) < 0.7]
-    bare = task.measure(task.asked, list(words)).metrics
-    told = task.measure(task.asked, [f"{word}, as far as I see" for word in words]).metrics
+    words = ["yes" if one else "no" for one in np.random.default_rng(1).random(len(task.requests)) < 0.7]
+    bare = task.measure(task.requests, list(words)).metrics
+    told = task.measure(task.requests, [f"{word}, as far as I see" for word in words]).metrics
     assert [one.name for one in told] == ["accuracy", "F1", "precision", "recall"]
     for strict, one in zip(bare, told, strict=True):
         assert one.credit_I.sum() == 0 < strict.credit_I.sum()
@@ -156,7 +158,9 @@ def test_constants_stand_beside_the_score_of_either_kind_of_model(tmp_path: Path
     assert found.value == 0.5
     assert found.lenient is not None
     asked = {
-        one.key: one.words.sample.texts[-1].text for one in Existence(rooms()).asked if isinstance(one, ScoreOrGenerate)
+        one.key: one.words.sample.texts[-1].text
+        for one in Existence(rooms()).requests
+        if isinstance(one, ScoreOrGenerate)
     }
     assert len(asked) == 90
 
@@ -173,13 +177,13 @@ def test_coco_boxes_make_polls() -> None:
     data = Coco(folder / "images", instances=folder / "annotations" / "instances.json")
     task = Existence(data)
     shown = {one.key: {box.phrase for box in one.boxes} for one in data}
-    asked = [one for one in task.asked if isinstance(one, ScoreRequest)]
+    asked = [one for one in task.requests if isinstance(one, ScoreRequest)]
     assert len(asked) == 18 * sum(len(names) >= 3 for names in shown.values()) > 0
     for one in asked:
         name = one.texts[1][0].removeprefix("there is no ")
-        assert (name in shown[one.sample]) == (one.true == (0,))
+        assert (name in shown[one.sample_key]) == (one.true == (0,))
     counts = Counter(name for names in shown.values() if len(names) >= 3 for name in names)
-    popular = {one.sample: one.texts[1][0] for one in asked if one.key.endswith("/popular/1")}
+    popular = {one.sample_key: one.texts[1][0] for one in asked if one.key.endswith("/popular/1")}
     assert counts.most_common(1)[0][0] == "person"
     for key, statement in popular.items():
         most = max(count for name, count in counts.items() if name not in shown[key])

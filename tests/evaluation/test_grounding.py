@@ -19,8 +19,8 @@ from chiasm.data.sources.scenes import Scenes
 from chiasm.errors import DataError, RecipeError
 from chiasm.evaluation.metrics.overlap import overlap
 from chiasm.evaluation.report import write_report
+from chiasm.evaluation.request import Failed, GenerateRequest
 from chiasm.evaluation.run import evaluate
-from chiasm.evaluation.task import Failed, GenerateRequest
 from chiasm.evaluation.tasks.grounding import Grounding
 from tests import peers
 from tests.evaluation.fakes import Listed
@@ -73,7 +73,7 @@ def test_overlap_is_that_of_torchvision() -> None:
 
 
 def test_ambiguous_phrases_are_not_asked() -> None:
-    asked = Grounding(WORLD).asked
+    asked = Grounding(WORLD).requests
     assert [one.key for one in asked] == ["a/0", "a/1", "b/0", "c/0"]
     assert [one.sample.texts[0].text for one in asked if isinstance(one, GenerateRequest)] == [
         "Where is the ball?",
@@ -85,12 +85,12 @@ def test_ambiguous_phrases_are_not_asked() -> None:
     assert isinstance(first, GenerateRequest)
     (mention,) = first.sample.texts[0].grounded_spans
     assert first.sample.texts[0].text[slice(*mention.span)] == "the ball"
-    assert first.true == ("[0.100000, 0.200000, 0.500000, 0.600000]",)
+    assert first.references == ("[0.100000, 0.200000, 0.500000, 0.600000]",)
 
 
 def test_scenes_give_their_phrases() -> None:
     task = Grounding(Scenes(12, seed=3, objects=(2, 5)))
-    asked = [one for one in task.asked if isinstance(one, GenerateRequest)]
+    asked = [one for one in task.requests if isinstance(one, GenerateRequest)]
     assert len(asked) > 12
     phrases = [(one.sample.key, one.sample.texts[0].text) for one in asked]
     assert len(set(phrases)) == len(phrases)
@@ -104,7 +104,7 @@ def test_scores_of_known_replies() -> None:
         "[0.5000, 0.5000, 1.0000, 1.0000] [0.0000, 0.0000, 0.1000, 0.1000]",  # two: only the lenient reading takes one
         "somewhere [?]",
     ]
-    measured = task.measure(task.asked, replies)
+    measured = task.measure(task.requests, replies)
     enough, mean = measured.metrics
     assert (enough.name, mean.name) == ("IoU >= 0.5", "mean IoU")
     assert enough.credit_I.tolist() == [1, 1, 0, 0]
@@ -115,7 +115,7 @@ def test_scores_of_known_replies() -> None:
     assert mean.lenient.credit_I.tolist() == pytest.approx([1, 0.5, 1, 0])
     assert mean.lenient.items.unparsed_I is not None
     assert mean.lenient.items.unparsed_I.tolist() == [False, False, False, True]
-    unclear = task.measure(task.asked, ["[0.1000, 0.2000, 0.5000, 0.6000] [?]", "", Failed("no"), ""])
+    unclear = task.measure(task.requests, ["[0.1000, 0.2000, 0.5000, 0.6000] [?]", "", Failed("no"), ""])
     assert unclear.metrics[0].credit_I.tolist() == [0, 0, 0, 0]
 
 
@@ -130,7 +130,7 @@ def test_constants_are_measured_by_the_same_rule() -> None:
     constants = task.constants()
     assert set(constants) == {"centre box", "whole picture", "mean box of training"}
     assert constants["mean box of training"][0] == "[0.2500, 0.0000, 0.7500, 0.5000]"
-    whole = task.measure(task.asked, constants["whole picture"]).metrics[1]
+    whole = task.measure(task.requests, constants["whole picture"]).metrics[1]
     assert whole.credit_I.tolist() == pytest.approx([0.16, 0.25, 0.25, 0.25])
     with pytest.raises(DataError, match="no boxes to take the mean of"):
         Grounding(WORLD, train=Listed((sample("t"),))).constants()
@@ -187,7 +187,7 @@ def test_what_cannot_be_asked_is_told() -> None:
     with pytest.raises(RecipeError, match=r"needs \{phrase\} once"):
         Grounding(WORLD, prompt="Where?")
     with pytest.raises(DataError, match="nothing to ask about"):
-        _ = Grounding(Listed((sample("x"),))).asked
+        _ = Grounding(Listed((sample("x"),))).requests
 
 
 def test_boxes_of_real_photos() -> None:
@@ -195,8 +195,8 @@ def test_boxes_of_real_photos() -> None:
     root = shared_data("coco")
     photos = next(iter(sorted(root.rglob("*.jpg")))).parent
     task = Grounding(Coco(photos, instances=root / "annotations" / "instances.json"))
-    true = [question.true[0] for question in task.asked if isinstance(question, GenerateRequest)]
-    assert len(true) == len(task.asked) > 100
-    enough, mean = task.measure(task.asked, true).metrics
+    true = [question.references[0] for question in task.requests if isinstance(question, GenerateRequest)]
+    assert len(true) == len(task.requests) > 100
+    enough, mean = task.measure(task.requests, true).metrics
     assert enough.credit_I.all()
     assert float(mean.credit_I.min()) > 0.9

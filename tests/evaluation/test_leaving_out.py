@@ -56,7 +56,7 @@ def test_by_default_nothing_is_asked_and_nothing_written(tmp_path: Path) -> None
             refused(model, of_all_verbs(), tmp_path / "run", progress=False)
     for quick in (check, quick_scores):
         with pytest.raises(CapabilityError, match=LACK):
-            quick(model, of_all_verbs(), way=DEFAULT_OPTIONS)
+            quick(model, of_all_verbs(), options=DEFAULT_OPTIONS)
     assert not model.pictures + model.texts
     assert not (tmp_path / "run").exists()
 

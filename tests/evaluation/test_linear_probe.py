@@ -16,9 +16,10 @@ from chiasm.config import dump, parse
 from chiasm.data.sample import Sample
 from chiasm.errors import DataError, RecipeError
 from chiasm.evaluation.logistic import fit
+from chiasm.evaluation.request import Failed
 from chiasm.evaluation.run import evaluate, quick_scores
 from chiasm.evaluation.statistics import value_of
-from chiasm.evaluation.task import Failed, Task
+from chiasm.evaluation.task import Task
 from chiasm.evaluation.tasks.linear_probe import LinearProbe
 from tests.evaluation.fakes import FunctionScorer, HashEmbedder, Listed, number_of, picture, undecodable
 from tests.worlds import Patches, tiny_clip
@@ -79,7 +80,7 @@ class Numbers:
 
 
 def _listed(numbers: range) -> Listed:
-    return Listed(tuple(Sample(f"n{n}", (picture(n),), meta={"label": ("even", "odd")[n % 2]}) for n in numbers))
+    return Listed(tuple(Sample(f"n{n}", (picture(n),), label=("even", "odd")[n % 2]) for n in numbers))
 
 
 def _task(**changes: Any) -> LinearProbe:
@@ -106,12 +107,12 @@ def test_items_are_the_test_samples_and_baselines_know_nothing(tmp_path: Path) -
 def test_the_strength_is_chosen_on_what_is_not_learned_from() -> None:
     """Random vectors: with the training samples for validation the weakest would win, with others' none should."""
     task = LinearProbe(_listed(range(500, 560)), train=_listed(range(300)))
-    answers = [HashEmbedder(64).embed_images(one.images).numpy() for one in task.asked if hasattr(one, "images")]
-    probed = task._probed(task.asked, answers)
+    answers = [HashEmbedder(64).embed_images(one.images).numpy() for one in task.requests if hasattr(one, "images")]
+    probed = task._probed(task.requests, answers)
     learned, chosen = probed.kept
     assert not set(learned) & set(chosen)
     assert len(chosen) == 60
-    facts = task.measure(task.asked, answers).facts
+    facts = task.measure(task.requests, answers).facts
     assert facts["L2 strength"] == probed.swept(learned)
     x_ND, label_N = probed.x_ND[chosen], probed.label_N[chosen]
 
@@ -122,8 +123,8 @@ def test_the_strength_is_chosen_on_what_is_not_learned_from() -> None:
 
 
 def test_what_cannot_be_read_counts_as_wrong_only_where_it_is_asked(tmp_path: Path) -> None:
-    test = Listed((*_listed(range(200, 210)).samples, Sample("bad", (undecodable(),), meta={"label": "odd"})))
-    train = Listed((*_listed(range(60)).samples, Sample("bad", (undecodable(),), meta={"label": "odd"})))
+    test = Listed((*_listed(range(200, 210)).samples, Sample("bad", (undecodable(),), label="odd")))
+    train = Listed((*_listed(range(60)).samples, Sample("bad", (undecodable(),), label="odd")))
     result = evaluate(Numbers(), [LinearProbe(test, train=train, strength=0.1)], tmp_path, progress=False).results[0]
     assert (result.headline.items, result.headline.failed) == (11, 1)
     assert result.headline.value == pytest.approx(10 / 11)
@@ -133,8 +134,8 @@ def test_what_cannot_be_read_counts_as_wrong_only_where_it_is_asked(tmp_path: Pa
 
 def test_kshot_draws_k_of_each_class_and_says_where_there_are_fewer() -> None:
     task = _task(strength=0.1)
-    answers = [Numbers().embed_images(one.images).numpy() for one in task.asked if hasattr(one, "images")]
-    probed = task._probed(task.asked, answers)
+    answers = [Numbers().embed_images(one.images).numpy() for one in task.requests if hasattr(one, "images")]
+    probed = task._probed(task.requests, answers)
     rows = probed.drawn(3, seed=1)
     assert sorted(probed.label_N[rows].tolist()) == [0, 0, 0, 1, 1, 1]
     assert not set(rows) & set(probed.kept[1])
@@ -160,14 +161,14 @@ def test_wrong_entries_are_told() -> None:
             parse(Task, {**entries, "train": {"source": "scenes", "count": 3}, **wrong})  # type: ignore[type-abstract]  # likewise
     task = _task()
     one_class = replace(task, train=Listed(_listed(range(60)).samples[::2]))
-    answers = [np.ones((1, 3), np.float32) for _ in one_class.asked]
+    answers = [np.ones((1, 3), np.float32) for _ in one_class.requests]
     with pytest.raises(DataError, match="only one"):
-        one_class.measure(one_class.asked, answers)
-    with pytest.raises(DataError, match="no picture to learn from"):
-        task.measure(task.asked, [Failed("gone") for _ in task.asked])
+        one_class.measure(one_class.requests, answers)
+    with pytest.raises(DataError, match="no image to learn from"):
+        task.measure(task.requests, [Failed("gone") for _ in task.requests])
     value = value_of(
         *(lambda metric: (metric, metric.credit_I))(
-            task.measure(task.asked, [np.ones((1, 3), np.float32) for _ in task.asked]).metrics[0]
+            task.measure(task.requests, [np.ones((1, 3), np.float32) for _ in task.requests]).metrics[0]
         )
     )
     assert value == pytest.approx(0.5, abs=0.01)

@@ -10,9 +10,9 @@ import pytest
 from chiasm.data.sample import Question, Sample
 from chiasm.errors import RecipeError
 from chiasm.evaluation.answers import LETTERS
+from chiasm.evaluation.request import Response, ScoreOrGenerate
 from chiasm.evaluation.request_runner import Askable
 from chiasm.evaluation.run import evaluate
-from chiasm.evaluation.task import Response, ScoreOrGenerate
 from chiasm.evaluation.tasks.multiple_choice import MultipleChoice
 from chiasm.evaluation.tasks.probes import Probes
 from tests.evaluation.fakes import FunctionScorer, HashEmbedder, Listed, picture, world
@@ -30,7 +30,7 @@ def quiz(count: int = 30) -> Listed:
 
 
 def eithers(task: MultipleChoice) -> list[ScoreOrGenerate]:
-    return [one for one in task.asked if isinstance(one, ScoreOrGenerate)]
+    return [one for one in task.requests if isinstance(one, ScoreOrGenerate)]
 
 
 def right_letter(one: ScoreOrGenerate) -> str:
@@ -53,11 +53,11 @@ def test_options_are_shuffled_by_the_question_alone() -> None:
 def test_a_letter_is_right_or_wrong_wherever_the_option_went() -> None:
     task = MultipleChoice(quiz())
     for shown in ("{}", "({})", "{}."):
-        (metric,) = task.measure(task.asked, [shown.format(right_letter(one)) for one in eithers(task)]).metrics
+        (metric,) = task.measure(task.requests, [shown.format(right_letter(one)) for one in eithers(task)]).metrics
         assert metric.credit_I.tolist() == [1] * 30
     np.testing.assert_allclose(metric.chance_I, [1 / SIZES[at % 3] for at in range(30)])
     words: list[Response] = [f"The answer is {right_letter(one)}" for one in eithers(task)]
-    (metric,) = task.measure(task.asked, words).metrics
+    (metric,) = task.measure(task.requests, words).metrics
     assert metric.credit_I.sum() == 0
     assert metric.lenient is not None
     assert metric.lenient.credit_I.tolist() == [1] * 30
@@ -73,20 +73,20 @@ def test_circular_items_are_right_only_under_every_rotation() -> None:
     for turns in by_question.values():
         assert sorted(one.true[0] for one in turns) == list(range(len(turns)))  # the right one has each letter once
     answers: list[Response] = [right_letter(one) for one in asked]
-    circular, single = task.measure(task.asked, answers).metrics
+    circular, single = task.measure(task.requests, answers).metrics
     assert circular.credit_I.tolist() == [1] * 6
     np.testing.assert_allclose(circular.chance_I, [one ** -float(one) for one in SIZES * 2])
     wordy: list[Response] = [f"The answer is {right_letter(one)}." for one in asked]
     wordy[0] = "no idea"
-    told = task.measure(task.asked, wordy).metrics[0]
+    told = task.measure(task.requests, wordy).metrics[0]
     assert told.lenient is not None
     assert (told.credit_I.sum(), told.lenient.credit_I.tolist()) == (0, [0, 1, 1, 1, 1, 1])
     answers[0] = "no idea"
-    circular, single = task.measure(task.asked, answers).metrics
+    circular, single = task.measure(task.requests, answers).metrics
     assert (circular.credit_I.sum(), single.credit_I.sum()) == (5, len(asked) - 1)
     assert circular.items.unparsed_I is not None
     assert circular.items.unparsed_I.tolist() == [True, *[False] * 5]
-    always = task.measure(task.asked, ["A"] * len(asked))
+    always = task.measure(task.requests, ["A"] * len(asked))
     assert always.metrics[0].credit_I.sum() == 0
     assert always.facts == {"share of letter A": 1.0}
     with pytest.raises(RecipeError, match="say form: words"):
@@ -104,7 +104,7 @@ def test_models_of_both_sorts_share_a_row(tmp_path: Path) -> None:
         for at, model in enumerate(models)
     ]
     assert [one.headline.value for one in found[:2]] == [1, 1]
-    assert len({(one.asked, one.headline.chance, one.headline.items) for one in found}) == 1
+    assert len({(one.requests, one.headline.chance, one.headline.items) for one in found}) == 1
     assert [one.headline.lenient is None for one in found] == [True, False, True]
     assert found[2].calibration is not None
     assert found[1].calibration is None
@@ -125,7 +125,7 @@ def test_probes_ask_a_model_that_generates_in_words(tmp_path: Path) -> None:
     share = np.mean([one.meta["answer"] == "red" for one in data])
     assert result.headline.value == pytest.approx(share)
     assert result.examples[0].reply == "red"
-    by = Probes(data, by="label").asked
+    by = Probes(data, by="label").requests
     assert {one.kind for one in by if isinstance(one, ScoreOrGenerate)} == {
         f"{name} label" for name in ("red", "green", "blue", "white", "black")
     }

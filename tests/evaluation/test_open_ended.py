@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,24 +16,27 @@ from rich.console import Console
 from chiasm.config import parse
 from chiasm.data.sample import Question, Sample, Text
 from chiasm.errors import CapabilityError, CheckpointError, RecipeError
-from chiasm.evaluation.answering import Measure
+from chiasm.evaluation.answering import AnswerMetric
 from chiasm.evaluation.answers import NUMBER, PHRASE, Extraction
 from chiasm.evaluation.metrics.bleu import bleu, counts
-from chiasm.evaluation.metrics.captions import Captions
+from chiasm.evaluation.metrics.captions import TokenizedCaptions
 from chiasm.evaluation.metrics.cider import cider
 from chiasm.evaluation.metrics.ocr import relaxed_accuracy
 from chiasm.evaluation.metrics.vqa_accuracy import vqa_accuracy
-from chiasm.evaluation.protocol import asked_hash
+from chiasm.evaluation.protocol import requests_hash
 from chiasm.evaluation.report.page import write_report
+from chiasm.evaluation.request import Failed, GenerateRequest
+from chiasm.evaluation.request_runner import RunOptions
 from chiasm.evaluation.result import Evaluation, Score
 from chiasm.evaluation.run import evaluate, quick_scores
 from chiasm.evaluation.statistics import figure_of, resampled_means, resampled_sums
 from chiasm.evaluation.table import table
-from chiasm.evaluation.task import Failed, GenerateRequest, Task
+from chiasm.evaluation.task import Task
 from chiasm.evaluation.tasks.captioning import Captioning
 from chiasm.evaluation.tasks.ocr import OCR
 from chiasm.evaluation.tasks.vqa import VQA
 from chiasm.models.folder import save
+from chiasm.weights import load
 from tests.evaluation.fakes import HashEmbedder, Listed, number_of, picture, undecodable
 from tests.worlds import tiny_clip
 
@@ -80,7 +84,7 @@ def test_captioning_scores_are_the_metrics_of_all_replies(tmp_path: Path) -> Non
     found = run(task, a_look, tmp_path)
     assert list(found) == ["CIDEr", "BLEU-4", "BLEU-3", "BLEU-2", "BLEU-1", "ROUGE-L"]
     replies = [a_look(at).strip() for at in range(20)]
-    captions = Captions(replies, [captions_of(at) for at in range(20)])
+    captions = TokenizedCaptions(replies, [captions_of(at) for at in range(20)])
     assert found["CIDEr"].value == pytest.approx(cider(captions).mean())
     assert found["CIDEr"].value > 1  # no share
     whole = bleu(counts(captions).sum(axis=0))
@@ -93,7 +97,7 @@ def test_captioning_scores_are_the_metrics_of_all_replies(tmp_path: Path) -> Non
         assert one.baselines["shuffled"] < one.value
     lines = (tmp_path / "answers" / "captioning.jsonl").read_text().splitlines()
     first = json.loads(lines[0])
-    assert first["said"] == "There is a red cube, on a table."
+    assert first["answer"] == "There is a red cube, on a table."
     assert {"CIDEr", "sentence BLEU-4", "ROUGE-L"} <= set(first["credit"])
     assert quick_scores(Sayer(a_look), [task])["captioning: BLEU-4"] == pytest.approx(whole[3])
 
@@ -101,13 +105,13 @@ def test_captioning_scores_are_the_metrics_of_all_replies(tmp_path: Path) -> Non
 def test_the_interval_of_a_corpus_figure_is_that_of_whole_corpora() -> None:
     """Each resample is scored anew as the corpus that it is."""
     task = Captioning(photos())
-    metric = next(one for one in task.measure(task.asked, [a_look(at) for at in range(20)]).metrics if one.corpus)
+    metric = next(one for one in task.measure(task.requests, [a_look(at) for at in range(20)]).metrics if one.corpus)
     assert metric.corpus is not None
     samples = [f"s{at}" for at in range(20)]
     found = metric.corpus.of(resampled_sums(metric.corpus.counts_IS, samples, resamples=5))
     drawn = np.random.default_rng(0).integers(0, 20, (5, 20))
     for value, items in zip(found.tolist(), drawn.tolist(), strict=True):
-        again = Captions([a_look(at).strip() for at in items], [captions_of(at) for at in items])
+        again = TokenizedCaptions([a_look(at).strip() for at in items], [captions_of(at) for at in items])
         assert value == pytest.approx(bleu(counts(again).sum(axis=0))[3], abs=1e-12)
     assert figure_of(metric, np.arange(7)) == pytest.approx(
         metric.corpus.of(metric.corpus.counts_IS[:7].sum(0)[None])[0]
@@ -119,14 +123,14 @@ def test_the_interval_of_a_corpus_figure_is_that_of_whole_corpora() -> None:
 
 def test_people_and_the_constant_caption_are_told() -> None:
     task = Captioning(photos(), metrics=("CIDEr",))
-    facts = task.measure(task.asked, [""] * 20).facts
-    others = Captions([captions_of(at)[0] for at in range(20)], [captions_of(at)[1:] for at in range(20)])
+    facts = task.measure(task.requests, [""] * 20).facts
+    others = TokenizedCaptions([captions_of(at)[0] for at in range(20)], [captions_of(at)[1:] for at in range(20)])
     assert facts == {"people's CIDEr, one caption against the others": pytest.approx(cider(others).mean())}
-    constant = {task.constant(question) for question in task.asked}
+    constant = {task.constant(question) for question in task.requests}
     assert len(constant) == 1
     assert constant <= {caption for at in range(20) for caption in captions_of(at)}
     one_each = Listed(tuple(replace(one, captions=one.captions[:1]) for one in photos()))
-    assert not Captioning(one_each).measure(Captioning(one_each).asked, [""] * 20).facts
+    assert not Captioning(one_each).measure(Captioning(one_each).requests, [""] * 20).facts
 
 
 def test_what_cannot_be_asked_earns_nothing(tmp_path: Path) -> None:
@@ -144,7 +148,9 @@ def test_what_cannot_be_asked_earns_nothing(tmp_path: Path) -> None:
     model = Decoding(lambda number: captions_of(number)[0] if number >= 0 else "")
     found = scores(evaluate(model, [Captioning(Listed(tuple(samples)))], tmp_path, progress=False))
     at = (0, 1, 2, 3, 5)
-    captions = Captions(["" if one == 2 else captions_of(one)[0] for one in at], [captions_of(one) for one in at])
+    captions = TokenizedCaptions(
+        ["" if one == 2 else captions_of(one)[0] for one in at], [captions_of(one) for one in at]
+    )
     assert found["CIDEr"].value == pytest.approx(cider(captions).sum() / 6)
     assert found["BLEU-1"].value == pytest.approx(bleu(counts(captions).sum(axis=0))[0])
     assert (found["CIDEr"].failed, found["BLEU-1"].failed) == (2, 2)
@@ -164,7 +170,7 @@ def test_examples_show_pictures_replies_and_references(tmp_path: Path) -> None:
     assert any(one.right for one in captioning.examples)
     assert {one.group for one in vqa.examples} == {"number", "yes/no"}
     page = write_report([tmp_path], tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "said: “I can&#39;t tell”" in page
+    assert "reply: “I can&#39;t tell”" in page
     assert f"<li>{worst.references[0]}</li>" in page
     assert "CIDEr 0.0" in page
 
@@ -186,12 +192,15 @@ def test_captioning_refuses_what_it_cannot_do(entries: dict[str, object], messag
         parse(Task, {"task": "captioning", "data": scenes, **entries})  # type: ignore[type-abstract]  # a choice is built
 
 
-def test_a_judge_is_any_model_that_embeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_judge_is_any_model_that_embeds(tmp_path: Path) -> None:
     model = tiny_clip()
     save(model, tmp_path / "judge")
     data = photos(6)
     task = Captioning(data, metrics=("CLIPScore", "RefCLIPScore"), judge=tmp_path / "judge")
-    found = run(task, a_look, tmp_path / "run")
+    with pytest.raises(CapabilityError, match=r"nothing opens its folder; give `evaluate` RunOptions\(load="):
+        run(task, a_look, tmp_path / "run")
+    opened = RunOptions(load=load)
+    found = scores(evaluate(Sayer(a_look), [task], tmp_path / "run", options=opened, progress=False))
     image = np.asarray(model.embed_images([picture(at) for at in range(6)]), np.float64)
     said = np.asarray(model.embed_texts([f"A photo depicts {a_look(at).strip()}" for at in range(6)]), np.float64)
     expected = 2.5 * np.maximum((image * said).sum(axis=1), 0)
@@ -207,13 +216,19 @@ def test_a_judge_is_any_model_that_embeds(tmp_path: Path, monkeypatch: pytest.Mo
     save(model, tmp_path / "moved")
     save(tiny_clip(seed=5), tmp_path / "other")
     moved, other = replace(task, judge=tmp_path / "moved"), replace(task, judge=tmp_path / "other")
-    assert asked_hash(task, task.asked) == asked_hash(moved, moved.asked) != asked_hash(other, other.asked)
+    for one in (moved, other):
+        one.use_loader(load)
+    assert (
+        requests_hash(task, task.requests)
+        == requests_hash(moved, moved.requests)
+        != requests_hash(other, other.requests)
+    )
 
     with pytest.raises(CheckpointError, match="there is no folder"):
-        evaluate(Sayer(a_look), [replace(task, judge=tmp_path / "absent")], tmp_path / "none", progress=False)
-    monkeypatch.setattr("chiasm.evaluation.judge.load", lambda folder: _NoEmbedder())
+        evaluate(Sayer(a_look), [replace(task, judge=tmp_path / "absent")], tmp_path / "none", options=opened)
+    blind: Any = RunOptions(load=lambda folder: _NoEmbedder())  # type: ignore[arg-type, return-value]  # no embedder
     with pytest.raises(CapabilityError, match=r"the judge in .* is a _NoEmbedder, which does not embed"):
-        evaluate(Sayer(a_look), [replace(task, judge=tmp_path / "moved")], tmp_path / "none", progress=False)
+        evaluate(Sayer(a_look), [replace(task, judge=tmp_path / "moved")], tmp_path / "none", options=blind)
     with pytest.raises(CapabilityError, match="needs a model that can generate"):
         evaluate(HashEmbedder(), [Captioning(data)], tmp_path / "none", progress=False)
 
@@ -240,11 +255,11 @@ def questions_task() -> VQA:
 
 def test_vqa_is_asked_with_the_prompt_and_measured_by_people(tmp_path: Path) -> None:
     task = questions_task()
-    first = task.asked[0]
+    first = task.requests[0]
     assert isinstance(first, GenerateRequest)
     expected = "How many?\nAnswer the question using a single word or phrase."
     assert [part.text for part in first.sample.texts] == [expected]
-    assert (first.key, first.kind, first.max_tokens, len(first.true)) == ("s0/0", "number", 10, 10)
+    assert (first.key, first.kind, first.max_tokens, len(first.references)) == ("s0/0", "number", 10, 10)
     (result,) = evaluate(Sayer(lambda number: "No."), [task], tmp_path, progress=False).results
     by_kind = {(one.name, one.group): one for one in result.scores}
     assert by_kind["VQA accuracy", "yes/no"].value == pytest.approx(0.9)  # three of ten said so
@@ -253,7 +268,7 @@ def test_vqa_is_asked_with_the_prompt_and_measured_by_people(tmp_path: Path) -> 
     assert by_kind["exact match with any", ""].value == 0  # the dot
     assert by_kind["VQA accuracy", ""].baselines["constant"] == pytest.approx((1 + 0.6) / 2)  # "many" is in all, twice
     assert result.facts == {"answers a question": 10}
-    assert VQA(task.data, name="again").measure(task.asked, [""] * 16).metrics[0].items.samples[:3] == (
+    assert VQA(task.data, name="again").measure(task.requests, [""] * 16).metrics[0].items.samples[:3] == (
         "s0",
         "s0",
         "s1",
@@ -297,8 +312,8 @@ def test_both_readings_stand_in_results_table_and_report(tmp_path: Path) -> None
     evaluation = evaluate(Sayer(lambda number: said.get(number, "")), [task], tmp_path / "evaluation", progress=False)
     by_kind = {(one.name, one.group): one for one in evaluation.results[0].scores}
     accuracy, exact = by_kind["VQA accuracy", "number"], by_kind["exact match with any", "number"]
-    asked = [one for one in task.asked if isinstance(one, GenerateRequest) and one.kind == "number"]
-    assert accuracy.value == pytest.approx(np.mean([vqa_accuracy(said[at], asked[at].true) for at in range(8)]))
+    asked = [one for one in task.requests if isinstance(one, GenerateRequest) and one.kind == "number"]
+    assert accuracy.value == pytest.approx(np.mean([vqa_accuracy(said[at], asked[at].references) for at in range(8)]))
     assert (accuracy.value, exact.value) == (2 / 8, 1 / 8)  # "1" both; '"3"' by the normalisation alone
     assert (accuracy.unparsed, exact.unparsed, accuracy.failed) == (1 / 8, 1 / 8, 0)
     for one in (accuracy, exact):
@@ -356,19 +371,19 @@ def test_relaxed_accuracy_takes_the_only_number_where_a_number_is_right(tmp_path
 def test_a_number_is_looked_for_only_where_all_answers_are_numbers(
     said: tuple[str, ...], numeric: bool, rule: Extraction
 ) -> None:
-    asked = GenerateRequest("k", Sample("s", (picture(1),)), true=said)
-    assert Measure("any", relaxed_accuracy, numeric=numeric).rule(asked) is rule
+    asked = GenerateRequest("k", Sample("s", (picture(1),)), references=said)
+    assert AnswerMetric("any", relaxed_accuracy, numeric=numeric).rule(asked) is rule
 
 
 def test_what_was_not_replied_is_failed_and_not_unparsed() -> None:
     task = questions_task()
-    none = task.measure(task.asked, [Failed("no")] * 16).metrics[0]
+    none = task.measure(task.requests, [Failed("no")] * 16).metrics[0]
     assert none.lenient is None
-    some = task.measure(task.asked, [Failed("no")] * 15 + [" "]).metrics[0]
+    some = task.measure(task.requests, [Failed("no")] * 15 + [" "]).metrics[0]
     assert some.lenient is not None
     for one in (some.items, some.lenient.items):
         assert one.unparsed_I is not None
         assert (one.failed_I.tolist(), one.unparsed_I.tolist()) == ([True] * 15 + [False], [False] * 15 + [True])
     captions = Captioning(photos(), metrics=("ROUGE-L",))
-    metric = captions.measure(captions.asked, [""] * 20).metrics[0]
+    metric = captions.measure(captions.requests, [""] * 20).metrics[0]
     assert (metric.lenient, metric.items.unparsed_I) == (None, None)  # captions count as they stand

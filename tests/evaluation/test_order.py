@@ -20,8 +20,8 @@ from chiasm.evaluation.perturbations import (
     within_trigrams,
     words_of,
 )
-from chiasm.evaluation.task import ScoreRequest
-from chiasm.evaluation.tasks.order import Order
+from chiasm.evaluation.request import ScoreRequest
+from chiasm.evaluation.tasks.order import WordOrder
 from chiasm.evaluation.tasks.pairs import Pairs
 from tests.evaluation.fakes import Listed, picture, world
 
@@ -63,30 +63,30 @@ def test_reorderings_differ_from_the_caption_and_from_each_other(tmp_path: Path)
     row = {"caption": caption, "words": [*caption.rstrip(".").split(), "."], "tags": [*TAGS, "."]}
     file.write_text(json.dumps(row) + "\n")
     data = captioned(caption)
-    for task, count in ((Order(data), 2), (Order(data, tags=file), 4)):
-        (question,) = task.asked
+    for task, count in ((WordOrder(data), 2), (WordOrder(data, tags=file), 4)):
+        (question,) = task.requests
         assert isinstance(question, ScoreRequest)
         texts = [text for (text,) in question.texts]
         assert texts[0] == " ".join(WORDS)
         assert len(set(texts)) == len(texts) == count + 1
         assert all(Counter(text.split()) == Counter(WORDS) for text in texts)
-        assert [one.texts for one in type(task)(data, tags=task.tags).asked if isinstance(one, ScoreRequest)] == [
+        assert [one.texts for one in type(task)(data, tags=task.tags).requests if isinstance(one, ScoreRequest)] == [
             question.texts
         ]
     with pytest.raises(DataError, match="has no tags for the caption 'other'"):
-        _ = Order(captioned("other"), tags=file).asked
+        _ = WordOrder(captioned("other"), tags=file).requests
     file.write_text('{"caption": "a", "words": ["a"], "tags": []}\n')
     with pytest.raises(DataError, match="line 1 needs a caption, and as many words as tags"):
-        _ = Order(data, tags=file).asked
-    assert len(Order(captioned("dog", caption)).asked) == 1  # one word has no other order
+        _ = WordOrder(data, tags=file).requests
+    assert len(WordOrder(captioned("dog", caption)).requests) == 1  # one word has no other order
 
 
 def test_a_constant_scorer_gets_everything_officially_and_chance_here() -> None:
     """The official script: preds = argmax(scores), right if 0, where the true caption stands first."""
-    task = Order(captioned(*("the small dog chases a black cat",) * 3))
-    scores = [np.zeros((1, 3), np.float32) for _ in task.asked]
+    task = WordOrder(captioned(*("the small dog chases a black cat",) * 3))
+    scores = [np.zeros((1, 3), np.float32) for _ in task.requests]
     assert np.mean([row[0].argmax() == 0 for row in scores]) == 1.0
-    measured = task.measure(task.asked, scores)
+    measured = task.measure(task.requests, scores)
     assert measured.metrics[0].credit_I.tolist() == pytest.approx([1 / 3] * 3)
     assert measured.facts == {
         "accuracy if ties were won, as officially, %": 100.0,
@@ -94,10 +94,10 @@ def test_a_constant_scorer_gets_everything_officially_and_chance_here() -> None:
     }
     scores = [np.random.default_rng(at).normal(size=(1, 3)).astype(np.float32) for at in range(3)]
     official = 100 * np.mean([row[0].argmax() == 0 for row in scores])
-    assert set(task.measure(task.asked, scores).facts.values()) == {official}
+    assert set(task.measure(task.requests, scores).facts.values()) == {official}
 
 
 def test_pairs_tell_what_ties_would_have_made() -> None:
     task = Pairs(world(4))
-    facts = task.measure(task.asked, [np.zeros((1, 2), np.float32) for _ in task.asked]).facts
+    facts = task.measure(task.requests, [np.zeros((1, 2), np.float32) for _ in task.requests]).facts
     assert facts == {"accuracy if ties were won, %": 100.0, "accuracy if ties were lost, %": 0.0}

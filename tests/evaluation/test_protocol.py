@@ -11,23 +11,32 @@ import pytest
 import torch
 from torch import nn
 
+from chiasm.data.box_formats.kosmos import Kosmos
 from chiasm.data.image import Image
 from chiasm.data.sample import Box, GroundedSpan, Part, Sample, Text, Video
 from chiasm.evaluation import protocol as hashes
-from chiasm.evaluation.protocol import asked_hash, fingerprint, protocol
-from chiasm.evaluation.task import Broken, EmbedRequest, GenerateRequest, Request, ScoreOrGenerate, ScoreRequest
+from chiasm.evaluation.protocol import fingerprint, protocol, requests_hash
+from chiasm.evaluation.request import (
+    Broken,
+    EmbedRequest,
+    GenerateImageRequest,
+    GenerateRequest,
+    Request,
+    ScoreOrGenerate,
+    ScoreRequest,
+)
 from chiasm.evaluation.tasks.classification import Classification
 from chiasm.evaluation.tasks.pairs import Pairs
 from tests.evaluation.fakes import picture, world
 
 TASK = Pairs(world(2))
 SHOWN = Text("where is it?", "user", grounded_spans=(GroundedSpan((9, 11), (Box((0.1, 0.1, 0.2, 0.2), "it"),)),))
-MATCH = ScoreRequest("k", (picture(1), picture(2)), (("a",), ("b", "c")), (0,), "kind", "s")
+MATCH = ScoreRequest("k", (picture(1), picture(2)), (("a",), ("b", "c")), (0,), kind="kind", sample_key="s")
 ASK = GenerateRequest(
-    "k", Sample("s", (picture(1), SHOWN, Video((picture(2), picture(3)), (0.0, 1.0)))), 8, "kind", ("right",)
+    "k", Sample("s", (picture(1), SHOWN, Video((picture(2), picture(3)), (0.0, 1.0)))), 8, ("right",), kind="kind"
 )
 EITHER = ScoreOrGenerate.of(MATCH, ASK, ("a", "b"))
-VECTOR = EmbedRequest("k", (picture(1),), "kind")
+VECTOR = EmbedRequest("k", (picture(1),), kind="kind")
 
 
 def parts(*several: Part) -> GenerateRequest:
@@ -54,7 +63,8 @@ CHANGED: list[tuple[Request, Request]] = [
         {"key": "l"},
         {"kind": "other"},
         {"max_tokens": 9},
-        {"true": ("right", "right")},
+        {"references": ("right", "right")},
+        {"boxes": Kosmos()},
     )),
     *((ASK, parts(*several)) for several in (
         (picture(9), SHOWN, CLIP),
@@ -63,9 +73,9 @@ CHANGED: list[tuple[Request, Request]] = [
         (PICTURE, replace(SHOWN, role=""), CLIP),
         (PICTURE, mentioning(GroundedSpan((0, 5), SHOWN.grounded_spans[0].boxes)), CLIP),
         (PICTURE, mentioning(GroundedSpan((9, 11), (Box((0.1, 0.1, 0.2, 0.3), "it"),))), CLIP),
-        (PICTURE, SHOWN, replace(CLIP, seconds=(0.0, 2.0))),
-        (PICTURE, SHOWN, replace(CLIP, frames=CLIP.frames[::-1])),
-        (PICTURE, SHOWN, *CLIP.frames),
+        (PICTURE, SHOWN, Video(CLIP.images, (0.0, 2.0))),
+        (PICTURE, SHOWN, Video(CLIP.images[::-1], CLIP.seconds)),
+        (PICTURE, SHOWN, *CLIP.images),
     )),
     (EITHER, MATCH),
     (EITHER, replace(EITHER, words=replace(ASK, max_tokens=9))),
@@ -77,6 +87,7 @@ CHANGED: list[tuple[Request, Request]] = [
     (VECTOR, replace(VECTOR, images=(picture(2),))),
     (VECTOR, replace(VECTOR, to_learn_from=True)),
     (VECTOR, Broken("k", "gone")),
+    (ASK, GenerateImageRequest("k", ASK.sample, 8, ("right",), kind="kind")),
     (Broken("k", "gone"), Broken("l", "gone")),
 ]  # fmt: skip
 
@@ -84,11 +95,11 @@ CHANGED: list[tuple[Request, Request]] = [
 @pytest.mark.parametrize(("question", "other"), CHANGED)
 def test_every_part_of_a_question_counts(question: Request, other: Request) -> None:
     before = replace(MATCH, key="before")
-    first = asked_hash(TASK, [before, question])
-    assert first == asked_hash(TASK, [before, question])
-    assert first != asked_hash(TASK, [before, other])
-    assert first != asked_hash(TASK, [question, before])
-    assert first != asked_hash(TASK, [before, question, question])
+    first = requests_hash(TASK, [before, question])
+    assert first == requests_hash(TASK, [before, question])
+    assert first != requests_hash(TASK, [before, other])
+    assert first != requests_hash(TASK, [question, before])
+    assert first != requests_hash(TASK, [before, question, question])
 
 
 def test_where_data_lie_and_what_they_are_called_does_not_count(tmp_path: Path) -> None:
@@ -101,8 +112,8 @@ def test_where_data_lie_and_what_they_are_called_does_not_count(tmp_path: Path) 
         (Broken("k", f"no file {copies[0]}"), Broken("k", f"no file {copies[1]}")),
     )
     for first, second in same:
-        assert asked_hash(TASK, [first]) == asked_hash(TASK, [second])
-    assert asked_hash(TASK, [MATCH]) == asked_hash(replace(TASK, name="another"), [MATCH])
+        assert requests_hash(TASK, [first]) == requests_hash(TASK, [second])
+    assert requests_hash(TASK, [MATCH]) == requests_hash(replace(TASK, name="another"), [MATCH])
 
 
 def vector_of(file: Path) -> EmbedRequest:
@@ -112,13 +123,13 @@ def vector_of(file: Path) -> EmbedRequest:
 def test_the_task_its_settings_and_the_versions_count(monkeypatch: pytest.MonkeyPatch) -> None:
     task: Any = Classification(world(2))
     other = replace(task, templates=("a {}.",))
-    assert len({asked_hash(one, [MATCH]) for one in (TASK, replace(TASK, limit=1), task, other)}) == 4
-    first = asked_hash(TASK, [MATCH])
+    assert len({requests_hash(one, [MATCH]) for one in (TASK, replace(TASK, limit=1), task, other)}) == 4
+    first = requests_hash(TASK, [MATCH])
     for place, name in ((hashes, "__version__"), (torch, "__version__")):
         with monkeypatch.context() as changed:
             changed.setattr(place, name, "another")
-            assert asked_hash(TASK, [MATCH]) != first
-    assert asked_hash(TASK, [MATCH]) == first
+            assert requests_hash(TASK, [MATCH]) != first
+    assert requests_hash(TASK, [MATCH]) == first
 
 
 def test_a_protocol_is_of_questions_processor_and_scoring() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from chiasm.evaluation.ranking import hit_share, stand
+from chiasm.evaluation.ranking import hit_share, rank
 
 
 def enumerated(scores: NDArray, true: NDArray, k: int) -> tuple[float, float]:
@@ -30,7 +30,7 @@ def test_ties_earn_the_share_of_tie_breakings_that_win(seed: int) -> None:
     true = generator.random((8, 6)) < 0.35
     true[np.arange(8), generator.integers(0, 5, 8)] = True
     scores[:4, 5] = np.nan  # four items have but five candidates
-    standing = stand(scores, true)
+    standing = rank(scores, true)
     for k in (1, 2, 3, 5, 6):
         expected = [enumerated(row, right, k)[0] for row, right in zip(scores, true, strict=True)]
         np.testing.assert_allclose(standing.hits(k), expected, atol=1e-12)
@@ -45,7 +45,7 @@ def test_without_ties_it_is_the_sorted_order() -> None:
     true[:, 0] = True
     order = np.argsort(-scores, axis=1)
     first = np.take_along_axis(true, order, axis=1).argmax(axis=1)
-    standing = stand(scores, true)
+    standing = rank(scores, true)
     for k in (1, 5, 10):
         np.testing.assert_array_equal(standing.hits(k), first < k)
     np.testing.assert_array_equal(standing.ranks(), first + 1)
@@ -56,9 +56,9 @@ def test_without_ties_it_is_the_sorted_order() -> None:
 def test_many_rows_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(3)
     scores, true = generator.integers(0, 4, (50, 7)).astype(np.float32), np.eye(50, 7, dtype=bool) | (np.arange(7) == 2)
-    whole = stand(scores, true)
+    whole = rank(scores, true)
     monkeypatch.setattr("chiasm.evaluation.ranking._CELLS", 20)
-    parts = stand(scores, true)
+    parts = rank(scores, true)
     np.testing.assert_array_equal(whole.hits(2), parts.hits(2))
     np.testing.assert_array_equal(whole.tied_I, parts.tied_I)
 
@@ -68,7 +68,7 @@ def test_chance_is_the_mean_over_all_rankings(right: int) -> None:
     true = np.arange(5) < right
     rankings = np.array(list(permutations(range(5))), np.float32)
     for k in (1, 2, 3):
-        standing = stand(rankings, np.tile(true, (len(rankings), 1)))
+        standing = rank(rankings, np.tile(true, (len(rankings), 1)))
         chance = hit_share(np.array([0]), np.array([5]), np.array([right]), k)
         assert standing.hits(k).mean() == pytest.approx(chance[0], abs=1e-12)
 
@@ -86,7 +86,7 @@ def test_chance_is_hypergeometric() -> None:
 def test_an_item_without_scores_failed_and_earns_nothing() -> None:
     scores = np.array([[np.nan, np.nan], [1, np.nan], [-np.inf, 0]], np.float32)
     true = np.array([[True, False], [False, True], [True, False]])
-    standing = stand(scores, true)
+    standing = rank(scores, true)
     assert standing.failed_I.tolist() == [True, True, False]
     assert standing.hits(2).tolist() == [0, 0, 1]
     assert standing.ranks().tolist() == [np.inf, np.inf, 2]

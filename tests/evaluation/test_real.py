@@ -10,10 +10,11 @@ from chiasm.data.image import Image
 from chiasm.data.sources.folder import Folder
 from chiasm.data.sources.scenes import Scenes
 from chiasm.data.sources.sugarcrepe import SugarCrepe
+from chiasm.evaluation.request import ScoreRequest
 from chiasm.evaluation.result import Evaluation
 from chiasm.evaluation.run import evaluate, quick_scores
 from chiasm.evaluation.table import table
-from chiasm.evaluation.task import ScoreRequest, Task
+from chiasm.evaluation.task import Task
 from chiasm.evaluation.tasks.classification import Classification
 from chiasm.evaluation.tasks.pairs import Pairs
 from chiasm.evaluation.tasks.probes import Probes
@@ -31,7 +32,7 @@ def test_scenes_through_all_tasks(tmp_path: Path) -> None:
     headings = len(found.results)
     assert table([found, found]).row_count == headings + sum(len(one.scores) for one in found.results)
     probes = found.results[2]
-    asked = [one for one in tasks[2].asked if isinstance(one, ScoreRequest)]
+    asked = [one for one in tasks[2].requests if isinstance(one, ScoreRequest)]
     assert probes.headline.chance == pytest.approx(np.mean([1 / len(one.texts) for one in asked]))
     for result in found.results:
         for score in result.scores:

@@ -16,7 +16,7 @@ from chiasm.evaluation.run import evaluate
 from chiasm.evaluation.task import Task
 from chiasm.evaluation.tasks.pairs import Pairs
 from chiasm.evaluation.tasks.probes import Probes
-from chiasm.weights.endpoint import Encoding, Endpoint, Settings, connect
+from chiasm.weights.endpoint import Encoding, Endpoint, EndpointSettings, connect
 from tests.evaluation.fakes import COLOURS, sees, world
 from tests.evaluation.test_run import run, score, unseconded
 from tests.weights.served import Answer, images_of, likely, said, served, words_of
@@ -29,7 +29,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def endpoint(url: str, **entries: Any) -> Endpoint:
     lossless = {"pictures": Encoding("png"), "retries": 1, "concurrency": 4, "timeout": 5.0}
-    return connect(Settings(url, "pictor", **{**lossless, **entries}))
+    return connect(EndpointSettings(url, "pictor", **{**lossless, **entries}))
 
 
 def number_seen(body: dict[str, Any]) -> int:
@@ -96,7 +96,7 @@ def test_a_run_that_was_stopped_goes_on_and_nothing_is_paid_twice(tmp_path: Path
         answered = len(lines)
         assert 15 <= answered <= 24
         assert all(
-            line["told"] == {"model": "pictor-2026", "fingerprint": "fp_1", "in": 100, "out": 2} for line in lines
+            line["usage"] == {"model": "pictor-2026", "fingerprint": "fp_1", "in": 100, "out": 2} for line in lines
         )
         if budget:
             assert len(server.requests) == answered, "no request is lost"
@@ -132,7 +132,7 @@ def test_refused_items_are_failed_and_never_guessed(tmp_path: Path) -> None:
 
 def test_an_endpoint_that_refuses_everything_is_not_asked_everything(tmp_path: Path) -> None:
     with served(lambda body, number: Answer({"error": {"message": "max_tokens is unknown"}}, 400)) as server:
-        with pytest.raises(RemoteError, match=r"the first 10 questions were all refused; .*max_tokens is unknown"):
+        with pytest.raises(RemoteError, match=r"the first 10 requests were all refused; .*max_tokens is unknown"):
             run(endpoint(server.url), tasks(40), tmp_path)
         assert len(server.requests) < 20
 
@@ -155,7 +155,7 @@ def test_scores_by_log_probabilities_stand_beside_those_of_a_scorer(tmp_path: Pa
     assert score(found, "pairs", "accuracy", "number").value == 1
     assert found.model["scored by"] == "yes"
     lines = [json.loads(line) for line in (tmp_path / "cache/pairs.jsonl").read_text().splitlines()[1:]]
-    assert {line["told"]["in"] for line in lines} == {200}, "the tokens of both texts"
+    assert {line["usage"]["in"] for line in lines} == {200}, "the tokens of both texts"
 
 
 def test_an_interruption_keeps_what_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

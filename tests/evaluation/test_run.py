@@ -19,20 +19,10 @@ from chiasm.evaluation.comparison import answers_file
 from chiasm.evaluation.examples import COMMON, RIGHT
 from chiasm.evaluation.outcomes import differences
 from chiasm.evaluation.ranking import hit_share
+from chiasm.evaluation.request import Failed, GenerateRequest, Request, Response, ScoreRequest
 from chiasm.evaluation.result import Evaluation, Example, Score, TaskResult
 from chiasm.evaluation.run import evaluate, quick_scores
-from chiasm.evaluation.task import (
-    Failed,
-    GenerateRequest,
-    Items,
-    Measured,
-    MetricCounts,
-    Request,
-    Response,
-    ScoreRequest,
-    Show,
-    Task,
-)
+from chiasm.evaluation.task import Items, Measured, MetricCounts, Show, Task
 from chiasm.evaluation.tasks.classification import Classification
 from chiasm.evaluation.tasks.pairs import Pairs
 from chiasm.evaluation.tasks.probes import Probes
@@ -55,20 +45,20 @@ from tests.worlds import Patches, tiny_clip
 class NumberAsked(Task):
     """Asks a generator for the picture's number."""
 
-    def ask(self, sample: Sample) -> Iterable[Request]:
+    def construct_requests(self, sample: Sample) -> Iterable[Request]:
         yield GenerateRequest(sample.key, sample, max_tokens=4)
 
-    def measure(self, questions: Sequence[Request], answers: Sequence[Response]) -> Measured:
+    def measure(self, requests: Sequence[Request], responses: Sequence[Response]) -> Measured:
         right = [
             isinstance(one, GenerateRequest) and answer == f"number {one.sample.meta.get('number', one.key[1:])}"
-            for one, answer in zip(questions, answers, strict=True)
+            for one, answer in zip(requests, responses, strict=True)
         ]
-        failed = np.array([isinstance(answer, Failed) for answer in answers])
-        keys, none = tuple(one.key for one in questions), np.zeros(len(questions), np.bool_)
-        items = Items(keys, keys, ("",) * len(keys), none, failed, tuple(str(one) for one in answers))
+        failed = np.array([isinstance(answer, Failed) for answer in responses])
+        keys, none = tuple(one.key for one in requests), np.zeros(len(requests), np.bool_)
+        items = Items(keys, keys, ("",) * len(keys), none, failed, tuple(str(one) for one in responses))
         return Measured((MetricCounts("exact", items, np.array(right, float), np.zeros(len(keys))),))
 
-    def examples(self, questions: Sequence[Request], answers: Sequence[Response], show: Show) -> Sequence[Example]:
+    def examples(self, requests: Sequence[Request], responses: Sequence[Response], show: Show) -> Sequence[Example]:
         return []
 
 
@@ -93,7 +83,7 @@ def score(evaluation: Evaluation, task: str, name: str, group: str = "") -> Scor
 def test_each_picture_and_text_is_embedded_once(tmp_path: Path) -> None:
     model, tasks = HashEmbedder(), all_tasks()
     run(model, tasks, tmp_path)
-    asked = [one for task in tasks for one in task.asked if isinstance(one, ScoreRequest)]
+    asked = [one for task in tasks for one in task.requests if isinstance(one, ScoreRequest)]
     assert Counter(model.pictures).most_common(1)[0][1] == 1
     assert len(model.pictures) == 12 + 1  # and the grey one
     assert Counter(model.texts) == Counter({text for one in asked for several in one.texts for text in several})
@@ -133,13 +123,13 @@ def test_embeddings_score_as_the_plain_product_says(tmp_path: Path) -> None:
     task = Classification(world(40), templates=templates)
     found = run(model, [task], tmp_path)
     image = model.embed_images([sample.image for sample in world(40)])
-    classes = sorted({str(sample.meta["label"]) for sample in world(40)})
+    classes = sorted({str(sample.label) for sample in world(40)})
     weights = []
     for name in classes:
         mean = nn.functional.normalize(model.embed_texts([one.format(name) for one in templates]), dim=-1).mean(dim=0)
         weights.append(mean / mean.norm())
     predicted = (100 * image @ torch.stack(weights).T).argmax(dim=1)
-    right = [classes[at] == sample.meta["label"] for at, sample in zip(predicted.tolist(), world(40), strict=True)]
+    right = [classes[at] == sample.label for at, sample in zip(predicted.tolist(), world(40), strict=True)]
     assert score(found, "classification", "top-1 accuracy").value == pytest.approx(np.mean(right))
 
 
@@ -172,7 +162,7 @@ def test_a_scorer_that_was_stopped_is_asked_only_what_is_left(tmp_path: Path, st
 
 
 def test_an_embedder_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chiasm.evaluation.embeddings._PICTURES", 4)
+    monkeypatch.setattr("chiasm.evaluation.embeddings._IMAGES", 4)
     monkeypatch.setattr("chiasm.evaluation.embeddings._TEXTS", 8)
     expected = run(HashEmbedder(), all_tasks(), tmp_path / "whole", fingerprint="m")
     stopped = HashEmbedder(stop_after=9)
@@ -188,7 +178,7 @@ def test_an_embedder_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytes
 def test_what_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:
     tasks: list[Task] = [Pairs(world(9))]
     expected = run(HashEmbedder(), tasks, tmp_path, fingerprint="m")
-    with (tmp_path / "cache" / "pictures.f32").open("ab") as file:
+    with (tmp_path / "cache" / "images.f32").open("ab") as file:
         file.write(b"\0" * 37)
     with (tmp_path / "cache" / "texts.keys").open("a") as file:
         file.write('"a text without its ro')

@@ -25,7 +25,7 @@ class SeveralWays(HashEmbedder):
 def test_a_model_that_scores_in_several_ways_is_not_compared_by_its_embeddings(tmp_path: Path) -> None:
     tasks = [Retrieval(world(6), captions="first")]
     by_sight, contrary = (
-        evaluate(SeveralWays(), tasks, tmp_path / by, way=RunOptions(by)).results[0].scores[0].value
+        evaluate(SeveralWays(), tasks, tmp_path / by, options=RunOptions(by)).results[0].scores[0].value
         for by in ("", "contrary")
     )
     assert by_sight == 1.0

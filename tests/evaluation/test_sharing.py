@@ -18,14 +18,15 @@ from rich.console import Console
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import CapabilityError, DataError, RecipeError
-from chiasm.evaluation.item import Item
-from chiasm.evaluation.replies import Asked, batched
+from chiasm.evaluation.instance import Instance
+from chiasm.evaluation.replies import PendingReply, batched
+from chiasm.evaluation.request import GenerateRequest
 from chiasm.evaluation.request_runner import RunOptions
 from chiasm.evaluation.response_cache import ResponseCache
 from chiasm.evaluation.run import ask, quick_scores
 from chiasm.evaluation.share import Share
 from chiasm.evaluation.table import table
-from chiasm.evaluation.task import GenerateRequest, Task
+from chiasm.evaluation.task import Task
 from chiasm.evaluation.tasks.captioning import Captioning
 from chiasm.evaluation.tasks.classification import Classification
 from chiasm.evaluation.tasks.pairs import Pairs
@@ -64,26 +65,26 @@ class Reader(Counting):
         return f"{number_of(sample.image)}: {sample.texts[-1].text}"
 
 
-def asked(lengths: Sequence[int], begins: Sequence[str | None]) -> list[Asked]:
-    questions = [GenerateRequest(str(at), Sample(str(at), (Text("x"),))) for at in range(len(lengths))]
+def pending(lengths: Sequence[int], begins: Sequence[str | None], max_tokens: int = 32) -> list[PendingReply]:
+    requests = [GenerateRequest(str(at), Sample(str(at), (Text("x"),)), max_tokens) for at in range(len(lengths))]
     return [
-        Asked(Item(one, ResponseCache()), one, tokens, 1, begin)
-        for one, tokens, begin in zip(questions, lengths, begins, strict=True)
+        PendingReply(Instance(request, ResponseCache()), tokens, 1, begin)
+        for request, tokens, begin in zip(requests, lengths, begins, strict=True)
     ]
 
 
 def test_batches_hold_so_many_tokens_and_keep_pictures_together() -> None:
     lengths = [30, 5, 8, 30, 7, 6, 50, 5]
     begins = ["a", "b", None, "a", "b", "b", "c", None]
-    batches = [[int(one.question.key) for one in batch] for batch in batched(asked(lengths, begins), 60)]
+    batches = [[int(one.request.key) for one in batch] for batch in batched(pending(lengths, begins), 60)]
     assert batches == [[6], [0, 3], [2, 1, 4, 5, 7]]
     for batch in batches:
         assert len(batch) * max(lengths[at] for at in batch) <= 60
-    tight = [[int(one.question.key) for one in batch] for batch in batched(asked(lengths, begins), 10)]
+    tight = [[int(one.request.key) for one in batch] for batch in batched(pending(lengths, begins), 10)]
     assert tight == [[6], [0], [3], [2], [4], [5], [1, 7]]
-    alone = [replace(one, parts=None) for one in asked([3] * 6, [None] * 6)]
-    alone[1:3] = [replace(one, question=replace(one.question, max_tokens=5)) for one in alone[1:3]]
-    mixed = [*alone, *asked([4], [None])]
+    alone = [replace(one, shareable=None) for one in pending([3] * 6, [None] * 6)]
+    alone[1:3] = [replace(one, shareable=None) for one in pending([3] * 2, [None] * 2, max_tokens=5)]
+    mixed = [*alone, *pending([4], [None])]
     assert [len(batch) for batch in batched(mixed, 100)] == [1, 1, 2, 3]
     assert [len(batch) for batch in batched(alone[3:], 6)] == [2, 1]
 
@@ -113,7 +114,7 @@ def test_questions_of_all_tasks_and_baselines_on_one_picture_are_asked_together(
         Probes(world(6), name="again", form="words"),
     ]
     model = Reader()
-    run(model, tasks, tmp_path, fingerprint="m", way=RunOptions(batch_tokens=4000))
+    run(model, tasks, tmp_path, fingerprint="m", options=RunOptions(batch_tokens=4000))
     groups = [group for batch in model.batches for group in batch]
     # Each picture is asked about by two tasks, plain and shuffled; the grey one by both tasks' blind runs.
     assert Counter(groups) == Counter([(at, 4) for at in range(6)] + [(-1, 12)])
@@ -123,15 +124,15 @@ def test_answers_find_their_questions_whatever_the_order_and_the_stops(tmp_path:
     data = world(9)
     tasks: list[Task] = [Probes(data, name="which", form="words")]
     whole = Reader()
-    expected = run(whole, tasks, tmp_path / "whole", fingerprint="m", way=RunOptions(batch_tokens=100))
+    expected = run(whole, tasks, tmp_path / "whole", fingerprint="m", options=RunOptions(batch_tokens=100))
     lines = [json.loads(line) for line in (tmp_path / "whole/cache/which.jsonl").read_text().splitlines()[1:]]
     for line in lines:
         assert line["run"] or line["text"].startswith(line["key"].removeprefix("s").split("/")[0] + ": ")
     stopped = Reader(stop_after=10)
     with pytest.raises(KeyboardInterrupt):
-        run(stopped, tasks, tmp_path / "parts", fingerprint="m", way=RunOptions(batch_tokens=100))
+        run(stopped, tasks, tmp_path / "parts", fingerprint="m", options=RunOptions(batch_tokens=100))
     rest = Reader()
-    found = run(rest, tasks, tmp_path / "parts", fingerprint="m", way=RunOptions(batch_tokens=70))
+    found = run(rest, tasks, tmp_path / "parts", fingerprint="m", options=RunOptions(batch_tokens=70))
     assert unseconded(found) == unseconded(expected)
     assert len(stopped.asked) + len(rest.asked) == len(whole.asked)
 
@@ -166,11 +167,14 @@ def _jpeg(image: Image) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_a_clip_and_a_speaker_stand_in_one_table(tmp_path: Path) -> None:
     data = world(8)
     tasks: list[Task] = [Pairs(data), Probes(data), Classification(data)]
     vlm = small_llava()
-    rows = {by: run(vlm, tasks, tmp_path / by, way=RunOptions(score_by=by)) for by in ("", "likelihood", "gain", "yes")}
+    rows = {
+        by: run(vlm, tasks, tmp_path / by, options=RunOptions(score_by=by)) for by in ("", "likelihood", "gain", "yes")
+    }
     clip = run(tiny_clip(), tasks, tmp_path / "clip")
     shown = table([clip, rows["yes"]])
     assert shown.row_count == table([clip]).row_count, "the same rows: same tasks, metrics, items and chance"
@@ -179,13 +183,13 @@ def test_a_clip_and_a_speaker_stand_in_one_table(tmp_path: Path) -> None:
     assert "scored by" not in clip.model
     protocols = {one.results[0].protocol for one in rows.values()}
     assert len(protocols) == 3, "how it is scored is part of the protocol"
-    assert {one.results[0].asked for one in rows.values()} == {clip.results[0].asked}
+    assert {one.results[0].requests for one in rows.values()} == {clip.results[0].requests}
     gains = score(rows["gain"], "pairs", "accuracy").baselines["blind"]
     assert gains == pytest.approx(0.5), "a grey picture gains nothing over a grey picture: all ties"
     with pytest.raises(CapabilityError, match="LLaVA does not score by 'yess'; did you mean 'yes'"):
-        run(vlm, tasks, tmp_path / "x", way=RunOptions(score_by="yess"))
+        run(vlm, tasks, tmp_path / "x", options=RunOptions(score_by="yess"))
     with pytest.raises(CapabilityError, match="has no choice of scores"):
-        quick_scores(tiny_clip(), tasks, way=RunOptions(score_by="yes"))
+        quick_scores(tiny_clip(), tasks, options=RunOptions(score_by="yes"))
 
 
 def test_a_speakers_scores_do_not_depend_on_what_else_is_asked(tmp_path: Path) -> None:
@@ -216,8 +220,8 @@ def test_shares_together_are_the_whole(tmp_path: Path, kind: type[Counting]) -> 
     parts = []
     for place in (1, 2, 3):
         part = kind()
-        way = RunOptions(share=Share(place, 3))
-        ask(part, tasks, tmp_path / "parts", fingerprint="m", way=way, progress=False)  # type: ignore[arg-type]
+        options = RunOptions(share=Share(place, 3))
+        ask(part, tasks, tmp_path / "parts", fingerprint="m", options=options, progress=False)  # type: ignore[arg-type]
         parts.append(part)
     last = kind()
     found = run(last, tasks, tmp_path / "parts", fingerprint="m")
@@ -238,15 +242,15 @@ def getattr_whole(kind: type[Counting], tasks: list[Task], folder: Path, log: st
 def test_what_a_dead_process_left_is_asked_by_the_next(tmp_path: Path) -> None:
     tasks: list[Task] = [Pairs(world(9))]
     expected = run(FunctionScorer(sees), tasks, tmp_path / "whole", fingerprint="m")
-    dead, way = FunctionScorer(sees, stop_after=2), RunOptions(share=Share(2, 2))
+    dead, options = FunctionScorer(sees, stop_after=2), RunOptions(share=Share(2, 2))
     with pytest.raises(KeyboardInterrupt):
-        ask(dead, tasks, tmp_path / "parts", fingerprint="m", way=way, progress=False)
+        ask(dead, tasks, tmp_path / "parts", fingerprint="m", options=options, progress=False)
     ask(
         FunctionScorer(sees),
         tasks,
         tmp_path / "parts",
         fingerprint="m",
-        way=RunOptions(share=Share(1, 2)),
+        options=RunOptions(share=Share(1, 2)),
         progress=False,
     )
     rest = FunctionScorer(sees)
@@ -262,7 +266,7 @@ def test_failures_are_asked_again_unless_they_shall_be_kept(tmp_path: Path) -> N
     tasks: list[Task] = [Pairs(world(4))]
     run(FunctionScorer(diverged), tasks, tmp_path, fingerprint="m")
     kept = FunctionScorer(sees)
-    found = run(kept, tasks, tmp_path, fingerprint="m", way=RunOptions(keep_failed=True))
+    found = run(kept, tasks, tmp_path, fingerprint="m", options=RunOptions(keep_failed=True))
     assert (kept.asked, score(found, "pairs", "accuracy").failed) == ([], 2)
     mended = FunctionScorer(sees)
     found = run(mended, tasks, tmp_path, fingerprint="m")

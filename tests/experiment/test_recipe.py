@@ -95,11 +95,11 @@ def test_mistakes_are_told(tmp_path: Path, change: str, told: str) -> None:
     [
         (["data.batch_size=0", "data.batch_tokens=0"], "data.batch_tokens must be at least 1, not 0"),
         (
-            ["data.batch_size=0", "data.batch_tokens=9", "data.batch_slots=0"],
-            "data.batch_slots must be at least 1, not 0",
+            ["data.batch_size=0", "data.batch_tokens=9", "data.batch_image_tokens=0"],
+            "data.batch_image_tokens must be at least 1, not 0",
         ),
         (["data.threads=0"], "data.threads must be at least 1, not 0"),
-        (["data.batch_slots=9"], "data.batch_slots goes with data.batch_tokens"),
+        (["data.batch_image_tokens=9"], "data.batch_image_tokens goes with data.batch_tokens"),
         (["data.batch_size=0"], "give either batch_size, in samples, or batch_tokens"),
         (
             ["data.cache={crops: 4, side: 40}"],

@@ -18,12 +18,12 @@ from chiasm.data.processor import PairProcessor
 from chiasm.data.tokenizer import TextTransform, Tokenizer, learn_tokenizer
 from chiasm.data.transforms import ImageTransform
 from chiasm.errors import RecipeError
+from chiasm.losses.best_query import similarities
 from chiasm.models import blip2_stage1
 from chiasm.models.blip2_stage1 import BLIP2Stage1, Config
 from chiasm.nn.connectors import q_former
 from chiasm.nn.connectors.q_former import QFormer
 from chiasm.nn.image_towers import vit
-from chiasm.objectives.best_query import similarities
 from tests.models import lavis_code
 from tests.worlds import Patches
 
@@ -55,7 +55,7 @@ def pairs(model: BLIP2Stage1, count: int = 6) -> Batch:
     samples = [one.with_caption(one.captions[at % len(one.captions)]) for at, one in enumerate(Patches(count))]
     batch = model.processor(samples)
     assert batch.images is not None
-    return replace(batch, images=replace(batch.images, pixels=batch.images.pixels.double()))
+    return replace(batch, images=batch.images.with_pixels(batch.images.pixels.double()))
 
 
 # --- against the released code
@@ -156,7 +156,7 @@ def test_losses_and_gradients_are_those_of_the_released_code(monkeypatch: pytest
 
     tokenizer.bos_token_id, tokenizer.pad_token_id = 300, 0  # type: ignore[attr-defined]  # as theirs has them
     parts = SimpleNamespace(
-        visual_encoder=lambda pixels: model.vision.tokens(replace(batch.images, pixels=pixels)),
+        visual_encoder=lambda pixels: model.vision.tokens(batch.images.with_pixels(pixels)),
         ln_vision=torch.nn.Identity(),
         query_tokens=model.q_former.queries[None],
         Qformer=their_former,

@@ -43,7 +43,7 @@ def states(model: Flamingo, samples: list[Sample]) -> list[torch.Tensor]:
     """What the decoder makes of every token of each sample, in float64."""
     batch = model.processor.prompts(samples)
     if batch.images is not None:
-        batch = replace(batch, images=replace(batch.images, pixels=batch.images.pixels.double()))
+        batch = replace(batch, images=batch.images.with_pixels(batch.images.pixels.double()))
     with torch.no_grad():
         model.double()
         prompt = model.embedded(batch)
@@ -89,9 +89,11 @@ def test_gradients_reach_closed_gates_and_through_open_ones_all_else() -> None:
         for name, one in closed.named_parameters()
         if one.requires_grad and (one.grad is None or not one.grad.any())
     }
-    assert unreached == {name for name in closed.waiting() if dict(closed.named_parameters())[name].requires_grad}
+    assert unreached == {
+        name for name in closed.expected_zero_grad() if dict(closed.named_parameters())[name].requires_grad
+    }
     assert {"connector.latents", "vision.position", "language.look.0.attention.q.weight"} < unreached
-    assert not open_.waiting()
+    assert not open_.expected_zero_grad()
     dead = [
         name
         for name, one in open_.named_parameters()
@@ -179,7 +181,7 @@ def test_questions_that_share_pictures_are_answered_as_one_by_one(monkeypatch: p
         seen.append(len(images))
         return whole(self, images, *rest)
 
-    monkeypatch.setattr(ViT, "mlp_width", counted)
+    monkeypatch.setattr(ViT, "hidden_states", counted)
     assert model.replies(groups) == alone
     assert sum(seen) == 3, "each picture goes through the tower once"
 
@@ -233,7 +235,7 @@ def test_captions_share_their_picture_and_lose_it_behind_the_token_that_parts_te
         seen.append(len(images))
         return whole(self, images, *rest)
 
-    monkeypatch.setattr(ViT, "mlp_width", counted)
+    monkeypatch.setattr(ViT, "hidden_states", counted)
     torch.testing.assert_close(model.score([image], texts)[0], torch.stack(expected), atol=1e-4, rtol=1e-4)
     assert seen == [1, 1], "once for the captions that see it to their end, once for the one that does not"
 

@@ -50,7 +50,7 @@ def test_questions_that_share_a_beginning_are_answered_as_one_by_one(monkeypatch
         seen.append(len(images))
         return whole(self, images, *rest)
 
-    monkeypatch.setattr(ViT, "mlp_width", counted)
+    monkeypatch.setattr(ViT, "hidden_states", counted)
     assert model.replies(groups) == alone
     assert sum(seen) == 4, "each picture goes through the tower once"
     assert model.answers(groups[0].begun, groups[0].questions, max_tokens=12)[0] == alone[0][0]
@@ -69,7 +69,7 @@ def test_words_alone_share_too() -> None:
 
 def test_pictures_behind_the_question_are_refused() -> None:
     begun, questions = Sample("a", (Text("Look:"),)), ((noise(1), Text("yes")), (noise(2), Text("no")))
-    with pytest.raises(DataError, match="give them in the beginning"):
+    with pytest.raises(DataError, match="give them in what the questions share"):
         small_llava().answers(begun, questions)  # type: ignore[arg-type]  # the mistake itself
 
 
@@ -115,11 +115,11 @@ def test_a_stop_text_ends_an_answer_wherever_its_tokens_part(monkeypatch: pytest
 def test_slots_that_no_features_fill_are_an_error() -> None:
     model = small_llava()
     two, one = (model.processor.prompts([Sample("a", pictures)]) for pictures in ((noise(1), noise(2)), (noise(1),)))
-    with pytest.raises(DataError, match="stream of a has 32 slots, but its pictures made 16 features"):
+    with pytest.raises(DataError, match="stream of a has 32 image tokens, but its images made 16 features"):
         model.embedded(replace(two, images=one.images))
-    with pytest.raises(DataError, match="stream of a has 16 slots, but its pictures made 32 features"):
+    with pytest.raises(DataError, match="stream of a has 16 image tokens, but its images made 32 features"):
         model.embedded(replace(one, images=two.images))
-    with pytest.raises(DataError, match="has 16 slots, but its pictures made 0 features"):
+    with pytest.raises(DataError, match="has 16 image tokens, but its images made 0 features"):
         model.embedded(replace(one, images=None))
 
 
@@ -164,7 +164,7 @@ def test_answers_to_one_question_are_read_behind_one_reading_of_it(monkeypatch: 
         seen.append(len(images))
         return features(images)
 
-    monkeypatch.setattr(model, "picture_features", counted)
+    monkeypatch.setattr(model, "image_features", counted)
     torch.testing.assert_close(model.log_likelihood(samples), alone, atol=1e-3, rtol=1e-4)
     assert seen == [1, 1, 2]
     assert model.log_likelihood([]).shape == (0,)
@@ -220,7 +220,7 @@ def test_what_texts_gain_is_asked_without_a_picture_once_a_size(monkeypatch: pyt
     likelihoods = LLaVA.caption_likelihoods
 
     def counted(self: LLaVA, image: Image, texts: Sequence[str]) -> torch.Tensor:
-        if (image.levels() == 128).all():
+        if (image.pixels_uint8() == 128).all():
             asked.append(image.size)
         return likelihoods(self, image, texts)
 

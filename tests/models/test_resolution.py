@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import chiasm
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PixelImages
 from chiasm.data.image import Image
 from chiasm.errors import CapabilityError
 from chiasm.models import clip, siglip2
@@ -28,7 +28,7 @@ def drawn(size: int) -> torch.Tensor:
 
 
 def given(pixels: torch.Tensor) -> Images:
-    return Images(pixels, torch.arange(len(pixels)))
+    return PixelImages(pixels, torch.arange(len(pixels)))
 
 
 @pytest.mark.parametrize(("image_size", "patch", "size"), [(32, 8, 64), (35, 7, 21), (39, 13, 66), (30, 8, 47)])

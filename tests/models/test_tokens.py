@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import chiasm
-from chiasm.data.batch import Images
+from chiasm.data.batch import PixelImages
 from chiasm.data.image import Image
 from chiasm.models import clip
 from chiasm.models.dual_encoder import DualEncoder
@@ -56,7 +56,7 @@ def test_tokens_are_those_that_open_clip_puts_out() -> None:
     config, _, _ = read_model(settings, "here")
     ours = clip.CLIP(config, tiny_clip().processor).eval()
     take_tensors(ours, TABLES[type(config.vision)], peer.state_dict(), "peer")
-    made = ours.encode_image_tokens(Images(pixels, torch.arange(2)))
+    made = ours.encode_image_tokens(PixelImages(pixels, torch.arange(2)))
     tiny.assert_near(made.tokens_NPD[:, made.prefix :], peer.visual(pixels)[1])
 
 
@@ -65,7 +65,7 @@ def test_a_resnets_tokens_are_its_feature_map() -> None:
     """Row by row: pooled, they are what the model makes of the picture."""
     config = clip.Config(oc.OWN_RESNET, tiny_clip().config.text, 16)
     model = shaken(clip.CLIP(config, tiny_clip().processor))
-    images = Images(torch.randn(2, 3, 64, 64), torch.arange(2))
+    images = PixelImages(torch.randn(2, 3, 64, 64), torch.arange(2))
     made = model.encode_image_tokens(images)
     assert made.places(0).shape == (2, 2, 512)
     assert isinstance(model.vision, ResNet)
@@ -74,7 +74,7 @@ def test_a_resnets_tokens_are_its_feature_map() -> None:
 
 def test_tokens_have_gradients() -> None:
     model = tiny_clip()
-    images = Images(torch.randn(2, 3, 16, 16), torch.arange(2))
+    images = PixelImages(torch.randn(2, 3, 16, 16), torch.arange(2))
     torch.autograd.backward(model.encode_image_tokens(images).tokens_NPD.square().sum())
     position = model.get_parameter("vision.position")
     assert position.grad is not None

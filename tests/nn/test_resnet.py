@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PixelImages
 from chiasm.errors import DataError
 from chiasm.nn.image_towers.resnet import AttentionPool, Bottleneck, Config, ResNet
 
@@ -13,7 +13,7 @@ TINY = Config(image_size=64, channels=16, layers=(2, 1, 2, 1), heads=4)
 
 def images(count: int, size: int = 64) -> Images:
     generator = torch.Generator().manual_seed(0)
-    return Images(torch.randn(count, 3, size, size, generator=generator), torch.arange(count))
+    return PixelImages(torch.randn(count, 3, size, size, generator=generator), torch.arange(count))
 
 
 def test_shapes() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PixelImages
 from chiasm.errors import DataError, RecipeError
 from chiasm.nn.image_towers import bare, windowed
 from chiasm.nn.recompute import recompute_layers
@@ -28,9 +28,7 @@ def made() -> tuple[windowed.Windowed, bare.Bare]:
 def pictures(count: int = 2) -> Images:
     parts = WINDOWS + 1
     pixels = torch.randn(count * parts, 3, 32, 32, dtype=torch.float64)
-    return Images(
-        pixels, torch.arange(count).repeat_interleave(parts), tiles_N=torch.full((count,), parts, dtype=torch.long)
-    )
+    return PixelImages(pixels, torch.arange(count), tiles_N=torch.full((count,), parts, dtype=torch.long))
 
 
 def adapted(tower: windowed.Windowed, window: int) -> windowed.Windowed:
@@ -112,11 +110,11 @@ def test_recomputed_blocks_have_the_same_gradients() -> None:
 
 def test_pictures_with_other_parts_are_refused() -> None:
     ours, plain = made()
-    whole = Images(torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.arange(2))
+    whole = PixelImages(torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.arange(2))
     with pytest.raises(DataError, match=r"sees 4 parts of a picture; set processor.layout to windows"):
         ours.tokens(whole)
     with pytest.raises(DataError, match="sees 32x32 pixels, but was given 16x24"):
-        plain.tokens(Images(torch.randn(1, 3, 24, 16, dtype=torch.float64), torch.arange(1)))
+        plain.tokens(PixelImages(torch.randn(1, 3, 24, 16, dtype=torch.float64), torch.arange(1)))
     with pytest.raises(RecipeError, match="do not make adapters"):
         windowed.Config(*SHAPE, rank=0)
     with pytest.raises(RecipeError, match="a square number"):

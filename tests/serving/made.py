@@ -11,6 +11,7 @@ from torch import Tensor
 
 from chiasm.data.batch import Images
 from chiasm.models.clip import CLIP
+from chiasm.models.model import Model
 from tests.worlds import COLOURS, tiny_clip
 
 
@@ -50,6 +51,13 @@ class Colours(CLIP):
         wide = torch.cat([colour_N3, torch.ones(len(colour_N3), 1)], dim=1)  # so that grey has a direction too
         padded = torch.nn.functional.pad(wide, (0, self.space - 4))
         return torch.nn.functional.normalize(padded, dim=1)
+
+
+class Uncalibrated(Colours):
+    """Has learned no temperature."""
+
+    seen: list[int] = []  # noqa: RUF012  # nobody counts
+    logit_scale_and_bias = Model.logit_scale_and_bias  # which says so
 
 
 def colour_model(seed: int = 0) -> Colours:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from chiasm.errors import CapabilityError, ChiasmError, DataError
 from chiasm.evaluation.run import quick_scores
 from chiasm.evaluation.tasks.classification import Classification
 from chiasm.evaluation.tasks.retrieval import Retrieval
+from chiasm.models import siglip
 from chiasm.models.model import Model
+from chiasm.nn.image_towers import vit
 from chiasm.serving import search
 from chiasm.serving.index import Index
 from chiasm.serving.search import Finder, read_names
-from tests.serving.made import colour_model, folder_of, picture
-from tests.worlds import COLOURS, Patches, tiny_clip
+from tests.serving.made import Uncalibrated, colour_model, folder_of, picture
+from tests.worlds import COLOURS, Patches, tiny_clip, tiny_processor
 
 QUIET = Console(file=io.StringIO())
 
@@ -143,10 +146,20 @@ def test_probabilities_are_the_models(photos: Path) -> None:
         chances = (scale * cosines).softmax(dim=1)
         np.testing.assert_allclose(found.probability_N, chances.max(dim=1).values.numpy(), atol=1e-4)
         assert found.best_N.tolist() == chances.argmax(dim=1).tolist()
-    model.bias = torch.nn.Parameter(torch.tensor(-5.0))  # as SigLIP has: each pair is judged alone
-    alone = Finder(index).sort(names, templates=["{}"])
-    expected = (math.exp(9) * cosines.double() - 5).sigmoid().max(dim=1).values
-    np.testing.assert_allclose(alone.probability_N, expected.numpy(), atol=1e-2)
+
+
+def test_siglip_judges_each_pair_alone(photos: Path) -> None:
+    """A sigmoid of the scaled cosine plus the bias, so that chances need not sum to one (arXiv:2303.15343, eq. 1)."""
+    torch.manual_seed(0)
+    towers = tiny_clip().config
+    assert isinstance(towers.vision, vit.Config)
+    config = siglip.Config(replace(towers.vision, pool="map"), towers.text, scale=7.0, bias=-2.0)
+    model = siglip.SigLIP(config, tiny_processor()).eval()
+    index, names = _index(photos, model), ["red", "green", "blue"]
+    found = Finder(index).sort(names, templates=["{}"])
+    images = [Image(photos / entry.name) for entry in found.entries]
+    expected = (7 * model.score(images, names).double() - 2).sigmoid().max(dim=1).values
+    np.testing.assert_allclose(found.probability_N, expected.numpy(), atol=1e-3)
 
 
 def test_mistakes_are_told(photos: Path) -> None:
@@ -160,9 +173,10 @@ def test_mistakes_are_told(photos: Path) -> None:
         finder.sort(["red"])
     with pytest.raises(ChiasmError, match=r"has no \{\} for the name"):
         finder.sort(["red", "blue"], ["a photo"])
-    del index.model.log_scale
+    base = tiny_clip()
+    uncalibrated = Finder(_index(photos, Uncalibrated(base.config, base.processor)))
     with pytest.raises(CapabilityError, match="no temperature"):
-        finder.sort(["red", "blue"])
+        uncalibrated.sort(["red", "blue"])
 
 
 def test_names_come_between_commas_or_from_a_file(tmp_path: Path) -> None:

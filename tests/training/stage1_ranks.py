@@ -1,10 +1,9 @@
-"""What each of several processes does with its share of one batch for BLIP-2's first stage; `torchrun` starts this.
+"""What each of several processes does with its share of one batch for BLIP-2's first stage; `together` runs this.
 
-Usage: stage1_ranks.py FOLDER. The losses and the gradients, averaged as DDP averages them, come out in files."""
+The losses and the gradients, averaged as DDP averages them, come out in files."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from chiasm.data.batch import Batch
 from chiasm.models.blip2_stage1 import BLIP2Stage1
 from chiasm.training.cached import cached_losses
 from chiasm.training.distributed import Ranks
+from chiasm.training.learner import Learner
 from chiasm.training.parallel import DDP
 from tests.models.test_blip2_stage1 import pairs, small
 
@@ -43,7 +43,7 @@ def in_parts(model: BLIP2Stage1, ranks: Ranks) -> dict[str, Tensor]:
     def features(part: Batch) -> dict[str, Tensor]:
         return {**model.features(part), "draw": torch.stack([draws[one] for one in part.keys])}
 
-    way = DDP(model, ranks, torch.device("cpu"))
+    way = DDP(Learner(model), ranks, torch.device("cpu"))
     return cached_losses(model, batch.split(2), total, features=features, call=way.call, local=way.local)
 
 
@@ -62,9 +62,8 @@ def backward(model: BLIP2Stage1, losses: dict[str, Tensor], weight: float) -> No
     torch.autograd.backward(total(losses) * weight)
 
 
-def main(folder: Path) -> None:
-    dist.init_process_group("gloo")
-    rank, count = dist.get_rank(), dist.get_world_size()
+def main(folder: Path, ranks: Ranks) -> None:
+    rank, count = ranks.rank, ranks.count
     model = small()
     losses = share(model, *BOUNDS[rank : rank + 2])
     backward(model, losses, count * (BOUNDS[rank + 1] - BOUNDS[rank]) / 8)
@@ -75,12 +74,7 @@ def main(folder: Path) -> None:
         found[f"gradient/{name}"] = grad / count
     save_file(found, folder / f"rank-{rank}.safetensors")
     model = small()
-    losses = in_parts(model, Ranks(rank, count))
+    losses = in_parts(model, ranks)
     found = {name: loss.detach().clone() for name, loss in losses.items()}
     found |= {f"gradient/{name}": one.grad for name, one in model.named_parameters() if one.grad is not None}
     save_file(found, folder / f"parts-{rank}.safetensors")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from chiasm.data.batch import Batch
 from chiasm.data.reader import Budget, Reader
+from chiasm.losses.next_token import next_token
 from chiasm.models.llava import LLaVA
-from chiasm.objectives.next_token import next_token
 from tests.models.generative_models import small_llava
 from tests.training.chats import Chats
 
@@ -58,7 +58,7 @@ def test_no_sample_sees_another() -> None:
     free = ~(batch.stream.image_mask_T[own] | batch.stream.target_T[own])
     swapped[free] = (swapped[free] + 7) % 250
     ids[own] = swapped
-    other = replace(batch, images=replace(batch.images, pixels=pixels), stream=replace(batch.stream, ids_T=ids))
+    other = replace(batch, images=batch.images.with_pixels(pixels), stream=replace(batch.stream, ids_T=ids))
     after = each_loss(model, other)
     for at, (one, two) in enumerate(zip(before, after, strict=True)):
         if at == changed:
@@ -72,7 +72,7 @@ def test_a_packed_batch_is_learned_from_as_its_samples_are() -> None:
     model = small_llava().double().train()
     batch = packed(model)
     assert batch.images is not None
-    batch = replace(batch, images=replace(batch.images, pixels=batch.images.pixels.double()))
+    batch = replace(batch, images=batch.images.with_pixels(batch.images.pixels.double()))
     loss = model.losses(batch)["next_token"]
     torch.autograd.backward(loss)
     together = gradients(model)

@@ -127,7 +127,7 @@ def assert_same_reading(ours: VisionLanguageModel, theirs: Any, batch: Batch, in
     assert batch.stream is not None
     assert batch.images is not None
     assert batch.stream.ids_T.tolist() == inputs.input_ids[0].tolist()
-    batch = replace(batch, images=replace(batch.images, pixels=batch.images.pixels.double()))
+    batch = replace(batch, images=batch.images.with_pixels(batch.images.pixels.double()))
     exact = {name: one.double() if one.is_floating_point() else one for name, one in inputs.items()}
     for model in (ours, theirs):
         model.double()

@@ -220,7 +220,7 @@ def test_a_cache_that_others_filled_is_read(offline: Path, tmp_path: Path, monke
     local = clip_folder(tmp_path / "some" / "clip", seed=3)
     scale = load_file(local / "model.safetensors")["logit_scale"]
     assert chiasm.load("some/clip").state_dict()["log_scale"] == scale
-    assert hub.fetch(hub.Name("some/clip"))[0].is_relative_to(offline)
+    assert hub.fetch(hub.Name("some/clip"))[0].path.is_relative_to(offline)
 
 
 def test_the_evaluation_takes_a_name(

@@ -95,7 +95,7 @@ class Peer:
 
     def features(self, batch: Any) -> Tensor:
         """Of all slices at once through their tower; then each with its own positions through the resampler."""
-        grids = batch.images.grid_N2
+        grids = batch.images.grid_M2
         cut = [patches[: int(grid.prod())] for patches, grid in zip(batch.images.pixels, grids, strict=True)]
         rows = torch.cat(cut).view(-1, PATCH, PATCH, 3)  # their processor lays all patches in one row
         pixels = rows.permute(3, 1, 0, 2).reshape(1, 3, PATCH, -1)

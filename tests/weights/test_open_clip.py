@@ -25,6 +25,7 @@ from chiasm.nn.image_towers import resnet, vit
 from chiasm.nn.text_towers import transformer
 from chiasm.weights import byte_pairs
 from chiasm.weights import open_clip as adapter
+from chiasm.weights.checkpoint_folder import CheckpointFolder
 from chiasm.weights.open_clip._settings import read_pixels, write_pixels
 from chiasm.weights.texts import read_tokenizer
 from tests import peers
@@ -186,10 +187,10 @@ def test_tokens_with_the_real_vocabulary(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     merges = sorted(peer.bpe_ranks, key=lambda pair: peer.bpe_ranks[pair])
     (tmp_path / "merges.txt").write_text("\n".join(f"{left} {right}" for left, right in merges), encoding="utf-8")
-    ours = read_tokenizer(tmp_path, 77, 49_408)
+    ours = read_tokenizer(CheckpointFolder(tmp_path), 77, 49_408)
     (tmp_path / "archive").mkdir()
     shutil.copy(Path(str(open_clip.__file__)).parent / byte_pairs.ARCHIVE, tmp_path / "archive")
-    archived = read_tokenizer(tmp_path / "archive", 77, 49_408)
+    archived = read_tokenizer(CheckpointFolder(tmp_path / "archive"), 77, 49_408)
     assert archived.backend.to_str() == ours.backend.to_str()  # the archive of the package holds as much
     rows = (shared_data("flickr8k") / "captions.jsonl").read_text().splitlines()[:200]
     captions = [caption for row in rows for caption in json.loads(row)["captions"]]
@@ -227,7 +228,7 @@ def test_a_picture_smaller_than_its_crop_is_framed_in_black() -> None:
     crop = open_clip.transform.CenterCropOrPad(301)
     for size in ((200, 330), (330, 200), (200, 210), (301, 200)):
         picture = tiny.rgb(file).resize(size)
-        made = ImageTransform(301, "none", centre="even").levels(Image(np.asarray(picture)))
+        made = ImageTransform(301, "none", centre="even").pixels_uint8(Image(np.asarray(picture)))
         assert np.array_equal(made, np.asarray(crop(picture)))
 
 

@@ -21,6 +21,8 @@ from chiasm.weights.packages import efficientnet_lite0, minilm_l6, smollm2_135m
 from tests.shared_data import shared_data
 from tests.weights.shaking import shaken
 
+pytestmark = pytest.mark.xdist_group("packages")
+
 SENTENCES = [
     "A man rides a horse along the beach.",
     "Two cats.",
@@ -199,8 +201,8 @@ def test_only_tensors_are_read_and_each_is_accounted_for(fake_minilm: Path) -> N
         minilm_l6.load()
     assert str(caught.value) == (
         f"{fake_minilm} does not fit Bert: "
-        "missing: embeddings.LayerNorm.bias, encoder.layer.2.intermediate.dense.weight; "
-        "unexpected: encoder.layer.6.output.dense.bias; "
+        "missing: embeddings.LayerNorm.bias (384,), encoder.layer.2.intermediate.dense.weight (1536, 384); "
+        "unexpected: encoder.layer.6.output.dense.bias (384,); "
         "misshapen: embeddings.token_type_embeddings.weight (3, 384) instead of (2, 384)"
     )
 

@@ -13,10 +13,9 @@ from torch import Tensor
 import chiasm
 from chiasm.config import module_names
 from chiasm.data.sample import Sample, Text
-from chiasm.models.blip2_stage1 import BLIP2Stage1
-from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.generative import GenerativeModel, VisionLanguageModel
 from chiasm.models.model import Model
+from chiasm.models.pair_model import MatchingModel, PairModel
 from chiasm.nn.decoder import Packed
 from chiasm.weights import transformers
 from tests import peers
@@ -85,14 +84,13 @@ def test_what_is_compared_was_shaken_and_all_of_it_counts(family: str, tmp_path:
 def outputs(model: Model) -> Tensor:
     """What is compared: logits after pictures and words, or embeddings of both."""
     photo, words = pictures.noise(60, 90), "What is in the picture?"
-    if isinstance(model, DualEncoder | BLIP2Stage1):
+    if isinstance(model, PairModel):
         images, texts = model.processor.images([photo]), model.processor.texts([words])
-        images.pixels.data = images.pixels.double()
-        if isinstance(model, DualEncoder):
+        if not isinstance(model, MatchingModel):
             return torch.cat([model.encode_images(images), model.encode_texts(texts)])
-        seen, read = model.vision.tokens(images), (texts.ids_BT, texts.mask_BT)
-        found = model.queries(seen), model.encode_texts(*read), model.match(seen, *read)
-        return torch.cat([one.flatten() for one in found])
+        matched = model.match(model.image_states(images), texts.ids_BT, texts.mask_BT)
+        found = model.encode_images(images), model.encode_texts(texts), matched
+        return torch.cat([output.flatten() for output in found])
     assert isinstance(model, GenerativeModel)
     shown = (photo,) if isinstance(model, VisionLanguageModel) else ()
     batch = model.processor.prompts([Sample("a", (*shown, Text(words, role="user")))])

@@ -119,7 +119,7 @@ def test_pixels_tokens_scores_and_answers_agree(text: dict[str, Any], tmp_path: 
         with torch.no_grad():
             expected = theirs.double()(**exact).logits[0]
             prompt = ours.double().embedded(
-                replace(batch, images=replace(batch.images, pixels=batch.images.pixels.double()))
+                replace(batch, images=batch.images.with_pixels(batch.images.pixels.double()))
             )
             found = ours.language.logits(ours.language(prompt.x_TD, prompt.positions, Packed(prompt.lengths)))
             theirs.float()

@@ -128,7 +128,7 @@ def logits(ours: Flamingo, samples: Sequence[Sample]) -> list[torch.Tensor]:
     """Of every token of each sample, in float64."""
     batch = ours.processor.prompts(samples)
     if batch.images is not None:
-        batch = replace(batch, images=replace(batch.images, pixels=batch.images.pixels.double()))
+        batch = replace(batch, images=batch.images.with_pixels(batch.images.pixels.double()))
     with torch.no_grad():
         prompt = ours.double().embedded(batch)
         backend = Packed(prompt.lengths, prompt.visible)

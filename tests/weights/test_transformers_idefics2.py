@@ -12,6 +12,7 @@ import transformers
 from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
 import chiasm
+from chiasm.data.batch import PatchImages
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.image import Image
 from chiasm.data.layouts.native import Native
@@ -108,12 +109,12 @@ def test_pixels_tokens_logits_losses_and_answers_agree(split: bool, tmp_path: Pa
         batch = ours.processor.prompts([generating.asking(paths, QUESTION)])
         images = batch.images
         assert images is not None
-        assert images.grid_N2 is not None
+        assert isinstance(images, PatchImages)
         pairs = zip(inputs.pixel_values[0], inputs.pixel_attention_mask[0], strict=True)
         for at, (pixels, mask) in enumerate(pairs):
             high, wide = int(mask[:, 0].sum()), int(mask[0].sum())
             patches, grid = patches_of(pixels[:, :high, :wide], PATCH)
-            assert tuple(images.grid_N2[at].tolist()) == grid
+            assert tuple(images.grid_M2[at].tolist()) == grid
             assert torch.allclose(images.pixels[at, : len(patches)], patches, atol=1e-5)
         generating.assert_same_reading(ours, theirs, batch, inputs)
     generating.assert_same_losses(ours, theirs, proc, pictures)
@@ -187,5 +188,5 @@ def test_the_published_numbers_of_tokens_and_sides() -> None:
         levels = np.zeros((height, width, 3), np.uint8)
         known = theirs(levels, input_data_format="channels_last")["pixel_attention_mask"][0]
         made = layout.images([Image(levels)])
-        assert made.grid_N2 is not None
-        assert made.grid_N2.tolist() == [[int(one[:, 0].sum()) // 14, int(one[0].sum()) // 14] for one in known]
+        assert isinstance(made, PatchImages)
+        assert made.grid_M2.tolist() == [[int(one[:, 0].sum()) // 14, int(one[0].sum()) // 14] for one in known]

@@ -15,6 +15,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
 import chiasm
+from chiasm.data.batch import PatchImages
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.tiled import Tiled, scaled
 from chiasm.data.patches import patches_of
@@ -121,6 +122,7 @@ def test_pixels_tokens_logits_losses_and_answers_agree(shape: str, pixels: dict[
         assert batch.images is not None
         known = torch.stack([patches_of(tile, patch)[0] for tile in inputs.pixel_values[0]])
         assert torch.allclose(batch.images.pixels, known, atol=1e-5)
+        assert isinstance(batch.images, PatchImages)
         assert batch.images.tiles_N is not None
         assert int(batch.images.tiles_N.sum()) == inputs.pixel_values.shape[1]
         generating.assert_same_reading(ours, theirs, batch, inputs)

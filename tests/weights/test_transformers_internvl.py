@@ -1,4 +1,4 @@
-"""InternVL against InternVLForConditionalGeneration and its image processor, on tiny random checkpoints of theirs."""
+"""InternVL against InternVLForConditionalGeneration and InternVLProcessor, on tiny random checkpoints of theirs."""
 
 import json
 import random
@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 import chiasm
+from chiasm.data.batch import PixelImages
 from chiasm.data.layouts.aspect_tiles import AspectTiles, nearest_grid
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import CheckpointError, DataError
@@ -22,7 +23,7 @@ from chiasm.nn.connectors.pixel_shuffle_linear import squares
 from chiasm.nn.decoder import Packed
 from chiasm.nn.image_towers.internvit import ScaledBlock
 from chiasm.weights.transformers import save
-from tests import peers  # noqa: F401  # before any class of transformers is touched
+from tests import peers
 from tests.weights.generating import asking, rendered, resized_photo, write_tokenizer
 from tests.weights.shaking import shaken
 
@@ -97,14 +98,26 @@ def asked(paths: list[Path], question: str = QUESTION) -> Sample:
     return asking(paths, question)
 
 
+def whole(folder: Path, template: str = TEMPLATE) -> Any:
+    """transformers' processor with its parts for videos, which want torchvision."""
+    peers.torchvision()
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    tokens = dict(zip(("start_image", "end_image", "context_image", "video"), TOKENS, strict=True))
+    tokenizer._set_model_specific_special_tokens({f"{name}_token": token for name, token in tokens.items()})
+    pictures = processor()
+    films = transformers.InternVLVideoProcessor(
+        size={"height": SIZE, "width": SIZE}, image_mean=pictures.image_mean, image_std=pictures.image_std
+    )
+    return transformers.InternVLProcessor(pictures, tokenizer, films, image_seq_length=4, chat_template=template)
+
+
 def inputs_of(folder: Path, paths: list[Path], answer: str = "") -> dict[str, Any]:
-    """What transformers makes of pictures and a question."""
-    tokenizer, text = rendered(folder, len(paths), QUESTION)
-    made = processor()(images=[PIL.Image.open(path) for path in paths], return_tensors="pt")
-    for count in made.num_patches.tolist():
-        text = text.replace("<IMG_CONTEXT>", "<img>" + "[slot]" * (4 * count) + "</img>", 1)
-    ids = tokenizer(text.replace("[slot]", "<IMG_CONTEXT>") + answer, return_tensors="pt").input_ids
-    return {"input_ids": ids, "pixel_values": made.pixel_values}
+    """What transformers' processor makes of pictures and a question."""
+    made = whole(folder)
+    _, text = rendered(folder, len(paths), QUESTION)
+    pictures = [PIL.Image.open(path) for path in paths]
+    inputs = made(text=[text + answer], images=pictures, return_tensors="pt")
+    return {name: inputs[name] for name in ("input_ids", "pixel_values")}
 
 
 def load(folder: Path) -> InternVL:
@@ -136,6 +149,7 @@ def test_tiles_tokens_scores_and_answers_agree(language: str, vision: dict[str, 
         batch = ours.processor.prompts([asked(paths)])
         assert batch.stream is not None
         assert batch.images is not None
+        assert isinstance(batch.images, PixelImages)
         assert batch.images.tiles_N is not None
         assert batch.images.tiles_N.tolist() == [
             TILES[shape][0] * TILES[shape][1] + (shape != "tiny") for shape in shapes
@@ -178,7 +192,9 @@ def test_rows_of_different_pictures_and_none_do_not_disturb_each_other(tmp_path:
         assert cut is not None
         assert one is not None
         assert torch.equal(cut.pixels, one.pixels)
+        assert isinstance(cut, PixelImages)
         assert cut.tiles_N is not None
+        assert isinstance(one, PixelImages)
         assert one.tiles_N is not None
         assert torch.equal(cut.tiles_N, one.tiles_N)
 
@@ -257,7 +273,7 @@ def test_what_cannot_be_followed_is_refused(tmp_path: Path) -> None:
     for change, told in (
         ({"vision_feature_layer": -2}, "vision_feature_layer"),
         ({"downsample_ratio": 0.4}, r"downsample_ratio 0\.4 makes no squares"),
-        ({"image_seq_length": 9}, "image_seq_length is 9, but the model makes 4 slots"),
+        ({"image_seq_length": 9}, "image_seq_length is 9, but a tile makes 4 image tokens"),
         ({"vision_config": settings["vision_config"] | {"use_mean_pooling": False}}, "use_mean_pooling"),
         ({"vision_config": settings["vision_config"] | {"image_size": [56, 70]}}, "56x70 pixels are not square"),
         ({"vision_config": settings["vision_config"] | {"image_size": [112, 112]}}, "but the model sees 112"),

@@ -146,7 +146,7 @@ def test_tokens_pixels_and_scores_agree(tied: bool, tmp_path: Path) -> None:
         assert batch.stream.ids_T.tolist() == known.tolist()
         assert batch.stream.image_mask_T.long().tolist() == inputs.image_embeds_position_mask[0].tolist()
         assert torch.allclose(batch.images.pixels, inputs.pixel_values, atol=1e-5)
-        batch = replace(batch, images=replace(batch.images, pixels=batch.images.pixels.double()))
+        batch = replace(batch, images=batch.images.with_pixels(batch.images.pixels.double()))
         exact = {name: one.double() if one.is_floating_point() else one for name, one in inputs.items()}
         with torch.no_grad(), doubles():
             expected = theirs(**exact).logits[0]

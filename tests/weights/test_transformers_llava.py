@@ -123,5 +123,5 @@ def test_slots_and_features_that_differ_are_an_error_with_both_counts(tmp_path: 
     assert isinstance(ours, LLaVA)
     assert isinstance(ours.processor.layout, Fixed)
     ours.processor.layout = replace(ours.processor.layout, image_tokens=3)
-    with pytest.raises(DataError, match="has 3 slots, but its pictures made 4 features"):
+    with pytest.raises(DataError, match="has 3 image tokens, but its images made 4 features"):
         ours.generate([Sample("a", (Image(photos(1)[0]), Text("What?", role="user")))])

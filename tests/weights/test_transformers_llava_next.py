@@ -10,6 +10,7 @@ import transformers
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 import chiasm
+from chiasm.data.batch import PixelImages
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.image import Image
 from chiasm.data.layouts.any_resolution import AnyResolution
@@ -21,6 +22,8 @@ from tests import peers  # noqa: F401  # before any class of transformers is tou
 from tests.weights import generating
 from tests.weights.generating import tiny_clip, tiny_llama, write_tokenizer
 from tests.weights.shaking import shaken
+
+pytestmark = pytest.mark.xdist_group("llava_next")
 
 SIDE = 28
 GRIDS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
@@ -77,6 +80,7 @@ def test_pixels_tokens_logits_and_losses_agree(pair: tuple[Any, LLaVANeXT, Path]
         inputs = generating.asked(proc, [paths], QUESTION)
         batch = ours.processor.prompts([generating.asking(paths, QUESTION)])
         assert batch.images is not None
+        assert isinstance(batch.images, PixelImages)
         assert batch.images.tiles_N is not None
         tiles = torch.split(batch.images.pixels, batch.images.tiles_N.tolist())
         for made, known in zip(tiles, inputs.pixel_values, strict=True):

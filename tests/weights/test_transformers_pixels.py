@@ -11,6 +11,7 @@ import transformers
 
 from chiasm.data.image import Image
 from chiasm.data.transforms import ImageTransform
+from chiasm.weights.checkpoint_folder import CheckpointFolder
 from chiasm.weights.transformers._pixels import read_pixels, write_pixels
 from tests.weights import tiny
 
@@ -25,7 +26,8 @@ def both(
     """Ours from the file, and theirs from `given`."""
     peer = kind(**settings)
     peer.save_pretrained(folder)
-    return read_pixels(folder, SIDE)(Image(picture)), peer(given, return_tensors="pt")["pixel_values"][0]
+    ours = read_pixels(CheckpointFolder(folder), SIDE)
+    return ours(Image(picture)), peer(given, return_tensors="pt")["pixel_values"][0]
 
 
 def opened(file: Path) -> PIL.Image.Image:
@@ -71,12 +73,12 @@ def test_other_sizes_before_the_middle_is_taken(kind: type[Any], settings: dict[
     for photo in tiny.photos(6):
         ours, theirs = both(kind, settings, tmp_path, photo, opened(photo))
         assert (ours - theirs).abs().max() <= 1e-5 * max(1.0, float(theirs.abs().max()))
-    transform = read_pixels(tmp_path, SIDE)
+    transform = read_pixels(CheckpointFolder(tmp_path), SIDE)
     again = tmp_path / "again"
     again.mkdir()
     if settings.get("do_rescale", True):
         write_pixels(transform, "CLIP", again)
-        assert read_pixels(again, SIDE) == transform
+        assert read_pixels(CheckpointFolder(again), SIDE) == transform
 
 
 def test_a_small_picture_that_is_not_resized_is_framed(tmp_path: Path) -> None:
@@ -141,7 +143,7 @@ def test_what_we_write_is_what_we_do(resize: Any, tmp_path: Path) -> None:
     for photo in tiny.photos():
         theirs = peer(opened(photo), return_tensors="pt")["pixel_values"][0]
         torch.testing.assert_close(transform(Image(photo)), theirs, atol=1e-5, rtol=1e-5)
-    assert read_pixels(tmp_path, SIDE) == transform
+    assert read_pixels(CheckpointFolder(tmp_path), SIDE) == transform
 
 
 def test_the_oldest_layout(tmp_path: Path) -> None:
@@ -151,4 +153,4 @@ def test_the_oldest_layout(tmp_path: Path) -> None:
         '"feature_extractor_type": "CLIPFeatureExtractor", "image_mean": [0.48145466, 0.4578275, 0.40821073], '
         '"image_std": [0.26862954, 0.26130258, 0.27577711], "resample": 3, "size": 56}'
     )
-    assert read_pixels(tmp_path, SIDE) == ImageTransform(SIDE)
+    assert read_pixels(CheckpointFolder(tmp_path), SIDE) == ImageTransform(SIDE)

@@ -13,7 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import chiasm
-from chiasm.data.batch import Batch
+from chiasm.data.batch import Batch, PatchImages
 from chiasm.data.image import Image
 from chiasm.data.patches import PatchTransform
 from chiasm.data.processor import PairProcessor
@@ -23,6 +23,7 @@ from chiasm.models import siglip, siglip2
 from chiasm.nn.image_towers import naflex
 from chiasm.nn.text_towers import transformer
 from chiasm.weights import transformers as hub
+from chiasm.weights.checkpoint_folder import CheckpointFolder
 from chiasm.weights.texts import read_tokenizer
 from tests.shared_data import shared_data
 from tests.weights import tiny, tiny_siglip2
@@ -50,9 +51,9 @@ def assert_same_model(ours: siglip2.SigLIP2, peer: transformers.Siglip2Model, fo
     expected = peer(input_ids=ids, **pixels, return_loss=True)
     images, tokens = ours.processor.images([Image(one) for one in photos]), ours.processor.texts(TEXTS)
     assert torch.equal(tokens.ids_BT, ids)
-    assert images.grid_N2 is not None
-    assert torch.equal(images.grid_N2, pixels["spatial_shapes"])
-    assert len(set(map(tuple, images.grid_N2.tolist()))) > 1  # pictures of several shapes in one batch
+    assert isinstance(images, PatchImages)
+    assert torch.equal(images.grid_M2, pixels["spatial_shapes"])
+    assert len(set(map(tuple, images.grid_M2.tolist()))) > 1  # pictures of several shapes in one batch
     made = ours.encode_image_tokens(images)
     for at, (rows, columns) in enumerate(made.grid_N2.tolist()):
         mlp_width = expected.vision_model_output.last_hidden_state[at, : rows * columns]
@@ -112,8 +113,8 @@ def test_patches_of_photos(settings: dict[str, Any], tmp_path: Path) -> None:
     photos = tiny.photos(8)
     expected = peer([tiny.rgb(one) for one in photos], return_tensors="pt")
     images = loaded(folder).processor.images([Image(one) for one in photos])
-    assert images.grid_N2 is not None
-    assert torch.equal(images.grid_N2, expected["spatial_shapes"])
+    assert isinstance(images, PatchImages)
+    assert torch.equal(images.grid_M2, expected["spatial_shapes"])
     longest = images.pixels.shape[1]
     torch.testing.assert_close(images.pixels, expected["pixel_values"][:, :longest].float(), atol=1e-5, rtol=1e-5)
     assert not expected["pixel_attention_mask"][:, longest:].any()
@@ -240,7 +241,7 @@ def test_gemmas_sentencepiece_file_gives_the_tokens_of_sentencepiece(tidy: bool,
     settings = {"tokenizer_class": "GemmaTokenizer", "pad_token": "<pad>", "padding_side": "right"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     peer = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
-    ours = read_tokenizer(tmp_path, 64, 600)
+    ours = read_tokenizer(CheckpointFolder(tmp_path), 64, 600)
     captions += ["", "two  spaces", " at the start", "unseen 你好 letters", "THE END"]
     captions += [] if tidy else ["a <b>tag\nand a line"]
     assert len(set(captions)) > 200

@@ -1,1 +1,1 @@
-"""What changes a built model: adapters that learn in its place, and weights of several made into those of one."""
+"""Changes to a built model: adapters, and blends of the weights of two models."""

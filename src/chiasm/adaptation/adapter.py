@@ -1,63 +1,67 @@
-"""A recipe's choice of how a part of a model is adapted, and the linear layers of the part that it concerns."""
+"""What an adapter is: chosen in a recipe, put into a part of a model, written, read, and merged where it can be."""
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, Literal
+from pathlib import Path
+from typing import ClassVar, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from chiasm.config import Component, suggest
-from chiasm.errors import MissingExtra, RecipeError
+from chiasm.errors import RecipeError
 
 Quantised = Literal["nf4", "int8"]
 
 
 @dataclass(frozen=True)
 class AdapterConfig(Component, ABC, package="chiasm.adaptation.adapters", key="adapter"):
-    """What all adapters have in common.
+    """A recipe's choice of an adapter: a part of a model stands still, and few new tensors learn in its place.
 
-    targets: linear layers by the end of their names in the part, such as `[q, v]` or `[attention.q]`; "all-linear" is
-        every linear layer, but for the head over the vocabulary.
     quantise: keeps the frozen linear layers of the part in 4 or 8 bits, a quarter to an eighth of their memory
         (QLoRA, Dettmers et al. 2023, arXiv:2305.14314).
+    mergeable: whether what was learned can be added to the part's own weights, so that nothing of the adapter is left.
     """
 
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    mergeable: ClassVar[bool] = True
+
     quantise: Quantised | None = None
 
     @abstractmethod
-    def for_peft(self, targets: list[str]) -> Any:
-        """peft's own config, for linear layers of these names."""
+    def check(self, part: nn.Module, where: str) -> None:
+        """Raises RecipeError for a part that this adapter cannot be put into. where: its place in the recipe."""
+
+    @abstractmethod
+    def put_into(self, model: nn.Module, part: str) -> Adapter:
+        """Adds the adapter to a part of the model, in place: the part's own tensors are frozen, the new ones learn."""
 
 
-def require_peft() -> ModuleType:
-    """The package peft. Raises MissingExtra where it is not installed."""
-    quieten_bitsandbytes()
-    try:
-        import peft
-    except ImportError as error:
-        raise MissingExtra("peft", "adapters", "adapting a model") from error
-    return peft
+class Adapter(ABC):
+    """An adapter that is in a part of a model.
 
+    part: the part's name, "" for the whole model. names: the adapter's tensors as the model's state calls them: those
+    that learn, and those that follow from a seed.
+    """
 
-def quieten_bitsandbytes() -> None:
-    """bitsandbytes, which peft imports where it is there, logs that it got no faster kernels from a hub: no news."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    part: str
+    names: frozenset[str]
 
+    @abstractmethod
+    def write(self, model: nn.Module, folder: Path, base: str) -> None:
+        """Writes its tensors into a folder of its own. base: what `chiasm.load` opens for the model without it."""
 
-@contextmanager
-def refusals(where: str) -> Iterator[None]:
-    """Turns what peft says of settings that it cannot take into a RecipeError."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"{where}: peft refuses it: {' '.join(str(error).split())}") from error
+    @abstractmethod
+    def read(self, model: nn.Module, folder: Path) -> dict[str, Tensor]:
+        """What `write` has written, by the names of the model's state. Raises CheckpointError for what is missing."""
+
+    @abstractmethod
+    def merge(self, state: Mapping[str, Tensor], plain: nn.Module) -> None:
+        """Adds what was learned to the weights of a model without adapters. state: of the model that has this one.
+
+        Raises CapabilityError where there are no weights that would compute the same.
+        """
 
 
 def linear_layers(part: nn.Module) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from chiasm.adaptation.adapted import merged
 from chiasm.config import dump
 from chiasm.errors import CheckpointError, RecipeError
 from chiasm.models.folder import assign
@@ -26,12 +27,14 @@ def blend(first: Model, second: Model, alpha: float) -> Model:
     Averages that norms have counted are blended like weights; what is no number with a fraction, such as a count of
     batches, is taken from the nearer model. The processor is the second's.
     Raises RecipeError for an alpha outside of 0 to 1, CheckpointError where the models are not of one shape or are
-    given different pixels or tokens; CapabilityError for models that transformers computes.
+    given different pixels or tokens; CapabilityError for models that transformers computes, and for those with
+    adapters that cannot be merged into their weights, as others are first.
     """
     if not 0 <= alpha <= 1:
         raise RecipeError(f"alpha is the share of the second model, 0 to 1, not {alpha:g}")
-    for one in (first, second):
-        one.require_own("blended")
+    for model in (first, second):
+        model.require_own("blended")
+    first, second = merged(first), merged(second)
     if problems := [*_unlike_configs(first, second), *_unlike_inputs(first, second)]:
         raise CheckpointError(f"the two models cannot be blended: {'; '.join(problems)}")
     ours, theirs = first.state_dict(), second.state_dict()
@@ -49,12 +52,12 @@ def _between(ours: Tensor, theirs: Tensor, alpha: float) -> Tensor:
 
 
 def _check_shapes(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    shapes = [{name: tuple(tensor.shape) for name, tensor in one.items()} for one in (ours, theirs)]
+    shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (ours, theirs)]
     if odd := sorted(
         name for name in shapes[0].keys() | shapes[1].keys() if shapes[0].get(name) != shapes[1].get(name)
     ):
-        told = [str(one.get(odd[0], "missing")) for one in shapes]
-        raise CheckpointError(f"the two models cannot be blended: {odd[0]} is {told[0]} in one, {told[1]} in the other")
+        first, second = (shape.get(odd[0], "missing") for shape in shapes)
+        raise CheckpointError(f"the two models cannot be blended: {odd[0]} is {first} in one, {second} in the other")
 
 
 def _unlike_configs(first: Model, second: Model) -> Iterator[str]:
@@ -89,7 +92,7 @@ def _files(model: Model) -> dict[str, object]:
 
 def _without_augment(entries: object) -> object:
     if isinstance(entries, dict):
-        return {key: _without_augment(one) for key, one in entries.items() if key != "augment"}
+        return {key: _without_augment(entry) for key, entry in entries.items() if key != "augment"}
     return entries
 
 

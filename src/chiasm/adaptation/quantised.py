@@ -4,6 +4,7 @@ QLoRA: Dettmers et al. 2023, arXiv:2305.14314. Differs from it: the scales of bl
 
 from __future__ import annotations
 
+import logging
 import warnings
 from abc import ABC, abstractmethod
 from types import ModuleType
@@ -12,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from chiasm.adaptation.adapter import Quantised, linear_layers, quieten_bitsandbytes
+from chiasm.adaptation.adapter import Quantised, linear_layers
 from chiasm.errors import MissingExtra
 
 _BLOCK = 64  # weights that share a scale
@@ -124,3 +125,8 @@ def bitsandbytes() -> ModuleType:
     except ImportError as error:
         raise MissingExtra("bitsandbytes", "quantised", "adapters on weights in 4 bits") from error
     return package
+
+
+def quieten_bitsandbytes() -> None:
+    """bitsandbytes, which peft imports where it is there, logs that it got no faster kernels from a hub: no news."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from chiasm import __version__
+from chiasm.additions import allowing
 from chiasm.config import module_names
 from chiasm.errors import ChiasmError
 
@@ -27,7 +28,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if changes:
         options.overrides += changes
     try:
-        return int(commands[options.command].run(options) or 0)
+        with allowing(*options.allow):
+            return int(commands[options.command].run(options) or 0)
     except ChiasmError as error:
         sys.stderr.write(f"chiasm {options.command}: {error}\n")
         return 2
@@ -63,5 +65,17 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.arguments(command)
+        shared_arguments(command)
         commands[name] = module
     return parser, commands
+
+
+def shared_arguments(command: argparse.ArgumentParser) -> None:
+    """What all commands take beside their own arguments."""
+    command.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package whose classes checkpoints may name; importing it runs its code",
+    )

@@ -15,6 +15,7 @@ def source_of(what: str, overrides: Sequence[str], *, to_look_at: bool = False) 
 
     to_look_at: start from the entries with which a person is shown a source. Raises ChiasmError for what is unknown.
     """
+    from chiasm.additions import ANY, allowing, is_dotted
     from chiasm.config import parse
     from chiasm.data.source import Source
     from chiasm.errors import RecipeError
@@ -22,10 +23,10 @@ def source_of(what: str, overrides: Sequence[str], *, to_look_at: bool = False) 
     from chiasm.experiment.recipe import load_recipe
     from chiasm.serving.images import ImageCollection
 
-    if what in Source.names():
+    if what in Source.names() or (is_dotted(what) and not what.endswith((".yaml", ".yml"))):
         entries: dict[str, object] = {"source": what}
-        if to_look_at:
-            entries |= Source.choose(what).to_look_at()
+        with allowing(ANY):
+            entries |= Source.choose(what, what).to_look_at() if to_look_at else {}
     elif Path(what).is_dir():
         if overrides:
             raise RecipeError(f"{what} is a folder of pictures and takes no entries, such as {overrides[0]}")
@@ -34,6 +35,7 @@ def source_of(what: str, overrides: Sequence[str], *, to_look_at: bool = False) 
         entries = found
     else:
         return load_recipe(what, overrides).data.train
-    for one in overrides:
-        override(entries, one)
-    return parse(Source, entries, what)  # type: ignore[type-abstract]  # one of its subclasses
+    for change in overrides:
+        override(entries, change)
+    with allowing(ANY):
+        return parse(Source, entries, what)  # type: ignore[type-abstract]  # one of its subclasses

@@ -118,7 +118,9 @@ def workers_of(options: argparse.Namespace) -> Workers:
 def _words(options: argparse.Namespace) -> list[str]:
     """The command line again, for another process."""
     words = [str(options.model), *options.overrides, "--device", options.device]
+    words += ["--precision", options.precision]
     words += ["--batch-tokens", str(options.batch_tokens), "--baselines", *options.baselines]
+    words += [word for package in options.allow for word in ("--allow", package)]
     for name in ("tasks", "out", "score_by"):
         if (value := getattr(options, name)) is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]

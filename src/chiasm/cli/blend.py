@@ -34,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
     from chiasm.errors import CheckpointError, MissingExtra, RecipeError
     from chiasm.evaluation.curve import blend_curve, headlines
     from chiasm.evaluation.report.blended import curve_table, write_curve
+    from chiasm.evaluation.request_runner import RunOptions
     from chiasm.evaluation.run import check
     from chiasm.experiment.recipe import load_tasks
     from chiasm.experiment.run import CHECKPOINT
@@ -56,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         raise CheckpointError(f"{target} already holds a model; give --out another folder")
     tasks = load_tasks(options.tasks, options.overrides).evaluation if options.tasks else ()
     first, second = load(options.first, options.device), load(options.second, options.device)
-    check(second, tasks)
+    check(second, tasks, RunOptions(load=load))
     if options.alpha is not None:
         share = f"(1 - {options.alpha:g}) * `{options.first}` + {options.alpha:g} * `{options.second}`"
         card = f"# Blend\n\nIts weights are {share}; made with chiasm.\n"
@@ -65,12 +66,12 @@ def run(options: argparse.Namespace) -> int:
     if not tasks:
         return 0
 
-    def told(alpha: float, figures: Mapping[str, float]) -> None:
+    def on_figures(alpha: float, figures: Mapping[str, float]) -> None:
         shown = "  ".join(f"{task} {100 * figures[name]:.1f}" for task, name in headlines(figures).items())
         say(f"alpha {alpha:g}:  {shown}")
 
     names = (options.first.name, options.second.name)
-    curve = blend_curve(first, second, tasks, options.alphas, names, told)
+    curve = blend_curve(first, second, tasks, options.alphas, names, on_figures)
     curve.save(options.out)
     console.print(curve_table(curve))
     try:

@@ -13,6 +13,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chiasm.cli._precision import add_precision
+
 if TYPE_CHECKING:
     from chiasm.cli._workers import Workers
     from chiasm.models.model import Model
@@ -32,7 +34,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, help="where answers, scores and report go (default: the run's folder)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--score-by", help="of models that speak: likelihood, gain or yes (default: the recipe's)")
+    add_precision(parser)
+    parser.add_argument("--score-by", help="of generative models: likelihood, gain or yes (default: the recipe's)")
     parser.add_argument(
         "--baselines",
         nargs="*",
@@ -64,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
     from chiasm.evaluation.table import table
     from chiasm.experiment.recipe import load_recipe, load_tasks
     from chiasm.experiment.run import EVALUATION, RECIPE
+    from chiasm.weights import load
 
     console = Console()
     if options.batch_tokens < 1:
@@ -81,20 +85,22 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.tasks is None and not own.exists():
         raise RecipeError(f"{options.model} holds no recipe; say with --tasks RECIPE what to evaluate")
-    asked = load_tasks(options.tasks or own, options.overrides)
+    recipe = load_tasks(options.tasks or own, options.overrides, of_checkpoint=not options.tasks)
     model = _connected(options) if place.is_file() else _loaded(options, workers)
     folder = options.out or place
-    way = RunOptions(options.score_by or asked.score_by, options.batch_tokens, workers.share, options.keep_failed)
+    how = RunOptions(
+        options.score_by or recipe.score_by, options.batch_tokens, workers.share, options.keep_failed, load
+    )
     marks, baselines, progress = fingerprint(model), tuple(options.baselines), workers.shown and not options.quiet
     if workers.share.of > 1:
         with workers:
             ask(
                 model,
-                asked.evaluation,
+                recipe.evaluation,
                 folder / EVALUATION,
                 fingerprint=marks,
                 baselines=baselines,
-                way=way,
+                options=how,
                 leave_out=options.leave_out_impossible,
                 progress=progress,
             )
@@ -102,18 +108,17 @@ def run(options: argparse.Namespace) -> int:
             console.print(reason, highlight=False, markup=False, soft_wrap=True)
         if not workers.ends:
             return 0
-        way = RunOptions(
-            way.score_by, way.batch_tokens, keep_failed=not workers.lost
-        )  # failures were asked again just now
-    name = load_recipe(own).name if own.exists() else place.stem
+        # Failures were asked again just now.
+        how = RunOptions(how.score_by, how.batch_tokens, keep_failed=not workers.lost, load=load)
+    name = load_recipe(own, of_checkpoint=True).name if own.exists() else place.stem
     evaluation = evaluate(
         model,
-        asked.evaluation,
+        recipe.evaluation,
         folder / EVALUATION,
-        about={"name": name, "checkpoint": str(options.model)},
+        about={"name": name, "checkpoint": str(options.model), **_precision_of(model)},
         fingerprint=marks,
         baselines=baselines,
-        way=way,
+        options=how,
         leave_out=options.leave_out_impossible,
         progress=progress,
     )
@@ -125,7 +130,15 @@ def run(options: argparse.Namespace) -> int:
 def _loaded(options: argparse.Namespace, workers: Workers) -> Model:
     from chiasm.weights import load
 
-    return load(options.model, workers.device(options.device))
+    return load(options.model, workers.device(options.device), precision=options.precision)
+
+
+def _precision_of(model: Model | Endpoint) -> dict[str, str]:
+    """What results say of the precision that was computed in; nothing of float32, and of what another machine does."""
+    from torch import nn
+
+    dtype = next(model.parameters()).dtype if isinstance(model, nn.Module) else None
+    return {} if dtype is None or str(dtype) == "torch.float32" else {"precision": str(dtype).removeprefix("torch.")}
 
 
 def _connected(options: argparse.Namespace) -> Endpoint:
@@ -133,11 +146,11 @@ def _connected(options: argparse.Namespace) -> Endpoint:
 
     from chiasm.config import parse
     from chiasm.experiment.entries import read_entries
-    from chiasm.weights.endpoint import Settings, connect
+    from chiasm.weights.endpoint import EndpointSettings, connect
 
     if options.processes > 1 or options.share:
         from chiasm.errors import RecipeError
 
         raise RecipeError("one process asks an endpoint many things at once; set `concurrency` in its file instead")
-    settings = parse(Settings, read_entries(Path(options.model)), options.model)
+    settings = parse(EndpointSettings, read_entries(Path(options.model)), options.model)
     return connect(replace(settings, score_by=options.score_by) if options.score_by else settings)

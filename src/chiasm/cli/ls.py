@@ -1,12 +1,12 @@
-"""List what there is: models, recipes, sources, tasks.
+"""List what there is: models, objectives, recipes, sources, tasks; those of installed packages too.
 
 chiasm ls models"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.table import Table
 
@@ -14,6 +14,9 @@ from chiasm.config import Component
 
 if TYPE_CHECKING:
     from rich.console import Group
+
+
+C = TypeVar("C", bound=Component)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +38,10 @@ def _models() -> Group:
     from chiasm.models.model import ModelConfig, verbs
 
     parts: list[Text | Table] = []
-    for family in ModelConfig.names():
-        kind = ModelConfig.choose(family)
+    for family, kind in _choices(ModelConfig):  # type: ignore[type-abstract]  # its subclasses are wanted
+        if isinstance(kind, str):
+            parts += [Text(family, style="bold"), Text(kind, style="red")]
+            continue
         sizes = Table(show_header=False, box=None, padding=(0, 0, 0, 4))
         sizes.add_column(min_width=16)
         sizes.add_column(min_width=15, justify="right")
@@ -60,11 +65,24 @@ def _components(base: Callable[[], type[Component]]) -> Callable[[], Table]:
     def listed() -> Table:
         kind = base()
         table = Table(kind.key, "what it is", box=None)
-        for name in kind.names():
-            table.add_row(name, _about(kind.choose(name)))
+        for name, choice in _choices(kind):
+            table.add_row(name, choice if isinstance(choice, str) else _about(choice))
         return table
 
     return listed
+
+
+def _choices(base: type[C]) -> Iterator[tuple[str, type[C] | str]]:
+    """Each choice by its name; of an installed package's that cannot be imported, the reason."""
+    from chiasm.additions import ANY, allowing
+    from chiasm.errors import RecipeError
+
+    with allowing(ANY):
+        for name in base.names():
+            try:
+                yield name, base.choose(name, name)
+            except RecipeError as error:
+                yield name, str(error)
 
 
 def _about(kind: type) -> str:
@@ -86,8 +104,15 @@ def _tasks() -> type[Component]:
     return Task
 
 
+def _objectives() -> type[Component]:
+    from chiasm.objectives.objective import ObjectiveConfig
+
+    return ObjectiveConfig
+
+
 _LISTS: dict[str, Callable[[], Group | Table]] = {
     "models": _models,
+    "objectives": _components(_objectives),
     "recipes": _recipes,
     "sources": _components(_sources),
     "tasks": _components(_tasks),

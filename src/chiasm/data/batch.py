@@ -1,77 +1,105 @@
 """What a model is given: tensors, with the keys of the samples that they came from.
 
-Shapes: B samples, N images (a sample may hold none, one or several), T tokens, C channels, H and W pixels."""
+Every field declares what its rows belong to (see `chiasm.data.parts`), so that a batch is split, joined and moved
+whatever is in it. Pictures have one class for each way in which they are laid out.
+
+Shapes: B samples, N images (a sample may hold none, one or several), M tiles (an image may be cut into several), T
+tokens, C channels, H and W pixels, P patches."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Self
+from typing import Annotated, Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from chiasm.data.parts import BatchPart, Counts, Owner, Per
+from chiasm.errors import DataError
 
-class _Tensors:
-    """Moves a dataclass of tensors between devices."""
-
-    def to(self, device: torch.device | str) -> Self:
-        moved: dict[str, Tensor | _Tensors] = {}
-        for field in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                moved[field.name] = value.to(device, non_blocking=True)
-            elif isinstance(value, _Tensors):
-                moved[field.name] = value.to(device)
-        return replace(self, **moved)  # type: ignore[type-var]  # likewise
+P = TypeVar("P", bound=BatchPart)
 
 
-@dataclass(frozen=True)
-class Images(_Tensors):
-    """Preprocessed pictures.
+class Images(BatchPart):
+    """Preprocessed pictures, in the order of their samples; a subclass for each layout, which says what `pixels` are.
 
-    pixels: (N, C, H, W) float, normalised as the checkpoint wants it; or, where a model sees pictures at their own
-        aspect ratio, their patches row by row, (N, P, patch * patch * C), padded with zeros behind each picture.
-    row_N: which sample of the batch each picture belongs to.
-    Where a picture is cut into tiles, M in all, pixels and row are theirs, and tiles_N says how many belong to each
-    picture, in order; a tile may be a single patch, (M, C * patch * patch). sizes_N2: (height, width) of each picture
-    in the units of its layout; extent_M2: how much of each tile's pixels, (height, width) from the corner on, is
-    picture and not padding.
-    features: where a frozen tower's outputs were computed beforehand, what it made of these pictures, (N, D); pixels is
-        then empty.
-    grid_N2: rows and columns of each picture's patches, where `pixels` holds patches.
+    row_N: the sample that each picture belongs to.
     """
 
     pixels: Tensor
     row_N: Tensor
-    features: Tensor | None = None
-    grid_N2: Tensor | None = None
-    tiles_N: Tensor | None = None
-    sizes_N2: Tensor | None = None
-    extent_M2: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.row_N)
 
-    def of_rows(self, first: int, last: int) -> Images:
-        """The pictures of the samples from `first` up to but not including `last`, counted from `first` on."""
-        chosen = (self.row_N >= first) & (self.row_N < last)
-        whole = chosen
-        if self.tiles_N is not None:  # one entry a picture: that of its first tile decides
-            whole = chosen[self.tiles_N.cumsum(0) - self.tiles_N]
-        return Images(
-            self.pixels[chosen] if len(self.pixels) == len(self) else self.pixels,
-            self.row_N[chosen] - first,
-            self.features[chosen] if self.features is not None else None,
-            self.grid_N2[chosen] if self.grid_N2 is not None else None,
-            self.tiles_N[whole] if self.tiles_N is not None else None,
-            self.sizes_N2[whole] if self.sizes_N2 is not None else None,
-            self.extent_M2[chosen] if self.extent_M2 is not None else None,
-        )
+    def with_pixels(self, pixels: Tensor) -> Self:
+        """The same pictures with other pixels of the same layout."""
+        return replace(self, pixels=pixels)  # type: ignore[type-var]  # subclasses are dataclasses
+
+    def of_samples(self, sample_N: Tensor) -> Self:
+        """The same pictures, that of number i belonging to the sample `sample_N[i]`; row_N held these numbers."""
+        return replace(self, row_N=sample_N[self.row_N])  # type: ignore[type-var]  # likewise
 
 
 @dataclass(frozen=True)
-class Tokens(_Tensors):
+class PixelImages(Images):
+    """Whole pictures, or tiles of them, all of one size.
+
+    pixels: (M, C, H, W), normalised as the checkpoint wants it. tiles_N: how many tiles each picture has, in order;
+    None: each picture is one. sizes_N2: (height, width) of each picture in pixels before it was cut, where models ask.
+    """
+
+    pixels: Annotated[Tensor, Per("tile")]
+    row_N: Annotated[Tensor, Owner("image")]
+    tiles_N: Annotated[Tensor | None, Counts("tile", per="image")] = None
+    sizes_N2: Annotated[Tensor | None, Per("image")] = None
+
+
+@dataclass(frozen=True)
+class PatchImages(Images):
+    """Pictures (or tiles of them) of different shapes, as their patches.
+
+    pixels: patches row by row, (M, P, patch * patch * C), filled up with zeros to those of the largest. grid_M2: rows
+    and columns of each one's patches. tiles_N: as in PixelImages.
+    """
+
+    pixels: Annotated[Tensor, Per("tile", fill=0.0)]
+    row_N: Annotated[Tensor, Owner("image")]
+    grid_M2: Annotated[Tensor, Per("tile")]
+    tiles_N: Annotated[Tensor | None, Counts("tile", per="image")] = None
+
+
+@dataclass(frozen=True)
+class PackedImages(Images):
+    """The patches of all pictures behind each other, without padding; a video counts as one picture for each moment.
+
+    pixels: (P, time * patch * patch * C). lengths_N: how many patches each picture has. grid_N2: their rows and
+    columns.
+    """
+
+    pixels: Annotated[Tensor, Per("patch")]
+    row_N: Annotated[Tensor, Owner("image")]
+    lengths_N: Annotated[Tensor, Counts("patch", per="image")]
+    grid_N2: Annotated[Tensor, Per("image")]
+
+
+@dataclass(frozen=True)
+class ImageFeatures(Images):
+    """What a frozen tower made of pictures, computed beforehand: (N, D), or before pooling (N, P, D)."""
+
+    features: Annotated[Tensor, Per("image")]
+    row_N: Annotated[Tensor, Owner("image")]
+
+    @property
+    def pixels(self) -> Tensor:  # type: ignore[override]  # a field of the others
+        """Raises DataError: there are none."""
+        raise DataError("these pictures are features of a frozen tower, without pixels; leave data.features out")
+
+
+@dataclass(frozen=True)
+class Tokens(BatchPart):
     """Texts as token ids, padded on the right to the longest of the batch (or as far as the checkpoint wants).
 
     ids_BT: token ids. lengths_B: how many of each row are not padding.
@@ -80,10 +108,10 @@ class Tokens(_Tensors):
         then mean nothing.
     """
 
-    ids_BT: Tensor
-    lengths_B: Tensor
-    target_BT: Tensor
-    features: Tensor | None = None
+    ids_BT: Annotated[Tensor, Per("sample", fill=0)]
+    lengths_B: Annotated[Tensor, Per("sample")]
+    target_BT: Annotated[Tensor, Per("sample", fill=False)]
+    features: Annotated[Tensor | None, Per("sample")] = None
 
     def __len__(self) -> int:
         return len(self.ids_BT)
@@ -93,67 +121,98 @@ class Tokens(_Tensors):
         """True where a token is not padding."""
         return torch.arange(self.ids_BT.shape[1], device=self.ids_BT.device) < self.lengths_B[:, None]
 
-    def of_rows(self, first: int, last: int) -> Tokens:
-        """The rows from `first` up to but not including `last`."""
-        features = self.features[first:last] if self.features is not None else None
-        return Tokens(self.ids_BT[first:last], self.lengths_B[first:last], self.target_BT[first:last], features)
-
 
 @dataclass(frozen=True)
-class Stream(_Tensors):
+class Stream(BatchPart):
     """Samples as one stream of T tokens, behind each other without padding: what decoders are given.
 
     ids_T: token ids. lengths_B: tokens of each sample.
-    target_T: which tokens are learned or scored, by what stands before them; made from `Text.target` and nothing else.
-    slot_T: which tokens only keep the place of features of pictures, in the pictures' order.
+    target_T: which tokens are learned or scored, by what stands before them; made from the parts' `target` and nothing
+        else.
+    image_mask_T: which tokens only keep the place of features or codes of images, in the images' order.
     positions_AT: where a position has A axes (time, height, width), (A, T); None where it is the place in the sample.
+    blocks_T: within which blocks of a sample attention goes both ways, see `nn/attention_mask.py`; None where all of it
+        is causal.
+    image_order_T: which of its sample's image features each image token keeps the place of, where they are not in
+        order; 0 for other tokens.
     """
 
-    ids_T: Tensor
-    lengths_B: Tensor
-    target_T: Tensor
-    image_mask_T: Tensor
-    positions_AT: Tensor | None = None
+    ids_T: Annotated[Tensor, Per("token")]
+    lengths_B: Annotated[Tensor, Counts("token")]
+    target_T: Annotated[Tensor, Per("token")]
+    image_mask_T: Annotated[Tensor, Per("token")]
+    positions_AT: Annotated[Tensor | None, Per("token", axis=1)] = None
+    blocks_T: Annotated[Tensor | None, Per("token")] = None
+    image_order_T: Annotated[Tensor | None, Per("token")] = None
 
     def __len__(self) -> int:
         return len(self.lengths_B)
 
-    def of_rows(self, first: int, last: int) -> Stream:
-        """The samples from `first` up to but not including `last`."""
-        before, length = int(self.lengths_B[:first].sum()), int(self.lengths_B[first:last].sum())
-        chosen = slice(before, before + length)
-        positions = self.positions_AT[:, chosen] if self.positions_AT is not None else None
-        rows = self.lengths_B[first:last]
-        return Stream(self.ids_T[chosen], rows, self.target_T[chosen], self.image_mask_T[chosen], positions)
+    @property
+    def image_order_S(self) -> Tensor | None:
+        """(S,) which of the S image features of the batch each image token keeps the place of; None where in order."""
+        if self.image_order_T is None:
+            return None
+        samples = torch.arange(len(self), device=self.ids_T.device)
+        owner_S = samples.repeat_interleave(self.lengths_B)[self.image_mask_T]
+        counts_B = torch.bincount(owner_S, minlength=len(self))
+        return self.image_order_T[self.image_mask_T] + (counts_B.cumsum(0) - counts_B)[owner_S]
 
 
 @dataclass(frozen=True)
-class Batch(_Tensors):
-    """Samples as a model is given them; `keys` names them in errors and logs."""
+class Batch(BatchPart):
+    """Samples as a model is given them.
 
-    keys: tuple[str, ...]
+    keys: name the samples in errors and logs. dummy_images: images of no sample, which go through the model's parts for
+        images and change nothing: other processes wait there, or no gradient would flow (`Model.needs_images`). They
+        are given to parts of a batch after it was split.
+
+    added: what an objective or a family needs beside that, each a part of its own class; see `adding` and `part`.
+    """
+
+    keys: Annotated[tuple[str, ...], Per("sample")]
     images: Images | None = None
     texts: Tokens | None = None
     stream: Stream | None = None
+    dummy_images: Images | None = None
+    added: tuple[BatchPart, ...] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def split(self, parts: int) -> list[Batch]:
+    def adding(self, part: BatchPart) -> Batch:
+        """With this part, in the place of one of the same class."""
+        others = tuple(known for known in self.added if type(known) is not type(part))
+        return replace(self, added=(*others, part))
+
+    def part(self, kind: type[P]) -> P:
+        """The added part of that class. Raises KeyError where nobody added one."""
+        for part in self.added:
+            if type(part) is kind:
+                return part
+        raise KeyError(f"nothing added a {kind.__name__} to this batch")
+
+    def to(self, device: torch.device | str) -> Self:
+        return replace(super().to(device), added=tuple(part.to(device) for part in self.added))
+
+    def of_rows(self, first: int, last: int) -> Self:
+        """Some of the samples, as in a batch of these alone: without pictures where they have none."""
+        added = tuple(part.of_rows(first, last) for part in self.added)
+        rows = replace(super().of_rows(first, last), added=added, dummy_images=None)
+        return replace(rows, images=None) if rows.images is not None and not len(rows.images) else rows
+
+    def split(self, parts: int) -> list[Self]:
         """The batch in at most `parts` pieces of nearly equal size, in order."""
         parts = min(parts, len(self))
         bounds = [round(len(self) * part / parts) for part in range(parts + 1)]
-        return [
-            Batch(
-                self.keys[first:last],
-                self._images_of(first, last),
-                self.texts.of_rows(first, last) if self.texts is not None else None,
-                self.stream.of_rows(first, last) if self.stream is not None else None,
-            )
-            for first, last in pairwise(bounds)
-        ]
+        return [self.of_rows(first, last) for first, last in pairwise(bounds)]
 
-    def _images_of(self, first: int, last: int) -> Images | None:
-        """The pictures of some samples; None where they have none, as in a batch of these samples alone."""
-        images = self.images.of_rows(first, last) if self.images is not None else None
-        return images if images is not None and len(images) else None
+    @classmethod
+    def concatenated(cls, batches: Sequence[Self]) -> Self:
+        """Batches one after the other: the inverse of `split`. They must have the same parts."""
+        starts = [sum(map(len, batches[:at])) for at in range(len(batches))]
+        bare = [replace(batch, added=()) for batch in batches]
+        added: list[Any] = [
+            type(part).joined([batch.part(type(part)) for batch in batches], starts) for part in batches[0].added
+        ]
+        return replace(cls.joined(bare, starts), added=tuple(added))

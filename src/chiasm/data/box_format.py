@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from chiasm.config import Component
-from chiasm.data.sample import Box, GroundedSpan, Sample, Text, Video
+from chiasm.data.sample import Box, GroundedSpan, Sample, Text
 from chiasm.errors import DataError
 
 Corners = tuple[float, float, float, float]
@@ -208,4 +208,4 @@ def _size(sample: Sample, box: Box) -> Size:
             f"{len(sample.shown)}, counted from 0"
         )
     shown = sample.shown[box.image]
-    return shown.frames[0].size if isinstance(shown, Video) else shown.size
+    return shown.size

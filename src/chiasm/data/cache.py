@@ -189,12 +189,13 @@ class DecodedSource(Source):
             sample = self.source[index]
             kept = iter(places)
             parts = tuple(
-                self._image(next(kept, -1), part) if isinstance(part, Image) else part for part in sample.parts
+                self._image(next(kept, -1), part).placed(part.role, part.target) if isinstance(part, Image) else part
+                for part in sample.parts
             )
             return replace(sample, parts=parts)
         told = json.loads(self._text[first:last].tobytes())
         parts = tuple(self._image(place) for place in places)
-        return Sample(told["key"], parts, captions=tuple(told["captions"]), meta=told["meta"])
+        return Sample(told["key"], parts, captions=tuple(told["captions"]), label=told["label"], meta=told["meta"])
 
     def _image(self, place: int, without: Image | None = None) -> Image:
         if place < 0:
@@ -237,12 +238,12 @@ class DecodedSource(Source):
 
     def _decoded(self, image: Image) -> NDArray[np.uint8]:
         if self.crops is not None:
-            whole = Image(image.levels())
+            whole = Image(image.pixels_uint8())
             # Drawn from the content, so that a cache made in two sittings is the one made in one.
             drawn = (np.random.default_rng([int(image.key, 16), at]) for at in range(self.crops))
-            return np.concatenate([self.transform.levels(whole, generator) for generator in drawn])
+            return np.concatenate([self.transform.pixels_uint8(whole, generator) for generator in drawn])
         if self.side is None:
-            return self.transform.levels(image)
+            return self.transform.pixels_uint8(image)
         picture = image.decode()
         size = _shrunk(picture.size, self.side)
         return np.asarray(picture) if size == picture.size else resized(picture, size, self.transform.interpolation)
@@ -298,9 +299,15 @@ def _shrunk(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 def _line(sample: Sample) -> bytes:
     """A sample of pictures and captions as a line of JSON; nothing for one that JSON does not hold whole."""
-    if sample.boxes or sample.questions or sample.negatives or len(sample.images) != len(sample.parts):
+    whole = replace(sample, boxes=(), questions=(), negatives=(), preference=None)
+    if whole != sample or len(sample.images) != len(sample.parts):
         return b""
-    told = {"key": sample.key, "captions": list(sample.captions), "meta": dict(sample.meta)}
+    told = {
+        "key": sample.key,
+        "captions": list(sample.captions),
+        "label": sample.label,
+        "meta": dict(sample.meta),
+    }
     try:
         line = json.dumps(told)
     except (TypeError, ValueError):

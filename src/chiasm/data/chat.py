@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from chiasm.data.sample import Image, Part, Sample, Text, Video
@@ -30,6 +31,26 @@ class Rendered:
 
     text: str
     spans: tuple[tuple[int, int], ...]
+
+    def expanded(self, written: Sequence[str]) -> Rendered:
+        """The text with each IMAGE and VIDEO replaced by what is written for it, in order; the spans move along."""
+        pieces = re.split(f"[{IMAGE}{VIDEO}]", self.text)
+        text, end = pieces[0], len(pieces[0])
+        shifts = [(0, 0)]  # (character, by how much everything from it on moves)
+        for placeholder, piece in zip(written, pieces[1:], strict=True):
+            end += 1
+            shifts.append((end, shifts[-1][1] + len(placeholder) - 1))
+            text += placeholder + piece
+            end += len(piece)
+
+        def moved(character: int) -> int:
+            return character + next(shift for start, shift in reversed(shifts) if character >= start)
+
+        return Rendered(text, tuple((moved(first), moved(last)) for first, last in self.spans))
+
+    def covered(self, offsets: Sequence[tuple[int, int]]) -> list[bool]:
+        """Which tokens hold a character of a span. offsets: (start, end) of each token in the text."""
+        return [any(start < last and end > first for first, last in self.spans) for start, end in offsets]
 
 
 @dataclass(frozen=True)
@@ -80,9 +101,10 @@ class ChatTemplate:
                     "that knows pictures"
                 )
         targets = sum(part.target and bool(part.text) for part in sample.texts)
+        targets += sum(image.target for image in sample.images)
         if len(spans) != targets:
             raise DataError(
-                f"sample '{sample.key}' has {targets} texts to learn, but the chat template keeps {len(spans)} of them"
+                f"sample '{sample.key}' has {targets} parts to learn, but the chat template keeps {len(spans)} of them"
             )
 
     def _text(self, sample: Sample, answer: bool, marked: bool) -> str:
@@ -91,10 +113,11 @@ class ChatTemplate:
         return self._rendered(_messages(sample, self._program[2], self.image, self.video, marked), answer, sample.key)
 
     def _joined(self, sample: Sample, marked: bool) -> str:
-        """Parts one behind the other; what the assistant said has its end where the chat goes on, too."""
+        """Parts one after the other; an answer of the assistant has its end where the chat goes on, too."""
         written = [_written(part, IMAGE, VIDEO, marked) for part in sample.parts]
-        for at, part in enumerate(sample.parts[:-1]):
-            if isinstance(part, Text) and part.role == "assistant" and self.ends:
+        for at, (part, following) in enumerate(pairwise(sample.parts)):
+            image_follows = isinstance(following, Image) and following.role == "assistant"
+            if not isinstance(part, Video) and part.role == "assistant" and not image_follows and self.ends:
                 written[at] += self.ends[0]
         return "".join(written)
 
@@ -161,7 +184,7 @@ def _is_content(node: Any) -> bool:
 
 
 def _messages(sample: Sample, lists: bool, image: str, video: str, marked: bool) -> list[dict[str, Any]]:
-    """Turns of one role each. A picture belongs to the turn of the text behind it, or of the last one."""
+    """Turns of one role each. An image without a role belongs to the turn of the text after it, or to the last one."""
     messages: list[dict[str, Any]] = []
     waiting: list[Part] = []
 
@@ -172,7 +195,7 @@ def _messages(sample: Sample, lists: bool, image: str, video: str, marked: bool)
 
     for part in sample.parts:
         waiting.append(part)
-        if isinstance(part, Text):
+        if isinstance(part, Text) or (isinstance(part, Image) and part.role):
             add(part.role or "user", waiting)
             waiting = []
     if waiting:
@@ -180,23 +203,27 @@ def _messages(sample: Sample, lists: bool, image: str, video: str, marked: bool)
     for message in messages:
         parts = message["content"]
         message["content"] = (
-            [_as_entry(part, marked) for part in parts]
+            [entry for part in parts for entry in _as_entries(part, marked)]
             if lists
             else "".join(_written(part, image, video, marked) for part in parts)
         )
     return messages
 
 
-def _as_entry(part: Part, marked: bool) -> dict[str, str]:
+def _as_entries(part: Part, marked: bool) -> list[dict[str, str]]:
+    """A part of a message as chat templates know it. The template itself writes an image, so marks stand beside it."""
     if isinstance(part, Text):
-        return {"type": "text", "text": _written(part, "", "", marked)}
-    return {"type": "video" if isinstance(part, Video) else "image"}
+        return [{"type": "text", "text": _written(part, "", "", marked)}]
+    if isinstance(part, Image) and part.target and marked:
+        return [{"type": "text", "text": _OPEN}, {"type": "image"}, {"type": "text", "text": _CLOSE}]
+    return [{"type": "video" if isinstance(part, Video) else "image"}]
 
 
 def _written(part: Part, image: str, video: str, marked: bool) -> str:
-    if isinstance(part, Text):
-        return f"{_OPEN}{part.text}{_CLOSE}" if marked and part.target and part.text else part.text
-    return video if isinstance(part, Video) else image
+    if isinstance(part, Video):
+        return video
+    written = part.text if isinstance(part, Text) else image
+    return f"{_OPEN}{written}{_CLOSE}" if marked and part.target and written else written
 
 
 def _unmarked(text: str) -> tuple[str, tuple[tuple[int, int], ...]]:

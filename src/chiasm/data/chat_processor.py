@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import tokenizers
@@ -15,11 +16,13 @@ import torch
 from tokenizers import AddedToken
 
 from chiasm.config import dump, parse
+from chiasm.data.attention_blocks import prefix_blocks
 from chiasm.data.batch import Batch, Images, Stream
 from chiasm.data.box_format import BoxFormat, ParsedText
 from chiasm.data.chat import IMAGE, VIDEO, ChatTemplate, Rendered
+from chiasm.data.infilling import Infilling, moved, segments_of
 from chiasm.data.layout import Layout, VideoLayout
-from chiasm.data.processor import Processor, TokenizerEntry
+from chiasm.data.processor import Cost, Preview, Processor, TokenizerEntry
 from chiasm.data.sample import Image, Sample, Text, Video
 from chiasm.data.tokenizer import learn_tokenizer, load_backend
 from chiasm.data.transforms import ImageTransform
@@ -36,6 +39,9 @@ class ChatSettings:
     start: a token that begins every sample, where the checkpoint has one and its template does not write it.
     ends: tokens that end a turn or a text; the first also ends texts without roles.
     boxes: how regions are written; None for a model that knows none, which is then given no boxes.
+    attention: "causal", or "prefix" where all that stands before the first learned word, and all of a prompt, is read
+        with attention both ways (PaliGemma).
+    infilling: which spans are moved to the end of a sample in training; None for none.
     """
 
     context: int = 2048
@@ -44,6 +50,8 @@ class ChatSettings:
     ends: tuple[str, ...] = ("<|endoftext|>",)
     marks: Mapping[str, str] = field(default_factory=dict)
     boxes: BoxFormat | None = None
+    attention: Literal["causal", "prefix"] = "causal"
+    infilling: Infilling | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,9 @@ class ChatEntries(ChatSettings):
 class ChatProcessor(Processor):
     """Renders a sample by the chat template, makes room for its pictures, and finds the tokens to learn."""
 
+    packs = True
+    backend: tokenizers.Tokenizer
+
     def __init__(self, backend: tokenizers.Tokenizer, settings: ChatSettings, template: str = "") -> None:
         self.backend = tokenizers.Tokenizer.from_str(backend.to_str())  # ours alone
         self.backend.no_padding()
@@ -66,9 +77,22 @@ class ChatProcessor(Processor):
         video = self.layout.video_placeholder if isinstance(self.layout, VideoLayout) else "<video>"
         self.template = ChatTemplate(template, image, video, settings.marks, settings.ends)
         self.end_ids = tuple(self._id(end) for end in settings.ends)
-        self.image_tokens = _image_tokens(self.layout)
-        self.image_token_ids = tuple(self._id(image_token) for image_token in self.image_tokens)
+        image_tokens = self.layout.placeholder_tokens if self.layout is not None else ()
+        self.image_token_ids = tuple(self._id(image_token) for image_token in image_tokens)
         self.start_ids = (self._id(settings.start),) if settings.start else ()
+        codes = self.layout.image_codes if self.layout is not None else None
+        self.code_ids = codes.in_vocabulary(self._id) if codes is not None else None
+        reserved = (*image_tokens, *(codes.names if codes is not None else ()))
+        self._reserved = re.compile("|".join(map(re.escape, reserved)) or "(?!)")  # matches nothing where none is
+        infilling = settings.infilling
+        if infilling is not None:
+            self.end_ids += (self._id(infilling.end),)
+            self._masks = [self._id(mask) for mask in infilling.masks]
+            self._boundaries = [self._id(token) for token in infilling.within]
+            if settings.attention != "causal":
+                raise RecipeError(
+                    "processor: infilling moves what attention both ways would see; leave out one of both"
+                )
         self._silent = _silent(self.backend, settings.boxes)
         if settings.boxes is not None and self.transform is not None and self.transform.augment is not None:
             raise RecipeError("processor: random views of pictures move what boxes mean; leave out augment or boxes")
@@ -76,6 +100,20 @@ class ChatProcessor(Processor):
     @property
     def transform(self) -> ImageTransform | None:
         return self.layout.alike if self.layout is not None else None
+
+    @cached_property
+    def dummy_images(self) -> Images | None:
+        """A small grey image."""
+        return self.layout.images([Image(np.full((28, 28, 3), 128, np.uint8))]) if self.layout is not None else None
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether what several prompts begin with can be read once for all of them: no token of it sees the rest."""
+        return self.settings.attention == "causal"
+
+    @property
+    def chat_template(self) -> str:
+        return self.template.source
 
     @property
     def vocabulary(self) -> int:
@@ -93,25 +131,25 @@ class ChatProcessor(Processor):
         return self._batch(samples, None, answer=True)
 
     def render(self, sample: Sample, answer: bool = False) -> Rendered:
-        """The sample as the tokenizer reads it, slots of pictures written out, with the spans that are learned."""
+        """The sample as the tokenizer reads it, image tokens written out, with the spans that are learned."""
         rendered = self.template.render(self._with_boxes(sample), answer)
         self._check_image_tokens(rendered, sample)
-        return _expanded(rendered, self._all_written(sample, rendered.text))
+        return rendered.expanded(self._all_written(sample, rendered.text))
 
     def tokens(self, sample: Sample, *, answer: bool = False) -> tuple[list[int], list[bool]]:
-        """The ids of a sample, slots included, and which of them are learned; of pictures no more than sizes are read.
+        """The ids of a sample, image tokens included, and which of them are learned; of images only sizes are read.
 
         answer: as a prompt, see `prompts`. Raises DataError for what is empty or longer than the context.
         """
         rendered = self.render(sample, answer)
         encoding = self.backend.encode(rendered.text, add_special_tokens=False)
         ids = [*self.start_ids, *encoding.ids]
-        targets = [False] * len(self.start_ids) + _covered(encoding.offsets, rendered.spans)
+        targets = [False] * len(self.start_ids) + rendered.covered(encoding.offsets)
         if len(ids) > self.settings.context:
-            image_tokens = sum(ids.count(image_token) for image_token in self.image_token_ids)
+            image_tokens = self._count_image_tokens(ids)
             raise DataError(
-                f"sample '{sample.key}' has {len(ids)} tokens, {image_tokens} of them for its pictures, but the context is "
-                f"{self.settings.context}; shorten it, give smaller pictures, or raise processor.context"
+                f"sample '{sample.key}' has {len(ids)} tokens, {image_tokens} of them for its pictures, but the "
+                f"context is {self.settings.context}; shorten it, give smaller pictures, or raise processor.context"
             )
         if not ids:
             raise DataError(f"sample '{sample.key}' is empty: it has neither words nor pictures")
@@ -120,6 +158,35 @@ class ChatProcessor(Processor):
                 f"sample '{sample.key}' has nothing to learn: no text of it is a target (in chats, the assistant's)"
             )
         return ids, targets
+
+    def cost(self, sample: Sample) -> Cost:
+        ids, _ = self.tokens(sample)
+        return Cost(len(ids), self._count_image_tokens(ids))
+
+    def preview(self, sample: Sample) -> Preview:
+        rendered, start = self.render(sample), self.settings.start
+        encoding = self.backend.encode(rendered.text, add_special_tokens=False)
+        tokens, limit = len(self.start_ids) + len(encoding.ids), self.settings.context
+        image_tokens = self._count_image_tokens(encoding.ids)
+        targets = sum(rendered.covered(encoding.offsets))
+        beyond = f", beyond the context of {limit:,}" if tokens > limit else ""
+        return Preview(
+            text=start + rendered.text,
+            spans=tuple((first + len(start), end + len(start)) for first, end in rendered.spans),
+            image_token=self.layout.image_token if self.layout is not None else "",
+            tokens=tokens,
+            image_tokens=image_tokens,
+            target_tokens=targets,
+            limit=limit,
+            summary=f"{tokens:,} tokens{beyond}: {image_tokens:,} for pictures, {targets:,} learned",
+        )
+
+    def dumped(self) -> dict[str, Any]:
+        entries: dict[str, Any] = dump(self.settings)
+        return entries
+
+    def _count_image_tokens(self, ids: Sequence[int]) -> int:
+        return sum(ids.count(image_token) for image_token in self.image_token_ids)
 
     def ids(self, text: str) -> list[int]:
         """The tokens of a text as it stands, without marks of its own."""
@@ -174,21 +241,47 @@ class ChatProcessor(Processor):
         self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None, answer: bool
     ) -> Batch:
         rows = [self.tokens(sample, answer=answer) for sample in samples]
-        ids, targets = (torch.tensor([one for row in rows for one in row[part]]) for part in (0, 1))
+        order = None
+        if self.settings.infilling is not None and generators is not None:
+            infilled = [self._infilled(*row, generator) for row, generator in zip(rows, generators, strict=True)]
+            rows, order = [row for row, _ in infilled], torch.tensor([place for _, row in infilled for place in row])
+        ids, targets = (torch.tensor([value for row in rows for value in row[part]]) for part in (0, 1))
         ids, targets = ids.long(), targets.bool()
         image_tokens = torch.isin(ids, torch.tensor(self.image_token_ids, dtype=torch.long))
-        lengths = torch.tensor([len(row[0]) for row in rows])
+        lengths = [len(row[0]) for row in rows]
+        positions = self._positions(samples, torch.split(image_tokens, lengths))
+        if order is not None and positions is not None:
+            raise RecipeError(
+                "processor.infilling: this layout gives image tokens positions of their own; leave it out"
+            )
+        blocks = None
+        if self.settings.attention == "prefix":
+            prefixes = lengths if answer else [targets.index(True) for _, targets in rows]
+            blocks = prefix_blocks(prefixes, lengths)
         return Batch(
             keys=tuple(sample.key for sample in samples),
             images=self._images(samples, generators),
-            stream=Stream(
-                ids,
-                lengths,
-                targets,
-                image_tokens,
-                self._positions(samples, torch.split(image_tokens, lengths.tolist())),
-            ),
+            stream=Stream(ids, torch.tensor(lengths), targets, image_tokens, positions, blocks, order),
         )
+
+    def _infilled(
+        self, ids: list[int], targets: list[bool], generator: np.random.Generator
+    ) -> tuple[tuple[list[int], list[bool]], list[int]]:
+        """A sample with spans moved to its end, and which of its image tokens each of its tokens was.
+
+        The masks are not learned, for where a span begins is chance; where it ends is learned.
+        """
+        infilling = self.settings.infilling
+        assert infilling is not None
+        most = (self.settings.context - len(ids)) // 3  # two masks and an end for each
+        spans = infilling.spans(segments_of(ids, targets, self._boundaries), most, generator)
+        order = moved(spans, len(ids))
+        number = np.isin(ids, self.image_token_ids).cumsum() - 1
+        extra = {-1 - at: mask for at, mask in enumerate(self._masks)} | {-1 - len(ids): self._id(infilling.end)}
+        return (
+            [ids[place] if place >= 0 else extra[place] for place in order],
+            [targets[place] if place >= 0 else place == -1 - len(ids) for place in order],
+        ), [max(0, int(number[place])) if place >= 0 else 0 for place in order]
 
     def _images(self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None) -> Images | None:
         shown = [(row, one) for row, sample in enumerate(samples) for one in sample.shown]
@@ -199,7 +292,7 @@ class ChatProcessor(Processor):
             images = self.layout.images([one for _, one in shown], drawn)
         else:
             images = self.layout.images([one for _, one in shown if isinstance(one, Image)], drawn)
-        return replace(images, row_N=torch.tensor([row for row, _ in shown])[images.row_N])
+        return images.of_samples(torch.tensor([row for row, _ in shown]))
 
     def _all_written(self, sample: Sample, text: str) -> list[str]:
         """What stands for each picture and video of a rendered text."""
@@ -227,17 +320,19 @@ class ChatProcessor(Processor):
         if isinstance(one, Video):
             if not isinstance(self.layout, VideoLayout):
                 raise DataError(f"sample '{sample.key}' has videos, which this model does not read")
-            return self.layout.written_video(*one.frames[0].size, len(one.frames))
+            return self.layout.written_video(*one.size, len(self.layout.frame_indices(one)))
         if self.layout is None:
             raise DataError(f"sample '{sample.key}' has pictures, but this model reads text alone")
         return self.layout.written(*one.size)
 
     def _check_image_tokens(self, rendered: Rendered, sample: Sample) -> None:
-        if found := [image_token for image_token in self.image_tokens if image_token in rendered.text]:
+        if found := self._reserved.search(rendered.text):
             raise DataError(
-                f"sample '{sample.key}' has '{found[0]}' in its text, the token that keeps the place of a picture's "
-                "feature; remove it"
+                f"sample '{sample.key}' has '{found[0]}' in its text, a token that stands for a part of an image; "
+                "remove it"
             )
+        if self.code_ids is None and any(image.target for image in sample.images):
+            raise DataError(f"sample '{sample.key}' has images to learn, but this model writes none")
 
     def _id(self, token: str) -> int:
         found = self.backend.token_to_id(token)
@@ -250,7 +345,7 @@ class ChatProcessor(Processor):
     @classmethod
     def from_recipe(cls, entries: Mapping[str, Any], texts: Iterable[str]) -> Self:
         given = parse(ChatEntries, entries, "processor")
-        settings = ChatSettings(given.context, given.layout, given.start, given.ends, given.marks, given.boxes)
+        settings = ChatSettings(**{field.name: getattr(given, field.name) for field in fields(ChatSettings)})
         template = given.template.read_text(encoding="utf-8") if given.template is not None else ""
         if given.tokenizer.file is not None:
             backend = load_backend(given.tokenizer.file)
@@ -261,12 +356,14 @@ class ChatProcessor(Processor):
             if given.layout.alike is not None:
                 given.layout.alike.require_decoders()  # now, not in the middle of a run
             backend.add_special_tokens([given.layout.image_token, *given.layout.marks])
+        if given.infilling is not None:
+            backend.add_special_tokens([*given.infilling.masks, given.infilling.end])
         if given.boxes is not None:  # no special tokens: they are part of what is said
             backend.add_tokens([AddedToken(mark, normalized=False) for mark in given.boxes.marks])
         return cls(backend, settings, template)
 
     def save(self, folder: Path) -> None:
-        (folder / _SETTINGS).write_text(json.dumps(dump(self.settings), indent=2) + "\n")
+        (folder / _SETTINGS).write_text(json.dumps(self.dumped(), indent=2) + "\n")
         (folder / _TEMPLATE).write_text(self.template.source, encoding="utf-8")
         self.backend.save(str(folder / _TOKENIZER))
 
@@ -284,34 +381,3 @@ def _silent(backend: tokenizers.Tokenizer, boxes: BoxFormat | None) -> frozenset
     said = frozenset(boxes.marks) if boxes is not None else frozenset()
     added = backend.get_added_tokens_decoder().items()
     return frozenset(at for at, token in added if token.special and token.content not in said)
-
-
-def _image_tokens(layout: Layout | None) -> tuple[str, ...]:
-    if layout is None:
-        return ()
-    return (layout.image_token, layout.video_token) if isinstance(layout, VideoLayout) else (layout.image_token,)
-
-
-def _expanded(rendered: Rendered, written: Sequence[str]) -> Rendered:
-    """The text with every IMAGE and VIDEO replaced by what stands for it, and the spans moved along."""
-    pieces = re.split(f"[{IMAGE}{VIDEO}]", rendered.text)
-    text, moved = pieces[0], []
-    shifts = [(0, 0)]  # from this character on, everything stands so much later
-    at = len(pieces[0])
-    for image_tokens, piece in zip(written, pieces[1:], strict=True):
-        at += 1
-        shifts.append((at, shifts[-1][1] + len(image_tokens) - 1))
-        text += image_tokens + piece
-        at += len(piece)
-
-    def later(place: int) -> int:
-        return place + next(shift for start, shift in reversed(shifts) if place >= start)
-
-    for first, behind in rendered.spans:
-        moved.append((later(first), later(behind)))
-    return Rendered(text, tuple(moved))
-
-
-def _covered(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[bool]:
-    """Which tokens hold a character of a span."""
-    return [any(start < behind and end > first for first, behind in spans) for start, end in offsets]

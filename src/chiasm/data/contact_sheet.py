@@ -101,7 +101,7 @@ def _image(sample: Sample, width: int) -> PIL.Image.Image | None:
     part = next((part for part in sample.parts if not isinstance(part, Text)), None)
     if part is None:
         return None
-    picture = (part.frames[0] if isinstance(part, Video) else part).decode()
+    picture = (part.images[0] if isinstance(part, Video) else part).decode()
     scale = min(width / picture.width, width / picture.height)
     if scale >= 2:  # small pictures are shown as the pixels they are, not blurred
         whole = int(scale)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from chiasm.data.file_cache import local
 from chiasm.data.image import Image
 from chiasm.data.locations import Location, Url, image_at
+from chiasm.data.video import Video
 from chiasm.errors import DataError
 
 _BOM = b"\xef\xbb\xbf"  # what some editors and spreadsheets put before UTF-8
@@ -46,6 +47,11 @@ def inside(folder: Location, name: str) -> Location:
 def picture(folder: Location, name: str) -> Image:
     """The picture of this name in a folder, read when it is needed. Raises DataError like `inside`."""
     return image_at(inside(folder, name))
+
+
+def video(folder: Location, name: str) -> Video:
+    """The video of this name in a folder, read when it is needed. Raises DataError like `inside`."""
+    return Video(inside(folder, name))
 
 
 def to_text(content: bytes, where: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import PIL.Image
@@ -23,11 +25,23 @@ class Image:
     Every mode becomes RGB the same way everywhere: EXIF rotation is applied, transparency is laid on white, 16-bit
     greys are scaled to 8, of an animation the first frame is taken. Raises DataError, naming the picture, if it is
     missing, broken, or larger than MAX_PIXELS.
+
+    role, target: as of a Text: whose turn of a chat it belongs to ("" for that of the text after it), and whether it is
+    learned, by models that write images.
     """
 
-    __slots__ = ("_key", "source")
+    __slots__ = ("_key", "role", "source", "target")
+    role: str
+    target: bool
 
-    def __init__(self, source: str | Path | bytes | NDArray[np.uint8]) -> None:
+    def __new__(cls, *_args: Any, **_entries: Any) -> Self:
+        """Also of a subclass that is made of something else: what most images are, nobody's answer."""
+        image = super().__new__(cls)
+        image.role, image.target = "", False
+        return image
+
+    def __init__(self, source: str | Path | bytes | NDArray[np.uint8], *, role: str = "", target: bool = False) -> None:
+        self.role, self.target = role, target
         if not isinstance(source, (str, Path, bytes, np.ndarray)):
             raise TypeError(
                 f"a picture is a path, bytes or an array, not a {type(source).__name__}; np.asarray(it) may do"
@@ -41,6 +55,12 @@ class Image:
 
     def __repr__(self) -> str:
         return f"Image({self.name})"
+
+    def placed(self, role: str, target: bool = False) -> Self:
+        """The same image in a turn of that role."""
+        image = copy.copy(self)
+        image.role, image.target = role, target
+        return image
 
     @property
     def name(self) -> str:
@@ -96,7 +116,7 @@ class Image:
         """Whether the picture was given as an array."""
         return isinstance(self.source, np.ndarray)
 
-    def levels(self) -> NDArray[np.uint8]:
+    def pixels_uint8(self) -> NDArray[np.uint8]:
         """The picture's grey levels, (H, W, 3): the array that it is, or its exact decoding."""
         return self.source if isinstance(self.source, np.ndarray) else np.asarray(self.decode())
 

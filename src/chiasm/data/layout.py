@@ -1,17 +1,20 @@
-"""How a picture becomes pixels and slots: what resolution, how many tiles, how many tokens of a decoder's stream."""
+"""How an image becomes pixels and image tokens: its resolution, its tiles, and its tokens in a decoder's stream."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from chiasm.config import Component
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PixelImages
+from chiasm.data.frame_sampling import FrameSampling
 from chiasm.data.image import Image
+from chiasm.data.image_codes import ImageCodes
 from chiasm.data.sample import Video
 from chiasm.data.transforms import ImageTransform
 
@@ -19,8 +22,10 @@ from chiasm.data.transforms import ImageTransform
 class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
     """One strategy of resolution. A subclass is a frozen dataclass; it is saved with the checkpoint.
 
-    The slots of a picture follow from its size alone, so they are known before anything is decoded or computed.
+    The image tokens of a picture follow from its size alone, so they are known before anything is decoded or computed.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"slots": "image_tokens"}
 
     @property
     @abstractmethod
@@ -29,13 +34,23 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
 
     @property
     def alike(self) -> ImageTransform | None:
-        """What makes every picture's pixels and slots, where all are made alike, whatever their sizes; else None."""
+        """What makes the pixels and image tokens of every image, all of them alike whatever their sizes; or None."""
         return None
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Tokens around and between slots, which a tokenizer that is learned must have too."""
+        """Tokens around and between image tokens, which a tokenizer that is learned must have too."""
         return ()
+
+    @property
+    def image_codes(self) -> ImageCodes | None:
+        """How images are written as codes of an image tokenizer; None where features stand in their places."""
+        return None
+
+    @property
+    def placeholder_tokens(self) -> tuple[str, ...]:
+        """All tokens that keep the place of a feature, each once."""
+        return (self.image_token,)
 
     @property
     def placeholder(self) -> str:
@@ -44,7 +59,7 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
 
     @abstractmethod
     def written(self, width: int, height: int) -> str:
-        """What stands in the text for a picture of that size in pixels: slots, and marks around and between them."""
+        """What is written for an image of that size in pixels: image tokens, and marks around and between them."""
 
     def numbered(self, written: str, at: int) -> str:  # noqa: ARG002  # most do not count
         """What stands for a picture before which `at` others stand in its sample."""
@@ -56,12 +71,12 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
 
     @abstractmethod
     def images(self, images: Sequence[Image], generators: Sequence[np.random.Generator] | None = None) -> Images:
-        """The pixels of pictures, with row_N counting them from 0."""
+        """The pixels of pictures, with row_N counting them from 0; the class says how they are laid out."""
 
     def positions(self, image_mask_T: Tensor, shown: Sequence[Image | Video]) -> Tensor | None:  # noqa: ARG002  # see below
         """(A, T) positions of a sample's tokens, where they have several axes; None: the place in the sample.
 
-        slot_T: which tokens are slots. shown: what stands in them, in order.
+        image_mask_T: which tokens are image tokens. shown: what stands in them, in order.
         """
         return None
 
@@ -75,9 +90,26 @@ class VideoLayout(Layout):
         """As `image_token`, of videos."""
 
     @property
+    def placeholder_tokens(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.image_token, self.video_token)))
+
+    @property
     @abstractmethod
     def video_placeholder(self) -> str:
         """As `placeholder`, of videos."""
+
+    @property
+    @abstractmethod
+    def frame_sampling(self) -> FrameSampling:
+        """Which frames of a video are read."""
+
+    def frame_indices(self, video: Video) -> tuple[int, ...]:
+        """The numbers of the frames of a video that are read; nothing of it is decoded to know them."""
+        return self.frame_sampling.indices(video)
+
+    def frames(self, video: Video) -> Iterator[Image]:
+        """The frames that are read, one after the other."""
+        return video.read(self.frame_indices(video))
 
     @abstractmethod
     def written_video(self, width: int, height: int, frames: int) -> str:
@@ -95,4 +127,4 @@ def all_alike(
     """The pixels of pictures that are all made alike, (N, C, H, W)."""
     drawn = generators if generators is not None else [None] * len(images)
     pixels = torch.stack([transform(image, one) for image, one in zip(images, drawn, strict=True)])
-    return Images(pixels, row_N=torch.arange(len(images)))
+    return PixelImages(pixels, torch.arange(len(images)))

@@ -14,7 +14,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PatchImages
 from chiasm.data.image import Image
 from chiasm.data.transforms import ImageTransform
 from chiasm.errors import RecipeError
@@ -55,8 +55,8 @@ class PatchTransform:
 
     def batch(self, images: Sequence[Image]) -> Images:
         """Patches of N pictures, filled up to those of the largest, with their grids."""
-        pixels, grid_N2 = filled_up([self(image) for image in images], self.patch)
-        return Images(pixels, row_N=torch.arange(len(images)), grid_N2=grid_N2)
+        pixels, grid_M2 = filled_up([self(image) for image in images], self.patch)
+        return PatchImages(pixels, torch.arange(len(images)), grid_M2)
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
         """Rows and columns of the largest grid for a picture of that size.

@@ -7,13 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+import tokenizers
 import torch
 
 from chiasm.config import dump, parse
-from chiasm.data.batch import Batch, Images, Tokens
+from chiasm.data.batch import Batch, Images, PixelImages, Tokens
 from chiasm.data.buffers import Buffers
 from chiasm.data.image import Image
 from chiasm.data.patches import PatchTransform
@@ -23,8 +24,43 @@ from chiasm.data.transforms import ImageTransform
 from chiasm.errors import CheckpointError, DataError, RecipeError
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a sample takes up in a batch: tokens, and how many of them are image tokens."""
+
+    tokens: int
+    image_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A sample as a processor reads it, whole, however long; made without decoding an image.
+
+    text: as the tokenizer is given it. spans: (start, end) characters of it that are learned.
+    image_token: stands in the text for one feature of an image; "" where texts hold none.
+    tokens, image_tokens, target_tokens: how many there are, of the learned ones too. limit: most tokens of a sample.
+    summary: these counts in a few words.
+    """
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    image_token: str
+    tokens: int
+    image_tokens: int
+    target_tokens: int
+    limit: int
+    summary: str
+
+
 class Processor(ABC):
-    """What turns samples into what one family of models is given."""
+    """What turns samples into what one family of models is given.
+
+    packs: whether samples follow each other in one stream without padding, so that a batch may be bounded by tokens.
+    backend: the tokenizer that makes the ids of a batch; None for a processor whose ids are another program's.
+    """
+
+    packs: ClassVar[bool] = False
+    backend: tokenizers.Tokenizer | None = None
 
     @abstractmethod
     def __call__(self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None = None) -> Batch:
@@ -36,6 +72,36 @@ class Processor(ABC):
     @property
     def transform(self) -> ImageTransform | None:
         """What makes every picture's pixels, where all are made alike, whatever their sizes; else None."""
+        return None
+
+    @property
+    def caption_tokenizer(self) -> Tokenizer | None:
+        """What cuts texts at a context of their own; None where a text that is too long is an error."""
+        return None
+
+    @property
+    def chat_template(self) -> str:
+        """The Jinja source that chats are written by; "" where none is needed."""
+        return ""
+
+    def cost(self, sample: Sample) -> Cost:
+        """What a sample takes up in a batch that is bounded by tokens; of images no more than sizes are read.
+
+        Raises DataError for a sample that cannot be used, and where batches are not bounded by tokens (`packs`).
+        """
+        raise DataError(f"a {type(self).__name__} packs no samples by tokens, so sample '{sample.key}' has no cost")
+
+    def preview(self, sample: Sample) -> Preview:
+        """The sample as it is read, for people to look at. Raises DataError where it cannot be read or shown."""
+        raise DataError(f"what a {type(self).__name__} reads of sample '{sample.key}' cannot be shown")
+
+    def dumped(self) -> dict[str, Any]:
+        """Its settings as plain entries, for people to look at; {} where another program has them."""
+        return {}
+
+    @property
+    def dummy_images(self) -> Images | None:
+        """Images of no sample, for `Batch.dummy_images`; None where no model has parts that images alone go through."""
         return None
 
     @classmethod
@@ -92,11 +158,28 @@ class PairProcessor(Processor):
 
     def __init__(self, image: ImageTransform | PatchTransform, tokenizer: Tokenizer) -> None:
         self.image, self.tokenizer = image, tokenizer
+        self.backend: tokenizers.Tokenizer = tokenizer.backend
         self._buffers = Buffers()
 
     @property
     def transform(self) -> ImageTransform | None:
         return self.image if isinstance(self.image, ImageTransform) else None
+
+    @property
+    def caption_tokenizer(self) -> Tokenizer:
+        return self.tokenizer
+
+    def preview(self, sample: Sample) -> Preview:
+        """All captions that a pair may be made of, one a line."""
+        texts = sample.captions or tuple(text.text for text in sample.texts)
+        cut = sum(self.tokenizer.is_cut(text) for text in texts)
+        tokens = sum(len(encoding.ids) for encoding in self.backend.encode_batch(list(texts)))
+        summary = f"{len(texts)} captions" + (f", {cut} of them cut by the context" if cut else "")
+        return Preview("\n".join(texts), (), "", tokens, 0, tokens, self.tokenizer.rules.context, summary)
+
+    def dumped(self) -> dict[str, Any]:
+        kind = "patches" if isinstance(self.image, PatchTransform) else "image"
+        return {kind: dump(self.image), "text": dump(self.tokenizer.rules)}
 
     def __call__(self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None = None) -> Batch:
         texts = []
@@ -118,8 +201,8 @@ class PairProcessor(Processor):
         shape = (len(images), 3, self.image.size, self.image.size)
         pixels = torch.empty(shape) if generators is None else self._buffers.empty(*shape)
         for image, generator, out in zip(images, drawn, pixels, strict=True):
-            self.image.normalised(self.image.levels(image, generator), out)
-        return Images(pixels, row_N=torch.arange(len(images)))
+            self.image.normalised(self.image.pixels_uint8(image, generator), out)
+        return PixelImages(pixels, torch.arange(len(images)))
 
     def texts(self, texts: Sequence[str]) -> Tokens:
         """Texts alone, in order."""
@@ -145,9 +228,7 @@ class PairProcessor(Processor):
         return type(self)(image, self.tokenizer)
 
     def save(self, folder: Path) -> None:
-        kind = "patches" if isinstance(self.image, PatchTransform) else "image"
-        settings = {kind: dump(self.image), "text": dump(self.tokenizer.rules)}
-        (folder / "processor.json").write_text(json.dumps(settings, indent=2) + "\n")
+        (folder / "processor.json").write_text(json.dumps(self.dumped(), indent=2) + "\n")
         self.tokenizer.save(folder)
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -15,14 +15,15 @@ from typing import Literal
 import numpy as np
 
 from chiasm.data.batch import Batch
-from chiasm.data.chat_processor import ChatProcessor
-from chiasm.data.processor import Processor
+from chiasm.data.processor import Cost, Processor
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError
 
 log = logging.getLogger(__name__)
 
+# What a processor made of samples, with more that is read or drawn for them.
+Extend = Callable[[Processor, Batch, Sequence[Sample], Sequence[np.random.Generator]], Batch]
 CaptionChoice = Literal["random", "first", "mixed", "keep"]
 
 _JUDGED_FROM = 200  # samples seen before the share of failures is held against the limit
@@ -38,7 +39,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a batch of all ranks may hold: tokens, pictures included, and of these slots of pictures.
+    """How much a batch of all ranks may hold: tokens, pictures included, and of these image tokens.
 
     A batch takes as many of the next samples as fit. What a sample needs is known before a picture is decoded.
     """
@@ -46,15 +47,15 @@ class Budget:
     tokens: int
     image_tokens: int | None = None
 
-    def holds(self, tokens: int, image_tokens: int) -> bool:
-        return tokens <= self.tokens and (self.image_tokens is None or image_tokens <= self.image_tokens)
+    def holds(self, cost: Cost) -> bool:
+        return cost.tokens <= self.tokens and (self.image_tokens is None or cost.image_tokens <= self.image_tokens)
 
     def share(self, ranks: int) -> Budget:
         """The most that one sample may need, so that there is one for each rank."""
         return Budget(self.tokens // ranks, self.image_tokens // ranks if self.image_tokens is not None else None)
 
     def __str__(self) -> str:
-        image_tokens = f" and {self.image_tokens} slots of pictures" if self.image_tokens is not None else ""
+        image_tokens = f" and {self.image_tokens} image tokens" if self.image_tokens is not None else ""
         return f"{self.tokens} tokens{image_tokens}"
 
 
@@ -107,6 +108,7 @@ class Reader:
         A sample that alone needs more than the budget's share for one rank is skipped like an unreadable one.
     max_skipped: largest share of unreadable samples; above it the run stops with DataError.
     ahead: batches prepared in the background, by `threads` threads.
+    extend: adds to each batch what an objective needs beside it; draws from the samples' generators.
     """
 
     def __init__(
@@ -124,11 +126,14 @@ class Reader:
         threads: int = 1,
         rank: int = 0,
         ranks: int = 1,
+        extend: Extend | None = None,
     ) -> None:
         if len(source) == 0:
             raise DataError("the training source is empty; check its path and its split")
-        if budget is not None and not isinstance(processor, ChatProcessor):
-            raise DataError("data.batch_tokens packs samples of models that speak; give data.batch_size for this one")
+        if budget is not None and not processor.packs:
+            raise DataError(
+                "data.batch_tokens is for models that read samples as one stream; give data.batch_size for this one"
+            )
         if (budget is None) != (batch_size > 0) or threads < 1:
             raise DataError(f"a reader needs batches and threads of at least 1, not {batch_size} and {threads}")
         if batch_size > len(source):
@@ -143,6 +148,7 @@ class Reader:
         self.captions, self.max_skipped = captions, max_skipped
         self.ahead, self.threads = ahead, threads
         self.rank, self.ranks, self.budget = rank, ranks, budget
+        self.extend = extend
         self.skips = Skips()
         self.span = Span(position, position, (position,) * (ranks + 1))  # of the batch that was handed out last
 
@@ -206,30 +212,30 @@ class Reader:
         return self._filled(first, self.budget)
 
     def _filled(self, first: int, budget: Budget) -> Span:
-        assert isinstance(self.processor, ChatProcessor)
         drawn: dict[int, tuple[Sample, np.random.Generator] | Skipped] = {}
         costs: list[int] = []  # tokens of each place
-        tokens = image_tokens = 0
+        held = Cost(0)
         for place in range(first, first + len(self.source)):
             try:
                 found = self.sample_at(place)
-                ids, _ = self.processor.tokens(found[0])
-                own = sum(ids.count(image_token) for image_token in self.processor.image_token_ids)
-                if not budget.share(self.ranks).holds(len(ids), own):
+                cost = self.processor.cost(found[0])
+                if not budget.share(self.ranks).holds(cost):
                     raise DataError(
-                        f"sample '{found[0].key}' has {len(ids)} tokens, {own} of them for its pictures; a batch of "
-                        f"{budget} for {self.ranks} processes has no room for it: raise data.batch_tokens"
-                        + (" or data.batch_slots" if budget.image_tokens is not None else "")
+                        f"sample '{found[0].key}' has {cost.tokens} tokens, {cost.image_tokens} of them for its "
+                        f"pictures; a batch of {budget} for {self.ranks} processes has no room for it: "
+                        "raise data.batch_tokens"
+                        + (" or data.batch_image_tokens" if budget.image_tokens is not None else "")
                     )
             except DataError as error:
                 drawn[place] = Skipped(self.source.called(self._index(place)), str(error))
                 costs.append(0)
                 continue
-            if not budget.holds(tokens + len(ids), image_tokens + own):
+            more = Cost(held.tokens + cost.tokens, held.image_tokens + cost.image_tokens)
+            if not budget.holds(more):
                 break
-            tokens, image_tokens = tokens + len(ids), image_tokens + own
+            held = more
             drawn[place] = found
-            costs.append(len(ids))
+            costs.append(cost.tokens)
         return Span(first, first + len(costs), _even(first, costs, self.ranks), drawn)
 
     def _share(self, span: Future[Span]) -> tuple[Span, Batch | None, list[Skipped]]:
@@ -302,7 +308,9 @@ class Reader:
     def _processed(self, drawn: list[tuple[Sample, np.random.Generator]]) -> Batch | None:
         if not drawn:
             return None
-        return self.processor([sample for sample, _ in drawn], [generator for _, generator in drawn])
+        samples, generators = [sample for sample, _ in drawn], [generator for _, generator in drawn]
+        batch = self.processor(samples, generators)
+        return batch if self.extend is None else self.extend(self.processor, batch, samples, generators)
 
     def _count(self, skipped: list[Skipped]) -> None:
         self.skips.seen += self.span.bounds[self.rank + 1] - self.span.bounds[self.rank]

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from chiasm.data.image import Image
+from chiasm.data.video import Video
 from chiasm.errors import DataError
 
-__all__ = ["Box", "Image", "GroundedSpan", "Negative", "Part", "Question", "Sample", "Text", "Video"]
+__all__ = ["Box", "GroundedSpan", "Image", "Negative", "Part", "Preference", "Question", "Sample", "Text", "Video"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +72,6 @@ class Text:
     grounded_spans: tuple[GroundedSpan, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Video:
-    """Frames in order of time, at least one. seconds: the time of each from the start of the clip."""
-
-    frames: tuple[Image, ...]
-    seconds: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if not self.frames:
-            raise DataError("a video has no frames; give at least one, or leave it out")
-        if len(self.frames) != len(self.seconds):
-            raise DataError(f"a video has {len(self.frames)} frames but {len(self.seconds)} time stamps; give one each")
-
-
 Part = Text | Image | Video
 
 
@@ -125,6 +112,26 @@ class Negative:
 
 
 @dataclass(frozen=True, slots=True)
+class Preference:
+    """Two continuations of the same prompt, of which people (or a judge) prefer one (Rafailov et al. 2023,
+    arXiv:2305.18290).
+
+    chosen, rejected: the parts that follow the sample's own, in reading order; each holds a text that is a target.
+    Raises DataError where a side has nothing to learn, or both are the same, so that nothing is preferred.
+    """
+
+    chosen: tuple[Part, ...]
+    rejected: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        for side, parts in (("chosen", self.chosen), ("rejected", self.rejected)):
+            if not any(isinstance(part, Text) and part.target and part.text.strip() for part in parts):
+                raise DataError(f"the {side} continuation of a preference has no text to learn; give it a target text")
+        if self.chosen == self.rejected:
+            raise DataError("the chosen and the rejected continuation are the same, so neither is preferred")
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One record.
 
@@ -132,6 +139,8 @@ class Sample:
     parts: texts, images and videos in reading order.
     captions: true texts of the (first) picture; any of them may serve as its caption.
     boxes, questions, negatives: what else is known.
+    label: the class of the (first) image, where it has one.
+    preference: two continuations of `parts`, one preferred.
     meta: plain facts for reports and curation (licence, url, split); no code path branches on them.
     """
 
@@ -142,6 +151,8 @@ class Sample:
     questions: tuple[Question, ...] = ()
     negatives: tuple[Negative, ...] = ()
     meta: Mapping[str, object] = field(default_factory=dict)
+    label: str | None = None
+    preference: Preference | None = None
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -164,10 +175,24 @@ class Sample:
             raise DataError(f"sample '{self.key}' has {len(images)} pictures where exactly one is needed")
         return images[0]
 
-    def answered(self, text: str) -> Sample:
-        """This sample with an answer as its last part: the assistant's, where texts here have roles."""
-        role = "assistant" if any(one.role for one in self.texts) else ""
-        return replace(self, parts=(*self.parts, Text(text, role=role)))
+    def answered(self, *answer: str | Image) -> Sample:
+        """This sample with an answer as its last parts: the assistant's, where texts here have roles."""
+        role = "assistant" if any(text.role for text in self.texts) else ""
+        parts = (Text(part, role=role) if isinstance(part, str) else part.placed(role) for part in answer)
+        return replace(self, parts=(*self.parts, *parts))
+
+    def fact(self, name: str) -> object | None:
+        """What is known under a name for reports: "label", or an entry of `meta`; None where nothing is."""
+        return self.label if name == "label" else self.meta.get(name)
+
+    @property
+    def continuations(self) -> tuple[Sample, Sample]:
+        """The sample continued as preferred, and as rejected. Raises DataError where it has no preference."""
+        if self.preference is None:
+            raise DataError(f"sample '{self.key}' has no preference: no chosen and rejected continuation")
+        both = self.preference.chosen, self.preference.rejected
+        first, second = (replace(self, parts=(*self.parts, *parts), preference=None) for parts in both)
+        return first, second
 
     def with_caption(self, caption: str) -> Sample:
         """This sample as a pair of its pictures and one caption, the caption being what is learned."""

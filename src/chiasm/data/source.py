@@ -24,6 +24,11 @@ class Source(Component, ABC, package="chiasm.data.sources", key="source"):
         """Entries with which a person is shown this source, where they say nothing else."""
         return {}
 
+    @property
+    def in_shards(self) -> bool:
+        """Whether samples lie in files of many, named in their keys before the last "/"."""
+        return False
+
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -76,3 +81,7 @@ class Derived(Source):
 
     def called(self, index: int) -> str:
         return self.of.called(index)
+
+    @property
+    def in_shards(self) -> bool:
+        return self.of.in_shards

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from chiasm.data.transforms import OPENAI_MEAN, OPENAI_STD, ImageTransform
 
 @dataclass(frozen=True)
 class TileTransform:
-    """Resizing and normalisation. There is no augmentation: slots follow from the size of a picture as it is."""
+    """Resizing and normalisation. There is no augmentation: image tokens follow from the size of a picture as it is."""
 
     interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = OPENAI_MEAN
@@ -50,7 +50,6 @@ def sizes_of(images: Sequence[Image]) -> Tensor:
     return torch.tensor([image.size[::-1] for image in images], dtype=torch.long).view(-1, 2)
 
 
-def owners(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Which picture each tile belongs to, (M,), and how many each picture has, (N,)."""
-    tiles_N = torch.tensor(counts, dtype=torch.long)
-    return torch.arange(len(counts)).repeat_interleave(tiles_N), tiles_N
+def owned(tiles: Sequence[Sized]) -> tuple[Tensor, Tensor]:
+    """Of the tiles of N pictures: the pictures' numbers, (N,), and how many tiles each has, (N,)."""
+    return torch.arange(len(tiles)), torch.tensor([len(each) for each in tiles], dtype=torch.long)

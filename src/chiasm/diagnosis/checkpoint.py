@@ -13,8 +13,6 @@ import yaml
 from torch import nn
 
 from chiasm.config import dump
-from chiasm.data.chat_processor import ChatProcessor
-from chiasm.data.processor import PairProcessor
 from chiasm.errors import CheckpointError
 from chiasm.evaluation.report.display import duration, percent
 from chiasm.evaluation.result import Evaluation, Score
@@ -28,7 +26,7 @@ _RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelPart:
     """A line of the tree of parameters. depth: from 0, the whole model. shape: of a tensor, () for what holds several.
 
     alike: how many parts in a row this one stands for.
@@ -48,7 +46,7 @@ class Checkpoint:
 
     name: str
     facts: Mapping[str, Mapping[str, str]]
-    parts: tuple[Part, ...]
+    parts: tuple[ModelPart, ...]
     template: str = ""
 
 
@@ -66,8 +64,7 @@ def describe(folder: Path) -> Checkpoint:
     scores, training = _scores(folder, inner), _training(folder, inner)
     facts |= {"scores": scores} if scores else {}
     facts |= {"training": training} if training else {}
-    template = model.processor.template.source if isinstance(model.processor, ChatProcessor) else ""
-    return Checkpoint(str(folder), facts, tuple(parts_of(model)), template)
+    return Checkpoint(str(folder), facts, tuple(parts_of(model)), model.processor.chat_template)
 
 
 def _model(model: Model, folder: Path) -> dict[str, str]:
@@ -80,6 +77,7 @@ def _model(model: Model, folder: Path) -> dict[str, str]:
         "verbs": ", ".join(verbs(type(model))),
         "parameters": f"{sum(one.numel() for one in parameters):,} in {len(parameters):,} tensors, {', '.join(dtypes)}",
         "weights on disk": f"{size / 1e6:,.1f} MB",
+        **({"adapters": model.adaptation.described()} if model.adaptation is not None else {}),
     }
 
 
@@ -110,17 +108,12 @@ def _plain(value: Any) -> str:
 
 
 def _processor(model: Model) -> dict[str, dict[str, str]]:
-    processor = model.processor
-    if isinstance(processor, PairProcessor):
-        backend = processor.tokenizer.backend
-        settings = {"image": dump(processor.image), "text": dump(processor.tokenizer.rules)}
-    elif isinstance(processor, ChatProcessor):
-        backend, settings = processor.backend, dump(processor.settings)
-    else:
+    backend = model.processor.backend
+    if backend is None:
         return {}
     added = {str(number): one.content for number, one in sorted(backend.get_added_tokens_decoder().items())}
     vocabulary = {"vocabulary": f"{backend.get_vocab_size():,} tokens"}
-    return {"processor": vocabulary | _flat(settings), **({"special tokens": added} if added else {})}
+    return {"processor": vocabulary | _flat(model.processor.dumped()), **({"special tokens": added} if added else {})}
 
 
 def _scores(folder: Path, inner: Path) -> dict[str, str]:
@@ -178,7 +171,7 @@ def _lines(file: Path) -> list[str]:
     return [line for line in lines if line.endswith("\n")]  # a kill may have cut the last one short
 
 
-def parts_of(model: nn.Module) -> Iterator[Part]:
+def parts_of(model: nn.Module) -> Iterator[ModelPart]:
     """The tree of a model's parameters, depth first; numbered parts that are alike stand in one line."""
     tree: dict[str, Any] = {}
     for name, tensor in model.named_parameters():
@@ -190,10 +183,10 @@ def parts_of(model: nn.Module) -> Iterator[Part]:
     yield from _parts(type(model).__name__, tree, 0, 1)
 
 
-def _parts(name: str, tree: dict[str, Any], depth: int, alike: int) -> Iterator[Part]:
+def _parts(name: str, tree: dict[str, Any], depth: int, alike: int) -> Iterator[ModelPart]:
     leaves = _leaves(tree)
     dtypes = sorted({dtype for _, _, dtype in leaves})
-    yield Part(name, depth, sum(_count(shape) for _, shape, _ in leaves), ", ".join(dtypes), alike=alike)
+    yield ModelPart(name, depth, sum(_count(shape) for _, shape, _ in leaves), ", ".join(dtypes), alike=alike)
     for _, run in groupby(tree.items(), key=_likeness):
         group = list(run)
         first, one = group[0]
@@ -202,7 +195,7 @@ def _parts(name: str, tree: dict[str, Any], depth: int, alike: int) -> Iterator[
             yield from _parts(title, one, depth + 1, len(group))
         else:
             shape = tuple(one.shape)
-            yield Part(first, depth + 1, _count(shape), str(one.dtype).removeprefix("torch."), shape)
+            yield ModelPart(first, depth + 1, _count(shape), str(one.dtype).removeprefix("torch."), shape)
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, tuple[int, ...], str]]:

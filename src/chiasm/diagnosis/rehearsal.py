@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,18 +13,20 @@ from chiasm.adaptation.adapted import adapt
 from chiasm.data.batch import Batch
 from chiasm.data.processor import Processor
 from chiasm.data.reader import Reader
+from chiasm.data.sample import Sample
 from chiasm.diagnosis.setting import Setting
 from chiasm.errors import DataError
-from chiasm.models.dual_encoder import DualEncoder
-from chiasm.models.generative import GenerativeModel
 from chiasm.models.model import Model
-from chiasm.nn.decoder import Packed, positions_of
+from chiasm.nn.device import choose_device
+from chiasm.nn.precision import Precision, autocast, choose_precision
+from chiasm.training.dummy_images import with_dummy_images
+from chiasm.training.learner import Learner
 from chiasm.training.optimiser import freeze
 
 MOST_PARAMETERS = 200_000_000  # of a model that is built to be tried; of a larger one only the shapes are walked
 _SAMPLES = (2, 6)  # batch sizes that are tried; a line through both gives any other
 _LOW = 0.6  # of what is kept in float32 is kept in 16 bits: norms and softmaxes stay as they are
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+Drawn = list[tuple[Sample, np.random.Generator]]  # samples, with the generators that draw for them
 
 
 @dataclass(frozen=True)
@@ -54,27 +54,27 @@ def rehearse(setting: Setting) -> Rehearsal | None:
     """Tries a step; None where there is no model, or no samples to try it on."""
     if setting.model is None or setting.processor is None or not setting.trainable:
         return None
-    batches = _batches(setting, setting.processor)
-    if batches is None:
+    read = _batches(setting, setting.processor)
+    if read is None:
         return None
     by_tokens = setting.recipe.data.budget is not None
+    batches = [batch for batch, _ in read]
     sizes = [len(one.stream.ids_T) if by_tokens and one.stream is not None else len(one) for one in batches]
     count = sum(one.numel() for one in setting.model.parameters())
     if count <= MOST_PARAMETERS:
-        return _tried(setting, setting.processor, batches, sizes)
-    low = setting.recipe.training.precision in _DTYPES
-    return _walked(setting.model, batches, sizes, _LOW if low else 1.0)
+        return _tried(setting, setting.processor, read, sizes)
+    return _walked(setting.model, batches, sizes, 1.0 if _precision(setting) == "float32" else _LOW)
 
 
-def _batches(setting: Setting, processor: Processor) -> list[Batch] | None:
-    """Batches of the sizes to try, made of training samples as the loop would get them."""
+def _batches(setting: Setting, processor: Processor) -> list[tuple[Batch, Drawn]] | None:
+    """Batches of the sizes to try, made of training samples as the loop would get them, and these samples."""
     data = setting.recipe.data
     most = max(_SAMPLES)
     try:
         reader = Reader(data.train, processor, 1, seed=setting.recipe.seed, captions=data.captions)
     except DataError:  # an empty source; its own check tells
         return None
-    drawn = []
+    drawn: Drawn = []
     for position in range(min(len(data.train), 8 * most)):
         try:
             sample, _ = reader.sample_at(position)
@@ -87,10 +87,12 @@ def _batches(setting: Setting, processor: Processor) -> list[Batch] | None:
     if len(drawn) < 2:
         return None
     sizes = sorted({min(size, len(drawn)) for size in _SAMPLES})
-    return [processor([one for one, _ in drawn[:size]], [two for _, two in drawn[:size]]) for size in sizes]
+    return [
+        (processor([one for one, _ in drawn[:size]], [two for _, two in drawn[:size]]), drawn[:size]) for size in sizes
+    ]
 
 
-def _tried(setting: Setting, processor: Processor, batches: list[Batch], sizes: list[int]) -> Rehearsal:
+def _tried(setting: Setting, processor: Processor, read: list[tuple[Batch, Drawn]], sizes: list[int]) -> Rehearsal:
     """A real forward and backward pass on the CPU, without a step of the optimiser."""
     settings = setting.recipe.training
     with torch.random.fork_rng():
@@ -99,61 +101,54 @@ def _tried(setting: Setting, processor: Processor, batches: list[Batch], sizes: 
         model = type(setting.model)(setting.model.config, processor)
         whole = {id(one) for one in model.parameters()}
         adapt(model, setting.recipe.adapters)
+        objective = setting.objective.build(model).train()
         for one in model.parameters():  # half of an adapter begins as zeros, through which no gradient goes at first
             if id(one) not in whole and one.requires_grad and not one.any():
                 nn.init.normal_(one, std=0.02)
     freeze(model, settings)
     model.train()
-    autocast = torch.autocast("cpu", _DTYPES[settings.precision]) if settings.precision in _DTYPES else nullcontext()
     kept: list[int] = []
     named: dict[str, Tensor] = {}
-    for batch in batches:
-        model.zero_grad()
-        with autocast, _Kept(model) as counter:
-            named = model.losses(batch)
+    cpu, precision = torch.device("cpu"), _precision(setting)
+    learner = Learner(model, objective)
+    objective.begin_step(model, settings.steps - 1, settings.steps)  # when all of its losses are there
+    for bare, drawn in read:
+        learner.zero_grad()
+        batch = objective.extend(processor, bare, [one for one, _ in drawn], [two for _, two in drawn])
+        with autocast(cpu, precision):
+            batch = with_dummy_images(learner.prepare(batch), model, processor)
+        with autocast(cpu, precision), _Kept(learner) as counter:
+            named = learner.losses(batch)
         kept.append(counter.bytes)
         weighed = [settings.loss_weights.get(name, 1.0) * one for name, one in named.items() if name[0] != "_"]
         torch.autograd.backward(torch.stack(weighed).sum())
-    waiting = model.waiting()
-    learned = {name: one for name, one in model.named_parameters() if one.requires_grad and name not in waiting}
+    waiting = objective.expected_zero_grad(model)
+    learned = {name: one for name, one in learner.trainable() if name not in waiting}
     dead = [name for name, one in learned.items() if one.grad is None or not one.grad.any()]
     finite = all(math.isfinite(float(one.detach())) for one in named.values())
     fixed, each = _line(sizes, kept)
     return Rehearsal(fixed, each, True, tuple(name for name in named if name[0] != "_"), finite, tuple(dead))
 
 
+def _precision(setting: Setting) -> Precision:
+    """That the run would learn in on this machine."""
+    settings = setting.recipe.training
+    return choose_precision(settings.precision, choose_device(settings.device))
+
+
 def _walked(model: Model, batches: list[Batch], sizes: list[int], share: float) -> Rehearsal | None:
     """The parts of the model on the meta device: sizes without numbers. None for models of unknown parts."""
-    if not isinstance(model, (DualEncoder, GenerativeModel)):
-        return None
     model.train()
     kept = []
     for batch in batches:
         with _Kept(model) as counter:
-            outputs = list(_walk(model, batch))  # held until counted: storages are told apart by where they are
+            outputs = list(model.part_outputs(batch))  # held until counted: storages are told apart by where they are
+        if not outputs:
+            return None
         kept.append(round(counter.bytes * share))
         del outputs
     fixed, each = _line(sizes, kept)
     return Rehearsal(fixed, each, tried=False)
-
-
-def _walk(model: DualEncoder | GenerativeModel, batch: Batch) -> Iterable[Tensor]:
-    """What the large parts of a model make of a batch. The glue between them looks at numbers, so it is left out."""
-    if isinstance(model, DualEncoder):
-        assert batch.images is not None
-        assert batch.texts is not None
-        yield model.vision(batch.images.to("meta"))
-        yield model.text(batch.texts.to("meta"))  # padded, as on a GPU; a CPU packs causal texts and keeps less
-    else:
-        assert batch.stream is not None
-        visible = None
-        if batch.images is not None:
-            features = model.image_features(batch.images.to("meta"))
-            yield features
-            visible = model.visible(batch, features)
-        lengths = batch.stream.lengths_B.tolist()
-        x_TD = model.language.embed(batch.stream.ids_T.to("meta"))
-        yield model.language(x_TD, positions_of(lengths, "meta"), Packed(tuple(lengths), visible))
 
 
 class _Kept:

@@ -10,9 +10,8 @@ from typing import Literal
 import numpy as np
 import PIL.Image
 
-from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.image import MAX_PIXELS, Image
-from chiasm.data.processor import Processor
+from chiasm.data.processor import Preview, Processor
 from chiasm.data.reader import CaptionChoice
 from chiasm.data.sample import Sample, Video
 from chiasm.data.source import Source
@@ -44,21 +43,10 @@ class SeenImage:
 
 
 @dataclass(frozen=True)
-class Chatted:
-    """A sample as the stream of a decoder. text, spans: rendered, and what of it is learned; slots are tokens."""
-
-    text: str
-    spans: tuple[tuple[int, int], ...]
-    tokens: int
-    image_tokens: int
-    targets: int
-
-
-@dataclass(frozen=True)
 class Seen:
     """A sample of a set. sample: None where its row cannot be read. trouble: why it cannot be used, if so.
 
-    chat: for processors of chats; refused: why the processor cannot take it, in its words.
+    preview: of a processor that makes a stream; refused: why the processor cannot take it, in its words.
     """
 
     set: str
@@ -66,7 +54,7 @@ class Seen:
     sample: Sample | None = None
     pictures: tuple[SeenImage, ...] = ()
     trouble: Trouble | None = None
-    chat: Chatted | None = None
+    preview: Preview | None = None
     refused: str = ""
 
     @property
@@ -91,10 +79,11 @@ class Seen:
         return tuple(one.image for one in self.pictures)
 
 
-def look(name: str, source: Source, index: int, chat: ChatProcessor | None, captions: CaptionChoice = "keep") -> Seen:
+def look(name: str, source: Source, index: int, processor: Processor | None, captions: CaptionChoice = "keep") -> Seen:
     """Reads one sample with all its pictures and frames of videos. Whatever is wrong with it is told, not raised.
 
-    captions: which of its captions a chat is made with in training, see data.reader.Reader.
+    processor: that of the model, where there is one. captions: which of a sample's captions a stream is made with in
+    training, see data.reader.Reader.
     """
     try:
         sample = source[index]
@@ -107,13 +96,13 @@ def look(name: str, source: Source, index: int, chat: ChatProcessor | None, capt
             return replace(seen, trouble=found)
         seen = replace(seen, pictures=(*seen.pictures, found))
     for at, video in enumerate(one for one in sample.shown if isinstance(one, Video)):
-        for frame, image in enumerate(video.frames):  # neighbours look alike, so no check of pictures is shown them
+        for frame, image in enumerate(video.images):  # neighbours look alike, so no check of pictures is shown them
             if isinstance(found := _imaged(image), Trouble):
                 return replace(seen, trouble=replace(found, told=f"frame {frame} of video {at}: {found.told}"))
-    if chat is None or name != TRAINING:
+    if processor is None or not processor.packs or name != TRAINING:
         return seen
     try:
-        return replace(seen, chat=chatted(chat, _paired(sample, captions)))
+        return replace(seen, preview=processor.preview(_paired(sample, captions)))
     except DataError as error:
         return replace(seen, refused=str(error))
 
@@ -159,22 +148,3 @@ def _claims_too_much(content: bytes) -> bool:
         return True
     except (OSError, ValueError, SyntaxError):
         return False
-
-
-def chatted(processor: ChatProcessor, sample: Sample) -> Chatted:
-    """The sample as tokens, however many; nothing is decoded: slots follow from the pictures' sizes.
-
-    Raises DataError where the chat template cannot take it.
-    """
-    rendered = processor.render(sample)
-    encoding = processor.backend.encode(rendered.text, add_special_tokens=False)
-    targets = sum(
-        any(start < behind and end > first for first, behind in rendered.spans) for start, end in encoding.offsets
-    )
-    image_tokens = sum(encoding.ids.count(image_token) for image_token in processor.image_token_ids)
-    return Chatted(rendered.text, rendered.spans, len(processor.start_ids) + len(encoding.ids), image_tokens, targets)
-
-
-def processor_of_chats(processor: Processor | None) -> ChatProcessor | None:
-    """The processor, where it makes streams."""
-    return processor if isinstance(processor, ChatProcessor) else None

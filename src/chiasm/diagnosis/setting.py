@@ -10,19 +10,21 @@ from typing import TypeVar
 from torch import nn
 
 from chiasm.config import dump
-from chiasm.data.chat_processor import ChatProcessor
-from chiasm.data.processor import PairProcessor, Processor
+from chiasm.data.processor import Processor
 from chiasm.data.source import Source
 from chiasm.data.transforms import ImageTransform
 from chiasm.diagnosis.finding import Finding
-from chiasm.diagnosis.seen import TRAINING, Seen, look, processor_of_chats
+from chiasm.diagnosis.seen import TRAINING, Seen, look
 from chiasm.errors import ChiasmError
 from chiasm.evaluation.request_runner import RunOptions
 from chiasm.evaluation.run import check
 from chiasm.experiment.assembly import build_processor, model_config, model_on_meta
 from chiasm.experiment.recipe import Recipe
-from chiasm.models.model import Model
+from chiasm.models.model import ContrastiveModel, Model
+from chiasm.objectives import own
+from chiasm.objectives.objective import ObjectiveConfig
 from chiasm.training.optimiser import freeze
+from chiasm.weights import load
 
 T = TypeVar("T")
 
@@ -60,9 +62,10 @@ class Setting:
             if evaluation:
                 self._built(
                     "the evaluation cannot be asked",
-                    lambda: check(model, recipe.evaluation, RunOptions(recipe.score_by)),
+                    lambda: check(model, recipe.evaluation, RunOptions(recipe.score_by, load=load)),
                 )
             self._built("a part cannot be frozen", lambda: freeze(model, recipe.training))
+            self._built("the objective does not fit the model", lambda: self.objective.check(model))
 
     def _on_meta(self) -> Model | None:
         """The model with its adapters on the meta device: shapes without weights."""
@@ -82,22 +85,19 @@ class Setting:
             return None
 
     @property
-    def pairs(self) -> PairProcessor | None:
-        """The processor, where it makes pairs of a picture and a text."""
-        return self.processor if isinstance(self.processor, PairProcessor) else None
+    def objective(self) -> ObjectiveConfig:
+        """What is learned: the recipe's choice, or the family's own losses."""
+        return self.recipe.objective if self.recipe.objective is not None else own.Config()
 
     @property
-    def chats(self) -> ChatProcessor | None:
-        """The processor, where it makes streams."""
-        return processor_of_chats(self.processor)
+    def contrastive(self) -> bool:
+        """Whether samples of a batch are compared with each other, so that equal ones deny each other."""
+        return isinstance(self.model, ContrastiveModel)
 
     @property
     def transform(self) -> ImageTransform | None:
         """How pictures become pixels, where every picture does in one way."""
-        if self.pairs is not None:
-            return self.pairs.image if isinstance(self.pairs.image, ImageTransform) else None
-        layout = self.chats.layout if self.chats is not None else None
-        return layout.alike if layout is not None else None
+        return self.processor.transform if self.processor is not None else None
 
     @property
     def trainable(self) -> list[nn.Parameter]:
@@ -115,4 +115,4 @@ class Setting:
 
     def seen(self, set_: Set, index: int) -> Seen:
         """Reads a sample of a set."""
-        return look(set_.name, set_.source, index, self.chats, self.recipe.data.captions)
+        return look(set_.name, set_.source, index, self.processor, self.recipe.data.captions)

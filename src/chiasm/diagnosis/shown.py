@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chiasm.data.batch import Batch, Stream, Tokens
-from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.contact_sheet import drawn
 from chiasm.data.image import Image
-from chiasm.data.processor import PairProcessor, Processor
+from chiasm.data.processor import Processor
 from chiasm.data.reader import Reader
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
-from chiasm.diagnosis.seen import chatted
 from chiasm.diagnosis.setting import Setting
 from chiasm.diagnosis.spans import Kind, Piece, collapsed
 from chiasm.errors import DataError
@@ -29,7 +27,7 @@ _WIDTH = 320  # pixels, of a picture as a source gives it
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownSample:
     """One sample. facts: what else is to be said of it, in a few words. pictures: (H, W, 3) each."""
 
     key: str
@@ -42,7 +40,7 @@ class Shown:
         return "".join(piece.text for piece in self.pieces)
 
 
-def of_samples(samples: Sequence[Sample], boxes: bool = False) -> list[Shown]:
+def of_samples(samples: Sequence[Sample], boxes: bool = False) -> list[ShownSample]:
     """Samples as they are: the first picture, all captions, or else all texts. Raises DataError for a broken one."""
     found = []
     for sample in samples:
@@ -50,35 +48,19 @@ def of_samples(samples: Sequence[Sample], boxes: bool = False) -> list[Shown]:
         texts = sample.captions or tuple(text.text for text in sample.texts)
         facts = f"{len(sample.images)} pictures, {len(sample.captions)} captions, {len(sample.boxes)} boxes"
         shown = (np.asarray(picture),) if picture is not None else ()
-        found.append(Shown(sample.key, (Piece("\n".join(texts), "read"),), shown, facts))
+        found.append(ShownSample(sample.key, (Piece("\n".join(texts), "read"),), shown, facts))
     return found
 
 
-def of_source(processor: Processor, source: Source, count: int) -> list[Shown]:
+def of_source(processor: Processor, source: Source, count: int) -> list[ShownSample]:
     """The first samples of a source as a processor reads them, whole, with what is learned of them."""
-    samples = [source[index] for index in range(min(count, len(source)))]
-    if isinstance(processor, ChatProcessor):
-        return [_chat(processor, sample) for sample in samples]
-    if isinstance(processor, PairProcessor):
-        return [_pair(processor, sample) for sample in samples]
-    raise DataError(f"what a {type(processor).__name__} reads cannot be shown")
+    return [_previewed(processor, source[index]) for index in range(min(count, len(source)))]
 
 
-def _chat(processor: ChatProcessor, sample: Sample) -> Shown:
-    chat = chatted(processor, sample)
-    image_token = processor.layout.image_token if processor.layout is not None else ""
-    start = [Piece(processor.settings.start, "read")] if processor.settings.start else []
-    limit = processor.settings.context
-    beyond = f", beyond the context of {limit:,}" if chat.tokens > limit else ""
-    facts = f"{chat.tokens:,} tokens{beyond}: {chat.image_tokens:,} for pictures, {chat.targets:,} learned"
-    return Shown(sample.key, (*start, *collapsed(chat.text, chat.spans, image_token)), _thumbs(sample), facts)
-
-
-def _pair(processor: PairProcessor, sample: Sample) -> Shown:
-    texts = sample.captions or tuple(text.text for text in sample.texts)
-    cut = sum(processor.tokenizer.is_cut(text) for text in texts)
-    facts = f"{len(texts)} captions" + (f", {cut} of them cut by the context" if cut else "")
-    return Shown(sample.key, (Piece("\n".join(texts), "read"),), _thumbs(sample), facts)
+def _previewed(processor: Processor, sample: Sample) -> ShownSample:
+    preview = processor.preview(sample)
+    pieces = collapsed(preview.text, preview.spans, preview.image_token)
+    return ShownSample(sample.key, tuple(pieces), _thumbs(sample), preview.summary)
 
 
 def _thumbs(sample: Sample) -> tuple[Pixels, ...]:
@@ -90,7 +72,7 @@ def _thumbs(sample: Sample) -> tuple[Pixels, ...]:
 class ShownBatch:
     """A batch as the model gets it. facts: of the whole, by name."""
 
-    rows: tuple[Shown, ...]
+    rows: tuple[ShownSample, ...]
     facts: dict[str, str]
 
 
@@ -110,17 +92,17 @@ def of_batch(setting: Setting, count: int) -> ShownBatch:
     decode = _decoder(setting.processor)
     pieces = list(_of_tokens(batch.texts, decode) if batch.texts is not None else _of_stream(batch.stream, decode))
     rows = tuple(
-        Shown(key, tuple(parts), tuple(_images(setting, batch, row)), told)
+        ShownSample(key, tuple(parts), tuple(_images(setting, batch, row)), told)
         for row, (key, (parts, told)) in enumerate(zip(batch.keys, pieces, strict=True))
     )
     return ShownBatch(rows, _facts(setting, batch, len(skipped)))
 
 
 def _decoder(processor: Processor) -> Callable[[list[int]], str]:
-    if isinstance(processor, (ChatProcessor, PairProcessor)):
-        backend = processor.backend if isinstance(processor, ChatProcessor) else processor.tokenizer.backend
-        return lambda ids: str(backend.decode(ids, skip_special_tokens=False))
-    raise DataError(f"what a {type(processor).__name__} makes cannot be shown")
+    backend = processor.backend
+    if backend is None:
+        raise DataError(f"what a {type(processor).__name__} makes cannot be shown")
+    return lambda ids: str(backend.decode(ids, skip_special_tokens=False))
 
 
 def _of_tokens(texts: Tokens, decode: Callable[[list[int]], str]) -> Iterator[tuple[list[Piece], str]]:
@@ -155,7 +137,7 @@ def _images(setting: Setting, batch: Batch, row: int) -> Iterator[Pixels]:
     """The pixels of a sample's pictures (or of their tiles), with the normalisation undone."""
     if batch.images is None:
         return
-    for pixels in batch.images.pixels[batch.images.row_N == row]:
+    for pixels in batch.images.of_rows(row, row + 1).pixels:
         yield setting.transform.shown(pixels) if setting.transform is not None else _stretched(pixels)
 
 
@@ -167,7 +149,7 @@ def _stretched(pixels_CHW: Tensor) -> Pixels:
 
 
 def _facts(setting: Setting, batch: Batch, skipped: int) -> dict[str, str]:
-    facts = {"samples": f"{len(batch)} of batches of {setting.recipe.data.told_size.removesuffix(' samples')}"}
+    facts = {"samples": f"{len(batch)} of batches of {setting.recipe.data.size_in_words.removesuffix(' samples')}"}
     facts["captions"] = setting.recipe.data.captions
     if skipped:
         facts["left out"] = f"{skipped} that cannot be read"
@@ -182,7 +164,7 @@ def _facts(setting: Setting, batch: Batch, skipped: int) -> dict[str, str]:
     if batch.stream is not None:
         length, targets = len(batch.stream.ids_T), int(batch.stream.target_T.sum())
         facts["tokens"] = f"{length:,} in one stream; {targets / length:.1%} learned"
-        facts["slots"] = f"{int(batch.stream.image_mask_T.sum()):,} for {len(batch.images or ())} pictures"
+        facts["image tokens"] = f"{int(batch.stream.image_mask_T.sum()):,} for {len(batch.images or ())} pictures"
     if setting.transform is not None:
         augment = setting.transform.augment
         facts["augmentation"] = "none" if augment is None else f"area {augment.area}, flip {augment.flip:g}"
@@ -193,6 +175,6 @@ def _word(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def image_of(shown: Shown) -> Sample:
+def image_of(shown: ShownSample) -> Sample:
     """A shown sample as one for a contact sheet."""
     return Sample(shown.key, tuple(Image(one) for one in shown.pictures[:1]), captions=(shown.text,))

@@ -16,26 +16,26 @@ from chiasm.data.sample import Sample
 from chiasm.errors import DataError, RecipeError
 from chiasm.evaluation.answers import NUMBER, PHRASE, Extraction
 from chiasm.evaluation.metrics.ocr import as_number
-from chiasm.evaluation.open_ended import Figure, OpenEnded, Read
-from chiasm.evaluation.task import GenerateRequest, Request, Response
+from chiasm.evaluation.open_ended import Figure, LenientCredit, OpenEnded
+from chiasm.evaluation.request import GenerateRequest, Request, Response, of_type
 
 _QUESTION = "{question}"
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A metric of single answers. earns: (an answer, what people said) -> what it is worth.
+class AnswerMetric:
+    """A metric of single answers. earns: (an answer, people's answers) -> what it is worth.
 
-    numeric: whether the lenient reading looks for a number where all that people said are numbers.
+    numeric: whether the lenient rule looks for a number where all of people's answers are numbers.
     """
 
     name: str
     earns: Callable[[str, Sequence[str]], float]
     numeric: bool = False
 
-    def rule(self, question: GenerateRequest) -> Extraction:
-        """How replies to a question are read; strictly, all alike."""
-        numeric = self.numeric and all(as_number(one.strip()) is not None for one in question.true)
+    def rule(self, request: GenerateRequest) -> Extraction:
+        """How replies to a request are read; strictly, all alike."""
+        numeric = self.numeric and all(as_number(answer.strip()) is not None for answer in request.references)
         return NUMBER if numeric else PHRASE
 
 
@@ -43,7 +43,7 @@ class Measure:
 class Answering(OpenEnded, ABC):
     """One item a question of each sample. The constant answer is the one that people gave most often to its kind.
 
-    Each metric is of the strict reading, the whole reply being the answer; the lenient reading stands beside it.
+    Each metric is of the replies read strictly, the whole reply being the answer; read leniently it stands beside that.
     prompt: with {question} in its place.
     """
 
@@ -58,46 +58,47 @@ class Answering(OpenEnded, ABC):
             raise RecipeError(f"the prompt of task '{self.title}' needs {_QUESTION} in the question's place")
 
     @abstractmethod
-    def measures(self) -> Sequence[Measure]:
+    def answer_metrics(self) -> Sequence[AnswerMetric]:
         """The metrics, the headline first."""
 
-    def figures(self, asked: Sequence[GenerateRequest], replies: Sequence[str]) -> Sequence[Figure]:
+    def figures(self, requests: Sequence[GenerateRequest], replies: Sequence[str]) -> Sequence[Figure]:
         strict = [self.rule.strict(reply) for reply in replies]
         found = []
-        for one in self.measures():
-            lenient = [one.rule(question).lenient(reply) for question, reply in zip(asked, replies, strict=True)]
-            read = Read(_earned(one, asked, lenient), np.array([answer is None for answer in lenient], np.bool_))
-            found.append(Figure(one.name, _earned(one, asked, strict), lenient=read))
+        for metric in self.answer_metrics():
+            pairs = zip(requests, replies, strict=True)
+            lenient = [metric.rule(request).lenient(reply) for request, reply in pairs]
+            unparsed_A = np.array([answer is None for answer in lenient], np.bool_)
+            leniently = LenientCredit(_earned(metric, requests, lenient), unparsed_A)
+            found.append(Figure(metric.name, _earned(metric, requests, strict), lenient=leniently))
         return found
 
-    def ask(self, sample: Sample) -> Iterator[GenerateRequest]:
+    def construct_requests(self, sample: Sample) -> Iterator[GenerateRequest]:
         if not sample.questions:
             raise DataError(f"sample '{sample.key}' has no questions")
         for number, question in enumerate(sample.questions):
-            words = self.prompt.replace(_QUESTION, question.text)
-            true = question.answers or (question.answer,)
-            yield self.put(sample, f"{sample.key}/{number}", words, true, question.kind)
+            prompt = self.prompt.replace(_QUESTION, question.text)
+            references = question.answers or (question.answer,)
+            yield self.put(sample, f"{sample.key}/{number}", prompt, references, question.kind)
 
     def facts(self) -> Mapping[str, float]:
-        return {
-            "answers a question": float(
-                np.mean([len(one.true) for one in self.asked if isinstance(one, GenerateRequest)])
-            )
-        }
+        counts = [len(request.references) for _, request in of_type(self.requests, GenerateRequest)]
+        return {"answers a question": float(np.mean(counts))}
 
-    def constant(self, question: Request) -> Response:
-        return self._commonest[question.kind] if isinstance(question, GenerateRequest) else super().constant(question)
+    def constant(self, request: Request) -> Response:
+        return self._commonest[request.kind] if request.verbs else super().constant(request)
 
     @cached_property
     def _commonest(self) -> dict[str, str]:
         counts: dict[str, Counter[str]] = {}
-        for question in self.asked:
-            if isinstance(question, GenerateRequest):
-                counts.setdefault(question.kind, Counter()).update(question.true)
+        for _, request in of_type(self.requests, GenerateRequest):
+            counts.setdefault(request.kind, Counter()).update(request.references)
         return {kind: count.most_common(1)[0][0] for kind, count in counts.items()}
 
 
-def _earned(measure: Measure, asked: Sequence[GenerateRequest], answers: Sequence[str | None]) -> NDArray[np.float64]:
+def _earned(
+    metric: AnswerMetric, requests: Sequence[GenerateRequest], answers: Sequence[str | None]
+) -> NDArray[np.float64]:
     """(A,) what each answer earns: nothing where none was found."""
-    pairs = zip(answers, asked, strict=True)
-    return np.array([0.0 if one is None else measure.earns(one, question.true) for one, question in pairs], np.float64)
+    pairs = zip(answers, requests, strict=True)
+    earned = [0.0 if answer is None else metric.earns(answer, request.references) for answer, request in pairs]
+    return np.array(earned, np.float64)

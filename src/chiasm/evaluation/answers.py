@@ -1,6 +1,6 @@
-"""What a reply in words says: rules that find an answer, apart from the metrics that judge it.
+"""Rules that find the answer in a reply, apart from the metrics that judge it.
 
-Every rule has two readings. The strict one takes a reply that is the answer and nothing else; the lenient one takes a
+Every rule reads in two ways. The strict one takes a reply that is the answer and nothing else; the lenient one takes a
 reply that holds exactly one answer. Where a reply holds none, or several, or denies what it names, both give None:
 nothing is guessed, and what is not found counts as wrong. All functions are pure."""
 
@@ -15,7 +15,7 @@ from string import ascii_uppercase
 LETTERS = ascii_uppercase
 _YES_NO = ("yes", "no")
 _PLAIN = str.maketrans("\u2018\u2019\u201c\u201d\u2212", "''\"\"-")  # typographic quotes and the minus sign
-_END = " \t\r\n.!,;:\u3002"  # what may stand behind an answer
+_END = " \t\r\n.!,;:\u3002"  # what may follow an answer
 _AROUND = _END + "\"'`*"  # and around it: quotes, marks of bold type
 _DENIES = re.compile(r"\b(?:not|no|never|none|neither|nor|except|cannot|\w+n't)\b", re.IGNORECASE)
 _ALONE = re.compile(r"[(\[]?([A-Z])[)\]]?")
@@ -41,16 +41,16 @@ _LEAD = re.compile(r"(?:the\s+)?(?:(?:final|correct)\s+)?answer(?:\s+is\b\s*:?|\
 _QUOTED = re.compile("\"([^\"]*)\"|'([^']*)'|`([^`]*)`|\u201c([^\u201c\u201d]*)\u201d|\u2018([^\u2018\u2019]*)\u2019")
 _INITIALS = re.compile(r"(?:^|\W)(?:[^\W\d_]\.){2,}$")  # "U.S.A.", "5 p.m.": the last full stop is theirs
 
-Reading = Callable[[str, Sequence[str]], int | None]  # (reply, choices) -> the place of the choice it names
+ChoiceReader = Callable[[str, Sequence[str]], int | None]  # (reply, choices) -> the place of the choice it names
 
 
 @dataclass(frozen=True)
-class Rule:
+class ChoiceRule:
     """How a task reads replies: the place of the chosen one among the choices, or None. name: for people."""
 
     name: str
-    strict: Reading
-    lenient: Reading
+    strict: ChoiceReader
+    lenient: ChoiceReader
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ def letter(reply: str, choices: Sequence[str], *, lenient: bool = False) -> int 
     if _DENIES.search(rest):
         return None
     for found in _LETTER.finditer(rest):
-        one = found.group(found.lastgroup or 0)
+        named_letter = found.group(found.lastgroup or 0)
         follows = rest[found.end() :]
-        if found.lastgroup == "single" and one in _WORDS_TOO and re.match(r"\s+(?!(?:or|and)\b)\w", follows):
+        if found.lastgroup == "single" and named_letter in _WORDS_TOO and re.match(r"\s+(?!(?:or|and)\b)\w", follows):
             continue  # "A dog" names no letter, unlike "A or B"
-        if (place := _place(one, choices)) is not None:
+        if (place := _place(named_letter, choices)) is not None:
             named.add(place)
     return named.pop() if len(named) == 1 else None
 
@@ -113,13 +113,13 @@ def text(reply: str, choices: Sequence[str], *, lenient: bool = False) -> int | 
 def number(reply: str, *, lenient: bool = False) -> float | None:
     """A number in digits ("1,024", "-3.5") or, up to twenty, in words.
 
-    Strict: nothing else but final marks. Lenient: the only number in the reply, however often it is said.
+    Strict: nothing else but final marks. Lenient: the only number in the reply, however often it occurs.
     """
     reply = reply.translate(_PLAIN)
     if not lenient:
         found = _NUMBER.fullmatch(reply.strip().rstrip(_END))
         return _value(found.group()) if found else None
-    values = {_value(one) for one in _NUMBER.findall(reply)}
+    values = {_value(found) for found in _NUMBER.findall(reply)}
     return values.pop() if len(values) == 1 else None
 
 
@@ -127,7 +127,7 @@ def phrase(reply: str, *, lenient: bool = False) -> str | None:
     """An answer in words of one's own. Strict: the whole reply, but for blanks around it.
 
     Lenient: its first line without "The answer is" or "Answer:" before it, a pair of quotes around it and the full stop
-    behind it. None where nothing is left.
+    after it. None where nothing is left.
     """
     words = reply.strip()
     if lenient and words:
@@ -164,20 +164,20 @@ def short(reply: str) -> str:
 
 
 def _yes_no_choice(reply: str, choices: Sequence[str], *, lenient: bool = False) -> int | None:
-    said = yes_no(reply, lenient=lenient)
-    return choices.index(said) if said is not None and said in choices else None
+    word = yes_no(reply, lenient=lenient)
+    return choices.index(word) if word is not None and word in choices else None
 
 
-def _leniently(read: Callable[..., int | None]) -> Reading:
+def _leniently(read: Callable[..., int | None]) -> ChoiceReader:
     def lenient(reply: str, choices: Sequence[str]) -> int | None:
         return read(reply, choices, lenient=True)
 
     return lenient
 
 
-YES_NO = Rule("yes or no", _yes_no_choice, _leniently(_yes_no_choice))
-LETTER = Rule("letter", letter, _leniently(letter))
-TEXT = Rule("text of a choice", text, _leniently(text))
+YES_NO = ChoiceRule("yes or no", _yes_no_choice, _leniently(_yes_no_choice))
+LETTER = ChoiceRule("letter", letter, _leniently(letter))
+TEXT = ChoiceRule("text of a choice", text, _leniently(text))
 PHRASE = Extraction("word or phrase", phrase, partial(phrase, lenient=True))
 NUMBER = Extraction("number", phrase_or_number, partial(phrase_or_number, lenient=True))
 
@@ -191,8 +191,8 @@ def _undressed(words: str) -> str:
     return words if _INITIALS.search(words) else words.removesuffix(".").rstrip()
 
 
-def _place(one: str, choices: Sequence[str]) -> int | None:
-    place = LETTERS.index(one)
+def _place(letter: str, choices: Sequence[str]) -> int | None:
+    place = LETTERS.index(letter)
     return place if place < len(choices) else None
 
 
@@ -203,11 +203,11 @@ def _bare(words: str) -> str:
 def _named(reply: str, choices: Sequence[str]) -> tuple[set[int], str]:
     """The choices whose texts stand in a reply in whole words, the longest first, and the reply without them."""
     named, rest = set(), reply
-    for choice in sorted({_bare(one) for one in choices} - {""}, key=len, reverse=True):
+    for choice in sorted({_bare(choice) for choice in choices} - {""}, key=len, reverse=True):
         words = r"\s+".join(re.escape(word) for word in choice.split())
         rest, times = re.subn(rf"(?<!\w){words}(?!\w)", " ; ", rest, flags=re.IGNORECASE)
         if times:
-            named |= {place for place, one in enumerate(choices) if _bare(one) == choice}
+            named |= {place for place, text in enumerate(choices) if _bare(text) == choice}
     return named, rest
 
 

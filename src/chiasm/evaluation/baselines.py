@@ -1,40 +1,44 @@
-"""The same questions, altered so that looking cannot help: what a score must be held against."""
+"""The same requests, altered so that looking cannot help: what a score must be held against."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeVar
 
 import numpy as np
 
-from chiasm.data.image import Image
-from chiasm.evaluation.task import Broken, Request, image_key
+from chiasm.evaluation.request import GREY, Request, image_key
 
 Baseline = Literal["constant", "blind", "shuffled"]
 BASELINES: tuple[Baseline, ...] = ("constant", "blind", "shuffled")
-_GREY = 128
+T = TypeVar("T")
 
 
-def blind(questions: Sequence[Request]) -> list[Request]:
-    """Every picture replaced by one grey square of 224 pixels: what is left is what the texts give away."""
-    grey = Image(np.full((224, 224, 3), _GREY, np.uint8))
-    return [one if isinstance(one, Broken) else one.with_images(lambda _: grey) for one in questions]
+def blind(requests: Sequence[Request]) -> list[Request]:
+    """Every image replaced by one grey square of 224 pixels, so that what is left is what the texts give away.
 
-
-def shuffled(questions: Sequence[Request], seed: int = 0) -> list[Request] | None:
-    """Every picture replaced by another of the same questions, each by exactly one; None if there is but one.
-
-    The exchange is one random cycle through all pictures (Sattolo 1986), so none keeps its place.
+    Where an image is to be made, the text that it follows is empty instead.
     """
-    pictures = {image_key(image): image for one in questions if not isinstance(one, Broken) for image in one.images}
-    if len(pictures) < 2:
+    return [request.altered(lambda _: GREY, lambda _: "") for request in requests]
+
+
+def shuffled(requests: Sequence[Request], seed: int = 0) -> list[Request] | None:
+    """Every image (where one is to be made, every text) replaced by another of the same requests, each by exactly one.
+
+    The exchange is one random cycle through all of them (Sattolo 1986), so none keeps its place.
+    None if there are not two of either.
+    """
+    images = {image_key(image): image for request in requests for image in request.all_images}
+    prompts = {text: text for request in requests for text in request.prompts}
+    if len(images) < 2 and len(prompts) < 2:
         return None
-    keys = list(pictures)
+    image, prompt = _exchange(images, image_key, seed), _exchange(prompts, str, seed)
+    return [request.altered(image, prompt) for request in requests]
+
+
+def _exchange(values: Mapping[str, T], key: Callable[[T], str], seed: int) -> Callable[[T], T]:
+    """Gives for each value the next one in a random cycle through all."""
+    keys = list(values)
     cycle = np.random.default_rng(seed).permutation(len(keys)).tolist()
-    other = {keys[at]: pictures[keys[next_]] for at, next_ in zip(cycle, cycle[1:] + cycle[:1], strict=True)}
-    return [one if isinstance(one, Broken) else one.with_images(partial(_exchange, other)) for one in questions]
-
-
-def _exchange(other: dict[str, Image], image: Image) -> Image:
-    return other[image_key(image)]
+    after = {keys[cycle[at - 1]]: values[keys[place]] for at, place in enumerate(cycle)}
+    return lambda value: after[key(value)]

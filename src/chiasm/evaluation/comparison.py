@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,24 @@ from chiasm.errors import CheckpointError, DataError
 from chiasm.evaluation import outcomes
 from chiasm.evaluation.result import Evaluation, TaskResult
 from chiasm.evaluation.statistics import Difference, holm
-from chiasm.evaluation.task import ScoreRequest, Task
+from chiasm.evaluation.task import Task
 
-TASKS = "tasks.yaml"  # beside results.json: the tasks as recipe entries, so that their questions can be asked again
+TASKS = "tasks.yaml"  # beside results.json: the tasks as recipe entries, so that their requests can be made again
 
 
 @dataclass(frozen=True)
 class Change:
-    """One item that the models answered differently well. gain: credit of the first model less that of the second."""
+    """One item that the models answered differently well. gain: credit of the first model less that of the second.
+
+    answers: of both models, in words. images: the files of both models' answers, where these are images, else "".
+    """
 
     key: str
     kind: str
     sample: str
-    said: tuple[str, str]
+    answers: tuple[str, str]
     gain: float
+    images: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,11 @@ def compare_evaluations(first: Path, second: Path, tasks: Sequence[str] = ()) ->
     """Compares two evaluation folders. tasks: only these; by default all that both hold.
 
     Raises CheckpointError where a folder holds no results or no answers; DataError if a task that was named cannot be
-    compared, or no task can: figures are compared only where the questions are the same to the last letter and pixel.
+    compared, or no task can: figures are compared only where the requests are the same to the last letter and pixel.
     """
     folders = (first, second)
     evaluations = [Evaluation.load(folder) for folder in folders]
-    ours, theirs = ({one.name: one for one in evaluation.results} for evaluation in evaluations)
+    ours, theirs = ({result.name: result for result in evaluation.results} for evaluation in evaluations)
     names = tuple(
         evaluation.model.get("name", str(folder)) for evaluation, folder in zip(evaluations, folders, strict=True)
     )
@@ -94,10 +98,8 @@ def compare_evaluations(first: Path, second: Path, tasks: Sequence[str] = ()) ->
         raise DataError(
             refused[0] if refused else f"{first} and {second} share no task; evaluate both on the same tasks"
         )
-    corrected = holm([one.headline.p for one in found])
-    adjusted = tuple(
-        Compared(one.task, one.differences, p, one.changes, one.notes) for one, p in zip(found, corrected, strict=True)
-    )
+    corrected = holm([task.headline.p for task in found])
+    adjusted = tuple(replace(task, adjusted=p) for task, p in zip(found, corrected, strict=True))
     return Comparison((names[0], names[1]), adjusted, tuple(refused))
 
 
@@ -108,25 +110,25 @@ def answers_file(folder: Path, task: str) -> Path:
 
 
 def write_tasks(tasks: Sequence[Task], folder: Path) -> None:
-    """Writes down what is asked, as recipe entries; tasks on data that no recipe can name are left out."""
-    entries = [dump(task) for task in tasks if type(task.data).__module__.startswith(f"{Source.room}.")]
+    """Writes the tasks as recipe entries; tasks on data that no recipe can name are left out."""
+    entries = [dump(task) for task in tasks if type(task.data).__module__.startswith(f"{Source.package}.")]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / TASKS).write_text(yaml.safe_dump(entries, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def images_of(folder: Path, task: str) -> Mapping[str, Image]:
-    """The first picture of each item of a task, by the item's key and by its sample's, read from the data again.
+    """The first image of each item of a task, by the item's key and by its sample's, read from the data again.
 
     Empty where the folder does not say how the task was asked. Raises DataError or RecipeError if the data are gone.
     """
     file = folder / TASKS
     entries: Any = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else []
     for entry in entries if isinstance(entries, list) else []:
-        made = parse(Task, entry, str(file))  # type: ignore[type-abstract]  # a choice of the room is built
+        made = parse(Task, entry, str(file))  # type: ignore[type-abstract]  # a choice of the package is built
         if made.title == task:
-            matches = [(one, one.images[0]) for one in made.asked if isinstance(one, ScoreRequest) and one.images]
-            by_sample = {one.sample: picture for one, picture in reversed(matches)}
-            return by_sample | {one.key: picture for one, picture in matches}
+            shown = [(request, request.all_images[0]) for request in made.requests if request.all_images]
+            by_sample = {request.cluster: image for request, image in reversed(shown)}
+            return by_sample | {request.key: image for request, image in shown}
     return {}
 
 
@@ -134,10 +136,10 @@ def _unlike(name: str, ours: TaskResult | None, theirs: TaskResult | None) -> st
     """Why two results may not be compared; "" if they may."""
     if ours is None or theirs is None:
         return f"task '{name}' was not asked of both models; evaluate both on it"
-    if ours.asked != theirs.asked:
+    if ours.requests != theirs.requests:
         return (
-            f"task '{name}' did not ask both models the same (hashes {ours.asked[:8]} and {theirs.asked[:8]}): its "
-            "data, settings or the versions of chiasm and torch differ; evaluate both again in the same way"
+            f"task '{name}' did not ask both models the same (hashes {ours.requests[:8]} and {theirs.requests[:8]}): "
+            "its data, settings or the versions of chiasm and torch differ; evaluate both again in the same way"
         )
     return ""
 
@@ -153,11 +155,18 @@ def _compared(folders: tuple[Path, Path], ours: TaskResult, theirs: TaskResult) 
     notes = []
     if ours.protocol != theirs.protocol:
         notes.append("the models' processors differ: other tokens or pixels were made of the same questions")
-    (credit, said), (other, also) = (
-        (metrics[found[0].name].credit, told[found[0].name]) for metrics, told in map(outcomes.read, files)
+    (credit, first), (other, second) = (
+        (metrics[found[0].name].credit, known[found[0].name]) for metrics, known in map(outcomes.read, files)
     )
     changes = tuple(
-        Change(key, said[key].kind, said[key].sample, (said[key].said, also[key].said), credit[key] - other[key])
+        Change(
+            key,
+            first[key].kind,
+            first[key].sample,
+            (first[key].answer, second[key].answer),
+            credit[key] - other[key],
+            (first[key].image, second[key].image),
+        )
         for key in credit
         if credit[key] != other[key]
     )

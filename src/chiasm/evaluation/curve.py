@@ -57,9 +57,9 @@ def blend_curve(
     tasks: Sequence[Task],
     alphas: Sequence[float],
     names: tuple[str, str],
-    told: Callable[[float, Mapping[str, float]], None] | None = None,
+    on_figures: Callable[[float, Mapping[str, float]], None] | None = None,
 ) -> Curve:
-    """The scores of the blends at these alphas. told: is handed each alpha's figures as they come.
+    """The scores of the blends at these alphas. on_figures: is handed each alpha's figures as they come.
 
     Raises what `blend` and `quick_scores` raise.
     """
@@ -67,6 +67,6 @@ def blend_curve(
     alphas = sorted(set(alphas))
     for alpha in alphas:
         found.append(quick_scores(blend(first, second, alpha), tasks))
-        if told is not None:
-            told(alpha, found[-1])
-    return Curve(names, tuple(alphas), {name: tuple(one[name] for one in found) for name in found[0]})
+        if on_figures is not None:
+            on_figures(alpha, found[-1])
+    return Curve(names, tuple(alphas), {name: tuple(figures[name] for figures in found) for name in found[0]})

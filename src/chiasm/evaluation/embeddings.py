@@ -1,4 +1,4 @@
-"""Matches answered by products of embeddings, vectors by themselves; each picture and text is embedded once."""
+"""Score requests answered by products of embeddings, embed requests by these; each image and text is embedded once."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from rich.progress import Progress
 
 from chiasm.data.image import Image
 from chiasm.errors import DataError
-from chiasm.evaluation.item import checked, group_means
+from chiasm.evaluation.phrasings import checked, group_means
+from chiasm.evaluation.request import EmbedRequest, Failed, Response, ScoreRequest, image_key
 from chiasm.evaluation.response_cache import EmbeddingCache
 from chiasm.evaluation.share import Share
-from chiasm.evaluation.task import EmbedRequest, Failed, Request, Response, ScoreRequest, image_key
 from chiasm.models.model import Embedder
 
-_PICTURES, _TEXTS = 128, 1024  # handed to the model at once; between them, progress is kept
+_IMAGES, _TEXTS = 128, 1024  # handed to the model at once; between them, progress is kept
 
 
 class Embeddings:
-    """What a model made of pictures and texts. cache: a folder; None keeps them in memory. others: to read from too."""
+    """Embeddings of images and texts. cache: a folder; None keeps them in memory. others: to read from too."""
 
     def __init__(
         self, model: Embedder, progress: Progress, cache: Path | None, identity: str, others: Sequence[Path] = ()
@@ -30,50 +30,44 @@ class Embeddings:
         self._model, self._progress = model, progress
         self._images, self._texts = (
             EmbeddingCache(cache / name if cache else None, identity, [other / name for other in others])
-            for name in ("pictures", "texts")
+            for name in ("images", "texts")
         )
-        self._unreadable: dict[str, str] = {}  # the reason, by the picture's key
+        self._unreadable: dict[str, str] = {}  # the reason, by the image's key
 
-    def prepare(self, questions: Sequence[Request], share: Share) -> None:
-        """Embeds the pictures and texts of all matches that are not embedded yet and are of this share."""
-        pictures: dict[str, Image] = {}
-        columns: dict[int, tuple[tuple[str, ...], ...]] = {}  # questions share tuples of texts; look at each once
-        for question in questions:
-            if isinstance(question, ScoreRequest):
-                columns[id(question.texts)] = question.texts
-            if isinstance(question, (ScoreRequest, EmbedRequest)):
-                for image in question.images:
-                    pictures[image_key(image)] = image
+    def prepare(self, scored: Sequence[ScoreRequest], embedded: Sequence[EmbedRequest], share: Share) -> None:
+        """Embeds the images and texts of requests that are not embedded yet and are of this share."""
+        columns = {id(request.texts): request.texts for request in scored}  # requests share tuples of texts
+        images = {image_key(image): image for request in (*scored, *embedded) for image in request.all_images}
         texts = dict.fromkeys(text for several in columns.values() for phrasings in several for text in phrasings)
-        known, mine = self._images.places.keys() | self._unreadable.keys(), share.mine(pictures)
-        self._embed_images({key: one for key, one in pictures.items() if key in mine and key not in known})
+        known, mine = self._images.places.keys() | self._unreadable.keys(), share.mine(images)
+        self._embed_images({key: image for key, image in images.items() if key in mine and key not in known})
         # Texts of like length go to the model together, so that little is padded.
         mine = share.mine(texts)
-        self._embed_texts(sorted((one for one in texts if one in mine and one not in self._texts.places), key=len))
+        self._embed_texts(sorted((text for text in texts if text in mine and text not in self._texts.places), key=len))
 
-    def answers(self, questions: Sequence[ScoreRequest]) -> list[Response]:
-        """The answers, in order."""
-        alike = groupby(questions, key=lambda question: id(question.texts))
-        return [answer for _, several in alike for answer in self._products(list(several))]
+    def products(self, requests: Sequence[ScoreRequest]) -> list[Response]:
+        """The scores of the requests, in order: products of embeddings."""
+        alike = groupby(requests, key=lambda request: id(request.texts))
+        return [response for _, several in alike for response in self._products(list(several))]
 
-    def vector(self, question: EmbedRequest) -> Response:
-        """The embeddings of a question's pictures, (N, D)."""
-        keys = [image_key(image) for image in question.images]
+    def embedded(self, request: EmbedRequest) -> Response:
+        """The embeddings of a request's images, (N, D)."""
+        keys = [image_key(image) for image in request.images]
         if missing := [key for key in keys if key not in self._images.places]:
             return Failed(self._unreadable[missing[0]])
         return checked(self._images.matrix()[[self._images.places[key] for key in keys]])
 
-    def _embed_images(self, pictures: dict[str, Image]) -> None:
-        keys = list(pictures)
-        bar = self._progress.add_task("pictures", total=len(keys), visible=bool(keys))
-        for at in range(0, len(keys), _PICTURES):
-            chunk = keys[at : at + _PICTURES]
+    def _embed_images(self, images: dict[str, Image]) -> None:
+        keys = list(images)
+        bar = self._progress.add_task("images", total=len(keys), visible=bool(keys))
+        for at in range(0, len(keys), _IMAGES):
+            chunk = keys[at : at + _IMAGES]
             try:
-                self._images.add(chunk, _rows(self._model.embed_images([pictures[key] for key in chunk])))
+                self._images.add(chunk, _rows(self._model.embed_images([images[key] for key in chunk])))
             except DataError:
                 for key in chunk:  # one of them is broken; looking for it is worth the time only now
                     try:
-                        self._images.add([key], _rows(self._model.embed_images([pictures[key]])))
+                        self._images.add([key], _rows(self._model.embed_images([images[key]])))
                     except DataError as error:
                         self._unreadable[key] = str(error)
             self._progress.advance(bar, len(chunk))
@@ -85,19 +79,19 @@ class Embeddings:
             self._texts.add(chunk, _rows(self._model.embed_texts(chunk)))
             self._progress.advance(bar, len(chunk))
 
-    def _products(self, questions: list[ScoreRequest]) -> Iterator[Response]:
-        """The answers to questions that share their texts.
+    def _products(self, requests: list[ScoreRequest]) -> Iterator[Response]:
+        """The scores of requests that share their texts.
 
         Products are taken in float64 and rounded to float32: equal embeddings then tie exactly, in whatever order the
         matrix product sums.
         """
-        keys = [[image_key(image) for image in question.images] for question in questions]
+        keys = [[image_key(image) for image in request.images] for request in requests]
         sound = [[key for key in several if key in self._images.places] for several in keys]
         rows = [self._images.places[key] for several in sound for key in several]
-        columns_CD = self._columns(questions[0].texts)
+        columns_CD = self._columns(requests[0].texts)
         scores_NC = np.empty((len(rows), len(columns_CD)), np.float32)
-        for at in range(0, len(rows), _PICTURES):
-            scores_NC[at : at + _PICTURES] = self._images.matrix()[rows[at : at + _PICTURES]] @ columns_CD.T
+        for at in range(0, len(rows), _IMAGES):
+            scores_NC[at : at + _IMAGES] = self._images.matrix()[rows[at : at + _IMAGES]] @ columns_CD.T
         start = 0
         for all_keys, sound_keys in zip(keys, sound, strict=True):
             scores = scores_NC[start : start + len(sound_keys)]

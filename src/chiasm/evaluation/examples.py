@@ -1,8 +1,9 @@
-"""Items to look at: which to show, their best candidates, and small pictures of them."""
+"""Items to look at: which to show, their best candidates, and thumbnails of their images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 
 from chiasm.data.image import Image
 from chiasm.errors import DataError
-from chiasm.evaluation.result import PICTURES, Candidate, Example, Shown
+from chiasm.evaluation.request import Request, Response
+from chiasm.evaluation.result import PICTURES, Candidate, Example, TextOrImage
+from chiasm.evaluation.task import Show
 
 WRONG, RIGHT, COMMON = 8, 3, 5  # examples of each sort
 CANDIDATES = 5  # shown with each example
@@ -27,7 +30,7 @@ def picked(
 ) -> list[int]:
     """Indices of items to show: wrong ones first, those by the widest margin leading, then right ones.
 
-    Some of each are drawn whatever the model says, so that a report can show several models' answers side by side.
+    Some of each are drawn whatever the model answers, so that a report can show several models' answers side by side.
     The margin is the best false score minus the best true one. Items without a score are left out.
     """
     scored_IC = ~np.isnan(scores_IC)
@@ -45,13 +48,13 @@ def picked(
 
 def example(
     key: str,
-    query: Shown,
+    query: TextOrImage,
     scores_C: NDArray[np.float32],
     true_C: NDArray[np.bool_],
-    shown: Callable[[int], Shown],
+    shown: Callable[[int], TextOrImage],
     kind: str = "",
 ) -> Example:
-    """An item with its best candidates, the best true one always among them. Right if no false one is level with it.
+    """An item with its best candidates, the best true one always among them. Right if all false ones score lower.
 
     shown: how to show a candidate, by its index. A score of NaN is no candidate.
     """
@@ -67,14 +70,31 @@ def example(
     return Example(key=key, right=right, query=query, candidates=candidates, group=kind)
 
 
-class Thumbnails:
-    """Small JPEGs of pictures, each saved once, named by the picture's key."""
+def image_example(request: Request, response: Response, show: Show, *, right: bool, earned: str = "") -> Example:
+    """An item that was answered with an image, beside the text or the image that it was to follow."""
+    shown = show(response) if isinstance(response, Image) else TextOrImage()
+    query = show(request.all_images[0]) if request.all_images else TextOrImage()
+    query = replace(query, text="\n".join(filter(None, (query.text, *request.prompts))))
+    return Example(
+        key=request.key,
+        right=right,
+        query=query,
+        candidates=(),
+        group=request.kind,
+        reply=shown.text,
+        image=shown.picture,
+        earned=earned,
+    )
+
+
+class ThumbnailWriter:
+    """Writes small JPEGs of images, each once, named by the image's key."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / PICTURES
 
-    def __call__(self, image: Image) -> Shown:
-        """What a report needs to show the picture; its name in words where it cannot be decoded."""
+    def __call__(self, image: Image) -> TextOrImage:
+        """What a report needs to show the image; its name in words where it cannot be decoded."""
         try:
             file = self.folder / f"{image.key}.jpg"
             if not file.exists():
@@ -83,5 +103,5 @@ class Thumbnails:
                 small.thumbnail((THUMBNAIL, THUMBNAIL), PIL.Image.Resampling.LANCZOS)
                 small.save(file, quality=85)
         except DataError as error:
-            return Shown(text=str(error))
-        return Shown(picture=file.name)
+            return TextOrImage(text=str(error))
+        return TextOrImage(picture=file.name)

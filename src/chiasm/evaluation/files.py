@@ -1,18 +1,19 @@
-"""Files of text that are there whole or not at all."""
+"""Files that are there whole or not at all."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from chiasm.errors import ChiasmError
 
 
-def write_file(file: Path, text: str) -> None:
-    """Writes a text aside, then in its place; makes the folder. Raises ChiasmError where it cannot be written."""
-    aside = file.with_name(file.name + ".new")
+def write_file(file: Path, content: str | bytes) -> None:
+    """Writes a file aside, then puts it in its place; makes the folder. Raises ChiasmError where it cannot."""
+    aside = file.with_name(f"{file.name}.{os.getpid()}.new")  # several processes may write the same file
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
         aside.replace(file)
     except OSError as error:
         raise ChiasmError(f"cannot write {file}: {error.strerror or error}") from error

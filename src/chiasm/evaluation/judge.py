@@ -1,4 +1,4 @@
-"""A model that embeds, as the judge of others' replies; it embeds each picture and each text once."""
+"""A model that embeds, as the judge of others' replies; it embeds each image and each text once."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from numpy.typing import NDArray
 from chiasm.data.image import Image
 from chiasm.errors import CapabilityError, DataError
 from chiasm.evaluation.protocol import fingerprint, processor_hash
-from chiasm.evaluation.task import image_key
-from chiasm.models.model import Embedder
-from chiasm.weights import load
+from chiasm.evaluation.request import image_key
+from chiasm.models.model import Embedder, Loader
 
-_PICTURES, _TEXTS = 64, 512  # given to the model at once
+_IMAGES, _TEXTS = 64, 512  # given to the model at once
 
 
 class Judge:
-    """The model in a folder, loaded when it is first needed."""
+    """The model in a folder, opened by `load` when it is first needed."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, load: Loader) -> None:
+        self.folder, self._load = folder, load
         self._images: dict[str, NDArray[np.float64]] = {}
         self._texts: dict[str, NDArray[np.float64]] = {}
 
@@ -33,7 +32,7 @@ class Judge:
 
     @cached_property
     def _model(self) -> Embedder:
-        model = load(self.folder).eval()
+        model = self._load(self.folder).eval()
         if not isinstance(model, Embedder):
             raise CapabilityError(
                 f"the judge in {self.folder} is a {type(model).__name__}, which does not embed; name another model"
@@ -42,34 +41,31 @@ class Judge:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of its weights and its processor."""
+        """A hash of its weights and its processor."""
         return f"{fingerprint(self._model)}-{processor_hash(self._model)}"
 
-    def pictures(self, images: Sequence[Image]) -> NDArray[np.float64]:
-        """(N, D); zeros for a picture that cannot be decoded."""
+    def images(self, images: Sequence[Image]) -> NDArray[np.float64]:
+        """(N, D) embeddings; zeros for an image that cannot be decoded."""
         keys = [image_key(image) for image in images]
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in self._images}
-        waiting = list(new)
-        for at in range(0, len(waiting), _PICTURES):
-            for key, row_D in zip(
-                chunk := waiting[at : at + _PICTURES], self._seen([new[key] for key in chunk]), strict=True
-            ):
-                self._images[key] = row_D
+        for at in range(0, len(new), _IMAGES):
+            chunk = list(new)[at : at + _IMAGES]
+            self._images |= zip(chunk, self._embedded([new[key] for key in chunk]), strict=True)
         return np.stack([self._images[key] for key in keys])
 
     def texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """(N, D)."""
-        waiting = sorted({text for text in texts if text not in self._texts}, key=lambda text: (len(text), text))
-        for at in range(0, len(waiting), _TEXTS):
-            chunk = waiting[at : at + _TEXTS]
+        """(N, D) embeddings."""
+        new = sorted({text for text in texts if text not in self._texts}, key=lambda text: (len(text), text))
+        for at in range(0, len(new), _TEXTS):
+            chunk = new[at : at + _TEXTS]
             self._texts |= zip(chunk, np.asarray(self._model.embed_texts(chunk), np.float64), strict=True)
         return np.stack([self._texts[text] for text in texts])
 
-    def _seen(self, images: Sequence[Image]) -> NDArray[np.float64]:
+    def _embedded(self, images: Sequence[Image]) -> NDArray[np.float64]:
         try:
             return np.asarray(self._model.embed_images(images), np.float64)
         except DataError:
             if len(images) > 1:
-                return np.concatenate([self._seen([image]) for image in images])
+                return np.concatenate([self._embedded([image]) for image in images])
             width = np.asarray(self._model.embed_texts([""])).shape[1]
             return np.zeros((1, width))

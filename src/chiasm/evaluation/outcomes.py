@@ -3,58 +3,69 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chiasm.data.image import Image
 from chiasm.errors import CheckpointError
+from chiasm.evaluation.files import write_file
+from chiasm.evaluation.request import Request, Response
 from chiasm.evaluation.statistics import Difference, compare, members_by_kind
 from chiasm.evaluation.task import MetricCounts
 
 ANSWERS = "answers"  # a folder beside results.json
+IMAGES = f"{ANSWERS}/images"  # responses that are images, as PNG, named by the hash of the file
 
 
-def write(metrics: Sequence[MetricCounts], file: Path) -> None:
-    """One line an item: its key, sample, kind, what the model chose, and the credit it earned by metric.
+def images_of(requests: Sequence[Request], responses: Sequence[Response]) -> dict[str, str]:
+    """The file names of responses that are images, by the request's key."""
+    pairs = zip(requests, responses, strict=True)
+    return {request.key: f"{response.key}.png" for request, response in pairs if isinstance(response, Image)}
+
+
+def write(metrics: Sequence[MetricCounts], file: Path, images: Mapping[str, str]) -> None:
+    """One line an item: its key, sample, kind, what the model answered, and the credit it earned by metric.
 
     Where a metric is a ratio of sums, "weight" holds what stands under the line; a mean of kinds is such a ratio too.
+    images: the file of each item's answer that is an image, in IMAGES.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    together: dict[int, list[MetricCounts]] = {}
+    by_items: dict[int, list[MetricCounts]] = {}
     for metric in metrics:
-        together.setdefault(id(metric.items), []).append(metric)
-    aside = file.with_name(file.name + ".new")
-    with aside.open("w", encoding="utf-8") as lines:
-        for several in together.values():
-            items = several[0].items
-            tied, failed = items.tied_I.tolist(), items.failed_I.tolist()
-            unparsed = [False] * len(items.keys) if items.unparsed_I is None else items.unparsed_I.tolist()
-            names, parts = [_item_name(metric) for metric in several], [_parts(metric) for metric in several]
-            credits_I = zip(*(credit_I.tolist() for credit_I, _ in parts), strict=True)
-            weights = {
-                name: weight_I.tolist()
-                for name, (_, weight_I) in zip(names, parts, strict=True)
-                if weight_I is not None
-            }
-            for at, credit in enumerate(credits_I):
-                record = {
-                    "key": items.keys[at],
-                    "sample": items.samples[at],
-                    "kind": items.kinds[at],
-                    "said": items.said[at],
-                    "tied": tied[at],
-                    "failed": failed[at],
-                    "credit": dict(zip(names, credit, strict=True)),
-                }
-                if unparsed[at]:
-                    record["unparsed"] = True
-                if weights:
-                    record["weight"] = {name: weight_I[at] for name, weight_I in weights.items()}
-                lines.write(json.dumps(record) + "\n")
-    aside.replace(file)
+        by_items.setdefault(id(metric.items), []).append(metric)
+    records = [record for several in by_items.values() for record in _records(several, images)]
+    write_file(file, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def _records(metrics: Sequence[MetricCounts], images: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """The lines of metrics that are of the same items."""
+    items = metrics[0].items
+    tied, failed = items.tied_I.tolist(), items.failed_I.tolist()
+    unparsed = [False] * len(items.keys) if items.unparsed_I is None else items.unparsed_I.tolist()
+    parts = {_item_name(metric): _parts(metric) for metric in metrics}
+    credit = {name: credit_I.tolist() for name, (credit_I, _) in parts.items()}
+    weight = {name: weight_I.tolist() for name, (_, weight_I) in parts.items() if weight_I is not None}
+    for at, key in enumerate(items.keys):
+        record = {
+            "key": key,
+            "sample": items.samples[at],
+            "kind": items.kinds[at],
+            "answer": items.choices[at],
+            "tied": tied[at],
+            "failed": failed[at],
+            "credit": {name: values[at] for name, values in credit.items()},
+        }
+        if key in images:
+            record["image"] = images[key]
+        if unparsed[at]:
+            record["unparsed"] = True
+        if weight:
+            record["weight"] = {name: values[at] for name, values in weight.items()}
+        yield record
 
 
 def _parts(metric: MetricCounts) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
@@ -81,47 +92,47 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a run said of one item, and the item's kind and sample."""
+class Outcome:
+    """What a run answered of one item, and the item's kind and sample. image: a file in IMAGES, or ""."""
 
-    said: str
+    answer: str
     kind: str
     sample: str
+    image: str = ""
 
 
 def differences(first: Path, second: Path) -> list[Difference]:
     """Every metric that two files of answers share. Raises DataError where they hold unlike items."""
     ours, theirs = read(first)[0], read(second)[0]
     found = []
-    for name in ours:
-        if name in theirs:
-            one, other = ours[name], theirs[name]
-            weights = (one.weight, other.weight) if one.weight and other.weight else None
-            found.append(compare(name, one.credit, other.credit, one.sample, weights=weights))
+    for name, metric in ours.items():
+        if (other := theirs.get(name)) is not None:
+            weights = (metric.weight, other.weight) if metric.weight and other.weight else None
+            found.append(compare(name, metric.credit, other.credit, metric.sample, weights=weights))
     return found
 
 
-def read(file: Path) -> tuple[dict[str, Metric], dict[str, dict[str, Said]]]:
-    """The metrics of a file of answers, by name, and what was said of each metric's items, by key.
+def read(file: Path) -> tuple[dict[str, Metric], dict[str, dict[str, Outcome]]]:
+    """The metrics of a file of answers, by name, and the outcome of each metric's items, by key.
 
     Raises CheckpointError, naming the line, for what `write` has not written.
     """
     metrics: dict[str, Metric] = {}
-    said: dict[str, dict[str, Said]] = {}
+    outcomes: dict[str, dict[str, Outcome]] = {}
     with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
-                key, earned = record["key"], record["credit"]
-                told = Said(record["said"], record["kind"], record["sample"])
+                key, credits_by_name = record["key"], record["credit"]
+                outcome = Outcome(record["answer"], record["kind"], record["sample"], record.get("image", ""))
             except (ValueError, KeyError, TypeError) as error:
                 raise CheckpointError(
                     f"{file}, line {number}, is no line of answers; run `chiasm eval` again"
                 ) from error
-            for name, credit in earned.items():
+            for name, credit in credits_by_name.items():
                 metric = metrics.setdefault(name, Metric())
-                metric.credit[key], metric.sample[key] = credit, told.sample
-                said.setdefault(name, {})[key] = told
+                metric.credit[key], metric.sample[key] = credit, outcome.sample
+                outcomes.setdefault(name, {})[key] = outcome
                 if name in record.get("weight", {}):
                     metric.weight[key] = record["weight"][name]
-    return metrics, said
+    return metrics, outcomes

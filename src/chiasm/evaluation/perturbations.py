@@ -1,4 +1,4 @@
-"""Captions with their words in another order: the four ways of ARO (Yuksekgonul et al. 2023, arXiv:2210.01936)."""
+"""Captions with their words in another order: the perturbations of ARO (Yuksekgonul et al. 2023, arXiv:2210.01936)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def within_trigrams(words: Sequence[str], rng: np.random.Generator) -> list[str]
 
 
 def perturbations(words: Sequence[str], tags: Sequence[str] | None) -> list[Perturb]:
-    """All four ways to reorder these words, or the two that need no tags."""
+    """All four reorderings of these words, or the two that need no tags."""
     untagged: list[Perturb] = [partial(within_trigrams, words), partial(trigrams, words)]
     if tags is None:
         return untagged

@@ -56,16 +56,16 @@ def hit_share(
     return 1 - missed_I
 
 
-def stand(scores_IC: NDArray[np.float32], true_IC: NDArray[np.bool_]) -> Ranking:
+def rank(scores_IC: NDArray[np.float32], true_IC: NDArray[np.bool_]) -> Ranking:
     """Where the right candidates stand. A score of NaN is no candidate: items may have different numbers of them."""
     rows = max(1, _CELLS // max(1, scores_IC.shape[1]))
     starts = range(0, max(1, len(scores_IC)), rows)
-    parts = [_stand(scores_IC[at : at + rows], true_IC[at : at + rows]) for at in starts]
-    joined = {one.name: np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Ranking)}
+    parts = [_rank(scores_IC[at : at + rows], true_IC[at : at + rows]) for at in starts]
+    joined = {entry.name: np.concatenate([getattr(part, entry.name) for part in parts]) for entry in fields(Ranking)}
     return Ranking(**joined)
 
 
-def _stand(scores_IC: NDArray[np.float32], true_IC: NDArray[np.bool_]) -> Ranking:
+def _rank(scores_IC: NDArray[np.float32], true_IC: NDArray[np.bool_]) -> Ranking:
     present_IC = ~np.isnan(scores_IC)
     right_IC = true_IC & present_IC
     best_right_I1 = np.where(right_IC, scores_IC, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)

@@ -1,35 +1,25 @@
-"""Questions to answers, by whichever of the three verbs the model has: embed before score, generate for open ends."""
+"""Requests to responses, by whichever of the three verbs the model has: embed before score, generate for the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.progress import Progress
 
 from chiasm.evaluation.embeddings import Embeddings
-from chiasm.evaluation.item import Item
+from chiasm.evaluation.instance import Instance
 from chiasm.evaluation.replies import BATCH_TOKENS, PrefixSharing, Replies
+from chiasm.evaluation.request import Queues, R, Request, Response, image_key
 from chiasm.evaluation.response_cache import ResponseCache
 from chiasm.evaluation.scoring import Scores, ScoresBy, scoring
 from chiasm.evaluation.share import Share
-from chiasm.evaluation.task import (
-    Broken,
-    EmbedRequest,
-    Failed,
-    GenerateRequest,
-    Request,
-    Response,
-    ScoreOrGenerate,
-    ScoreRequest,
-    Task,
-    image_key,
-)
-from chiasm.models.model import VERBS, Embedder, Generator, Model, Scorer
-from chiasm.weights.endpoint import Endpoint
+from chiasm.evaluation.task import Task
+from chiasm.models.model import VERBS, Embedder, Generator, Loader, Model, Scorer
+from chiasm.models.remote import RemoteModel
 
-Askable = Embedder | Scorer | Generator | Model | Endpoint  # a model offers those of the verbs that it can
+Askable = Embedder | Scorer | Generator | Model | RemoteModel  # a model offers those of the verbs that it can
 
 
 @dataclass(frozen=True)
@@ -38,23 +28,25 @@ class RunOptions:
 
     score_by: by what a model scores that can score in several ways; "" takes its first.
     batch_tokens: of prompts and replies that a model is given at once, where it can tell how many there are.
-    share: of the pictures, where several processes ask. keep_failed: what failed before is not asked again.
+    share: of the images, where several processes ask. keep_failed: what failed before is not asked again.
+    load: opens the folder of a model that a task itself needs, such as a judge; `chiasm.load` does.
     """
 
     score_by: str = ""
     batch_tokens: int = BATCH_TOKENS
     share: Share = field(default_factory=Share)
     keep_failed: bool = False
+    load: Loader | None = None
 
 
 DEFAULT_OPTIONS = RunOptions()
 
 
 class RequestRunner:
-    """Asks one model: each picture and each text once if it embeds, each picture once if its questions can share it.
+    """Asks one model: each image and each text once if it embeds, each image once if its requests can share it.
 
     cache: folder of the embeddings; None keeps them in memory. identity: of the model and its processor.
-    A question about a picture that cannot be decoded is answered by `Failed`; so is one whose scores are not numbers.
+    A request about an image that cannot be decoded is answered by `Failed`; so is one whose scores are not numbers.
     Raises CapabilityError if the model cannot score in the way that is asked for.
     """
 
@@ -64,101 +56,84 @@ class RequestRunner:
         progress: Progress,
         cache: Path | None = None,
         identity: str = "",
-        way: RunOptions = DEFAULT_OPTIONS,
+        options: RunOptions = DEFAULT_OPTIONS,
     ) -> None:
-        self.model, self.way = model, way
-        self.scoring = scoring(model, way.score_by)
-        folder = way.share.folder(cache) if cache else None
-        others = way.share.others(cache) if cache else []
+        self.model, self.options = model, options
+        self.verbs = verbs_of(model)
+        self.scoring = scoring(model, options.score_by)
+        folder = options.share.folder(cache) if cache else None
+        others = options.share.others(cache) if cache else []
         self.embeddings = Embeddings(model, progress, folder, identity, others) if isinstance(model, Embedder) else None
         self.scores = Scores(model, progress, self.scoring) if isinstance(model, Scorer) else None
         # Where there are several ways to score, an inner product of embeddings is none of them.
         self._by_product = self.embeddings is not None and not isinstance(model, ScoresBy)
-        self.replies = Replies(model, progress, way.batch_tokens) if isinstance(model, Generator) else None
+        self.replies = Replies(model, progress, options.batch_tokens) if isinstance(model, Generator) else None
 
     @property
     def jointly(self) -> bool:
-        """Whether questions of several tasks, asked together, share work; else one task is finished after the other."""
-        if isinstance(self.model, Endpoint):
+        """Whether requests of several tasks, made together, share work; else one task is finished after the other."""
+        if isinstance(self.model, RemoteModel):
             return False
         return isinstance(self.model, (Embedder, Scorer, PrefixSharing))
 
-    def prepare(self, items: Sequence[Item]) -> None:
-        """Asks what of this process's share has no answer yet. Answers are kept as they come."""
-        formed = [replace(item, question=self._form(item.question)) for item in items]
-        matches = [item for item in formed if isinstance(item.question, ScoreRequest)]
+    def prepare(self, instances: Sequence[Instance[Request]]) -> None:
+        """Asks what of this process's share has no response yet. Responses are kept as they come."""
+        queues: Queues[Instance[Request]] = Queues()
+        for instance in instances:
+            instance.request.form(self.verbs).put(queues, instance)
         if self.embeddings is not None:
-            kinds = (ScoreRequest, EmbedRequest) if self._by_product else (EmbedRequest,)
-            embedded = [item.question for item in formed if isinstance(item.question, kinds)]
-            self.embeddings.prepare(embedded, self.way.share)
-        if self._by_product:
-            matches = []
-        asks = [item for item in formed if isinstance(item.question, GenerateRequest)]
-        if self.scores is not None:
-            self.scores.ask(self._left(matches))
+            scored = [request for _, request in queues.score] if self._by_product else []
+            self.embeddings.prepare(scored, [request for _, request in queues.embed], self.options.share)
+        if self.scores is not None and not self._by_product:
+            self.scores.ask(self._left(queues.score))
         if self.replies is not None:
-            self.replies.ask(self._left(asks))
+            self.replies.ask(self._left(queues.generate))
 
-    def answers(self, questions: Sequence[Request], responses: ResponseCache, run: str = "") -> list[Response]:
-        """The answers, in order, to questions that were prepared. run: under which name the journal keeps them."""
-        formed = [self._form(question) for question in questions]
-        found: dict[int, Response] = {}
+    def responses(self, requests: Sequence[Request], cache: ResponseCache, run: str = "") -> list[Response]:
+        """The responses, in order, to requests that were prepared. run: under which name the cache keeps them."""
+        queues: Queues[int] = Queues()
+        for at, request in enumerate(requests):
+            request.form(self.verbs).put(queues, at)
+        found: dict[int, Response] = dict(queues.known)
         if self.embeddings is not None:
-            if self._by_product:
-                matches = [(at, one) for at, one in enumerate(formed) if isinstance(one, ScoreRequest)]
-                products = self.embeddings.answers([one for _, one in matches])
-                found = {at: answer for (at, _), answer in zip(matches, products, strict=True)}
-            found |= {at: self.embeddings.vector(one) for at, one in enumerate(formed) if isinstance(one, EmbedRequest)}
-        for at, one in enumerate(formed):
-            if isinstance(one, Broken):
-                found[at] = Failed(one.reason)
-            elif at not in found:
-                answer = responses.get(run, one.key)
-                assert answer is not None, f"'{one.key}' was not prepared"
-                found[at] = answer
-        return [found[at] for at in range(len(formed))]
+            found |= {at: self.embeddings.embedded(request) for at, request in queues.embed}
+        if self.embeddings is not None and self._by_product:
+            products = self.embeddings.products([request for _, request in queues.score])
+            found |= {at: response for (at, _), response in zip(queues.score, products, strict=True)}
+        for at, request in enumerate(requests):
+            if at not in found:
+                response = cache.get(run, request.key)
+                assert response is not None, f"'{request.key}' was not prepared"
+                found[at] = response
+        return [found[at] for at in range(len(requests))]
 
-    def _form(self, question: Request) -> Request:
-        """The form in which this model is asked: words where the question has them and the model can but generate."""
-        if not isinstance(question, ScoreOrGenerate):
-            return question
-        in_words = question.words_only or not isinstance(self.model, (Embedder, Scorer))
-        return replace(question.words, key=question.key) if in_words else question
-
-    def _left(self, items: Sequence[Item]) -> list[Item]:
-        """Those of this share without an answer. Questions on one picture are of one share."""
-        keys = [_image(item) for item in items]
-        mine = self.way.share.mine(keys)
+    def _left(self, queue: Sequence[tuple[Instance[Request], R]]) -> list[Instance[R]]:
+        """Those of this share without a response. Requests about one image are of one share."""
+        keys = [_first_image(request) for _, request in queue]
+        mine = self.options.share.mine(keys)
         return [
-            item
-            for item, key in zip(items, keys, strict=True)
-            if key in mine and item.responses.get(item.run, item.question.key) is None
+            instance.of(request)
+            for (instance, request), key in zip(queue, keys, strict=True)
+            if key in mine and instance.response is None
         ]
+
+
+def verbs_of(model: Askable) -> tuple[str, ...]:
+    """The verbs that a model offers."""
+    return tuple(verb for verb, kind in VERBS.items() if isinstance(model, kind))
 
 
 def lack(model: Askable, task: Task) -> str:
     """Why a model cannot be asked a task: the verbs of which it has none. "" where it can be."""
-    can = [verb for verb, kind in VERBS.items() if isinstance(model, kind)]
-    for question in task.asked:
-        needs = _needs(question)
-        if needs and not set(needs) & set(can):
+    can = verbs_of(model)
+    for request in task.requests:
+        if request.verbs and not set(request.verbs) & set(can):
             only = " and ".join(can) or "train"
-            return f"needs a model that can {' or '.join(needs)}, but {type(model).__name__} can only {only}"
+            return f"needs a model that can {' or '.join(request.verbs)}, but {type(model).__name__} can only {only}"
     return ""
 
 
-def _image(item: Item) -> str:
-    """The first picture of a question; its own key where it has none."""
-    assert not isinstance(item.question, Broken)
-    return image_key(item.question.images[0]) if item.question.images else f"/{item.question.key}"
-
-
-def _needs(question: Request) -> tuple[str, ...]:
-    """The verbs of which a model must have one."""
-    if isinstance(question, ScoreOrGenerate):
-        return ("generate",) if question.words_only else ("embed", "score", "generate")
-    if isinstance(question, ScoreRequest):
-        return "embed", "score"
-    if isinstance(question, EmbedRequest):
-        return ("embed",)
-    return ("generate",) if isinstance(question, GenerateRequest) else ()
+def _first_image(request: Request) -> str:
+    """The key of the first image of a request; its own where it has none."""
+    images = request.all_images
+    return image_key(images[0]) if images else f"/{request.key}"

@@ -1,4 +1,4 @@
-"""What was answered so far, on disk as it comes, so that an evaluation that was stopped goes on where it was.
+"""What a model has responded so far, on disk as it comes, so that an evaluation that was stopped goes on.
 
 Several processes may ask at once: each writes files of its own, and reads those of all others when it starts."""
 
@@ -8,13 +8,16 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chiasm.data.image import Image
+from chiasm.errors import DataError
 from chiasm.evaluation.files import write_file
-from chiasm.evaluation.task import Failed, Response
+from chiasm.evaluation.request import Failed, Response, image_key
+from chiasm.models.remote import Usage
 
 
 class EmbeddingCache:
@@ -23,7 +26,7 @@ class EmbeddingCache:
     `file`.keys holds a first line that says whose they are and how wide, then one key a line; `file`.f32 holds the
     rows. Rows are written before keys, so what a kill leaves behind is cut back to whole rows. Without a file they
     stay in memory. identity: of the model and its processor; rows of another one, or of "", are discarded.
-    others: shelves of other processes, read but never written.
+    others: files of other processes, read but never written.
     """
 
     def __init__(self, file: Path | None = None, identity: str = "", others: Sequence[Path] = ()) -> None:
@@ -73,10 +76,12 @@ class EmbeddingCache:
 
 
 class ResponseCache:
-    """The answers to a task's questions, one JSON object a line, each flushed as it comes.
+    """The responses to a task's requests, one JSON object a line, each flushed as it comes.
 
-    A journal of another model or protocol is begun anew. Failures are recorded, and asked again in the next run, unless
-    `keep_failed`. others: journals of other processes, read but never written.
+    A file of another model or protocol is begun anew. Failures are recorded, and asked again in the next run, unless
+    `keep_failed`. others: files of other processes, read but never written.
+    images: the folder for responses that are images, each a PNG named by the hash of the file; one that is gone or no
+        longer has its hash counts as never answered. Without a file nothing is written.
     """
 
     def __init__(
@@ -86,11 +91,12 @@ class ResponseCache:
         protocol: str = "",
         others: Sequence[Path] = (),
         *,
+        images: Path | None = None,
         keep_failed: bool = False,
     ) -> None:
         self._found: dict[tuple[str, str], Response] = {}
-        self.told: list[Mapping[str, Any]] = []  # what an endpoint said beside its answers, in no order
-        self._file = None
+        self.usages: list[Usage] = []  # what a remote model reported beside its responses, in no order
+        self._file, self._images = None, images
         if file is None:
             return
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -118,43 +124,67 @@ class ResponseCache:
         return len(self._found)
 
     def get(self, run: str, key: str) -> Response | None:
-        """The answer to a question in a run ("" for the model's own, or a baseline's name), if it is known."""
+        """The response to a request in a run ("" for the model's own, or a baseline's name), if it is known."""
         return self._found.get((run, key))
 
-    def add(self, run: str, key: str, answer: Response, told: Mapping[str, Any] | None = None) -> None:
-        """Records an answer. told: what was said beside it: by which model, at which price."""
-        self._found[run, key] = answer
-        if told:
-            self.told.append(told)
+    def add(self, run: str, key: str, response: Response, usage: Usage | None = None) -> None:
+        """Keeps a response. usage: what a remote model reports beside it: which model answered, at which price."""
+        if isinstance(response, Image):
+            response = self._saved(response)
+        self._found[run, key] = response
+        if usage:
+            self.usages.append(usage)
         if self._file is not None:
-            beside = {"told": dict(told)} if told else {}
-            self._file.write(json.dumps({"run": run, "key": key, **_written(answer), **beside}) + "\n")
+            beside = {"usage": dict(usage)} if usage else {}
+            self._file.write(json.dumps({"run": run, "key": key, **_written(response), **beside}) + "\n")
             self._file.flush()
+
+    def _saved(self, image: Image) -> Response:
+        """The image as a PNG of its pixels and nothing else; in the folder, if there is one."""
+        try:
+            png = Image(np.asarray(image.decode())).encoded()
+        except DataError as error:
+            return Failed(f"the model's image cannot be read: {error}")
+        if self._images is None or self._file is None:
+            return Image(png)
+        key = Image(png).key
+        file = self._images / f"{key}.png"
+        if image_key(Image(file)) != key:  # not there, or damaged
+            write_file(file, png)
+        return Image(file)
 
     def _read(self, lines: Sequence[str], keep_failed: bool) -> None:
         for line in lines:
             record = json.loads(line)
-            place, answer = (record["run"], record["key"]), _read(record)
-            if "told" in record:
-                self.told.append(record["told"])
-            if not isinstance(answer, Failed):
-                self._found[place] = answer
+            place, response = (record["run"], record["key"]), self._parsed(record)
+            if "usage" in record:
+                self.usages.append(record["usage"])
+            if response is None:
+                continue
+            if not isinstance(response, Failed):
+                self._found[place] = response
             elif keep_failed:
-                self._found.setdefault(place, answer)
+                self._found.setdefault(place, response)
+
+    def _parsed(self, record: Mapping[str, object]) -> Response | None:
+        if "failed" in record:
+            return Failed(str(record["failed"]))
+        if "image" in record:
+            image = Image((self._images or Path()) / f"{record['image']}.png")
+            return image if image_key(image) == record["image"] else None
+        return str(record["text"]) if "text" in record else np.array(record["scores"], np.float32)
 
 
-def _written(answer: Response) -> dict[str, object]:
-    if isinstance(answer, Failed):
-        return {"failed": answer.reason}
-    if isinstance(answer, str):
-        return {"text": answer}
-    return {"scores": [[float(f"{score:.9g}") for score in row] for row in answer.tolist()]}  # 9 digits: exact float32
-
-
-def _read(record: Mapping[str, object]) -> Response:
-    if "failed" in record:
-        return Failed(str(record["failed"]))
-    return str(record["text"]) if "text" in record else np.array(record["scores"], np.float32)
+def _written(response: Response) -> dict[str, object]:
+    if isinstance(response, Failed):
+        return {"failed": response.reason}
+    if isinstance(response, str):
+        return {"text": response}
+    if isinstance(response, Image):
+        return {"image": response.key}
+    return {
+        "scores": [[float(f"{score:.9g}") for score in row] for row in response.tolist()]
+    }  # 9 digits: exact float32
 
 
 def _pair(file: Path) -> tuple[Path, Path]:
@@ -162,7 +192,7 @@ def _pair(file: Path) -> tuple[Path, Path]:
 
 
 def _sound(file: Path, identity: str) -> tuple[str, list[str], NDArray[np.float32]]:
-    """The first line, the keys and the rows of a shelf, as far as both are whole; nothing of another identity's."""
+    """The first line, the keys and the rows of a cache, as far as both are whole; nothing of another identity's."""
     keys, rows = _pair(file)
     lines = _whole_lines(keys)
     head = json.loads(lines[0]) if lines else {}

@@ -33,8 +33,8 @@ class Score:
     value, chance, low, high and the baselines are shares, 0 to 1; of some figures more (CIDEr goes to 10, CLIPScore to
         2.5). low, high: 95% bootstrap interval over items.
     chance: the expected value of a uniformly random scorer, exact.
-    baselines: the same figure for "constant" (every candidate scores alike), "blind" (every picture replaced by a grey
-        one) and "shuffled" (pictures exchanged among items); and for the constant answers that a task names.
+    baselines: the same figure for "constant" (every candidate scores alike), "blind" (every image replaced by a grey
+        one) and "shuffled" (images exchanged among items); and for the constant answers that a task names.
     ties: share of items whose best score several candidates share; a tie earns 1/k, never a win.
     failed: items that could not be asked; counted as wrong.
     unparsed: share of items whose reply, strictly read, holds no answer; counted as wrong. lenient: None if no item
@@ -56,8 +56,8 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A text or a picture (the name of a file in PICTURES), as a report shows it."""
+class TextOrImage:
+    """A text or an image (`picture`: the name of a file in PICTURES), as a report shows it."""
 
     text: str = ""
     picture: str = ""
@@ -67,7 +67,7 @@ class Shown:
 class Candidate:
     """One of the answers that a model chose from: its score, and whether it is a right one."""
 
-    shown: Shown
+    shown: TextOrImage
     score: float
     true: bool
 
@@ -76,16 +76,18 @@ class Candidate:
 class Example:
     """One item: what was asked, and the best candidates with the model's scores, highest first.
 
-    reply: what the model said, where it answered in words; its score is then 1 for the choice found in that, 0 else.
-    references: what people said, and earned: what the reply is worth, in words, where it was held against theirs.
+    reply: the model's answer in words, where it gave one; its score is then 1 for the choice found in that, 0 else.
+    image: the name of a file in PICTURES, where the model answered with an image.
+    references: people's answers, and earned: what the model's is worth, in words, where it was compared with theirs.
     """
 
     key: str
     right: bool
-    query: Shown
+    query: TextOrImage
     candidates: tuple[Candidate, ...]
     group: str = ""
     reply: str = ""
+    image: str = ""
     references: tuple[str, ...] = ()
     earned: str = ""
 
@@ -94,7 +96,7 @@ class Example:
 class TaskResult:
     """All scores of one task. name: unique in its evaluation. protocol: a hash of data, prompts, pixels and versions.
 
-    asked: a hash of the questions alone; figures of several models may be compared where it is the same.
+    requests: a hash of the requests alone; figures of several models may be compared where it is the same.
     facts: figures that are no shares (median ranks, counts of candidates and duplicates), by name.
     calibration: how far the model's confidence can be trusted; None where its answers carry none.
     """
@@ -105,7 +107,7 @@ class TaskResult:
     protocol: str
     seconds: float
     examples: tuple[Example, ...] = ()
-    asked: str = ""
+    requests: str = ""
     facts: Mapping[str, float] = field(default_factory=dict)
     calibration: Calibration | None = None
 
@@ -119,7 +121,7 @@ class TaskResult:
 class Evaluation:
     """One model on several tasks. model: its name, family, parameters, step and checkpoint.
 
-    left_out: tasks that the model was not asked because it cannot be, by their names, and why: "needs a model that can
+    left_out: tasks that were not run because the model cannot, by their names, and why: "needs a model that can
         generate, but CLIP can only embed".
     """
 

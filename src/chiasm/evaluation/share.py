@@ -1,4 +1,4 @@
-"""Several processes ask one model: each a share of the pictures, with files of its own in one cache."""
+"""Several processes ask one model: each a share of the images, with files of its own in one cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chiasm.errors import RecipeError
 
 @dataclass(frozen=True)
 class Share:
-    """The questions about every `of`-th picture, `place` being 1 to `of`."""
+    """The requests about every `of`-th image, `place` being 1 to `of`."""
 
     place: int = 1
     of: int = 1
@@ -36,10 +36,10 @@ class Share:
 
     def others(self, cache: Path) -> list[Path]:
         """Where others keep theirs, whatever number of processes there was before."""
-        return [one for one in (cache, *sorted(cache.glob("share-*"))) if one != self.folder(cache)]
+        return [folder for folder in (cache, *sorted(cache.glob("share-*"))) if folder != self.folder(cache)]
 
     def mine(self, keys: Iterable[str]) -> set[str]:
-        """Those of the keys that are this process's to ask, by the order in which they first come."""
+        """Those of the keys that are in this share, by the order in which they first come."""
         return set(list(dict.fromkeys(keys))[self.place - 1 :: self.of])
 
     def __str__(self) -> str:

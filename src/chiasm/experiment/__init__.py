@@ -1,1 +1,1 @@
-"""One experiment: its recipe, what that becomes, and how it is run."""
+"""Experiments: recipes, the models that they describe, and their runs."""

@@ -1,4 +1,4 @@
-"""What a recipe describes, put together: its processor and its model, new or begun from trained ones."""
+"""Builds what a recipe describes: its processor, and its model, new or from a trained one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from chiasm.adaptation.adapted import adapt, merged
 from chiasm.adaptation.adapter import AdapterConfig
+from chiasm.additions import ANY, allowing
 from chiasm.config import dump, parse
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.processor import Processor
@@ -48,22 +49,22 @@ def build_model(recipe: Recipe) -> Model:
     return model
 
 
-def _take_part(model: Model, name: str, piece: PretrainedPart) -> None:
+def _take_part(model: Model, name: str, chosen: PretrainedPart) -> None:
     """Puts a part of a trained model into a part of this one, which has just its tensors or fewer."""
-    trained = merged(_opened(piece.checkpoint, f"pretrained.{name}"))
-    of_other = piece.part or name
+    trained = merged(_opened(chosen.checkpoint, f"pretrained.{name}"))
+    of_other = chosen.part or name
     for where, owner, part in (("", model, name), (".part", trained, of_other)):
         if part not in dict(owner.named_modules()):
-            what = f"{piece.checkpoint} has" if where else "the model has"
+            what = f"{chosen.checkpoint} has" if where else "the model has"
             raise RecipeError(f"pretrained.{name}{where}: {what} no part '{part}'{suggest_part(part, owner)}")
     target, given = model.get_submodule(name), trained.get_submodule(of_other).state_dict()
     # A first stage may have learned with more than the second needs, such as words beside queries.
     taken = {key: tensor for key, tensor in given.items() if key in target.state_dict()}
     if left := [key for key in given if key not in taken]:
         more = ", ..." if len(left) > 4 else ""
-        told = ", ".join(left[:4]) + more
-        log.warning("pretrained.%s: %d tensors of %s are left out: %s", name, len(left), piece.checkpoint, told)
-    model_folder.assign(target, taken, f"pretrained.{name}: {piece.checkpoint}")
+        names = ", ".join(left[:4]) + more
+        log.warning("pretrained.%s: %d tensors of %s are left out: %s", name, len(left), chosen.checkpoint, names)
+    model_folder.assign(target, taken, f"pretrained.{name}: {chosen.checkpoint}")
 
 
 def build_processor(recipe: Recipe) -> Processor:
@@ -72,18 +73,23 @@ def build_processor(recipe: Recipe) -> Processor:
     Where the recipe starts from a checkpoint, that model's, with the recipe's changes.
     """
     if recipe.start is not None:
-        return _trainable(recipe.start).processor.changed(recipe.processor)
+        trained = _trainable(recipe.start).processor
+        with allowing(ANY):
+            return trained.changed(recipe.processor)
     assert recipe.model is not None
     kind = recipe.model.model().processor_type
     entries = deep_merge(recipe.model.processor_entries(), _with_packaged(recipe.processor, kind))
-    return kind.from_recipe(entries, training_texts(recipe.data.train))
+    with allowing(ANY):
+        return kind.from_recipe(entries, training_texts(recipe.data.train))
 
 
 def _started(start: Start, processor: Mapping[str, Any]) -> Model:
     """The model of a checkpoint with changed entries. Raises ChiasmError where they do not suit its weights."""
     trained = _trainable(start)
     config = _changed(trained.config, start)
-    model = config.on_meta(trained.processor.changed(processor)).to_empty(device=trained.device)
+    with allowing(ANY):
+        changed = trained.processor.changed(processor)
+    model = config.on_meta(changed).to_empty(device=trained.device)
     model.check()
     model_folder.assign(model, trained.state_dict(), f"start.model: {start.checkpoint}")
     return model

@@ -16,6 +16,7 @@ from chiasm.errors import RecipeError
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _MUST_BE_GIVEN = "???"
+_RENAMED_FOLDERS = {"speaker": "vlm"}  # former folders of the recipes that come with chiasm
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -32,6 +33,9 @@ def find_recipe(name: str | Path) -> Path:
     shipped = shipped_recipes()
     if str(name) in shipped:
         return shipped[str(name)]
+    folder, _, rest = str(name).partition("/")
+    if (new := f"{_RENAMED_FOLDERS.get(folder)}/{rest}") in shipped:
+        raise RecipeError(f"there is no recipe '{name}' any more; it is called '{new}' now")
     raise RecipeError(f"there is no recipe '{name}'{suggest(str(name), shipped)}")
 
 
@@ -46,7 +50,7 @@ def given_entries(name: str | Path, overrides: Sequence[str]) -> tuple[Path, dic
 
 
 def read_entries(file: Path) -> dict[str, Any]:
-    """The entries of a recipe file, laid over those of the one that it extends."""
+    """The entries of a recipe file, merged over those of the recipe that it extends."""
     entries = _read_yaml(file)
     if "extends" not in entries:
         return entries
@@ -129,9 +133,9 @@ def _index(place: list[Any], text: str, override: str) -> int:
 def interpolate(value: Any, entries: dict[str, Any]) -> Any:
     """Replaces "${a.b}" by the entry a.b of the recipe."""
     if isinstance(value, dict):
-        return {key: interpolate(one, entries) for key, one in value.items()}
+        return {key: interpolate(entry, entries) for key, entry in value.items()}
     if isinstance(value, list):
-        return [interpolate(one, entries) for one in value]
+        return [interpolate(entry, entries) for entry in value]
     if isinstance(value, str):
         return _REFERENCE.sub(lambda match: str(_look_up(entries, match[1])), value)
     return value
@@ -156,8 +160,8 @@ def _missing(value: Any, path: str) -> Iterator[str]:
     if value == _MUST_BE_GIVEN:
         yield path
     if isinstance(value, dict):
-        for key, one in value.items():
-            yield from _missing(one, f"{path}.{key}" if path else str(key))
+        for key, entry in value.items():
+            yield from _missing(entry, f"{path}.{key}" if path else str(key))
     if isinstance(value, list):
-        for at, one in enumerate(value):
-            yield from _missing(one, f"{path}.{at}")
+        for at, entry in enumerate(value):
+            yield from _missing(entry, f"{path}.{at}")

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 
 from chiasm.adaptation.adapter import AdapterConfig
+from chiasm.additions import ANY, allowing
 from chiasm.config import dump, parse, suggest
 from chiasm.data.cache import ImageCache
 from chiasm.data.locations import Location
@@ -25,19 +26,24 @@ from chiasm.errors import RecipeError
 from chiasm.evaluation.task import Task
 from chiasm.experiment.entries import deep_merge, given_entries, interpolate
 from chiasm.models.model import ModelConfig
+from chiasm.objectives.objective import ObjectiveConfig
 from chiasm.training.settings import Training
 
 
 @dataclass(frozen=True)
 class Data:
-    """batch_size: samples of a batch. Or batch_tokens: as many samples as have so many tokens together, words and
-        pictures; batch_slots bounds those of pictures apart. For models that speak, whose samples differ in length.
+    """What is trained on, and in which batches.
+
+    batch_size: samples of a batch. Or batch_tokens, for generative models, whose samples differ in length: as many
+        samples as have so many tokens together, image tokens included. batch_image_tokens: a bound of those alone.
     root: what "${data.root}" stands for, a folder or a URL. captions, max_skipped, threads: see data.reader.Reader.
 
     features: a folder where the outputs of frozen towers are kept, so that they are computed once; None computes them
         at every step. cache: where training pictures are kept decoded, so that they are decoded once; "decoded" keeps
         them in the user's cache folder.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"batch_slots": "batch_image_tokens"}
 
     train: Source
     batch_size: int = 0
@@ -56,20 +62,22 @@ class Data:
         return Budget(self.batch_tokens, self.batch_image_tokens) if self.batch_tokens is not None else None
 
     @property
-    def told_size(self) -> str:
+    def size_in_words(self) -> str:
         """The size of a batch in words."""
         return f"{self.budget} at most" if self.budget is not None else f"{self.batch_size} samples"
 
     def __post_init__(self) -> None:
         if self.cache is not None and self.features is not None:
-            raise RecipeError("data.features keeps what comes after the pictures; leave data.cache out")
+            raise RecipeError(
+                "data.features keeps what towers make of images, so decoded images are not needed; leave data.cache out"
+            )
         if (self.batch_tokens is None) == (self.batch_size == 0):
             raise RecipeError("data: give either batch_size, in samples, or batch_tokens")
-        for name in ("batch_size" if self.batch_tokens is None else "batch_tokens", "batch_slots", "threads"):
+        for name in ("batch_size" if self.batch_tokens is None else "batch_tokens", "batch_image_tokens", "threads"):
             if (given := getattr(self, name)) is not None and given < 1:
                 raise RecipeError(f"data.{name} must be at least 1, not {given}")
         if self.batch_image_tokens is not None and self.batch_tokens is None:
-            raise RecipeError("data.batch_slots goes with data.batch_tokens")
+            raise RecipeError("data.batch_image_tokens goes with data.batch_tokens")
 
 
 @dataclass(frozen=True)
@@ -99,13 +107,14 @@ class PretrainedPart:
 class Stage:
     """A part of a training, with what differs in it from the rest of the recipe: what learns, for how long, on what.
 
-    training: laid over the recipe's. data, adapters: in the place of the recipe's own entries.
+    training: merged into the recipe's. data, objective, adapters: replace the recipe's own entries.
     It begins from the model of the stage before it, with its adapters merged.
     """
 
     name: str
     training: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+    objective: ObjectiveConfig | None = None
     adapters: Mapping[str, AdapterConfig] | None = None
 
     def __post_init__(self) -> None:
@@ -121,9 +130,10 @@ class Recipe:
     processor: entries of the family's own processor settings; after a `start`, those to change, such as augmentation.
     pretrained: weights to begin with, by part of a new model: packaged ones, such as `vision: efficientnet_lite0`, or
         those of another model's part, such as `vision: {checkpoint: runs/clip-scenes}`.
+    objective: what is learned; without it, the family's own losses.
     adapters: by part of the model, what learns in its place, such as `language: {adapter: lora, rank: 8}`.
     stages: trained one after the other, in place of one training.
-    score_by: by what a model that speaks scores texts in the evaluation, "likelihood" (the default), "gain" or
+    score_by: by what a generative model scores texts in the evaluation, "likelihood" (the default), "gain" or
         "yes"; see `CaptionScorer.score`.
     """
 
@@ -134,6 +144,7 @@ class Recipe:
     start: Start | None = None
     processor: Mapping[str, Any] = field(default_factory=dict)
     pretrained: Mapping[str, str | PretrainedPart] = field(default_factory=dict)
+    objective: ObjectiveConfig | None = None
     adapters: Mapping[str, AdapterConfig] = field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
     evaluation: tuple[Task, ...] = ()
@@ -176,13 +187,16 @@ class Recipe:
         entries["name"] = f"{self.name}-{stage.name}"
         entries["training"] = deep_merge(entries["training"], dict(stage.training))
         entries["data"] = {**entries["data"], **stage.data}
+        if stage.objective is not None:
+            entries["objective"] = dump(stage.objective)
         if stage.adapters is not None:
             entries["adapters"] = dump(stage.adapters)
         if start is not None:
             own = {"model": None, "pretrained": {}, "processor": self.processor if self.start else {}}
             entries |= {**own, "start": {"checkpoint": start}}
         try:
-            return parse(Recipe, entries)
+            with allowing(ANY):
+                return parse(Recipe, entries)
         except RecipeError as error:
             raise RecipeError(f"stages.{at} ({stage.name}): {error}") from error
 
@@ -191,14 +205,17 @@ class Recipe:
         return yaml.safe_dump(dump(self), sort_keys=False, width=110)
 
 
-def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name: str | Path, overrides: Sequence[str] = (), *, of_checkpoint: bool = False) -> Recipe:
     """Reads a recipe: a file, or by name one that chiasm ships, such as "clip/scenes".
 
-    overrides: entries of the form "a.b=c", c in YAML. Raises RecipeError for whatever is wrong, and where.
+    overrides: entries of the form "a.b=c", c in YAML. of_checkpoint: the recipe came with a checkpoint, so what it
+    names from outside of chiasm is not imported unless the user allows it (see `chiasm.additions`).
+    Raises RecipeError for whatever is wrong, and where.
     """
     file, entries = given_entries(name, overrides)
     try:
-        return parse(Recipe, interpolate(entries, entries))
+        with allowing(*(() if of_checkpoint else (ANY,))):
+            return parse(Recipe, interpolate(entries, entries))
     except RecipeError as error:
         raise RecipeError(f"{file}: {error}") from error
 
@@ -211,20 +228,22 @@ class EvaluationEntries:
     score_by: str = ""
 
 
-def load_tasks(name: str | Path, overrides: Sequence[str] = ()) -> EvaluationEntries:
+def load_tasks(name: str | Path, overrides: Sequence[str] = (), *, of_checkpoint: bool = False) -> EvaluationEntries:
     """The evaluation of a recipe. Of a file of one's own no more is needed than that.
 
-    name, overrides: as for `load_recipe`. Raises RecipeError for whatever is wrong in these entries, and where.
+    name, overrides, of_checkpoint: as for `load_recipe`. Raises RecipeError for whatever is wrong in these entries,
+    and where.
     """
     file, entries = given_entries(name, overrides)
-    known = [one.name for one in fields(Recipe)]
+    known = [field.name for field in fields(Recipe)]
     if unknown := [key for key in entries if key not in known]:
         raise RecipeError(f"{file}: a recipe has no entry '{unknown[0]}'{suggest(unknown[0], known)}")
     if not entries.get("evaluation"):
         raise RecipeError(f"{file} has no evaluation entries")
     try:
         asked = {key: interpolate(entries[key], entries) for key in ("evaluation", "score_by") if key in entries}
-        return parse(EvaluationEntries, asked)
+        with allowing(*(() if of_checkpoint else (ANY,))):
+            return parse(EvaluationEntries, asked)
     except RecipeError as error:
         raise RecipeError(f"{file}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""A recipe becomes a run: a model and its data, trained by the loop, evaluated by the tasks, kept in one folder.
+"""One run of a recipe: its model trained by the loop, evaluated by its tasks, and kept in one folder.
 
 runs/NAME/   recipe.yaml   metrics.jsonl   checkpoints/   checkpoint/   evaluation/   report.html"""
 
@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 from rich.console import Console
 
-from chiasm.adaptation.adapted import adapt, put
+from chiasm.adaptation.adapted import adapt
+from chiasm.adaptation.tensors import put
 from chiasm.data.cache import DecodedSource, ImageCache
 from chiasm.data.processor import Processor
 from chiasm.data.reader import Reader
@@ -24,13 +25,13 @@ from chiasm.evaluation.run import check, evaluate, quick_scores
 from chiasm.experiment.assembly import build_model, check_parts
 from chiasm.experiment.recipe import PretrainedPart, Recipe, learned_by
 from chiasm.models import folder as model_folder
-from chiasm.models.dual_encoder import DualEncoder
-from chiasm.models.features import CachedProcessor
-from chiasm.models.generative_features import CachedChatProcessor, CachesImageFeatures
 from chiasm.models.model import Model
+from chiasm.objectives import own
+from chiasm.objectives.objective import Objective, ObjectiveConfig
 from chiasm.training.distributed import Ranks
 from chiasm.training.loop import Loop
 from chiasm.training.monitor import METRICS
+from chiasm.weights import load
 
 RECIPE, CHECKPOINT, EVALUATION, BASE, STAGES = "recipe.yaml", "checkpoint", "evaluation", "base", "stages"
 
@@ -60,7 +61,7 @@ class Experiment:
         self._begin()
 
     def _begin(self) -> None:
-        """Makes what is trained, and takes the folder; whatever is wrong is told before it is touched."""
+        """Builds model and reader, then takes the folder, so that a mistake is an error before anything is removed."""
         recipe = self.recipe
         self.model = self.ranks.together(self._built)
         self.ranks.on_first(self._check_evaluation)
@@ -70,13 +71,15 @@ class Experiment:
             self.ranks.on_first(self._keep_base)
             torch.manual_seed(recipe.seed)
             adapt(self.model, recipe.adapters, self._base)
+        objective = self.ranks.together(self._objective)
+        reader.extend = objective.extend
         self.finished = self.ranks.any(self.ranks.first and self.resume and self.checkpoint.is_dir())
         if self.finished:
             if self.model.adaptation is not None:
                 put(self.model, self.model.adaptation.read(self.model, self.checkpoint))
             else:
                 model_folder.load_weights(self.model, self.checkpoint / model_folder.WEIGHTS)
-            self._say("the run is finished; only its evaluation is done again")
+            self._print("the run is finished; only its evaluation is done again")
             return
         self.loop = Loop(
             self.model,
@@ -86,11 +89,12 @@ class Experiment:
             name=recipe.name,
             recipe=self.text,
             evaluate=self._live_figures if recipe.evaluation else None,
+            objective=objective,
             console=self.console,
             ranks=self.ranks,
         )
         if self.resume:
-            self._say(f"going on from step {self.loop.resume()} of {recipe.training.steps}")
+            self._print(f"going on from step {self.loop.resume()} of {recipe.training.steps}")
 
     @property
     def text(self) -> str:
@@ -131,8 +135,9 @@ class Experiment:
             "step": str(self.steps),
             "checkpoint": str(self.checkpoint),
         }
-        way = RunOptions(self.recipe.score_by)
-        evaluation = evaluate(self.model, self.recipe.evaluation, self.folder / EVALUATION, about=about, way=way)
+        evaluation = evaluate(
+            self.model, self.recipe.evaluation, self.folder / EVALUATION, about=about, options=self._options
+        )
         card = model_card(self.recipe, self.model, evaluation)
         (self.checkpoint / "README.md").write_text(card)
         return evaluation
@@ -147,11 +152,11 @@ class Experiment:
         if self.recipe.start is None and not Path(self._base).is_dir():
             model_folder.save(self.model, Path(self._base))
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _check_evaluation(self) -> None:
-        check(self.model, self.recipe.evaluation, RunOptions(self.recipe.score_by))
+        check(self.model, self.recipe.evaluation, self._options)
         for tracker in self.recipe.training.trackers:
             tracker.check()
         best, titles = self.recipe.training.best, [f"{task.title}: " for task in self.recipe.evaluation]
@@ -161,8 +166,13 @@ class Experiment:
                 + " or ".join(f"'{title}'" for title in titles or ["(there is no task)"])
             )
 
+    @property
+    def _options(self) -> RunOptions:
+        """How the trained model is evaluated."""
+        return RunOptions(self.recipe.score_by, load=load)
+
     def _live_figures(self, model: Model) -> Mapping[str, float]:
-        return quick_scores(model, self.recipe.evaluation, way=RunOptions(self.recipe.score_by))
+        return quick_scores(model, self.recipe.evaluation, options=self._options)
 
     def _reader(self) -> Reader:
         data = self.recipe.data
@@ -185,7 +195,9 @@ class Experiment:
     def _decoded(self, cache: ImageCache | Literal["decoded"]) -> Source:
         transform = self.model.processor.transform
         if transform is None:
-            raise RecipeError("data.cache keeps pictures that are all made alike; this model's processor makes others")
+            raise RecipeError(
+                "data.cache keeps images that one transform makes, which this model's processor has not; leave it out"
+            )
         data = self.recipe.data
         source = DecodedSource(data.train, transform, ImageCache() if cache == "decoded" else cache, data.threads)
         source.fill(self.console)
@@ -193,27 +205,20 @@ class Experiment:
 
     def _with_features(self, folder: Path) -> Processor:
         frozen = {name for name, part in self.recipe.training.parts.items() if part.frozen}
-        frozen |= {name for name, part in self.model.named_children() if getattr(part, "frozen", False)}
-        cached: CachedProcessor | CachedChatProcessor
-        if isinstance(self.model, DualEncoder) and {"vision", "text"} & frozen:
-            cached = CachedProcessor(self.model, folder, images="vision" in frozen, texts="text" in frozen)
-        elif isinstance(self.model, CachesImageFeatures) and "vision" in frozen:
-            cached = CachedChatProcessor(self.model, folder)
-        else:
-            raise RecipeError(
-                "data.features keeps the outputs of frozen towers; freeze one or both with "
-                "training.parts: {vision: {frozen: true}, text: {frozen: true}}"
-            )
+        frozen |= self.model.frozen_parts
+        cached = self.model.caching_processor(folder, frozen)
         if self.ranks.first:
             cached.fill(self.recipe.data.train, self.console)
         return cached
 
     def _check_folder(self) -> None:
-        """Raises TrainingError unless the folder is free, or it is said what to do with the run in it."""
+        """Raises TrainingError where the folder holds a run that neither `resume` nor `overwrite` allows for."""
         file, text = self.folder / RECIPE, self.text
         if self.resume:
             if not file.exists():
                 raise TrainingError(f"{self.folder} holds no run to go on with; leave --resume out to begin one")
+            for saved in (self.checkpoint, *sorted((self.folder / "checkpoints").glob("step-*"))):
+                model_folder.require_current(saved)
             if learned_by(old := file.read_text()) != learned_by(text):
                 raise TrainingError(
                     f"{self.folder} holds a run of another recipe ({_changed_lines(old, text)}); go on with the recipe "
@@ -232,8 +237,8 @@ class Experiment:
         """Raises TrainingError where removing the older run would remove the model that this one begins from."""
         start = self.recipe.start
         begun = [start.checkpoint] if start is not None else []
-        begun += [one.checkpoint for one in self.recipe.pretrained.values() if isinstance(one, PretrainedPart)]
-        if self.overwrite and any(Path(one).resolve().is_relative_to(self.folder.resolve()) for one in begun):
+        begun += [part.checkpoint for part in self.recipe.pretrained.values() if isinstance(part, PretrainedPart)]
+        if self.overwrite and any(Path(place).resolve().is_relative_to(self.folder.resolve()) for place in begun):
             raise TrainingError(
                 f"{self.folder} holds the model to start from, and --overwrite would remove it; give another --out"
             )
@@ -241,7 +246,18 @@ class Experiment:
     def _built(self) -> Model:
         model = build_model(self.recipe)
         check_parts(model.config, self.recipe)
+        self._chosen_objective.check(model)
         return model
+
+    @property
+    def _chosen_objective(self) -> ObjectiveConfig:
+        return self.recipe.objective if self.recipe.objective is not None else own.Config()
+
+    def _objective(self) -> Objective:
+        """What is learned; its own parts draw their first values apart, so that the model's stay as they are."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed)
+            return self._chosen_objective.build(self.model)
 
     def _claim_folder(self) -> None:
         try:
@@ -262,18 +278,20 @@ def model_card(recipe: Recipe, model: Model, evaluation: Evaluation | None = Non
     """README.md of a checkpoint: what the model is, how it was made, and its scores beside chance."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     start = f", from `{recipe.start.checkpoint}`" if recipe.start is not None else ""
-    told = (
+    summary = (
         f"A {model.config.chosen()} model of {parameters:,} parameters, trained with chiasm by the recipe in "
-        f"`recipe.yaml`{start}: {_told_steps(recipe)}."
+        f"`recipe.yaml`{start}: {_steps_in_words(recipe)}."
     )
     lines = [
         f"# {recipe.name}",
         "",
-        told,
+        summary,
         "",
         "    import chiasm",
         '    model = chiasm.load("this folder")',
     ]
+    if model.adaptation is not None:
+        lines += ["", f"Adapters learned in it: {model.adaptation.described()}."]
     if evaluation is not None:
         lines += ["", "| task | figure | items | score | 95% interval | chance |", "|---|---|---|---|---|---|"]
         for result in evaluation.results:
@@ -286,9 +304,9 @@ def model_card(recipe: Recipe, model: Model, evaluation: Evaluation | None = Non
     return "\n".join(lines) + "\n"
 
 
-def _told_steps(recipe: Recipe) -> str:
-    stages = [(f"{one.name}: ", recipe.stage(at, "")) for at, one in enumerate(recipe.stages)] or [("", recipe)]
-    return ", then ".join(f"{name}{one.training.steps:,} steps of {one.data.told_size}" for name, one in stages)
+def _steps_in_words(recipe: Recipe) -> str:
+    stages = [(f"{stage.name}: ", recipe.stage(at, "")) for at, stage in enumerate(recipe.stages)] or [("", recipe)]
+    return ", then ".join(f"{name}{part.training.steps:,} steps of {part.data.size_in_words}" for name, part in stages)
 
 
 def _changed_lines(old: str, new: str) -> str:

@@ -28,13 +28,13 @@ def experiment(
     console: Console | None = None,
     ranks: Ranks | None = None,
 ) -> Experiment:
-    """What a recipe becomes in a folder: one run, or one of several stages. See Experiment."""
+    """The experiment that a recipe describes: one run, or several stages. See Experiment."""
     kind = Staged if recipe.stages else Experiment
     return kind(recipe, folder, resume=resume, overwrite=overwrite, console=console, ranks=ranks)
 
 
 class _Stage(Experiment):
-    """A run among others in one folder. Its recipe names the stage before it from here, so that all may be moved."""
+    """One stage's run. Its recipe names the stage before it by a relative path, so that the folder may be moved."""
 
     @property
     def text(self) -> str:
@@ -46,7 +46,7 @@ class _Stage(Experiment):
 
 
 class Staged(Experiment):
-    """Stages in one folder. What of them is done stays done; `resume` goes on in the midst of any."""
+    """Several stages in one folder, trained one after the other; `resume` continues in whichever was interrupted."""
 
     def _begin(self) -> None:
         self.recipes = self.ranks.together(lambda: list(self._recipes()))
@@ -62,7 +62,7 @@ class Staged(Experiment):
             if at > self.at:
                 self.stage, self.at = self._stage(at), at
             steps, name = self.recipes[at].training.steps, self.recipe.stages[at].name
-            self._say(f"stage {at + 1} of {len(self.recipes)}, {name}: {steps:,} steps")
+            self._print(f"stage {at + 1} of {len(self.recipes)}, {name}: {steps:,} steps")
             done = self.stage.train()
             self.ranks.on_first(self._join_metrics)
             if not done:
@@ -91,7 +91,7 @@ class Staged(Experiment):
         return _Stage(self.recipes[at], self._place(at), resume=begun, console=self.console, ranks=self.ranks)
 
     def _check_stages(self) -> None:
-        """What is wrong in a later stage is told before the first is trained: parts and layers that are not there."""
+        """Raises ChiasmError for parts that any stage names and the model has not, before the first is trained."""
         config = model_config(self.recipe)
         for recipe in self.recipes:
             check_parts(config, recipe)

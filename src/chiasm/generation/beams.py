@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from chiasm.generation.cache import Cache
+from chiasm.generation.constraints import AllowedTokens, constrained
 from chiasm.generation.prompt import Prompt, read
 from chiasm.generation.tokens import Ended, next_scores
 from chiasm.nn.decoder import Decoder
@@ -32,11 +33,18 @@ class _Search:
 
 @torch.inference_mode()
 def beam_search(
-    decoder: Decoder, prompt: Prompt, max_tokens: int, ended: Ended, beams: int, length_penalty: float = 1.0
+    decoder: Decoder,
+    prompt: Prompt,
+    max_tokens: int,
+    ended: Ended,
+    beams: int,
+    length_penalty: float = 1.0,
+    allowed: AllowedTokens | None = None,
 ) -> list[list[int]]:
     """The best continuation of each row: of highest log p(tokens) / length ** length_penalty.
 
-    A row also ends where the context is full, as in `stream`; rows that have ended cost nothing more.
+    allowed: which tokens may come next; all where None. Probabilities are those without it, as in transformers. A row
+    also ends where the context is full, as in `stream`; rows that have ended cost nothing more.
     """
     if max_tokens < 1:
         return [[] for _ in prompt.lengths]
@@ -48,7 +56,7 @@ def beam_search(
     # All beams begin alike: only the first may go on, or they would stay alike.
     found = [_Search([(0.0 if beam == 0 else -torch.inf, []) for beam in range(beams)]) for _ in rows]
     for step in range(1, max_tokens + 1):
-        origins = _advance(found, rows, scores_RV, step, ended, beams, length_penalty)
+        origins = _advance(found, rows, scores_RV, step, ended, beams, length_penalty, allowed)
         for row in rows:
             if not found[row].over and (step == max_tokens or prompt.lengths[row] + step > decoder.context):
                 found[row].cut_short(length_penalty)
@@ -71,10 +79,16 @@ def _advance(
     ended: Ended,
     beams: int,
     length_penalty: float,
+    allowed: AllowedTokens | None = None,
 ) -> list[list[int]]:
     """Lengthens every live hypothesis of these rows by its best tokens; returns, a row, the places in the cache that
     the new ones grew from."""
     chances_RV = scores_RV.float().log_softmax(-1)
+    if allowed is not None:
+        hypotheses = [(row, tokens, chance) for row in rows for chance, tokens in found[row].live]
+        possible = [place for place, (_, _, chance) in enumerate(hypotheses) if chance > -torch.inf]
+        owners, held = [hypotheses[place][0] for place in possible], [hypotheses[place][1] for place in possible]
+        chances_RV[possible] = constrained(chances_RV[possible], owners, held, allowed)
     vocabulary = chances_RV.shape[-1]
     origins: list[list[int]] = []
     for place, row in enumerate(rows):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from chiasm.data.attention_blocks import CAUSAL
 from chiasm.nn.decoder import Decoder, attention
 from chiasm.nn.visible_images import VisibleImages
 
@@ -17,12 +18,12 @@ from chiasm.nn.visible_images import VisibleImages
 class Cache:
     """R rows with room for S tokens each, allocated once. Rows may hold different numbers of tokens.
 
-    It is the `AttentionBackend` of a decoder that reads on: `expect(counts)` says how many tokens of each row come next, then the
-    decoder runs over those tokens, packed row after row. There is no padding, so a row's result does not depend on
-    the rows beside it.
+    It is the `AttentionBackend` of a decoder that reads on: `expect(counts)` says how many tokens of each row come
+    next, then the decoder runs over those tokens, packed row after row. There is no padding, so a row's result does
+    not depend on the rows beside it.
 
-    seen: what the last token of each row sees beside the others, as all tokens that come next will. Its memory is
-    shared, so rows that see the same picture, such as beams, hold no copies of its keys and values.
+    seen: what the last token of each row sees beside the others, as all tokens that come next will. Its encoder states
+    are shared, so rows that see the same picture, such as beams, hold no copies of its keys and values.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, lengths: Sequence[int], seen: VisibleImages | None = None) -> None:
@@ -31,6 +32,7 @@ class Cache:
         self.lengths = list(lengths)
         self._before, self._counts = self.lengths, [0] * len(self.lengths)
         self._seen: Tensor | None = None
+        self._blocks: Sequence[Tensor] | None = None
 
     @classmethod
     def empty(cls, decoder: Decoder, rows: int, room: int) -> Cache:
@@ -49,10 +51,14 @@ class Cache:
         """S, the most tokens of a row."""
         return self._keys.shape[3]
 
-    def expect(self, counts: Sequence[int], visible: VisibleImages | None = None) -> None:
-        """The next run of the decoder adds so many tokens to each row.
+    def expect(
+        self, counts: Sequence[int], visible: VisibleImages | None = None, blocks_T: Tensor | None = None
+    ) -> None:
+        """The next call of the decoder adds so many tokens to each row.
 
-        sight: what they see beside each other; None where they see what the last token of their row saw.
+        visible: what they see beside each other; None where they see what the last token of their row saw.
+        blocks_T: within which blocks they attend to each other both ways, see `nn/attention_mask.py`; a block is read
+            in one call, so tokens that are in the cache already are in none of these.
         """
         if len(counts) != len(self.lengths):
             raise ValueError(f"{len(counts)} counts for {len(self.lengths)} rows")
@@ -63,10 +69,11 @@ class Cache:
         self._counts = list(counts)
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
         self._seen = self._mask()
+        self._blocks = torch.split(blocks_T, self._counts) if blocks_T is not None else None
         self.visible = self.ahead(counts) if visible is None else visible
         if visible is not None:
             if self._last is not None and self._last.memory is not visible.memory:
-                raise ValueError("what is read behind pictures cannot bring pictures of its own")
+                raise ValueError("what is read after images cannot bring images of its own")
             ends = torch.tensor(self._counts).cumsum(0) - 1
             self._last = visible.at(ends.clamp(min=0))
             self._last.runs_T2[torch.tensor(self._counts) == 0] = 0  # nothing was read that could see
@@ -88,7 +95,8 @@ class Cache:
             self._values[layer, row, :, start:end] = v.transpose(0, 1)
             if len(q):
                 keys, values = self._keys[layer, row, :, :end], self._values[layer, row, :, :end]
-                mixed.append(attention(q.transpose(0, 1), keys, values, window).transpose(0, 1))
+                blocks = F.pad(self._blocks[row], (start, 0), value=CAUSAL) if self._blocks is not None else None
+                mixed.append(attention(q.transpose(0, 1), keys, values, window, blocks).transpose(0, 1))
         return torch.cat(mixed)
 
     def _one_each(self, layer: int, q_RHE: Tensor, k_RGE: Tensor, v_RGE: Tensor, window: int | None) -> Tensor:

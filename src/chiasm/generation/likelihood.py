@@ -1,6 +1,6 @@
-"""How likely a decoder finds given texts; many answers on one beginning are read in one pass.
+"""How likely a decoder finds given texts; many answers to one prompt are read in one pass.
 
-Shapes: N answers, T tokens of all of them, S tokens of the beginning."""
+Shapes: N answers, T tokens of all of them, S tokens of the prompt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ _AT_ONCE = 8192  # tokens of answers that are read in one pass
 
 
 class Branches:
-    """An `AttentionBackend` of many continuations of one row of a cache: each sees the row and itself. The row is not copied."""
+    """An `AttentionBackend` of many continuations of one row of a cache: each sees the row and itself.
+
+    The row is not copied."""
 
     def __init__(
         self, keys: Tensor, values: Tensor, lengths: Sequence[int], visible: VisibleImages | None = None

@@ -10,18 +10,19 @@ from torch import Tensor
 
 from chiasm.errors import DataError
 from chiasm.generation.cache import Cache
+from chiasm.nn.attention_mask import cuts_block
 from chiasm.nn.decoder import Decoder, positions_of
 from chiasm.nn.visible_images import VisibleImages
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """R sequences behind each other, without padding.
+    """R packed sequences, without padding.
 
     x_TD: embedded tokens. lengths: of each sequence. positions: (T,), or (3, T) for three axes.
     ends: the position of the token that comes next, a row. ids: the tokens of each row, for penalties; what stands for
-    a picture counts too. sight: what the tokens see beside each other; what a row's last token sees, all that come
-    behind it see too.
+    a picture counts too. visible: what the tokens see beside each other; what a row's last token sees, all that come
+    after it see too. blocks_T: within which blocks they attend to each other both ways, see `nn/attention_mask.py`.
     """
 
     x_TD: Tensor
@@ -30,6 +31,7 @@ class Prompt:
     ends: tuple[int, ...]
     ids: tuple[tuple[int, ...], ...]
     visible: VisibleImages | None = None
+    blocks_T: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -52,6 +54,30 @@ class Prompt:
         after = tuple(end + length for end, length in zip(ends, lengths, strict=True))
         return cls(decoder.embed(flat), lengths, positions, after, tuple(tuple(row) for row in ids))
 
+    def heads(self, counts: Sequence[int]) -> Prompt:
+        """The first so many tokens of each row.
+
+        Raises ValueError where one of them sees a token that is left out.
+        """
+        if self.blocks_T is not None:
+            for blocks, count in zip(torch.split(self.blocks_T, list(self.lengths)), counts, strict=True):
+                if cuts_block(blocks, count):
+                    raise ValueError(f"the first {count} of {len(blocks)} tokens see others, and cannot be read alone")
+        lengths = torch.tensor(self.lengths)
+        place_T = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        kept = (place_T < torch.tensor(list(counts)).repeat_interleave(lengths)).to(self.x_TD.device)
+        positions = self.positions[..., kept]
+        parts = torch.split(positions, list(counts), dim=-1)
+        return Prompt(
+            self.x_TD[kept],
+            tuple(counts),
+            positions,
+            tuple(int(part.max()) + 1 if part.numel() else 0 for part in parts),
+            tuple(row[:count] for row, count in zip(self.ids, counts, strict=True)),
+            self.visible.at(kept.nonzero()[:, 0].cpu()) if self.visible is not None else None,
+            self.blocks_T[kept] if self.blocks_T is not None else None,
+        )
+
 
 def read(decoder: Decoder, prompt: Prompt, cache: Cache) -> Tensor:
     """Reads a prompt into a cache of as many rows; returns the scores of each row's next token, (R, V).
@@ -66,7 +92,7 @@ def read(decoder: Decoder, prompt: Prompt, cache: Cache) -> Tensor:
                 f"a prompt of {before + length} tokens goes beyond the model's context of {decoder.context}; shorten "
                 "the text, or give fewer or smaller pictures"
             )
-    cache.expect(prompt.lengths, prompt.visible)
+    cache.expect(prompt.lengths, prompt.visible, prompt.blocks_T)
     h_TD = decoder(prompt.x_TD, prompt.positions, cache)
     last = torch.tensor(prompt.lengths, device=h_TD.device).cumsum(0) - 1
     return decoder.logits(h_TD[last])

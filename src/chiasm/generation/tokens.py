@@ -11,6 +11,7 @@ from torch import Tensor
 
 from chiasm.generation.cache import Cache
 from chiasm.generation.choosing import Sampling, choose, penalised
+from chiasm.generation.constraints import AllowedTokens, constrained
 from chiasm.generation.prompt import Prompt, read
 from chiasm.nn.decoder import Decoder
 
@@ -19,11 +20,16 @@ Ended = Callable[[int, list[int]], bool]  # (row, its new tokens) -> is that the
 
 @torch.inference_mode()
 def continuations(
-    decoder: Decoder, prompt: Prompt, max_tokens: int, ended: Ended, sampling: Sampling | None = None
+    decoder: Decoder,
+    prompt: Prompt,
+    max_tokens: int,
+    ended: Ended,
+    sampling: Sampling | None = None,
+    allowed: AllowedTokens | None = None,
 ) -> list[list[int]]:
-    """The new tokens of each row, the one that ended it included."""
+    """The new tokens of each row, the one that ended it included; arguments as for `stream`."""
     tokens: list[list[int]] = [[] for _ in prompt.lengths]
-    for step in stream(decoder, prompt, max_tokens, ended, sampling):
+    for step in stream(decoder, prompt, max_tokens, ended, sampling, allowed=allowed):
         for row, token in step.items():
             tokens[row].append(token)
     return tokens
@@ -37,12 +43,13 @@ def stream(
     sampling: Sampling | None = None,
     begun: Cache | None = None,
     owners: Sequence[int] | None = None,
+    allowed: AllowedTokens | None = None,
 ) -> Iterator[dict[int, int]]:
     """One token of every row that has not ended, step by step, by row.
 
     max_tokens: new ones at most; a row also ends where the context is full. begun: what was read before the prompt; it
-    is copied. owners: which of its rows each row goes on from; by default there are as many, each with its own. Rows
-    that have ended cost nothing more.
+    is copied. owners: which of its rows each row goes on from; by default there are as many, each with its own.
+    allowed: which tokens may come next; all where None. Rows that have ended cost nothing more.
     """
     sampling = sampling or Sampling()
     generator = None
@@ -60,7 +67,9 @@ def stream(
     for step in range(max_tokens):
         with torch.inference_mode():
             held = [list(prompt.ids[row]) + new[row] for row in rows] if sampling.repetition_penalty != 1 else []
-            chosen = choose(penalised(scores_RV, held, sampling.repetition_penalty), sampling, generator).tolist()
+            scores_RV = penalised(scores_RV, held, sampling.repetition_penalty)
+            scores_RV = constrained(scores_RV, rows, (new[row] for row in rows), allowed)
+            chosen = choose(scores_RV, sampling, generator).tolist()
         for row, token in zip(rows, chosen, strict=True):
             new[row].append(token)
         yield dict(zip(rows, chosen, strict=True))

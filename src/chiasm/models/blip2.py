@@ -1,7 +1,7 @@
 """BLIP-2, second stage: a frozen image tower and a frozen language model, and a Q-Former that learns to stand between
 them (Li et al. 2023, arXiv:2301.12597). The first stage, from which the Q-Former comes, is `blip2_stage1`.
 
-A picture takes 32 slots at the very beginning; words follow. Freeze the two towers with `training.parts`, and begin
+A picture takes 32 image tokens at the very start; words follow. Freeze the two towers with `training.parts`, and begin
 with `pretrained: {connector.q_former: {checkpoint: STAGE1, part: q_former}, vision: {checkpoint: STAGE1}}`.
 
 Differs from the paper: the language model is a decoder (OPT, or any other here); Flan-T5, which has an encoder too, is
@@ -18,8 +18,9 @@ from torch import Tensor
 from chiasm.data.batch import Images
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.errors import RecipeError
-from chiasm.models.connector_vlm import ConnectorVLM, Needed
+from chiasm.models.connector_vlm import ConnectorVLM
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import q_former
 from chiasm.nn.decoder import DecoderConfig
@@ -83,8 +84,10 @@ class BLIP2(ConnectorVLM):
         return self.connector(x_NPF).flatten(0, 1)
 
     @property
-    def needed_layout(self) -> Needed:
-        return Fixed, {"transform.size": self.config.vision.image_size, "image_tokens": self.config.image_tokens}
+    def needed_layout(self) -> NeededLayout:
+        return NeededLayout(
+            Fixed, {"transform.size": self.config.vision.image_size, "image_tokens": self.config.image_tokens}
+        )
 
 
 # OPT as BLIP-2's published files have it: with a token for pictures, filled up to a multiple of 32.

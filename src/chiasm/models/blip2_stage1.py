@@ -12,32 +12,27 @@ Shapes: N pairs, K queries, T words, D width of the shared space."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chiasm.data.batch import Batch, Images, Tokens
-from chiasm.data.image import Image
 from chiasm.data.processor import PairProcessor
 from chiasm.data.transforms import ImageTransform
 from chiasm.errors import RecipeError
+from chiasm.losses.best_query import best, similarities
+from chiasm.losses.gather import summed
+from chiasm.losses.ring import full
 from chiasm.models.blip2 import EVA_G, SMALL_Q_FORMER, SMALL_VIT
-from chiasm.models.dual_encoder import require_images, require_texts, unit
-from chiasm.models.model import ContrastiveModel, ModelConfig
+from chiasm.models.model import ModelConfig
+from chiasm.models.pair_model import MatchingModel, unit
 from chiasm.nn.connectors import q_former
 from chiasm.nn.image_towers import vit
-from chiasm.objectives.best_query import Similarities, best, similarities
-from chiasm.objectives.gather import gathered, summed
-from chiasm.objectives.ring import full
 
-T = TypeVar("T")
-ScoreBy = Literal["itc", "itm"]
-
-_CHUNK = 64  # pictures, texts or pairs that are computed at once; bounds memory, does not change results
 _SMOOTHING = 0.1  # of the captioning loss: the released code's
 _MAX_LOG_SCALE = math.log(1000)  # the released code keeps the temperature above 0.001
 
@@ -88,14 +83,11 @@ class CaptionHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.map(x))), words_VD, self.bias)
 
 
-class BLIP2Stage1(ContrastiveModel):
+class BLIP2Stage1(MatchingModel):
     """An image tower, a Q-Former that reads texts too, and a head for each loss."""
 
-    processor_type = PairProcessor
-    processor: PairProcessor
     config: Config
-    scorings: ClassVar[tuple[str, ...]] = get_args(ScoreBy)
-    compares_by_layers = True
+    chunk = 64
 
     def __init__(self, config: Config, processor: PairProcessor) -> None:
         super().__init__(config, processor)
@@ -133,12 +125,30 @@ class BLIP2Stage1(ContrastiveModel):
         """(N, K, D), unit length: what of pictures is compared with texts. seen_NPF: what the tower makes of them."""
         return unit(self.image_head(self.q_former(seen_NPF)))
 
-    def encode_texts(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    @property
+    def scale(self) -> Tensor:
+        return self.log_scale.clamp(max=_MAX_LOG_SCALE).exp()
+
+    @property
+    def space(self) -> int:
+        return self.config.width
+
+    def image_states(self, images: Images) -> Tensor:
+        return self.vision.tokens(images)
+
+    def encode_images(self, images: Images) -> Tensor:
+        """(N, D), unit length: the mean of the queries."""
+        return unit(self.queries(self.image_states(images)).mean(1))
+
+    def encode_texts(self, texts: Tokens) -> Tensor:
         """(B, D), unit length, read at the first token."""
-        return unit(self.text_head(self.q_former.text(ids_BT, mask_BT)[:, 0]))
+        return unit(self.text_head(self.q_former.text(texts.ids_BT, texts.mask_BT)[:, 0]))
+
+    def similarity(self, images: Images, texts_MD: Tensor) -> Tensor:
+        """Of the query that is nearest."""
+        return best(self.queries(self.image_states(images)).float().cpu(), texts_MD)
 
     def match(self, seen_NPF: Tensor, ids_NT: Tensor, mask_NT: Tensor) -> Tensor:
-        """(N, 2): scores that text and picture of each pair do not, and that they do, belong together."""
         return self.matching_head(self.q_former.together(seen_NPF, ids_NT, mask_NT)).mean(1)
 
     def tell(self, seen_NPF: Tensor, ids_NT: Tensor, mask_NT: Tensor) -> Tensor:
@@ -158,41 +168,22 @@ class BLIP2Stage1(ContrastiveModel):
         seen_NPF, texts = self.vision.tokens(batch.images), batch.texts
         found = {
             "image": self.queries(seen_NPF),
-            "text": self.encode_texts(texts.ids_BT, texts.mask_BT),
-            "seen": seen_NPF,
-            # Of one length, whatever the longest text of this part of a batch is.
-            "ids": F.pad(texts.ids_BT, (0, self.processor.tokenizer.rules.context - texts.ids_BT.shape[1])),
-            "lengths": texts.lengths_B,
-            "draw": torch.rand(len(texts), 2).to(seen_NPF.device),
+            "text": self.encode_texts(texts),
+            **self.matched(seen_NPF, texts),
         }
         if self.caption_head is not None:
             found["caption"], found["told"] = self._captions(seen_NPF, texts)
         return found
 
     def losses_of(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        scale = self.log_scale.clamp(max=_MAX_LOG_SCALE).exp()
+        scale = self.scale
         alike = similarities(features["image"], features["text"], scale)
-        losses = {"contrastive": alike.loss(), "matching": self._matching(features, alike)}
+        losses = {"contrastive": alike.loss(), "matching": self.matching_loss(features, alike)}
         if "caption" in features:
             ring = alike.ring
             words = ring.sum(features["told"].sum())
             losses["captioning"] = summed(features["caption"].sum() / words, ring)
         return {**losses, "_temperature": 1 / scale.detach()}
-
-    def _matching(self, features: Mapping[str, Tensor], alike: Similarities) -> Tensor:
-        """Each pair as it is, its text with a picture that is not its own, its picture with another text."""
-        seen_NPF, ids_NT, lengths_N = (features[name] for name in ("seen", "ids", "lengths"))
-        ring, (images_N, texts_N) = alike.ring, alike.negatives(features["draw"])
-        seen_MPF, ids_MT, lengths_M = (gathered(rows, ring) for rows in (seen_NPF, ids_NT, lengths_N))
-        seen = torch.cat([seen_NPF, seen_MPF[images_N], seen_NPF])
-        ids = torch.cat([ids_NT, ids_NT, ids_MT[texts_N]])
-        lengths = torch.cat([lengths_N, lengths_N, lengths_M[texts_N]])
-        longest = int(lengths_M.max())
-        mask = torch.arange(longest, device=ids.device) < lengths[:, None]
-        logits = full(self.match(seen, ids[:, :longest], mask))
-        belongs = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
-        belongs[: len(ids_NT)] = 1
-        return summed(F.cross_entropy(logits, belongs, reduction="sum") / (3 * ring.rows), ring)
 
     def _captions(self, seen_NPF: Tensor, texts: Tokens) -> tuple[Tensor, Tensor]:
         """The sum of each caption's losses, (N,), and how many words it has to tell, its end mark included, (N,)."""
@@ -200,58 +191,6 @@ class BLIP2Stage1(ContrastiveModel):
         targets = texts.ids_BT[:, 1:].masked_fill(~texts.mask_BT[:, 1:], -100)
         each = F.cross_entropy(told.transpose(1, 2), targets, reduction="none", label_smoothing=_SMOOTHING)
         return each.sum(1), (targets != -100).sum(1)
-
-    # --- the verbs
-
-    @torch.inference_mode()
-    def embed_images(self, images: Sequence[Image]) -> Tensor:
-        """(N, D) float32 on the CPU, unit length: the mean of the queries."""
-        require_images(images)
-        self.eval()
-        found = [unit(self.queries(self._seen(part)).mean(1)).float().cpu() for part in _parts(images)]
-        return torch.cat([torch.empty(0, self.config.width), *found])
-
-    @torch.inference_mode()
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """(B, D) float32 on the CPU, unit length."""
-        require_texts(texts)
-        self.eval()
-        read = (self.processor.texts(part).to(self.device) for part in _parts(texts))
-        found = [self.encode_texts(one.ids_BT, one.mask_BT).float().cpu() for one in read]
-        return torch.cat([torch.empty(0, self.config.width), *found])
-
-    @torch.inference_mode()
-    def score(self, images: Sequence[Image], texts: Sequence[str], *, by: ScoreBy = "itc") -> Tensor:
-        """(N_images, N_texts), higher matches better.
-
-        by: "itc": cosine similarity of the best query; "itm": log p(belongs) - log p(does not), for which every pair
-            goes through the Q-Former.
-        """
-        require_images(images)
-        self.eval()
-        if by == "itc":
-            texts_MD = self.embed_texts(texts)
-            found = [best(self.queries(self._seen(part)).float().cpu(), texts_MD) for part in _parts(images)]
-            return torch.cat([torch.empty(0, len(texts)), *found])
-        rows = [torch.cat([torch.empty(0), *self._matches(image, texts)]) for image in images]
-        return torch.stack(rows) if rows else torch.empty(0, len(texts))
-
-    def _matches(self, image: Image, texts: Sequence[str]) -> list[Tensor]:
-        seen_1PF = self._seen([image])
-        found = []
-        for part in _parts(texts):
-            read = self.processor.texts(part).to(self.device)
-            logits_B2 = self.match(seen_1PF.expand(len(part), -1, -1), read.ids_BT, read.mask_BT)
-            found.append((logits_B2[:, 1] - logits_B2[:, 0]).float().cpu())
-        return found
-
-    def _seen(self, images: Sequence[Image]) -> Tensor:
-        pictures: Images = self.processor.images(images).to(self.device)
-        return self.vision.tokens(pictures)
-
-
-def _parts(whole: Sequence[T]) -> list[Sequence[T]]:
-    return [whole[at : at + _CHUNK] for at in range(0, len(whole), _CHUNK)]
 
 
 SIZES = {

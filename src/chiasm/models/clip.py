@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from chiasm.data.batch import Images, Tokens
 from chiasm.data.processor import PairProcessor
 from chiasm.errors import RecipeError
-from chiasm.models.dual_encoder import DualEncoder, unit
+from chiasm.losses.contrastive import info_nce
+from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.model import ModelConfig
+from chiasm.models.pair_model import unit
 from chiasm.nn.image_towers import resnet, vit
 from chiasm.nn.text_towers import transformer
 from chiasm.nn.tower import ImageTowerConfig, TextTowerConfig
-from chiasm.objectives.contrastive import info_nce
 
 _MAX_LOG_SCALE = math.log(100)  # section 2.5: a larger one makes training unstable
 
@@ -59,7 +60,7 @@ class CLIP(DualEncoder):
 
     def __init__(self, config: Config, processor: PairProcessor) -> None:
         super().__init__(config, processor)
-        self.vision, self.text = config.vision.build(), config.text.build()
+        self.vision, self.text = config.vision.build_pooled(), config.text.build()
         self.image_head = self.vision.head(config.width)
         self.text_head = nn.Linear(self.text.width, config.width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
@@ -71,6 +72,10 @@ class CLIP(DualEncoder):
     def space(self) -> int:
         return self.config.width
 
+    @property
+    def scale(self) -> Tensor:
+        return self.log_scale.clamp(max=_MAX_LOG_SCALE).exp()
+
     def encode_images(self, images: Images) -> Tensor:
         return unit(self.image_head(self.image_dropout(self.image_features(images))))
 
@@ -78,7 +83,7 @@ class CLIP(DualEncoder):
         return unit(self.text_head(self.text_dropout(self.text_features(texts))))
 
     def losses_of(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        scale = self.log_scale.clamp(max=_MAX_LOG_SCALE).exp()
+        scale = self.scale
         loss = info_nce(features["image"], features["text"], scale)
         return {"contrastive": loss, "_temperature": 1 / scale.detach()}
 

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chiasm.data.batch import Batch, Images, Tokens
+from chiasm.data.batch import Batch, ImageFeatures, Images, Tokens
 from chiasm.data.image import Image
 from chiasm.data.patches import PatchTransform
-from chiasm.data.processor import PairProcessor
 from chiasm.data.transforms import ImageTransform
 from chiasm.errors import RecipeError
-from chiasm.models.model import ContrastiveModel
+from chiasm.models.features import CachedProcessor
+from chiasm.models.model import CachingProcessor
+from chiasm.models.pair_model import PairModel
 from chiasm.models.tokens import ImageTokens, TextTokens, grids
-from chiasm.nn.tower import ImageTower, TextTower
-
-_CHUNK = 128  # pictures or texts embedded at once; bounds memory, does not change results
+from chiasm.nn.tower import PooledImageTower, TextTower
 
 
-class DualEncoder(ContrastiveModel):
-    """A model of two towers: `embed_*` and `score` follow from `encode_images` and `encode_texts`."""
+class DualEncoder(PairModel):
+    """A model of two towers, each of which sees its own alone."""
 
-    processor_type = PairProcessor
-    processor: PairProcessor
-
-    vision: ImageTower
+    vision: PooledImageTower
     text: TextTower
 
     def check(self) -> None:
@@ -53,19 +49,6 @@ class DualEncoder(ContrastiveModel):
                 f"processor.image.size is {image.size}, but the image tower sees {self.vision.image_size}"
             )
 
-    @property
-    @abstractmethod
-    def space(self) -> int:
-        """D, the width of the shared space."""
-
-    @abstractmethod
-    def encode_images(self, images: Images) -> Tensor:
-        """(N, D), unit length, with gradients."""
-
-    @abstractmethod
-    def encode_texts(self, texts: Tokens) -> Tensor:
-        """(B, D), unit length, with gradients."""
-
     def features(self, batch: Batch) -> dict[str, Tensor]:
         """ "image" and "text", (N, D) each."""
         assert batch.images is not None
@@ -83,52 +66,39 @@ class DualEncoder(ContrastiveModel):
 
     def image_features(self, images: Images) -> Tensor:
         """What the image tower makes of pictures, (N, D); taken from the batch where it was computed beforehand."""
-        return images.features if images.features is not None else self.vision(images)
+        return images.features if isinstance(images, ImageFeatures) else self.vision(images)
 
     def text_features(self, texts: Tokens) -> Tensor:
         """What the text tower makes of texts, (B, D); taken from the batch where it was computed beforehand."""
         return texts.features if texts.features is not None else self.text(texts)
 
-    @torch.inference_mode()
-    def embed_images(self, images: Sequence[Image]) -> Tensor:
-        """(N, D) float32 on the CPU, unit length."""
-        require_images(images)
-        self.eval()
-        chunks = [torch.empty(0, self.space)] + [
-            self.encode_images(self.processor.images(images[at : at + _CHUNK]).to(self.device)).float().cpu()
-            for at in range(0, len(images), _CHUNK)
-        ]
-        return torch.cat(chunks)
+    def caching_processor(self, folder: Path, frozen: Collection[str]) -> CachingProcessor:
+        if not {"vision", "text"} & set(frozen):
+            return super().caching_processor(folder, frozen)
+        return CachedProcessor(self, folder, images="vision" in frozen, texts="text" in frozen)
+
+    def part_outputs(self, batch: Batch) -> Iterator[Tensor]:
+        """Of both towers. Texts are padded, as on a GPU; a CPU packs causal texts and keeps less."""
+        assert batch.images is not None
+        assert batch.texts is not None
+        yield self.vision(batch.images.to("meta"))
+        yield self.text(batch.texts.to("meta"))
 
     @torch.inference_mode()
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """(B, D) float32 on the CPU, unit length. Texts of like length are encoded together, so little is padded."""
-        require_texts(texts)
+    def embed_image_tokens(self, images: Sequence[Image]) -> Tensor:
+        """(N, P, D) float32 on the CPU: what the image tower makes of each place, see `encode_image_tokens`."""
         self.eval()
-        order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
-        chunks = [torch.empty(0, self.space)]
-        for at in range(0, len(order), _CHUNK):
-            tokens = self.processor.texts([texts[i] for i in order[at : at + _CHUNK]])
-            chunks.append(self.encode_texts(tokens.to(self.device)).float().cpu())
-        return torch.cat(chunks)[torch.tensor(order).argsort()]
+        return self.vision.tokens(self.processor.images(images).to(self.device)).float().cpu()
 
-    def score(self, images: Sequence[Image], texts: Sequence[str]) -> Tensor:
-        """Cosine similarity, (N_images, N_texts)."""
-        return self.embed_images(images) @ self.embed_texts(texts).T
+    @torch.inference_mode()
+    def embed_text_tokens(self, texts: Sequence[str]) -> Tensor:
+        """(B, context, D) float32 on the CPU: what the text tower makes of each token, zero after the last."""
+        self.eval()
+        tokens = self.processor.texts(texts).to(self.device)
+        found_BTD = self.text.tokens(tokens) * tokens.mask_BT[..., None]
+        padding = self.processor.tokenizer.rules.context - found_BTD.shape[1]
+        return F.pad(found_BTD, (0, 0, 0, padding)).float().cpu()
 
-
-def require_images(images: Sequence[Image]) -> None:
-    """Raises TypeError for what is no list of pictures."""
-    if isinstance(images, Image) or not all(isinstance(image, Image) for image in images):
-        raise TypeError("embed_images takes a list of chiasm.Image; wrap paths, bytes and arrays: Image(path)")
-
-
-def require_texts(texts: Sequence[str]) -> None:
-    """Raises TypeError for a single text, which else would be read letter by letter."""
-    if isinstance(texts, str):
-        raise TypeError("embed_texts takes a list of texts; a single one goes in as [text]")
-
-
-def unit(x: Tensor) -> Tensor:
-    """Scaled to length 1 along the last dimension."""
-    return F.normalize(x, dim=-1)
+    def text_token_counts(self, texts: Sequence[str]) -> list[int]:
+        counts: list[int] = self.processor.texts(texts).lengths_B.tolist()
+        return counts

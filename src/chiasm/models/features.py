@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -13,20 +13,23 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from chiasm.data.batch import Batch, Images, Tokens
+from chiasm.data.batch import Batch, ImageFeatures, Images, Tokens
 from chiasm.data.image import Image
 from chiasm.data.processor import PairProcessor
 from chiasm.data.sample import Sample
 from chiasm.data.vectors import VectorFile
 from chiasm.errors import DataError
-from chiasm.models.dual_encoder import DualEncoder
+from chiasm.models.model import CachingProcessor
+
+if TYPE_CHECKING:
+    from chiasm.models.dual_encoder import DualEncoder
 
 _CHUNK = 32
 ROWS = "features.npy"
 T = TypeVar("T")
 
 
-class CachedProcessor(PairProcessor):
+class CachedProcessor(PairProcessor, CachingProcessor):
     """Makes batches of features instead of pixels and tokens, for the towers of a dual encoder that are frozen.
 
     A picture is known by its content, a text by itself, a tower by its weights and by what its processor does: change
@@ -55,8 +58,8 @@ class CachedProcessor(PairProcessor):
         for sample in samples:
             if self.of_images:
                 images |= {image.key: image for image in sample.images if image.key not in self.image_file}
-            told = (*sample.captions, *(text.text for text in sample.texts)) if self.of_texts else ()
-            texts |= {_text_key(text): text for text in told if _text_key(text) not in self.text_file}
+            captions = (*sample.captions, *(text.text for text in sample.texts)) if self.of_texts else ()
+            texts |= {_text_key(text): text for text in captions if _text_key(text) not in self.text_file}
         self.model.eval()
         compute(images, self.image_file, self._image_features, "features of pictures", console)
         compute(texts, self.text_file, self._text_features, "features of texts", console)
@@ -72,7 +75,7 @@ class CachedProcessor(PairProcessor):
     def _known_images(self, pictures: Sequence[Image]) -> Images:
         """Nothing is drawn: a frozen tower sees a picture always alike."""
         features = self.features_of_images([picture.key for picture in pictures])
-        return Images(torch.empty(0), torch.arange(len(pictures)), features)
+        return ImageFeatures(features, torch.arange(len(pictures)))
 
     def _known_texts(self, texts: Sequence[str]) -> Tokens:
         ones = torch.ones(len(texts), 1, dtype=torch.long)

@@ -18,9 +18,9 @@ from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.marked import Marked
 from chiasm.errors import DataError
 from chiasm.generation.prompt import Prompt
-from chiasm.models.connector_vlm import require_layout
 from chiasm.models.generative import VisionLanguageModel
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn import cross
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import resampler
@@ -63,9 +63,9 @@ class Flamingo(VisionLanguageModel):
         self.language = config.cross.around(config.language.build(), self.vision.width)
         self.vision.norm.requires_grad_(False)  # of the class token alone, which is not read so
 
-    def check(self) -> None:
-        super().check()
-        require_layout(self, (Marked, {}))
+    @property
+    def needed_layout(self) -> NeededLayout:
+        return NeededLayout(Marked, {"transform.size": self.config.vision.image_size})
 
     @property
     def unshareable_ids(self) -> tuple[int, ...]:
@@ -86,9 +86,10 @@ class Flamingo(VisionLanguageModel):
                 f"the stream of {', '.join(batch.keys[:4])} marks {marks} pictures, but has {shown}; the processor's "
                 "layout does not fit the model"
             )
-        if batch.images is None and self.uses_dummy_images:
+        if batch.images is None and batch.dummy_images is not None:
             unseen_T2 = torch.zeros(len(x_TD), 2, dtype=torch.long)
-            return self._prompt(words, x_TD, VisibleImages(EncoderStates(self.image_features(self._grey())), unseen_T2))
+            states = EncoderStates(self.image_features(batch.dummy_images))
+            return self._prompt(words, x_TD, VisibleImages(states, unseen_T2))
         if batch.images is None:
             return self._prompt(words, x_TD)
         return self._prompt(words, x_TD, self.visible(batch, self.image_features(batch.images)))
@@ -102,9 +103,11 @@ class Flamingo(VisionLanguageModel):
         runs_T2 = last_seen(words.image_mask_T, ends_T, words.lengths_B.tolist(), len(features_SD) // len(images))
         return VisibleImages(EncoderStates(features_SD), runs_T2)
 
-    def waiting(self) -> frozenset[str]:
-        """What lies behind closed gates; the pictures' parts too, while every layer's gate to them is closed."""
-        found = {f"language.look.{at}.{name}" for at, look in enumerate(self._looks) for name in look.waiting()}
+    def expected_zero_grad(self) -> frozenset[str]:
+        """What comes after closed gates; the pictures' parts too, while every layer's gate to them is closed."""
+        found = {
+            f"language.look.{at}.{name}" for at, look in enumerate(self._looks) for name in look.expected_zero_grad()
+        }
         if not any(look.gate1.any() for look in self._looks):
             parts = {"vision": self.vision, "connector": self.connector}
             found |= {f"{part}.{name}" for part, module in parts.items() for name, _ in module.named_parameters()}
@@ -116,7 +119,7 @@ class Flamingo(VisionLanguageModel):
 
     @property
     def _until(self) -> tuple[int, ...]:
-        """The token behind which a picture is no longer seen, if there is one."""
+        """The token after which an image is no longer seen, if there is one."""
         layout = self.processor.layout
         return tuple(self.processor.ids(layout.until)) if isinstance(layout, Marked) and layout.until else ()
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from chiasm import __version__
 from chiasm.config import dump, parse
 from chiasm.errors import CheckpointError
+from chiasm.models.fitting import require_fit
 from chiasm.models.model import Model, ModelConfig
 from chiasm.nn.device import choose_device
 
@@ -36,8 +37,8 @@ def save(model: Model, folder: Path, recipe: str = "", card: str = "") -> None:
         replace(aside, folder)
     except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own words
         shutil.rmtree(aside, ignore_errors=True)
-        told = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"cannot write the checkpoint {folder}: {told}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"cannot write the checkpoint {folder}: {reason}") from error
 
 
 def write(model: Model, folder: Path, recipe: str, card: str) -> None:
@@ -98,9 +99,21 @@ def read_config(folder: Path) -> ModelConfig:
     file = folder / CONFIG
     if not file.exists():
         raise CheckpointError(f"{folder} is not a checkpoint: it has no {CONFIG}")
+    require_current(folder)
     entries = json.loads(file.read_text())
     entries.pop("chiasm", None)
     return parse(ModelConfig, entries, str(file))  # type: ignore[type-abstract]  # one of its subclasses
+
+
+def require_current(folder: Path) -> None:
+    """Raises CheckpointError for a checkpoint of an older chiasm, whose entries and tensors have other names."""
+    file = folder / CONFIG
+    written = str(json.loads(file.read_text()).get("chiasm")) if file.exists() else ""
+    if written.startswith("0.1."):
+        raise CheckpointError(
+            f"{folder} was written by chiasm {written}, whose checkpoints version {__version__} does not read; open it "
+            "with the version that wrote it, or train it anew"
+        )
 
 
 def load_weights(model: nn.Module, file: Path) -> None:
@@ -115,16 +128,7 @@ def load_weights(model: nn.Module, file: Path) -> None:
 
 
 def assign(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Copies tensors into a model by name. Raises CheckpointError listing the missing, foreign and misshapen."""
-    own = model.state_dict()
-    problems = [f"missing {name} {tuple(own[name].shape)}" for name in own if name not in tensors]
-    problems += [f"unknown {name} {tuple(tensors[name].shape)}" for name in tensors if name not in own]
-    problems += [
-        f"{name} is {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise CheckpointError(f"{where} does not fit its config: {'; '.join(problems[:10])}{more}")
+    """Copies tensors into a model by name. Raises CheckpointError naming those that do not fit, see `require_fit`."""
+    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    require_fit(own, {name: tensor.shape for name, tensor in tensors.items()}, where, "its config")
     model.load_state_dict(tensors)

@@ -1,13 +1,12 @@
-"""Models that speak: a decoder reads a stream of words and pictures, and goes on with words.
+"""Generative models: a decoder reads a stream of words and images, and continues it.
 
-What LLaVA, BLIP-2, InternVL, Qwen2-VL and their kin share. A family says what stands in the slots of pictures
+What LLaVA, BLIP-2, InternVL, Qwen2-VL and their kin share. A family says what stands in the places of image tokens
 (`image_features`); losses, likelihoods, answers and scores follow."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,40 +19,22 @@ from chiasm.errors import CapabilityError, DataError, RecipeError
 from chiasm.generation.beams import beam_search
 from chiasm.generation.cache import Cache
 from chiasm.generation.choosing import Sampling
+from chiasm.generation.constraints import AllowedTokens, Choices
 from chiasm.generation.likelihood import log_likelihoods, token_log_likelihoods
 from chiasm.generation.prompt import Prompt
 from chiasm.generation.tokens import Ended, continuations, stream
-from chiasm.models.caption_scores import CaptionScorer, grey, shown
+from chiasm.losses.next_token import next_token
+from chiasm.models.caption_scores import CaptionScorer, shown
 from chiasm.models.model import Model
-from chiasm.models.shared_prefixes import shared_prefixes
+from chiasm.models.needed_layout import NeededLayout
+from chiasm.models.shared_prefixes import SharedPrefix as SharedPrefix
+from chiasm.models.shared_prefixes import common_tokens, shared_prefixes
 from chiasm.nn.decoder import Decoder, Packed, positions_of
 from chiasm.nn.visible_images import VisibleImages
-from chiasm.objectives.next_token import next_token
-
-
-@dataclass(frozen=True)
-class SharedPrefix:
-    """Questions that begin alike. begun: what they share, the pictures above all. questions: what each adds to it.
-
-    limits: the most new tokens of each answer.
-    """
-
-    begun: Sample
-    questions: tuple[tuple[Text, ...], ...]
-    limits: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not all(isinstance(part, Text) for question in self.questions for part in question):
-            raise DataError(f"sample '{self.begun.key}': the questions add pictures; give them in the beginning")
-
-    @property
-    def samples(self) -> list[Sample]:
-        """Each question as a sample of its own."""
-        return [replace(self.begun, parts=(*self.begun.parts, *question)) for question in self.questions]
 
 
 class GenerativeModel(Model):
-    """A model with a decoder that is asked in words. `language`: the decoder."""
+    """A model that answers with the tokens of a decoder. `language`: the decoder."""
 
     processor_type = ChatProcessor
     processor: ChatProcessor
@@ -61,7 +42,7 @@ class GenerativeModel(Model):
     language: Decoder
 
     def image_features(self, images: Images) -> Tensor:
-        """(S, D): what stands in the S slots of these pictures, in order; D is the decoder's width."""
+        """(S, D) features that take the places of the S image tokens of these images; D is the decoder's width."""
         raise CapabilityError(f"{type(self).__name__} cannot see, but was given {len(images)} pictures")
 
     def visible(self, batch: Batch, features_SD: Tensor) -> VisibleImages | None:  # noqa: ARG002  # most have them in the stream
@@ -83,10 +64,18 @@ class GenerativeModel(Model):
 
     @property
     def unshareable_ids(self) -> tuple[int, ...]:
-        """Tokens that questions must not bring with them where they share a beginning: what it shows hangs on them."""
+        """Tokens that questions must not add to a shared prefix, since what its images show depends on them."""
         return self.processor.image_token_ids
 
+    @property
+    def needs_images(self) -> bool:
+        return not any(parameter.requires_grad for parameter in self.language.parameters())
+
     # --- learning
+
+    def tokenized(self, batch: Batch) -> Batch:
+        """The batch with images in its stream where they are written as codes; most families have features instead."""
+        return batch
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Next-token cross-entropy: the mean over all target tokens of the batch."""
@@ -98,38 +87,34 @@ class GenerativeModel(Model):
         return len(_predicted(_stream(batch)))
 
     def embedded(self, batch: Batch) -> Prompt:
-        """The stream with words and features in their places. Raises DataError where slots and features differ."""
+        """The stream with words and features in their places. Raises DataError where their numbers differ."""
+        batch = self.tokenized(batch)
         words = _stream(batch)
         x_TD = self.language.embed(words.ids_T)
         image_tokens = int(words.image_mask_T.sum())
         features_SD = self.image_features(batch.images) if batch.images is not None else x_TD.new_zeros(0, 1)
         if len(features_SD) != image_tokens:
-            raise DataError(
-                f"the stream of {', '.join(batch.keys[:4])} has {image_tokens} slots, but its pictures made "
-                f"{len(features_SD)} features; the processor's layout does not fit the model"
-            )
+            raise self._mismatch(batch, image_tokens, len(features_SD))
         if image_tokens:
+            order_S = words.image_order_S
+            features_SD = features_SD if order_S is None else features_SD[order_S]
             x_TD = x_TD.masked_scatter(words.image_mask_T[:, None], features_SD.to(x_TD.dtype))
-        elif self.uses_dummy_images and (dummy := self._dummy()) is not None:
-            x_TD = x_TD + dummy.to(x_TD.dtype)
+        elif batch.dummy_images is not None:
+            x_TD = x_TD + (self.image_features(batch.dummy_images).sum() * 0).to(x_TD.dtype)
         return self._prompt(words, x_TD)
 
+    def _mismatch(self, batch: Batch, image_tokens: int, features: int) -> DataError:
+        return DataError(
+            f"the stream of {', '.join(batch.keys[:4])} has {image_tokens} image tokens, but its images made "
+            f"{features} features; the processor's layout does not fit the model"
+        )
+
     def _prompt(self, words: Stream, x_TD: Tensor, visible: VisibleImages | None = None) -> Prompt:
-        """A stream whose tokens are embedded so. sight: what they see beside each other."""
+        """A stream with its embedded tokens. visible: what they see beside each other."""
         lengths = tuple(words.lengths_B.tolist())
         positions, ends = self._positions(words, lengths)
         ids = tuple(tuple(row.tolist()) for row in torch.split(words.ids_T, list(lengths)))
-        return Prompt(x_TD, lengths, positions, ends, ids, visible)
-
-    @property
-    def uses_dummy_images(self) -> bool:
-        """Whether batches without pictures go through the parts for them too: for other processes, which have some, or
-        where there is nothing else for a gradient to go through."""
-        return self.training and (self.shared or not any(one.requires_grad for one in self.language.parameters()))
-
-    def _dummy(self) -> Tensor | None:
-        """A zero that comes out of the parts that a batch without pictures leaves out; None where there are none."""
-        return None
+        return Prompt(x_TD, lengths, positions, ends, ids, visible, words.blocks_T)
 
     def _positions(self, words: Stream, lengths: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
         if words.positions_AT is None:
@@ -139,8 +124,10 @@ class GenerativeModel(Model):
 
     def _before_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What the decoder makes of each token before a target, (T, D), and the targets, (T,)."""
+        batch = self.tokenized(batch)
         prompt, words = self.embedded(batch), _stream(batch)
-        h_TD = self.language(prompt.x_TD, prompt.positions, Packed(prompt.lengths, prompt.visible))
+        backend = Packed(prompt.lengths, prompt.visible, prompt.blocks_T)
+        h_TD = self.language(prompt.x_TD, prompt.positions, backend)
         predicted = _predicted(words)
         return h_TD[predicted - 1], words.ids_T[predicted]
 
@@ -154,11 +141,13 @@ class GenerativeModel(Model):
         sampling: Sampling | None = None,
         beams: int = 1,
         stop: Sequence[str] = (),
+        allowed: AllowedTokens | None = None,
     ) -> list[Sample]:
-        """Each sample with the answer as its last part.
+        """Each sample with the answer as its last part; several parts where a model answers with texts and images.
 
         sampling: how tokens are drawn; the likeliest where None. beams: above 1, beam search.
-        stop: texts that end an answer; they are cut off. Here each row stands alone; see `answers` for shared pictures.
+        stop: texts that end an answer; they are cut off. allowed: which tokens may come next, such as those of
+        `choices`. Each sample is read on its own; see `answers` for questions on the same images.
         """
         if max_tokens < 1 or beams < 1 or "" in stop:
             raise RecipeError("max_tokens and beams must be at least 1, and no text of stop may be empty")
@@ -169,70 +158,91 @@ class GenerativeModel(Model):
         self.eval()
         with torch.inference_mode():
             prompt = self.embedded(self.processor.prompts(samples).to(self.device))
-            ended = self._ended(stop)
+            ended, allowed = self._ended(stop), self._allowed(prompt, max_tokens, allowed)
             tokens = (
-                beam_search(self.language, prompt, max_tokens, ended, beams)
+                beam_search(self.language, prompt, max_tokens, ended, beams, allowed=allowed)
                 if beams > 1
-                else continuations(self.language, prompt, max_tokens, ended, sampling)
+                else continuations(self.language, prompt, max_tokens, ended, sampling, allowed)
             )
-        return [sample.answered(self._said(row, stop)) for sample, row in zip(samples, tokens, strict=True)]
+        return [sample.answered(*self._answer(row, stop)) for sample, row in zip(samples, tokens, strict=True)]
+
+    def choices(self, texts: Sequence[str]) -> AllowedTokens:
+        """Answers that are one of these texts, for `generate`."""
+        end = self.processor.end_ids[0]
+        return Choices([[*self.processor.ids(text), end] for text in texts], self.language.vocabulary)
 
     def stream(
         self, sample: Sample, *, max_tokens: int = 128, sampling: Sampling | None = None, stop: Sequence[str] = ()
     ) -> Iterator[str]:
-        """The answer to one sample, piece by piece as it comes; together the pieces are what `generate` adds."""
+        """The answer to one sample, piece by piece as it comes; together the pieces are what `generate` adds.
+
+        It is text alone, also of a model that writes images.
+        """
         self.eval()
         with torch.inference_mode():
             prompt = self.embedded(self.processor.prompts([sample]).to(self.device))
         tokens: list[int] = []
-        told = ""
-        for step in stream(self.language, prompt, max_tokens, self._ended(stop), sampling):
+        given = ""
+        for step in stream(
+            self.language, prompt, max_tokens, self._ended(stop), sampling, allowed=self._allowed_words()
+        ):
             tokens.append(step[0])
-            said = self._said(tokens, stop)
-            # A character may take several tokens, and a stop text may be half there: tell only what is settled.
-            whole = said.rstrip("\ufffd")
-            settled = len(whole) - max((_overlap(whole, one) for one in stop), default=0)
-            if settled > len(told):
-                yield said[len(told) : settled]
-                told = said[:settled]
-        if len(said := self._said(tokens, stop)) > len(told):
-            yield said[len(told) :]
+            text = self._text(tokens, stop)
+            # A character may take several tokens, and a stop text may be half there: give only what is settled.
+            whole = text.rstrip("\ufffd")
+            settled = len(whole) - max((_overlap(whole, ending) for ending in stop), default=0)
+            if settled > len(given):
+                yield text[len(given) : settled]
+                given = text[:settled]
+        if len(text := self._text(tokens, stop)) > len(given):
+            yield text[len(given) :]
 
     def answers(self, begun: Sample, questions: Sequence[Sequence[Text]], *, max_tokens: int = 32) -> list[str]:
-        """Answers to several questions about one beginning, which is encoded and read once.
+        """Answers, in words, to several questions that begin alike; what they share is encoded and read once.
 
-        begun: what all share, such as the pictures. questions: what each adds. Equal to `generate` on each alone.
+        begun: what all share, such as the images. questions: what each adds. Equal to `generate` on each alone.
         """
         asked = tuple(tuple(question) for question in questions)
         return self.replies([SharedPrefix(begun, asked, (max_tokens,) * len(asked))])[0]
 
     def replies(self, groups: Sequence[SharedPrefix]) -> list[list[str]]:
-        """`answers` of several groups at once, each with a beginning of its own."""
+        """`answers` of several groups at once, each of which shares something else."""
         self.eval()
-        ids = [[self.processor.tokens(sample, answer=True)[0] for sample in group.samples] for group in groups]
-        alike = [_alike(rows, self.unshareable_ids) for rows in ids]
         limits = [limit for group in groups for limit in group.limits]
         owners = [at for at, group in enumerate(groups) for _ in group.questions]
-        rest = [row[alike[at] :] for at, rows in enumerate(ids) for row in rows]
         with torch.inference_mode():
-            prompt = self.embedded(self.processor.prompts([group.samples[0] for group in groups]).to(self.device))
-            begun = _heads(prompt, alike)
-            cache = Cache.empty(self.language, len(groups), max(alike))
-            cache.expect(alike, begun.visible)
-            if len(begun.x_TD):
-                self.language(begun.x_TD, begun.positions, cache)
-            after = Prompt.after(self.language, rest, [begun.ends[at] for at in owners])
+            if self.processor.shares_prompts:
+                cache, prompt = self._read_shared(groups, owners)
+            else:
+                samples = [sample for group in groups for sample in group.samples]
+                cache, prompt = None, self.embedded(self.processor.prompts(samples).to(self.device))
         ended = self._ended(())
 
         def over(row: int, new: list[int]) -> bool:
             return len(new) >= limits[row] or ended(row, new)
 
-        tokens: list[list[int]] = [[] for _ in rest]
-        for step in stream(self.language, after, max(limits), over, None, cache, owners):
+        tokens: list[list[int]] = [[] for _ in limits]
+        of_cache = owners if cache is not None else None
+        for step in stream(
+            self.language, prompt, max(limits), over, None, cache, of_cache, allowed=self._allowed_words()
+        ):
             for row, token in step.items():
                 tokens[row].append(token)
-        said = iter([self._said(row, ()) for row in tokens])
-        return [[next(said) for _ in group.questions] for group in groups]
+        texts = iter([self._text(row, ()) for row in tokens])
+        return [[next(texts) for _ in group.questions] for group in groups]
+
+    def _read_shared(self, groups: Sequence[SharedPrefix], owners: Sequence[int]) -> tuple[Cache, Prompt]:
+        """What the questions of each group begin with, read into a row of a cache, and what each question adds."""
+        ids = [[self.processor.tokens(sample, answer=True)[0] for sample in group.samples] for group in groups]
+        alike = [common_tokens(rows, self.unshareable_ids) for rows in ids]
+        rest = [row[shared:] for shared, rows in zip(alike, ids, strict=True) for row in rows]
+        firsts = self.processor.prompts([group.samples[0] for group in groups])
+        begun = self.embedded(firsts.to(self.device)).heads(alike)
+        cache = Cache.empty(self.language, len(groups), max(alike))
+        cache.expect(alike, begun.visible, begun.blocks_T)
+        if len(begun.x_TD):
+            self.language(begun.x_TD, begun.positions, cache)
+        return cache, Prompt.after(self.language, rest, [begun.ends[owner] for owner in owners])
 
     def prompt_length(self, sample: Sample) -> int:
         """How many tokens the decoder reads before it answers; nothing is computed. Raises DataError if too many."""
@@ -244,9 +254,9 @@ class GenerativeModel(Model):
 
         What samples share before their targets, such as pictures and a question with several answers, is read once.
         """
-        return self._told(samples)[0]
+        return self._likelihoods_and_counts(samples)[0]
 
-    def _told(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    def _likelihoods_and_counts(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         """(B,) log p of each sample's targets, and (B,) how many tokens they are."""
         self.eval()
         rows = [self.processor.tokens(sample) for sample in samples]
@@ -255,12 +265,12 @@ class GenerativeModel(Model):
         for first, several in groups.items():
             if len(several) > 1:
                 begun = self.embedded(self.processor([samples[first]]).to(self.device))
-                answers = [[one for one, target in zip(*rows[at], strict=True) if target] for at in several]
+                answers = [[token for token, target in zip(*rows[at], strict=True) if target] for at in several]
                 before = rows[first][1].index(True)
-                found[several] = log_likelihoods(self.language, _heads(begun, [before]), answers)
+                found[several] = log_likelihoods(self.language, begun.heads([before]), answers)
         if alone := [at for at, several in groups.items() if len(several) == 1]:
             found[alone] = self._likelihoods([samples[at] for at in alone])
-        # Nothing stands before a sample's first token, so it is not told.
+        # Nothing stands before a sample's first token, so it has no likelihood.
         return found, torch.tensor([sum(targets[1:]) for _, targets in rows])
 
     def _likelihoods(self, samples: Sequence[Sample]) -> Tensor:
@@ -272,63 +282,83 @@ class GenerativeModel(Model):
         each_T = token_log_likelihoods(self.language, h_TD, targets_T)
         return each_T.new_zeros(len(batch)).index_add(0, owner, each_T).float().cpu()
 
+    def part_outputs(self, batch: Batch) -> Iterator[Tensor]:
+        """The features of images, and what the decoder makes of the stream."""
+        words, visible = _stream(batch), None
+        if batch.images is not None:
+            features_SD = self.image_features(batch.images.to("meta"))
+            yield features_SD
+            visible = self.visible(batch, features_SD)
+        lengths = words.lengths_B.tolist()
+        x_TD = self.language.embed(words.ids_T.to("meta"))
+        yield self.language(x_TD, positions_of(lengths, "meta"), Packed(tuple(lengths), visible))
+
     # --- parts of the above
 
     def _ended(self, stop: Sequence[str]) -> Ended:
         ends = set(self.processor.end_ids)
 
         def ended(_row: int, tokens: list[int]) -> bool:
-            return tokens[-1] in ends or (bool(stop) and any(one in self.processor.decode(tokens) for one in stop))
+            return tokens[-1] in ends or (bool(stop) and any(text in self.processor.decode(tokens) for text in stop))
 
         return ended
 
-    def _said(self, tokens: Sequence[int], stop: Sequence[str]) -> str:
+    def _allowed(self, prompt: Prompt, max_tokens: int, allowed: AllowedTokens | None) -> AllowedTokens | None:  # noqa: ARG002  # of models that write images
+        """Which tokens an answer may go on with: what the caller allows, where the family has no grammar of its own."""
+        return allowed
+
+    def _allowed_words(self) -> AllowedTokens | None:
+        """Which tokens an answer without images may go on with; None for all."""
+        return None
+
+    def _answer(self, tokens: Sequence[int], stop: Sequence[str]) -> tuple[str | Image, ...]:
+        """The parts that generated tokens are."""
+        return (self._text(tokens, stop),)
+
+    def _text(self, tokens: Sequence[int], stop: Sequence[str]) -> str:
         ends = set(self.processor.end_ids)
         text = self.processor.decode([token for token in tokens if token not in ends])
-        cuts = [text.index(one) for one in stop if one in text]
+        cuts = [text.index(ending) for ending in stop if ending in text]
         return text[: min(cuts)] if cuts else text
 
 
 class VisionLanguageModel(CaptionScorer, GenerativeModel):
-    """A speaker that sees: pictures stand in its stream, so texts about them can be scored too.
-
-    idle_images: what goes through its parts where only other processes have pictures; a grey one where None.
-    """
-
-    dummy_images: Images | None = None
+    """A generative model that images are in the stream of, or beside it, so that texts about them can be scored."""
 
     @abstractmethod
     def image_features(self, images: Images) -> Tensor: ...
 
-    def _dummy(self) -> Tensor | None:
-        """Of a grey picture: other ranks have pictures, and wait for this one where they put slices together."""
-        return self.image_features(self._grey()).sum() * 0
+    @property
+    @abstractmethod
+    def needed_layout(self) -> NeededLayout:
+        """How images must be laid out for the model."""
 
-    def _grey(self) -> Images:
-        """What stands for pictures where there are none, as the processor makes it."""
-        if self.dummy_images is None:
-            assert self.processor.layout is not None
-            self.dummy_images = self.processor.layout.images([grey(28, 28)])
-        return self.dummy_images.to(self.device)
+    def check(self) -> None:
+        super().check()
+        self.needed_layout.require(self.processor.layout, type(self).__name__)
 
     @torch.inference_mode()
     def yes_over_no(self, image: Image, texts: Sequence[str]) -> Tensor:
-        """(N,) log p("Yes") - log p("No"). Both are read behind the rest of the question, whose own likelihood is the
-        same for both, so the picture and the beginning of all questions are read once."""
+        """(N,) log p("Yes") - log p("No"). Both are read after the rest of the question, whose own likelihood is the
+        same for both, so the image and what all questions begin with are read once, where they can be read apart."""
         self.eval()
-        asked = [shown(image, text) for text in texts]
-        ids = [self.processor.tokens(sample, answer=True)[0] for sample in asked]
-        alike = _alike(ids, self.unshareable_ids)
-        begun = _heads(self.embedded(self.processor.prompts(asked[:1]).to(self.device)), [alike])
-        said = self.processor.ids("Yes"), self.processor.ids("No")
-        found = log_likelihoods(self.language, begun, [row[alike:] + word for word in said for row in ids])
+        questions = [shown(image, text) for text in texts]
+        words = self.processor.ids("Yes"), self.processor.ids("No")
+        if not self.processor.shares_prompts:
+            prompts = (self.embedded(self.processor.prompts([question]).to(self.device)) for question in questions)
+            return torch.stack([-log_likelihoods(self.language, prompt, words).diff()[0] for prompt in prompts])
+        ids = [self.processor.tokens(question, answer=True)[0] for question in questions]
+        alike = common_tokens(ids, self.unshareable_ids)
+        begun = self.embedded(self.processor.prompts(questions[:1]).to(self.device)).heads([alike])
+        found = log_likelihoods(self.language, begun, [row[alike:] + word for word in words for row in ids])
         return found[: len(texts)] - found[len(texts) :]
 
     @torch.inference_mode()
     def caption_likelihoods(self, image: Image, texts: Sequence[str]) -> Tensor:
-        """(N,) mean log-likelihood a token of each caption; the picture is read once."""
-        told, tokens = self._told([Sample("score", (image, Text(text, target=True))) for text in texts])
-        return told / tokens
+        """(N,) mean log-likelihood a token of each caption; the image is read once."""
+        samples = [Sample("score", (image, Text(text, target=True))) for text in texts]
+        likelihoods, tokens = self._likelihoods_and_counts(samples)
+        return likelihoods / tokens
 
 
 def _stream(batch: Batch) -> Stream:
@@ -343,30 +373,6 @@ def _predicted(words: Stream) -> Tensor:
     return target.nonzero()[:, 0]
 
 
-def _alike(rows: Sequence[Sequence[int]], image_token_ids: Sequence[int]) -> int:
-    """How many tokens all rows begin with alike; at least one is left to each. Raises DataError if slots are left."""
-    alike = 0
-    for tokens in zip(*(row[:-1] for row in rows), strict=False):
-        if len(set(tokens)) > 1:
-            break
-        alike += 1
-    if any(image_token in row[alike:] for row in rows for image_token in image_token_ids):
-        raise DataError("the chat template parts the pictures from what the questions share; ask them one by one")
-    return alike
-
-
-def _heads(prompt: Prompt, counts: Sequence[int]) -> Prompt:
-    """The first so many tokens of each row."""
-    lengths = torch.tensor(prompt.lengths)
-    place_T = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-    kept = (place_T < torch.tensor(list(counts)).repeat_interleave(lengths)).to(prompt.x_TD.device)
-    positions = prompt.positions[..., kept]
-    ends = tuple(int(part.max()) + 1 if part.numel() else 0 for part in torch.split(positions, list(counts), dim=-1))
-    ids = tuple(row[:count] for row, count in zip(prompt.ids, counts, strict=True))
-    visible = prompt.visible.at(kept.nonzero()[:, 0].cpu()) if prompt.visible is not None else None
-    return Prompt(prompt.x_TD[kept], tuple(counts), positions, ends, ids, visible)
-
-
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of the text may be the beginning of a stop text."""
+    """How many characters at the end of the text may be the start of a stop text."""
     return max((size for size in range(1, len(stop) + 1) if text.endswith(stop[:size])), default=0)

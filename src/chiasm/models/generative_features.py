@@ -1,51 +1,54 @@
-"""What the frozen tower of a model that speaks makes of pictures, computed once and kept on disk, found by content."""
+"""What the frozen tower of a generative model makes of pictures, computed once and kept on disk, found by content."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import ImageFeatures, Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample
 from chiasm.data.vectors import VectorFile
 from chiasm.errors import DataError, RecipeError
 from chiasm.models.features import ROWS, compute, mark
+from chiasm.models.generative import VisionLanguageModel
+from chiasm.models.model import CachingProcessor
 from chiasm.nn.tower import ImageTower
 
 
-@runtime_checkable
-class CachesImageFeatures(Protocol):
-    """A model that speaks, and reads each picture's features of its tower, (P, D), from the batch where they are there.
-
-    reading: which features of the tower these are; features_shape: (P, D).
-    """
+class CachesImageFeatures(VisionLanguageModel):
+    """A model that takes each image's features of its tower, (P, D), from the batch where they are there."""
 
     vision: ImageTower
-    processor: ChatProcessor
-    dummy_images: Images | None
 
     @property
-    def reading(self) -> str: ...
+    @abstractmethod
+    def reading(self) -> str:
+        """Which of the tower's features are taken, in words: part of the name under which they are kept."""
 
     @property
-    def features_shape(self) -> tuple[int, int]: ...
+    @abstractmethod
+    def features_shape(self) -> tuple[int, int]:
+        """(P, D) of one image."""
 
-    @property
-    def device(self) -> torch.device: ...
-
+    @abstractmethod
     def tower_features(self, images: Images) -> Tensor:
-        """(N, P, D)."""
+        """(N, P, D) of the tower; taken from the batch where they were computed beforehand."""
+
+    def caching_processor(self, folder: Path, frozen: Collection[str]) -> CachingProcessor:
+        if "vision" not in frozen:
+            return super().caching_processor(folder, frozen)
+        return CachedChatProcessor(self, folder)
 
 
-class CachedChatProcessor(ChatProcessor):
+class CachedChatProcessor(ChatProcessor, CachingProcessor):
     """Makes batches with features in place of pixels, for a tower that is frozen.
 
     Raises RecipeError where pictures become several tiles, DataError where they are augmented.
@@ -65,10 +68,13 @@ class CachedChatProcessor(ChatProcessor):
                 "data.features"
             )
         self.model, self._own = model, own
-        no_features = torch.zeros(1, *model.features_shape)  # the tower is not called on any process
-        model.dummy_images = Images(torch.empty(0), torch.zeros(1, dtype=torch.long), no_features)
-        told = mark(model.vision, f"{transform!r}, {model.reading}")
-        self.file = VectorFile(folder / f"images-{told}" / ROWS, *model.features_shape)
+        fingerprint = mark(model.vision, f"{transform!r}, {model.reading}")
+        self.file = VectorFile(folder / f"images-{fingerprint}" / ROWS, *model.features_shape)
+
+    @property
+    def dummy_images(self) -> Images:
+        """Features of none: the tower is not called on any process."""
+        return ImageFeatures(torch.zeros(1, *self.model.features_shape), torch.zeros(1, dtype=torch.long))
 
     def fill(self, samples: Iterable[Sample], console: Console) -> None:
         """Computes what is not there yet of the pictures of these samples; can be stopped and repeated."""
@@ -90,4 +96,4 @@ class CachedChatProcessor(ChatProcessor):
         if not shown:
             return None
         rows = torch.tensor([row for row, _ in shown])
-        return Images(torch.empty(0), rows, self.file[[key for _, key in shown]])
+        return ImageFeatures(self.file[[key for _, key in shown]], rows)

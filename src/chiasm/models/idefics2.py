@@ -1,5 +1,5 @@
 """Idefics2 (Laurençon et al. 2024, arXiv:2405.02246): pictures at their own aspect ratio, in quarters and as a whole,
-each part resampled to 64 slots."""
+each part resampled to 64 image tokens."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from chiasm.data.batch import Images
 from chiasm.data.layouts.native import Native
-from chiasm.models.connector_vlm import ConnectorVLM, Needed
+from chiasm.models.connector_vlm import ConnectorVLM
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn.connectors import perceiver
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
@@ -48,8 +49,8 @@ class Idefics2(ConnectorVLM):
     config: Config
 
     @property
-    def needed_layout(self) -> Needed:
-        return Native, {"patch": self.config.vision.patch, "image_tokens": self.config.connector.latents}
+    def needed_layout(self) -> NeededLayout:
+        return NeededLayout(Native, {"patch": self.config.vision.patch, "image_tokens": self.config.connector.latents})
 
     def image_features(self, images: Images) -> Tensor:
         return self.connector(self.vision.tokens(images), patch_mask(images)).flatten(0, 1)

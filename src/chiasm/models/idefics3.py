@@ -1,6 +1,6 @@
 """Idefics3 (Laurençon et al. 2024, arXiv:2408.12637), and SmolVLM, which is the same with smaller parts (Marafioti et
-al. 2025, arXiv:2504.05299): tiles of a picture, each of them few slots by pixel shuffle: 169 in Idefics3, 64 in SmolVLM
-of 256 and 500 million parameters, 81 in that of 2.2 billion.
+al. 2025, arXiv:2504.05299): tiles of a picture, each of them few image tokens by pixel shuffle: 169 in Idefics3, 64
+in SmolVLM of 256 and 500 million parameters, 81 in that of 2.2 billion.
 
 SmolVLM's videos are not read."""
 
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from chiasm.data.batch import Images
 from chiasm.data.layouts.tiled import Tiled
-from chiasm.models.connector_vlm import ConnectorVLM, Needed
+from chiasm.models.connector_vlm import ConnectorVLM
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn.connectors import pixel_shuffle_linear
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
@@ -59,12 +60,15 @@ class Idefics3(ConnectorVLM):
     config: Config
 
     @property
-    def needed_layout(self) -> Needed:
-        return Tiled, {
-            "tile": self.config.tile,
-            "patch": self.config.vision.patch,
-            "image_tokens": self.config.image_tokens,
-        }
+    def needed_layout(self) -> NeededLayout:
+        return NeededLayout(
+            Tiled,
+            {
+                "tile": self.config.tile,
+                "patch": self.config.vision.patch,
+                "image_tokens": self.config.image_tokens,
+            },
+        )
 
     def image_features(self, images: Images) -> Tensor:
         return self.connector(self.vision.tokens(images)).flatten(0, 1)

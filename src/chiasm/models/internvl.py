@@ -1,7 +1,7 @@
 """InternVL 1.5 and after: tiles of a picture in a large tower (Chen et al. 2024, arXiv:2404.16821; version 3:
 arXiv:2504.10479).
 
-A picture becomes one to twelve tiles of 448 pixels and a view of the whole, of 256 slots each."""
+A picture becomes one to twelve tiles of 448 pixels and a view of the whole, of 256 image tokens each."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from chiasm.data.batch import Images
 from chiasm.data.layouts.aspect_tiles import AspectTiles
-from chiasm.models.connector_vlm import ConnectorVLM, Needed
+from chiasm.models.connector_vlm import ConnectorVLM
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn.connectors import pixel_shuffle_mlp
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
@@ -51,8 +52,10 @@ class InternVL(ConnectorVLM):
         return self.connector(self.vision.tokens(images)[:, self.vision.prefix :]).flatten(0, 1)
 
     @property
-    def needed_layout(self) -> Needed:
-        return AspectTiles, {"size": self.config.vision.image_size, "image_tokens": self.config.image_tokens}
+    def needed_layout(self) -> NeededLayout:
+        return NeededLayout(
+            AspectTiles, {"size": self.config.vision.image_size, "image_tokens": self.config.image_tokens}
+        )
 
 
 _300M = internvit.Config(448, 14, 1024, 24, 16, 4096)
@@ -80,6 +83,6 @@ SIZES = {
     "3-14b": Config(_300M, replace(_QWEN_32B, layers=48, mlp_width=13_824)),
     "3-38b": Config(_6B, _QWEN_32B),
     "3-78b": Config(_6B, replace(llama.SIZES["qwen2-72b"], vocabulary=151_674)),
-    # AspectTiles of 64 pixels with 16 slots each; trained on a laptop.
+    # AspectTiles of 64 pixels with 16 image tokens each; trained on a laptop.
     "small": Config(internvit.Config(64, 8, 128, 4, 4, 512), llama.SIZES["small"]),
 }

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from chiasm.data.batch import Images
 from chiasm.data.layouts.fixed import Fixed
-from chiasm.models.connector_vlm import ConnectorVLM, Needed
+from chiasm.models.connector_vlm import ConnectorVLM
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import latent_attention
 from chiasm.nn.decoder import DecoderConfig
@@ -52,8 +53,10 @@ class Kosmos2(ConnectorVLM):
     config: Config
 
     @property
-    def needed_layout(self) -> Needed:
-        return Fixed, {"transform.size": self.config.vision.image_size, "image_tokens": self.config.image_tokens}
+    def needed_layout(self) -> NeededLayout:
+        return NeededLayout(
+            Fixed, {"transform.size": self.config.vision.image_size, "image_tokens": self.config.image_tokens}
+        )
 
     def image_features(self, images: Images) -> Tensor:
         return self.connector(F.normalize(self.vision.tokens(images), dim=-1)).flatten(0, 1)

@@ -15,7 +15,6 @@ from chiasm.models.model import Model
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import linear
 from chiasm.nn.decoders import llama
-from chiasm.nn.freezing import freeze
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,11 @@ class LiMBeR(LLaVA):
 
     def __init__(self, config: Config, processor: ChatProcessor) -> None:
         super().__init__(config, processor)
-        freeze(self.vision)
-        freeze(self.language)
+        self.vision.requires_grad_(False)
+        self.language.requires_grad_(False)
 
 
 SIZES = {
-    "clip-rn50x16": Config(clip.SIZES["rn50x16"].vision, llama.SIZES["llama-7b"]),  # 144 slots
+    "clip-rn50x16": Config(clip.SIZES["rn50x16"].vision, llama.SIZES["llama-7b"]),  # 144 image tokens
     "small": Config(llava.SMALL, llama.SIZES["small"]),
 }

@@ -1,6 +1,6 @@
 """LLaVA: visual instruction tuning (Liu et al. 2023, arXiv:2304.08485), and 1.5 (arXiv:2310.03744).
 
-Version 1 has a linear connector and sees 224 pixels, 1.5 an MLP and 336 pixels: 576 slots a picture."""
+Version 1 has a linear connector and sees 224 pixels, 1.5 an MLP and 336 pixels: 576 image tokens a picture."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import ImageFeatures, Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.errors import RecipeError
-from chiasm.models.generative import VisionLanguageModel
+from chiasm.models.generative_features import CachesImageFeatures
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import linear, mlp
 from chiasm.nn.decoder import DecoderConfig
@@ -27,7 +28,7 @@ from chiasm.nn.tower import ImageTowerConfig
 class Config(ModelConfig):
     """vision: the image tower; its pictures are square, of one size. language: the decoder. connector: between them.
 
-    layer: whose output is read, -1 being the last block's. class_token: whether the class token has a slot too.
+    layer: whose output is read, -1 being the last block's. class_token: whether the class token has an image token too.
     """
 
     vision: ImageTowerConfig
@@ -55,7 +56,7 @@ class Config(ModelConfig):
         return self.connector.image_tokens(self.patches)
 
 
-class LLaVA(VisionLanguageModel):
+class LLaVA(CachesImageFeatures):
     """Features of an image tower, led by a connector into the stream of a language model."""
 
     config: Config
@@ -64,16 +65,16 @@ class LLaVA(VisionLanguageModel):
         super().__init__(config, processor)
         self.vision, self.language = config.vision.build(), config.language.build()
         self.connector = config.connector.build(self.vision.width, self.language.width)
-        # What stands behind the layer that is read is there for the checkpoint's sake, and never learns.
+        # What comes after the layer that is read is there for the checkpoint's sake, and never learns.
         for unread in self.vision.unread(config.layer):
             unread.requires_grad_(False)
         if config.class_token and not self.vision.prefix:
             raise RecipeError(f"model.class_token: the tower '{config.vision.chosen()}' has no class token")
 
-    def check(self) -> None:
-        super().check()
-        if isinstance(self.processor.layout, Fixed):
-            check_image_tokens(self.processor.layout, self.config.image_tokens)
+    @property
+    def needed_layout(self) -> NeededLayout:
+        size = self.config.vision.grid()[0]
+        return NeededLayout(Fixed, {"transform.size": size, "image_tokens": self.config.image_tokens})
 
     def image_features(self, images: Images) -> Tensor:
         return self.patch_features(images).flatten(0, 1)
@@ -84,7 +85,7 @@ class LLaVA(VisionLanguageModel):
 
     def tower_features(self, images: Images) -> Tensor:
         """(N, P, D) of the tower; taken from the batch where they were computed beforehand."""
-        if images.features is not None:
+        if isinstance(images, ImageFeatures):
             return images.features
         x_NPD = self.vision.hidden_states(images, self.config.layer)
         return x_NPD if self.config.class_token else x_NPD[:, self.vision.prefix :]
@@ -96,14 +97,6 @@ class LLaVA(VisionLanguageModel):
     @property
     def features_shape(self) -> tuple[int, int]:
         return self.config.patches, self.vision.width
-
-
-def check_image_tokens(layout: Fixed, image_tokens: int) -> None:
-    """Raises RecipeError unless pictures are given as many slots as the model fills."""
-    if layout.image_tokens != image_tokens:
-        raise RecipeError(
-            f"processor.layout.slots is {layout.image_tokens}, but the model fills {image_tokens} slots a picture"
-        )
 
 
 CLIP_L = vit.Config(224, 14, 1024, 24, 16, 4096)

@@ -1,7 +1,7 @@
 """MAPL: few-shot prompting with frozen parts (Mañas et al. 2022, arXiv:2210.07179).
 
 Tower and language model stay as they are; between them a small transformer, all that learns, sums a picture up in 32
-slots. Differs from the paper: the language model is a Llama as wide as their GPT-J."""
+image tokens. Differs from the paper: the language model is a Llama as wide as their GPT-J."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from chiasm.models.model import Model
 from chiasm.nn.connector import ConnectorConfig
 from chiasm.nn.connectors import mapper
 from chiasm.nn.decoders import llama
-from chiasm.nn.freezing import freeze
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class MAPL(LLaVA):
 
     def __init__(self, config: Config, processor: ChatProcessor) -> None:
         super().__init__(config, processor)
-        freeze(self.vision)
-        freeze(self.language)
+        self.vision.requires_grad_(False)
+        self.language.requires_grad_(False)
 
 
 SIZES = {

@@ -1,5 +1,5 @@
 """MiniCPM-V (Yao et al. 2024, arXiv:2408.01800), versions 2.5 and 2.6: a small view of the whole picture and up to nine
-slices, each at its own shape, each resampled to 96 or 64 slots."""
+slices, each at its own shape, each resampled to 96 or 64 image tokens."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PatchImages
 from chiasm.data.layouts.slices import Slices
-from chiasm.models.connector_vlm import ConnectorVLM, Needed
+from chiasm.models.connector_vlm import ConnectorVLM
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn.connectors import cross_attention
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
@@ -67,11 +68,12 @@ class MiniCPMV(ConnectorVLM):
     config: Config
 
     @property
-    def needed_layout(self) -> Needed:
-        return Slices, {"patch": self.config.vision.patch, "image_tokens": self.config.connector.queries}
+    def needed_layout(self) -> NeededLayout:
+        return NeededLayout(Slices, {"patch": self.config.vision.patch, "image_tokens": self.config.connector.queries})
 
     def image_features(self, images: Images) -> Tensor:
-        return self.connector(self.vision.tokens(images), images.grid_N2, patch_mask(images)).flatten(0, 1)
+        assert isinstance(images, PatchImages)
+        return self.connector(self.vision.tokens(images), images.grid_M2, patch_mask(images)).flatten(0, 1)
 
 
 _SO400M = native.Config(14, 1152, 27, 16, 4304, positions=70**2)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -16,6 +17,8 @@ from chiasm.data.batch import Batch
 from chiasm.data.image import Image
 from chiasm.data.processor import Processor
 from chiasm.data.sample import Sample
+from chiasm.errors import CapabilityError, RecipeError
+from chiasm.nn.freezing import keep_frozen_in_eval
 
 
 class ModelConfig(Component, ABC, package="chiasm.models", key="family"):
@@ -72,18 +75,27 @@ class Adapting(Protocol):
     def read(self, model: nn.Module, folder: Path) -> dict[str, Tensor]:
         """All that learned, by the names of the model's state."""
 
+    def described(self) -> str:
+        """The adapters in words, part by part."""
+
+
+class CachingProcessor(Processor):
+    """A processor whose batches hold features of frozen towers, computed once and kept on disk."""
+
+    @abstractmethod
+    def fill(self, samples: Iterable[Sample], console: Console) -> None:
+        """Computes the features of these samples that are not there yet; can be stopped and repeated."""
+
 
 class Model(nn.Module, ABC):
     """A vision-language model.
 
     A family is one file in `chiasm/models/` with a Config, the published SIZES, and one subclass. `config` and
     `processor` travel with the weights; `processor_type` reads the latter back. `adaptation`: the adapters in it.
-    `shared`: other processes show it pictures, and wait for this one there, whether or not its own batch has any.
     """
 
     processor_type: type[Processor]
     adaptation: Adapting | None = None
-    shared = False
 
     def __init__(self, config: ModelConfig, processor: Processor) -> None:
         super().__init__()
@@ -100,23 +112,59 @@ class Model(nn.Module, ABC):
     def check(self) -> None:
         """Raises RecipeError if the processor makes what this model cannot read; a family says what that is."""
 
+    @property
+    def needs_images(self) -> bool:
+        """Whether no gradient flows from a batch without images, for all else is frozen; see `Batch.dummy_images`."""
+        return False
+
     def require_own(self, action: str) -> None:
         """Raises CapabilityError for a model that can only be asked. deed: what was to be done, such as "blended"."""
 
-    def waiting(self) -> frozenset[str]:
-        """Names of the tensors that no gradient reaches yet, by design: others have to move first."""
+    def expected_zero_grad(self) -> frozenset[str]:
+        """Names of parameters whose gradient is zero at initialisation by design, such as those behind a zero gate."""
         return frozenset()
+
+    def caching_processor(self, folder: Path, frozen: Collection[str]) -> CachingProcessor:  # noqa: ARG002  # a default
+        """The processor that takes outputs of the frozen parts from a folder. frozen: names of the model's parts.
+
+        Raises RecipeError where no output of these parts can be kept.
+        """
+        raise RecipeError(
+            "data.features keeps the outputs of frozen towers; freeze one or both with "
+            "training.parts: {vision: {frozen: true}, text: {frozen: true}}"
+        )
+
+    def part_outputs(self, batch: Batch) -> Iterable[Tensor]:  # noqa: ARG002  # a default
+        """What the large parts of a model on the meta device make of a batch, from which memory is foretold.
+
+        What joins the parts may look at numbers, so it is left out. Empty for a model that does not say.
+        """
+        return ()
+
+    def logit_scale_and_bias(self) -> tuple[float, float | None]:
+        """(scale, bias) that make logits of the similarities of `embed_*`; without a bias, texts compete by softmax.
+
+        Raises CapabilityError for a model that has learned neither.
+        """
+        raise CapabilityError("this model has learned no temperature, so it has no probabilities for names")
+
+    @property
+    def frozen_parts(self) -> frozenset[str]:
+        """Names of its immediate parts that have parameters of which none learns."""
+        parameters = {name: list(part.parameters()) for name, part in self.named_children()}
+        return frozenset(
+            name for name, held in parameters.items() if held and not any(tensor.requires_grad for tensor in held)
+        )
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
     def train(self, mode: bool = True) -> Any:
-        """Frozen parts stay in eval mode, whatever the rest does: their dropout and batch statistics are not ours."""
+        """Parts of which no parameter learns stay in eval mode, for their dropout and batch statistics are not ours."""
         super().train(mode)
-        for part in self.modules():  # a part of a part comes after it
-            if (frozen := vars(part).get("frozen")) is not None:
-                nn.Module.train(part, mode and not frozen)
+        if mode:
+            keep_frozen_in_eval(self)
         return self
 
 
@@ -157,6 +205,20 @@ class Embedder(Protocol):
 
 
 @runtime_checkable
+class TokenEmbedder(Protocol):
+    """A model that has a feature for each place of an image and each token of a text, before pooling."""
+
+    def embed_image_tokens(self, images: Sequence[Image]) -> Tensor:
+        """(N, P, D) on the CPU."""
+
+    def embed_text_tokens(self, texts: Sequence[str]) -> Tensor:
+        """(N, T, D) on the CPU, up to the context, zero after the last token of each text."""
+
+    def text_token_counts(self, texts: Sequence[str]) -> list[int]:
+        """How many of its T rows belong to each text."""
+
+
+@runtime_checkable
 class Scorer(Protocol):
     """A model that says how well texts match pictures."""
 
@@ -170,6 +232,9 @@ class Generator(Protocol):
 
     def generate(self, samples: Sequence[Sample], *, max_tokens: int) -> list[Sample]:
         """Each sample with the answer as its last part."""
+
+
+Loader = Callable[[Path], Model]  # opens the folder of a checkpoint
 
 
 def suggest_part(name: str, model: nn.Module) -> str:

@@ -1,5 +1,5 @@
 """Monkey (Li et al. 2023, arXiv:2311.06607): Qwen-VL that sees 1344x896 pixels, in six windows and as a whole, through
-one tower with adapters of each window's own; 1,792 slots a picture."""
+one tower with adapters of each window's own; 1,792 image tokens a picture."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from chiasm.data.layouts.windows import Windows
 from chiasm.errors import RecipeError
 from chiasm.models import qwen_vl
-from chiasm.models.connector_vlm import Needed
 from chiasm.models.model import Model
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.models.qwen_vl import QwenVL
 from chiasm.nn.connectors import cross_attention
 from chiasm.nn.decoders import llama
@@ -47,15 +47,15 @@ class Monkey(QwenVL):
     config: Config
 
     @property
-    def needed_layout(self) -> Needed:
+    def needed_layout(self) -> NeededLayout:
         config = self.config
         shape = {"window": config.vision.image_size, "rows": config.rows, "columns": config.columns}
-        return Windows, {**shape, "image_tokens": config.connector.queries}
+        return NeededLayout(Windows, {**shape, "image_tokens": config.connector.queries})
 
-    def waiting(self) -> frozenset[str]:
+    def expected_zero_grad(self) -> frozenset[str]:
         """What of fresh adapters learns only from the second step on."""
         adapters = ((name, part) for name, part in self.named_modules() if isinstance(part, windowed.Adapters))
-        return frozenset(f"{name}.{one}" for name, part in adapters for one in part.waiting())
+        return frozenset(f"{name}.{one}" for name, part in adapters for one in part.expected_zero_grad())
 
 
 def _adapted(tower: bare.Config, windows: int, dropout: float = 0.05) -> windowed.Config:

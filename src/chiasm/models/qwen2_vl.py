@@ -1,6 +1,6 @@
 """Qwen2-VL: pictures and videos at any resolution (Wang et al. 2024, arXiv:2409.12191).
 
-A slot stands for 28x28 pixels, however many of them a picture has; positions in the stream have three axes."""
+An image token stands for 28x28 pixels, however many of them a picture has; positions in the stream have three axes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from chiasm.data.batch import Images
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.layouts.packed import PackedPatches
 from chiasm.errors import RecipeError
-from chiasm.models.connector_vlm import require_layout
 from chiasm.models.generative import VisionLanguageModel
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn import packed_vit
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
@@ -33,7 +33,7 @@ class Config(ModelConfig):
         return Qwen2VL
 
     def processor_entries(self) -> dict[str, Any]:
-        """A picture has at least four slots, and at most half of the context: 16,384 in the published models."""
+        """A picture has at least four image tokens, and at most half of the context: 16,384 in the published models."""
         image_token = (self.vision.patch * self.vision.merge) ** 2
         bounds = {"min_pixels": 4 * image_token, "max_pixels": self.language.context // 2 * image_token}
         frames = {"video_min_pixels": bounds["min_pixels"], "video_max_pixels": bounds["max_pixels"]}
@@ -42,7 +42,7 @@ class Config(ModelConfig):
 
 
 class Qwen2VL(VisionLanguageModel):
-    """A tower over patches of all pictures, four of which are merged into one slot of a language model's stream."""
+    """A tower over patches of all images, four of which are merged into one image token of a language model."""
 
     config: Config
 
@@ -54,10 +54,13 @@ class Qwen2VL(VisionLanguageModel):
     def image_features(self, images: Images) -> Tensor:
         return self.connector(self.vision(images))
 
+    @property
+    def needed_layout(self) -> NeededLayout:
+        tower = self.config.vision
+        return NeededLayout(PackedPatches, {"patch": tower.patch, "merge": tower.merge, "time": tower.time})
+
     def check(self) -> None:
         super().check()
-        tower = self.config.vision
-        require_layout(self, (PackedPatches, {"patch": tower.patch, "merge": tower.merge, "time": tower.time}))
         if self.language.rotary is None or len(self.language.rotary.sections) != 3:
             raise RecipeError("the decoder needs rotary positions with three sections; set model.language.sections")
 

@@ -1,4 +1,4 @@
-"""Qwen-VL (Bai et al. 2023, arXiv:2308.12966): pictures of 448 pixels, resampled to 256 slots between two marks.
+"""Qwen-VL (Bai et al. 2023, arXiv:2308.12966): pictures of 448 pixels, resampled to 256 image tokens between two marks.
 
 Boxes are text: "(x1,y1),(x2,y2)" in thousandths of the sides."""
 
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from chiasm.data.batch import Images
 from chiasm.data.layouts.fixed import Fixed
-from chiasm.models.connector_vlm import ConnectorVLM, Needed
+from chiasm.models.connector_vlm import ConnectorVLM
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn.connectors import cross_attention
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
@@ -45,8 +46,10 @@ class QwenVL(ConnectorVLM):
     config: Config
 
     @property
-    def needed_layout(self) -> Needed:
-        return Fixed, {"transform.size": self.config.vision.image_size, "image_tokens": self.config.connector.queries}
+    def needed_layout(self) -> NeededLayout:
+        return NeededLayout(
+            Fixed, {"transform.size": self.config.vision.image_size, "image_tokens": self.config.connector.queries}
+        )
 
     def image_features(self, images: Images) -> Tensor:
         return self.connector(self.vision.tokens(images)).flatten(0, 1)

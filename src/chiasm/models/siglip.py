@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from chiasm.data.batch import Images, Tokens
 from chiasm.data.processor import PairProcessor
 from chiasm.errors import RecipeError
-from chiasm.models.dual_encoder import DualEncoder, unit
+from chiasm.losses.sigmoid import pairwise_sigmoid
+from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.model import ModelConfig
+from chiasm.models.pair_model import unit
 from chiasm.nn.image_towers import vit
 from chiasm.nn.text_towers import transformer
 from chiasm.nn.tower import ImageTowerConfig, TextTowerConfig
-from chiasm.objectives.sigmoid import pairwise_sigmoid
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class SigLIP(DualEncoder):
 
     def __init__(self, config: Config, processor: PairProcessor) -> None:
         super().__init__(config, processor)
-        self.vision, self.text = config.vision.build(), config.text.build()
+        self.vision, self.text = config.vision.build_pooled(), config.text.build()
         self.text_head = nn.Linear(self.text.width, self.vision.width) if config.text_head else nn.Identity()
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
         self.bias = nn.Parameter(torch.tensor(config.bias))
@@ -72,8 +73,11 @@ class SigLIP(DualEncoder):
         return unit(self.text_head(self.text_features(texts)))
 
     def losses_of(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        loss = pairwise_sigmoid(features["image"], features["text"], self.log_scale.exp(), self.bias)
+        loss = pairwise_sigmoid(features["image"], features["text"], self.scale, self.bias)
         return {"sigmoid": loss, "_temperature": (-self.log_scale).exp().detach(), "_bias": self.bias.detach()}
+
+    def logit_scale_and_bias(self) -> tuple[float, float]:
+        return float(self.scale.detach()), float(self.bias.detach())
 
 
 def _towers(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PatchImages
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ImageTokens:
     `post_layernorm(last_hidden_state)` of CLIP, which in transformers is not normalised yet.
 
     tokens_NPD: the features, (N, P, D): first `prefix` that belong to no place (a class token), then the places, row by
-        row. Where pictures have grids of different sizes, what stands behind a grid means nothing.
+        row. Where pictures have grids of different sizes, what comes after a grid means nothing.
     grid_N2: rows and columns of each picture's places.
     """
 
@@ -54,7 +54,7 @@ class TextTokens:
 
 def grids(images: Images, places: int) -> Tensor:
     """Rows and columns of the places of each picture, (N, 2): the pictures' own, or a square."""
-    if images.grid_N2 is not None:
-        return images.grid_N2
+    if isinstance(images, PatchImages):
+        return images.grid_M2
     side = math.isqrt(places)
-    return torch.full((len(images), 2), side, device=images.pixels.device)
+    return torch.full((len(images.pixels), 2), side, device=images.row_N.device)

@@ -7,7 +7,9 @@ Shapes: B batch, T tokens, D width, H heads."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,8 @@ class Config:
     vocabulary: V. width: D. hidden: the MLP's width. context: the most tokens of a text.
     types: how many token types there are, 0 for descendants that have none. epsilon: of the layer norms.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"hidden": "mlp_width"}
 
     vocabulary: int = 30_522
     width: int = 768

@@ -1,16 +1,16 @@
 """One decoder for all language models: blocks over packed sequences.
 
-Sequences stand behind each other in one stream without padding; linear layers, norms and MLPs run on all tokens at
-once. Only attention has to know where a sequence begins and what came before it: an `AttentionBackend` says so. In training it
-is `Packed`; in generation a key-value cache takes its place.
+Sequences follow one another in one stream without padding; linear layers, norms and MLPs run on all tokens at
+once. Only attention has to know where a sequence begins and what came before it: an `AttentionBackend` says so. In
+training it is `Packed`; in generation a key-value cache takes its place.
 
 Shapes: T tokens of all sequences, D width, H heads, G groups of heads that share keys and values, E width of a head."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from chiasm.config import Component
 from chiasm.errors import RecipeError
+from chiasm.nn.attention_mask import attention_mask
 from chiasm.nn.linear import Linear, linear
+from chiasm.nn.packed_attention import PackedSequences
 from chiasm.nn.recompute import Recomputable, recomputed
 from chiasm.nn.rotary import Rotary, turn
 from chiasm.nn.visible_images import VisibleImages
@@ -39,32 +41,37 @@ class AttentionBackend(Protocol):
 
 
 class Packed:
-    """Every sequence sees itself, each token what stands before it and itself; no sequence sees another."""
+    """Sequences of a packed stream, none of which attends to another.
 
-    def __init__(self, lengths: Sequence[int], visible: VisibleImages | None = None) -> None:
+    lengths: of the sequences. blocks_T: within which blocks of a sequence attention goes both ways, see
+    `nn/attention_mask.py`; all attention is causal where None.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], visible: VisibleImages | None = None, blocks_T: Tensor | None = None
+    ) -> None:
         self.lengths, self.visible = list(lengths), visible
+        self._sequences = PackedSequences(self.lengths)
+        self.blocks = torch.split(blocks_T, self.lengths) if blocks_T is not None else None
 
     def __call__(self, _layer: int, q_THE: Tensor, k_TGE: Tensor, v_TGE: Tensor, window: int | None) -> Tensor:
-        parts = (torch.split(one, self.lengths) for one in (q_THE, k_TGE, v_TGE))
+        if self.blocks is None:
+            return self._sequences.attention(q_THE, k_TGE, v_TGE, causal=True, window=window)
+        sequences = zip(*(torch.split(x, self.lengths) for x in (q_THE, k_TGE, v_TGE)), self.blocks, strict=True)
         mixed = [
-            attention(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), window).transpose(0, 1)
-            for q, k, v in zip(*parts, strict=True)
+            attention(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), window, blocks).transpose(0, 1)
+            for q, k, v, blocks in sequences
         ]
         return torch.cat(mixed)
 
 
-def attention(q_HTE: Tensor, k_GSE: Tensor, v_GSE: Tensor, window: int | None = None) -> Tensor:
-    """Causal attention of the last T of S tokens over all of them, (H, T, E); H is a multiple of G."""
-    (_, queries, _), (_, keys, _) = q_HTE.shape, k_GSE.shape
-    narrow = window is not None and window < keys
-    mask = None
-    if narrow or 1 < queries < keys:
-        at = torch.arange(keys - queries, keys, device=q_HTE.device)[:, None]
-        of = torch.arange(keys, device=q_HTE.device)
-        mask = of <= at
-        if narrow:
-            assert window is not None
-            mask &= of > at - window
+def attention(
+    q_HTE: Tensor, k_GSE: Tensor, v_GSE: Tensor, window: int | None = None, blocks_S: Tensor | None = None
+) -> Tensor:
+    """softmax(q k^T / sqrt(E)) v of the last T of S tokens over those that they may see, (H, T, E); H is a multiple of
+    G. window, blocks_S: as in `attention_mask`."""
+    queries, keys = q_HTE.shape[1], k_GSE.shape[1]
+    mask = attention_mask(queries, keys, q_HTE.device, window, blocks_S)
     # A leading dimension of one: some kernels know only batches.
     mixed = F.scaled_dot_product_attention(
         q_HTE[None],
@@ -217,6 +224,8 @@ class Decoder(nn.Module):
 
 class DecoderConfig(Component, ABC, package="chiasm.nn.decoders", key="decoder"):
     """A recipe's choice of a language model. context: the most tokens of a sequence that it reads."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"hidden": "mlp_width", "groups": "kv_heads"}
 
     context: int
 

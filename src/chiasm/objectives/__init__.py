@@ -1,1 +1,1 @@
-"""Pure functions on tensors: what models are trained to do."""
+"""What a model is trained to do: one file an objective, which a recipe chooses with `objective: {objective: NAME}`."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
@@ -26,8 +25,7 @@ from chiasm.data.source import Source
 from chiasm.data.vectors import GrowingArray
 from chiasm.errors import CapabilityError, ChiasmError, DataError
 from chiasm.evaluation.protocol import fingerprint, processor_hash
-from chiasm.models.dual_encoder import DualEncoder
-from chiasm.models.model import Embedder, Model
+from chiasm.models.model import Embedder, Model, TokenEmbedder
 from chiasm.serving.images import bars, vectors_of
 
 FACTS, SKIPPED = "facts.json", "skipped.jsonl"
@@ -169,12 +167,11 @@ class _Files:
 def _features(model: Model, what: What, tokens: bool) -> list[_Feature]:
     images = what in ("images", "both")
     texts = what in ("texts", "both")
-    if not isinstance(model, Embedder) or (tokens and not isinstance(model, DualEncoder)):
+    if not isinstance(model, Embedder) or (tokens and not isinstance(model, TokenEmbedder)):
         told = "a feature for every token" if tokens else "one vector a picture or text"
         raise CapabilityError(f"a model of the family '{model.config.chosen()}' does not make {told}")
     if tokens:
-        assert isinstance(model, DualEncoder)
-        model.eval()
+        assert isinstance(model, TokenEmbedder)
         made = [_image_tokens(model)] if images else []
         return made + ([_text_tokens(model)] if texts else [])
     width = model.embed_texts(["width"]).shape[1]
@@ -182,31 +179,15 @@ def _features(model: Model, what: What, tokens: bool) -> list[_Feature]:
     return made + ([_Feature("texts", (width,), _texts, model.embed_texts)] if texts else [])
 
 
-def _image_tokens(model: DualEncoder) -> _Feature:
-    @torch.inference_mode()
-    def encode(images: Sequence[Image]) -> Tensor:
-        return model.vision.tokens(model.processor.images(images).to(model.device)).float().cpu()
-
+def _image_tokens(model: TokenEmbedder) -> _Feature:
     grey = Image(np.full((32, 32, 3), 127, np.uint8))
-    return _Feature("images", tuple(encode([grey]).shape[1:]), lambda sample: sample.images, encode)
+    shape = tuple(model.embed_image_tokens([grey]).shape[1:])
+    return _Feature("images", shape, lambda sample: sample.images, model.embed_image_tokens)
 
 
-def _text_tokens(model: DualEncoder) -> _Feature:
-    context = model.processor.tokenizer.rules.context
-
-    @torch.inference_mode()
-    def encode(texts: Sequence[str]) -> Tensor:
-        tokens = model.processor.texts(texts).to(model.device)
-        found = model.text.tokens(tokens) * tokens.mask_BT[..., None]
-        padded = found.new_zeros(len(texts), context, found.shape[2])
-        padded[:, : found.shape[1]] = found
-        return padded.float().cpu()
-
-    def lengths(texts: Sequence[str]) -> list[int]:
-        counts: list[int] = model.processor.texts(texts).lengths_B.tolist()
-        return counts
-
-    return _Feature("texts", tuple(encode(["width"]).shape[1:]), _texts, encode, lengths)
+def _text_tokens(model: TokenEmbedder) -> _Feature:
+    shape = tuple(model.embed_text_tokens(["width"]).shape[1:])
+    return _Feature("texts", shape, _texts, model.embed_text_tokens, model.text_token_counts)
 
 
 def _texts(sample: Sample) -> Sequence[str]:

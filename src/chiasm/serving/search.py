@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,9 @@ from numpy.typing import NDArray
 
 from chiasm.data.image import Image
 from chiasm.data.vectors import GrowingArray
-from chiasm.errors import CapabilityError, ChiasmError, DataError, MissingExtra
+from chiasm.errors import ChiasmError, DataError, MissingExtra
 from chiasm.evaluation.templates import OPENAI
-from chiasm.models.clip import CLIP
-from chiasm.serving.index import Entry, Index
+from chiasm.serving.index import Index, IndexEntry
 
 if TYPE_CHECKING:
     import usearch.index
@@ -31,7 +29,7 @@ _SPREAD = 4096  # vectors by which the spread of a query's scores is estimated
 class Hit:
     """A picture and the cosine between its vector and the query's."""
 
-    entry: Entry
+    entry: IndexEntry
     score: float
 
 
@@ -40,7 +38,7 @@ class Sorted:
     """Pictures by name. best_N: which of the names fits each entry best; probability_N: the model's, for that name."""
 
     names: tuple[str, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[IndexEntry, ...]
     best_N: NDArray[np.int64]
     probability_N: NDArray[np.float32]
 
@@ -66,7 +64,7 @@ class Finder:
         self._graph = _graph(index, self.vectors) if len(self.entries) > exact_up_to else None
 
     def query(
-        self, texts: Sequence[str] = (), images: Sequence[Image] = (), entries: Sequence[Entry] = ()
+        self, texts: Sequence[str] = (), images: Sequence[Image] = (), entries: Sequence[IndexEntry] = ()
     ) -> NDArray[np.float32]:
         """The unit vector, (D,), of words, of pictures, of entries of the index, or of several of them together.
 
@@ -114,7 +112,7 @@ class Finder:
             raise ChiasmError("give at least two names, all different, such as --names cat,dog,car")
         if broken := [one for one in templates if "{}" not in one]:
             raise ChiasmError(f"the template '{broken[0]}' has no {{}} for the name")
-        scale, bias = _logits(self.index.model)
+        scale, bias = self.index.model.logit_scale_and_bias()
         names_CD = np.stack([self._name(name, templates) for name in names])
         best_N, probability_N = np.zeros(len(self.entries), np.int64), np.zeros(len(self.entries), np.float32)
         for at in range(0, len(self.entries), _ROWS):
@@ -174,15 +172,6 @@ def _graph(index: Index, vectors: GrowingArray) -> usearch.index.Index:
         graph.save(str(aside))
         aside.replace(file)
     return graph
-
-
-def _logits(model: object) -> tuple[float, float | None]:
-    """(scale, bias) with which a model makes logits of cosines; without a bias, names compete with each other."""
-    scale, bias = getattr(model, "log_scale", None), getattr(model, "bias", None)
-    if not isinstance(scale, torch.Tensor):
-        raise CapabilityError("this model has learned no temperature, so it has no probabilities for names")
-    most = math.log(100) if isinstance(model, CLIP) else math.inf
-    return math.exp(min(float(scale.detach()), most)), float(bias.detach()) if isinstance(bias, torch.Tensor) else None
 
 
 def read_names(given: str) -> list[str]:

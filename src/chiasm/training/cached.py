@@ -7,24 +7,41 @@ matter of the part, as in every accumulation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chiasm.data.batch import Batch
-from chiasm.models.model import ContrastiveModel
 
 # Calls a function of the model whose backward pass shares gradients between processes, such as DDP's forward.
 Call = Callable[..., Any]
 Compute = Callable[[Batch], dict[str, Tensor]]
 
 
+class Comparing(Protocol):
+    """What compares samples: a ContrastiveModel, or a model with an objective that does."""
+
+    @property
+    def compares_by_layers(self) -> bool: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def features(self, batch: Batch) -> dict[str, Tensor]: ...
+
+    def losses_of(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]: ...
+
+
 def cached_losses(
-    model: ContrastiveModel,
+    model: Comparing,
     parts: Sequence[Batch],
     total: Callable[[Mapping[str, Tensor]], Tensor],
     *,
@@ -77,7 +94,7 @@ def _in_context(
 
 
 def _features(
-    model: ContrastiveModel, parts: Sequence[Batch], compute: Compute
+    model: Comparing, parts: Sequence[Batch], compute: Compute
 ) -> tuple[list[dict[str, Tensor]], list[list[Tensor]]]:
     """What is compared, of each part, and the random numbers' state before it."""
     random, cached = [], []

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -23,18 +23,23 @@ from torch.distributed.tensor import DTensor
 from chiasm.errors import CheckpointError
 from chiasm.models import folder as model_folder
 from chiasm.models.model import Model
+from chiasm.nn.precision import Precision
 from chiasm.training.distributed import Ranks, StoppedElsewhere
 from chiasm.training.parallel import SingleProcess, first_row, local
 from chiasm.training.settings import Training
 from chiasm.training.slices import Slices, write_slices
 
 _FACTS, _SUMS = "training.json", "SHA256SUMS"
+_OBJECTIVE = "objective/"  # before the names of what an objective owns
 T = TypeVar("T")
 
 
 @dataclass
 class Progress:
-    """How far a run has come. position: samples of the data handed out. seconds: spent training, over all sittings."""
+    """How far a run has come. position: samples of the data handed out. seconds: spent training, over all sittings.
+
+    precision: that it learns in, which another machine might not choose again.
+    """
 
     step: int = 0
     position: int = 0
@@ -42,21 +47,27 @@ class Progress:
     skipped_steps: int = 0
     samples_seen: int = 0
     samples_skipped: int = 0
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True)
 class State:
-    """What a checkpoint holds beside the progress. average: the tensors of the averaged weights."""
+    """What a checkpoint holds beside the progress.
+
+    average: the tensors of the averaged weights. objective: those of what the objective owns.
+    """
 
     parallel: SingleProcess
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: Mapping[str, Tensor]
+    objective: Mapping[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """What this rank writes: its slices, its random numbers; of what all ranks hold alike the first writes all."""
         ranks = self.parallel.ranks
         shared = {f"average/{name}": tensor for name, tensor in self.average.items()}
+        shared |= {f"{_OBJECTIVE}{name}": tensor for name, tensor in self.objective.items()}
         for name, parameter in _named(self.optimiser):
             for key, value in self.optimiser.state[parameter].items():
                 shared[f"optimiser/{name}/{key}"] = value
@@ -79,6 +90,8 @@ class State:
                 }
         for name, tensor in self.average.items():
             tensor.copy_(saved.like(f"average/{name}", tensor))
+        for name, tensor in self.objective.items():
+            local(tensor).copy_(local(saved.like(f"{_OBJECTIVE}{name}", tensor)))
         ranks = self.parallel.ranks
         if f"random/{ranks.rank}/cpu" not in saved:  # there were fewer ranks: this one begins numbers of its own
             torch.manual_seed(step * ranks.count + ranks.rank)

@@ -11,17 +11,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from chiasm.data.batch import Batch
-from chiasm.models.model import Model
 from chiasm.training.distributed import Ranks
+from chiasm.training.learner import Learner
 from chiasm.training.parallel import local
 
 
-def dead_tensors(model: Model, ranks: Ranks) -> list[str]:
+def dead_tensors(learner: Learner, ranks: Ranks) -> list[str]:
     """Names of the trainable tensors whose gradient is missing or zero on every rank, and not by design."""
-    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trainable = dict(learner.trainable())
     alive = [one.grad is not None and bool(local(one.grad).any()) for one in trainable.values()]
     reached = ranks.gather(alive).any(0).tolist()
-    waiting = model.waiting()
+    waiting = learner.objective.expected_zero_grad(learner.model)
     return [name for name, is_reached in zip(trainable, reached, strict=True) if not is_reached and name not in waiting]
 
 
@@ -59,3 +59,6 @@ def _tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
     elif is_dataclass(value):
         for field in fields(value):
             yield from _tensors(getattr(value, field.name), f"{name}.{field.name}" if name else field.name)
+    elif isinstance(value, tuple):  # what an objective or a family added
+        for part in value:
+            yield from _tensors(part, f"{name}.{type(part).__name__}")

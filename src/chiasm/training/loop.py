@@ -10,19 +10,22 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from chiasm.config import suggest
 from chiasm.data.batch import Batch
 from chiasm.data.reader import Reader
 from chiasm.errors import DataError, RecipeError, TrainingError
-from chiasm.models.model import ContrastiveModel, Model
+from chiasm.models.model import Model
 from chiasm.nn.device import choose_device
+from chiasm.nn.precision import DTYPES, Precision, autocast, bf16_gain, choose_precision
 from chiasm.nn.recompute import recompute_layers
+from chiasm.objectives.objective import Objective
 from chiasm.training.average import Average
 from chiasm.training.cached import cached_losses
 from chiasm.training.checkpoint import Checkpoints, Progress, State
 from chiasm.training.distributed import Ranks
+from chiasm.training.dummy_images import with_dummy_images
 from chiasm.training.findings import dead_tensors, write_nonfinite
 from chiasm.training.monitor import Monitor, in_words
 from chiasm.training.optimiser import build_optimiser, freeze, set_learning_rate
@@ -32,7 +35,6 @@ from chiasm.training.settings import Training
 from chiasm.training.signals import stopping
 
 Evaluate = Callable[[Model], Mapping[str, float]]
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SIGNAL_GRACE = 2.0  # seconds; with torchrun a Ctrl-C comes twice
 
 
@@ -40,8 +42,8 @@ class Loop:
     """One run: a model, its data, and a folder that holds all that the run leaves behind.
 
     recipe: the text that is saved with every checkpoint. evaluate: figures of the live model, asked every
-    `settings.evaluate_every` steps and at the end, on the first rank alone. ranks: the processes that share the work;
-    the reader hands out this one's share.
+    `settings.evaluate_every` steps and at the end, on the first rank alone. objective: what is learned; None for the
+    family's own losses. ranks: the processes that share the work; the reader hands out this one's share.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Loop:
         name: str = "training",
         recipe: str = "",
         evaluate: Evaluate | None = None,
+        objective: Objective | None = None,
         console: Console | None = None,
         ranks: Ranks | None = None,
     ) -> None:
@@ -61,14 +64,17 @@ class Loop:
         self.model, self.ranks = model, ranks or Ranks()
         folder.mkdir(parents=True, exist_ok=True)
         self.device = choose_device(settings.device)
+        self.precision = self._agreed_precision()
         freeze(model, settings)
         if settings.recompute and not recompute_layers(model):
             raise RecipeError("training.recompute: this model has no layers that can be computed again")
-        self.parallel = share_model(model, settings, self.ranks, self.device)
-        self.optimiser = build_optimiser(model, settings)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
+        self.parallel = share_model(model, settings, self.ranks, self.device, objective)
+        self.learner = self.parallel.learner
+        self.objective = self.learner.objective
+        self.optimiser = build_optimiser(model, settings, self.objective)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.average = Average(model, settings.ema) if settings.ema is not None else None
-        self.progress = Progress()
+        self.progress = Progress(precision=self.precision)
         self.monitor = Monitor(
             folder,
             settings.steps,
@@ -78,13 +84,11 @@ class Loop:
             recipe=recipe,
             silent=not self.ranks.first,
         )
-        self.pace = Pace(self.device, _DTYPES.get(settings.precision, torch.float32), counts=not settings.compile)
+        self.pace = Pace(self.device, DTYPES[self.precision], counts=not settings.compile)
         self.checkpoints = Checkpoints(folder / "checkpoints", settings, self.ranks, self._warn)
-        self._features = (
-            torch.compile(model.features) if settings.compile and isinstance(model, ContrastiveModel) else None
-        )
+        self._features = torch.compile(self.learner.features) if settings.compile and self.learner.compares else None
         self._losses: Callable[[Batch], dict[str, Tensor]] = (
-            torch.compile(model.losses) if settings.compile else model.losses
+            torch.compile(self.learner.losses) if settings.compile else self.learner.losses
         )
         if not self.ranks.first:  # dropout differs between ranks
             torch.manual_seed(torch.initial_seed() + self.ranks.rank)
@@ -95,6 +99,7 @@ class Loop:
         """Goes back to the newest sound checkpoint, if there is one; returns its step."""
         progress = self.checkpoints.restore(self.model, self._state())
         if progress is not None:
+            self._keep_precision(progress)
             self.progress = progress
             self.reader.position = progress.position
             if self.ranks.first:  # the counts are of all ranks, which are summed at each step
@@ -108,9 +113,10 @@ class Loop:
         Raises TrainingError if a loss or gradient is not finite and the recipe does not skip such steps, or if another
         rank is gone.
         """
-        self.model.train()
+        self.learner.train()
         self._since = time.perf_counter()
         grace = _SIGNAL_GRACE if self.ranks.count > 1 else 0.0
+        self._tell_precision()
         with self.monitor, stopping(self._on_signal, grace=grace), self.ranks.watching(self.checkpoints.newest):
             with closing(self._batches()) as batches:  # a generator left behind keeps its threads
                 for batch, sizes in batches:
@@ -125,6 +131,31 @@ class Loop:
     def finished(self) -> Model | None:
         """The model that stands for the run, on the first rank; with the averaged weights where the recipe has them."""
         return self.parallel.whole(self.average.state_dict(self.model) if self.average is not None else None)
+
+    def _agreed_precision(self) -> Precision:
+        """What the recipe says; where it leaves the choice, what is the better one on every rank's device."""
+        choice = choose_precision(self.settings.precision, self.device)
+        if self.settings.precision != "auto":
+            return choice
+        return "float32" if self.ranks.any(choice == "float32") else choice
+
+    def _keep_precision(self, progress: Progress) -> None:
+        """Has a resumed run go on in the precision that it began in, whatever this device would have chosen."""
+        if self.settings.precision != "auto" or progress.precision == self.precision:
+            return
+        self._warn(
+            f"training.precision: auto goes on in {progress.precision}, in which this run began; here a new run would "
+            f"take {self.precision}"
+        )
+        self.precision = progress.precision
+        self.pace = Pace(self.device, DTYPES[self.precision], counts=not self.settings.compile)
+
+    def _tell_precision(self) -> None:
+        """As a run begins: what `auto` took, and why."""
+        if self.settings.precision == "auto" and self.progress.step == 0:
+            gain = bf16_gain(self.device)
+            self.monitor.say(f"precision: {self.precision}; bf16 products are {gain:.1f} times as fast as float32 here")
+            self.monitor.write({"step": 0, "precision": self.precision, "bf16_gain": round(gain, 2)})
 
     def _batches(self) -> Generator[tuple[Batch, list[int]]]:
         """This rank's share of each batch with the sizes of all shares, until the last step or a signal to any rank."""
@@ -157,6 +188,7 @@ class Loop:
     def _step(self, batch: Batch, sizes: Sequence[int] = ()) -> None:
         step = self.progress.step
         rate = set_learning_rate(self.optimiser, self.settings, step)
+        self.objective.begin_step(self.model, step, self.settings.steps)
         with self.pace.counting():
             losses = self._backward(batch, sizes)
         self.scaler.unscale_(self.optimiser)
@@ -169,6 +201,7 @@ class Loop:
             self._nonfinite(batch, losses, norm)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
+        self.objective.end_step(self.model)
         if self.average is not None:
             self.average.update(self.model)
         self.progress.step, self.progress.position = step + 1, self.reader.position
@@ -187,16 +220,19 @@ class Loop:
         sizes = sizes or [len(batch)]
         totals: dict[str, Tensor] = {}
         count = min(self.settings.accumulate, *sizes)
-        parts = batch.split(count) if count > 1 else [batch]  # splitting copies
-        if isinstance(self.model, ContrastiveModel) and len(parts) > 1:
-            named = self._cached(self.model, parts)
+        parts = self._prepared(batch.split(count) if count > 1 else [batch])
+        if self.learner.compares and len(parts) > 1:
+            named = self._cached(parts)
             self.parallel.reduce()
             return self.ranks.mean(_numbers({"loss": self._weighed(named), **named}))
-        told = self.ranks.gather([self.model.weight(batch), batch.images is not None])
+        weights = [self.learner.weight(part) for part in parts]
+        told = self.ranks.gather([sum(weights), batch.images is not None])
         whole = float(told[:, 0].sum())
-        self.model.shared = self.ranks.count > 1 and bool(told[:, 1].any())  # all go through what one of them needs
-        for part in parts:
-            share = self.ranks.count * self.model.weight(part) / whole
+        elsewhere = self.ranks.count > 1 and bool(told[:, 1].any())  # all go through what one of them needs
+        processor = self.reader.processor
+        parts = [with_dummy_images(part, self.model, processor, elsewhere=elsewhere) for part in parts]
+        for part, weight in zip(parts, weights, strict=True):
+            share = self.ranks.count * weight / whole
             with nullcontext() if part is parts[-1] else self.parallel.local():
                 with self._autocast():
                     named = self.parallel.call(self._losses, part.to(self.device))
@@ -207,10 +243,17 @@ class Loop:
         self.parallel.reduce()
         return self.ranks.mean(_numbers(totals))
 
-    def _cached(self, model: ContrastiveModel, parts: Sequence[Batch]) -> dict[str, Tensor]:
+    def _prepared(self, parts: list[Batch]) -> list[Batch]:
+        """The parts with what the objective makes of them without gradients."""
+        if not self.objective.prepares:
+            return parts
+        with torch.no_grad(), self._autocast():
+            return [self.parallel.call(self.learner.prepare, part) for part in parts]
+
+    def _cached(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
         """The losses of all parts as one batch, whose samples are compared with each other."""
         return cached_losses(
-            model,
+            self.learner,
             parts,
             self._weighed,
             features=self._features,
@@ -221,9 +264,7 @@ class Loop:
         )
 
     def _autocast(self) -> torch.autocast:
-        precision = self.settings.precision
-        dtype = _DTYPES.get(precision, torch.bfloat16)
-        return torch.autocast(self.device.type, dtype=dtype, enabled=precision != "float32")
+        return autocast(self.device, self.precision)
 
     def _weighed(self, named: Mapping[str, Tensor]) -> Tensor:
         """The sum of the losses, each times its weight in the recipe."""
@@ -231,9 +272,13 @@ class Loop:
         return torch.stack([weights.get(name, 1.0) * loss for name, loss in named.items() if name[0] != "_"]).sum()
 
     def _gradient_norm(self) -> float:
-        trainable = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        limit = self.settings.clip_norm if self.settings.clip_norm is not None else math.inf
-        return self.parallel.clip(trainable, limit)
+        """Clips the gradient, that of each part with an optimiser of its own apart; not finite if one is not."""
+        common = self.settings.clip_norm if self.settings.clip_norm is not None else math.inf
+        apart: dict[str, tuple[float, list[nn.Parameter]]] = {"": (common, [])}
+        for group in self.optimiser.param_groups:
+            apart.setdefault(group.get("part", ""), (group.get("clip", common), []))[1].extend(group["params"])
+        norms = [self.parallel.clip(parameters, limit) for limit, parameters in apart.values()]
+        return norms[0] if all(map(math.isfinite, norms)) else math.nan
 
     def _after_step(self, losses: dict[str, float], norm: float, rate: float) -> None:
         settings, step = self.settings, self.progress.step
@@ -270,7 +315,7 @@ class Loop:
         averaged = self.average.state_dict(self.model) if self.average is not None else None
         with self.parallel.standing(averaged) as model:
             figures = self.ranks.on_first(lambda: self._figures_of(model)) or {}
-        self.model.train()
+        self.learner.train()
         return figures
 
     def _figures_of(self, model: Model | None) -> dict[str, float]:
@@ -293,7 +338,7 @@ class Loop:
 
     def _state(self) -> State:
         weights = self.average.weights if self.average is not None else {}
-        return State(self.parallel, self.optimiser, self.scaler, weights)
+        return State(self.parallel, self.optimiser, self.scaler, weights, self.objective.saved())
 
     def _save(self, figures: Mapping[str, float] | None = None) -> Path:
         return self.checkpoints.save(self._state(), self.progress, self.recipe, figures)
@@ -309,7 +354,7 @@ class Loop:
 
     def _report_dead_tensors(self) -> None:
         """After the first steps: trainable tensors that the losses do not reach are nearly always a mistake."""
-        dead = dead_tensors(self.model, self.ranks)
+        dead = dead_tensors(self.learner, self.ranks)
         if dead:
             more = f" and {len(dead) - 8} more" if len(dead) > 8 else ""
             self._warn(f"no gradient reaches {len(dead)} trainable tensors: {', '.join(dead[:8])}{more}")
@@ -317,7 +362,7 @@ class Loop:
 
     def _nonfinite(self, batch: Batch, losses: dict[str, float], norm: float) -> None:
         step = self.progress.step + 1
-        overflow = self.settings.precision == "fp16" and math.isfinite(losses["loss"])
+        overflow = self.precision == "fp16" and math.isfinite(losses["loss"])
         if overflow:
             self.scaler.step(self.optimiser)  # does nothing but lower the scale: so it finds the one that fits
         if overflow or self.settings.on_nonfinite == "skip":

@@ -11,7 +11,9 @@ from torch import nn
 
 from chiasm.errors import RecipeError
 from chiasm.models.model import suggest_part
+from chiasm.objectives.objective import Objective
 from chiasm.training.layers import decaying, depths
+from chiasm.training.learner import OBJECTIVE
 from chiasm.training.settings import PartSettings, Training
 
 
@@ -32,8 +34,6 @@ def freeze(model: nn.Module, settings: Training) -> None:
                 f"training.parts.{name}: a {type(model).__name__} never trains this part, so nothing can be set for "
                 "it; leave the entry out, adapt the part (adapters), or take another family"
             )
-        if part.frozen or any(other.frozen for outer, other in settings.parts.items() if name.startswith(f"{outer}.")):
-            modules[name].frozen = part.frozen  # a mark that Model.train reads
     for name, parameter in model.named_parameters():
         if _part_of(name, settings).frozen:
             parameter.requires_grad_(False)
@@ -55,23 +55,28 @@ class CombinedOptimizer(torch.optim.Optimizer):
             one.step()
 
 
-def build_optimiser(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
+def build_optimiser(model: nn.Module, settings: Training, objective: Objective | None = None) -> torch.optim.Optimizer:
     """The recipe's optimiser over what is trainable, a group per rate and decay.
+
+    What an objective owns learns by AdamW, as the recipe says or with settings of its own (`Objective.own_optimisers`).
 
     "adamw": AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101). "muon": Muon (Jordan et al. 2024) for the matrices of
     linear layers, its steps scaled to the size of AdamW's so that the same learning rate serves both (Liu et al. 2025,
     arXiv:2502.16982), and AdamW for the rest.
-    Each group holds "peak", its highest learning rate, and "names", the tensors in it.
+    Each group holds "peak", its highest learning rate, and "names", the tensors in it; those of an objective's own
+    settings also "clip", their largest norm (inf leaves it).
     """
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if not trainable:
+    own = _own_groups(objective, settings) if objective is not None else []
+    if not trainable and not own:
         raise RecipeError("training.parts freezes the whole model; nothing is left to train")
     if settings.optimiser == "adamw":
-        return _adamw(_groups(model, trainable, settings), settings)
+        return _adamw([*_groups(model, trainable, settings), *own], settings)
     of_linears = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
     matrices = {name: parameter for name, parameter in trainable.items() if id(parameter) in of_linears}
     rest = {name: parameter for name, parameter in trainable.items() if name not in matrices}
-    found: list[torch.optim.Optimizer] = [_adamw(_groups(model, rest, settings), settings)] if rest else []
+    others = [*_groups(model, rest, settings), *own]
+    found: list[torch.optim.Optimizer] = [_adamw(others, settings)] if others else []
     if matrices:
         found.append(torch.optim.Muon(_groups(model, matrices, settings), adjust_lr_fn="match_rms_adamw"))
     return CombinedOptimizer(found)
@@ -94,6 +99,30 @@ def _groups(model: nn.Module, parameters: Mapping[str, nn.Parameter], settings: 
         group["params"].append(parameter)
         group["names"].append(name)
     return [{**group, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+
+
+def _own_groups(objective: Objective, settings: Training) -> list[dict[str, Any]]:
+    """Groups of what an objective owns and trains, a group for each of its own settings, rate and decay."""
+    apart, weights = objective.own_optimisers(), decaying(objective)
+    if unknown := [part for part in apart if part not in dict(objective.named_modules())]:
+        raise TypeError(f"{type(objective).__name__}.own_optimisers names '{unknown[0]}', which it does not own")
+    groups: dict[tuple[str, float], dict[str, Any]] = {}
+    for name, parameter in objective.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part = max((part for part in apart if name.startswith(f"{part}.")), key=len, default="")
+        own = apart.get(part)
+        rate = own.learning_rate if own is not None else settings.learning_rate
+        decay = own.weight_decay if own is not None else settings.weight_decay
+        decay = decay if id(parameter) in weights else 0.0
+        group: dict[str, Any] = {"params": [], "names": [], "lr": rate, "peak": rate, "weight_decay": decay}
+        if own is not None:
+            limit = own.clip_norm if own.clip_norm is not None else math.inf
+            group |= {"betas": own.betas, "clip": limit, "part": part}
+        group = groups.setdefault((part, decay), group)
+        group["params"].append(parameter)
+        group["names"].append(OBJECTIVE + name)
+    return list(groups.values())
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, settings: Training, step: int) -> float:

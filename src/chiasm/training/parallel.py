@@ -15,14 +15,15 @@ from typing import ParamSpec, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from chiasm.errors import RecipeError
-from chiasm.models.model import ContrastiveModel, Model
+from chiasm.models.model import Model
+from chiasm.objectives.objective import Objective
 from chiasm.training.distributed import Ranks
+from chiasm.training.learner import Learner
 from chiasm.training.settings import Training
 
 P = ParamSpec("P")
@@ -32,8 +33,9 @@ T = TypeVar("T")
 class SingleProcess:
     """One process, and what the other ways have in common with it."""
 
-    def __init__(self, model: Model, ranks: Ranks, device: torch.device) -> None:
-        self.ranks, self.model = ranks, model.to(device)
+    def __init__(self, learner: Learner, ranks: Ranks, device: torch.device) -> None:
+        self.ranks, self.learner = ranks, learner.to(device)
+        self.model = learner.model
 
     def call(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Runs a part of the model whose gradients are shared; everything that backward goes through passes here."""
@@ -77,7 +79,7 @@ class DDP(SingleProcess):
     @cached_property
     def module(self) -> DistributedDataParallel:
         # Which tensors the losses reach is the model's own business; DDP must look for those that they leave out.
-        return DistributedDataParallel(_Call(self.model), find_unused_parameters=True, gradient_as_bucket_view=True)
+        return DistributedDataParallel(_Call(self.learner), find_unused_parameters=True, gradient_as_bucket_view=True)
 
     def call(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         return self.module(function, *arguments, **named)
@@ -95,20 +97,21 @@ class FSDP(SingleProcess):
     temperature, cannot be sliced: every rank holds them.
     """
 
-    def __init__(self, model: Model, ranks: Ranks, device: torch.device) -> None:
-        for tensor in model.state_dict().values():
+    def __init__(self, learner: Learner, ranks: Ranks, device: torch.device) -> None:
+        for tensor in learner.state_dict().values():
             dist.broadcast(tensor, src=0)
+        model = learner.model
         # Where a plain model is needed, on the first rank: to save it, and to ask it. It waits on the CPU.
         shared = {id(model.processor): model.processor}
         self.plain = copy.deepcopy(model, shared) if ranks.first else None
         self.device = device
-        mesh = init_device_mesh(device.type, (ranks.count,))
-        self.scalars = [parameter for parameter in model.parameters() if parameter.ndim == 0]
-        for block in blocks(model):
+        mesh = ranks.mesh(device)
+        self.scalars = [parameter for parameter in learner.parameters() if parameter.ndim == 0]
+        for block in blocks(learner):
             fully_shard(block, mesh=mesh, ignored_params=set(self.scalars))
-        self.module = _Call(model)
+        self.module = _Call(learner)
         fully_shard(self.module, mesh=mesh, ignored_params=set(self.scalars))
-        super().__init__(model, ranks, device)
+        super().__init__(learner, ranks, device)
 
     def call(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         return self.module(function, *arguments, **named)
@@ -152,28 +155,34 @@ class FSDP(SingleProcess):
         return self.plain
 
 
-def share_model(model: Model, settings: Training, ranks: Ranks, device: torch.device) -> SingleProcess:
-    """The recipe's way to share the work. Raises RecipeError for what cannot be had in it."""
+def share_model(
+    model: Model, settings: Training, ranks: Ranks, device: torch.device, objective: Objective | None = None
+) -> SingleProcess:
+    """The recipe's way to share the work. Raises RecipeError for what cannot be had in it.
+
+    objective: None for the family's own losses.
+    """
+    learner = Learner(model, objective)
     if ranks.count == 1:
-        return SingleProcess(model, ranks, device)
+        return SingleProcess(learner, ranks, device)
     if settings.parallel == "none":
         raise RecipeError(
             f"training.parallel is none, but there are {ranks.count} processes; use ddp or fsdp, or start one process"
         )
     if settings.parallel in ("auto", "ddp"):
-        return DDP(model, ranks, device)
+        return DDP(learner, ranks, device)
     if settings.optimiser == "muon":
         raise RecipeError(
             "training.optimiser: muon needs whole matrices, of which fsdp holds slices; use adamw, or ddp"
         )
     if settings.precision == "fp16":
         raise RecipeError("training.precision: fp16 does not go with training.parallel: fsdp; use bf16")
-    if isinstance(model, ContrastiveModel) and model.compares_by_layers and settings.accumulate > 1:
+    if learner.compares_by_layers and settings.accumulate > 1:
         raise RecipeError(
             f"training.accumulate: a {type(model).__name__} compares samples by layers that must then be whole, of "
             "which fsdp holds slices; use ddp, or accumulate: 1"
         )
-    return FSDP(model, ranks, device)
+    return FSDP(learner, ranks, device)
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -201,11 +210,11 @@ def first_row(tensor: Tensor) -> int:
 
 
 class _Call(nn.Module):
-    """A module whose forward is any function of the model: DDP and FSDP hook into forward alone."""
+    """A module whose forward is any function of what learns: DDP and FSDP hook into forward alone."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, learner: Learner) -> None:
         super().__init__()
-        self.model = model
+        self.learner = learner
 
     def forward(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         return function(*arguments, **named)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from chiasm.adaptation import adapted
+from chiasm.additions import allowing
 from chiasm.errors import CapabilityError, CheckpointError
 from chiasm.models import folder as model_folder
 from chiasm.models.model import Model
 from chiasm.nn.device import choose_device
+from chiasm.nn.precision import PrecisionChoice, cast_weights, choose_precision
 from chiasm.weights import adapters
-from chiasm.weights.files import TORCHSCRIPT, is_open_clip, is_torchscript
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import TORCHSCRIPT, is_torchscript
 
 
 def load(
@@ -21,6 +24,8 @@ def load(
     image_size: int | None = None,
     context: int | None = None,
     adapter: str | Path | None = None,
+    precision: PrecisionChoice = "float32",
+    allow: str | Sequence[str] = (),
 ) -> Model:
     """Opens a checkpoint: a run's folder, chiasm's own, or one in the layout of transformers or open_clip.
 
@@ -31,14 +36,25 @@ def load(
         learned positions resized as open_clip resizes them; see `models/resolution.py` for other ways.
     adapter: a folder of adapters to put on to it: of a run that adapted this very model, or in peft's own format, with
         its modules named as here or as in transformers. A run with adapters needs none: it knows its base.
-    Raises CheckpointError if there is no such checkpoint, or it is incomplete.
+    precision: that weights are held in and the model computes in, to be asked faster: "bf16" is half the memory, and
+        fast on GPUs and on CPUs that multiply it in hardware; "auto" takes it where measuring the device shows that it
+        is. "float32" is what scores are compared in.
+    allow: packages whose classes the checkpoint may name, such as "my_package". They are imported, and importing runs
+        their code; what is of no allowed package, and the program has not imported itself, is refused.
+    Raises CheckpointError if there is no such checkpoint, or it is incomplete; RecipeError for a class that is not
+    allowed.
     """
     where = choose_device(device)
-    model = _from_folder(Path(name), device) if Path(name).exists() else _from_hub(str(name))
-    if image_size is not None or context is not None:
-        _resize(model, image_size, context)
-    model = model.to(where)
-    return adapters.put_on(model, Path(adapter)) if adapter is not None else model
+    with allowing(*((allow,) if isinstance(allow, str) else allow)):
+        model = _from_folder(Path(name), device) if Path(name).exists() else _from_hub(str(name))
+        if image_size is not None or context is not None:
+            _resize(model, image_size, context)
+        model = model.to(where)
+        if adapter is not None:
+            model = adapters.put_on(model, Path(adapter))
+    if (chosen := choose_precision(precision, where)) != "float32":
+        cast_weights(model, chosen)
+    return model
 
 
 def _from_hub(text: str) -> Model:
@@ -47,10 +63,10 @@ def _from_hub(text: str) -> Model:
     name = hub.name_of(text)
     if name is None:
         raise CheckpointError(f"there is no folder {text}; give the folder of a checkpoint, or OWNER/NAME on the Hub")
-    folder, tokenizer = hub.fetch(name)
+    folder, tokenizer_folder = hub.fetch(name)
     if name.means_open_clip(folder):
-        return open_clip.load(folder, tokenizer)
-    return _from_folder(folder, "cpu")
+        return open_clip.read(folder, tokenizer_folder)
+    return _opened(folder, "cpu")
 
 
 def _resize(model: Model, image_size: int | None, context: int | None) -> None:
@@ -68,33 +84,33 @@ def _resize(model: Model, image_size: int | None, context: int | None) -> None:
 def _from_folder(path: Path, device: str) -> Model:
     if (path / "checkpoint").is_dir():  # the folder of a run
         path = path / "checkpoint"
-    file = path / model_folder.CONFIG
     if not path.is_dir():
         if is_torchscript(path):
             raise CheckpointError(TORCHSCRIPT.format(file=path))
         raise CheckpointError(f"{path} is a file; give the folder of a checkpoint, settings and all")
-    if is_open_clip(path):
+    return _opened(CheckpointFolder(path), device)
+
+
+def _opened(folder: CheckpointFolder, device: str) -> Model:
+    """The model of a folder, by what its settings say that it is."""
+    if folder.is_open_clip:
         from chiasm.weights import open_clip
 
-        return open_clip.load(path)
-    if not file.exists() and (path / "recipe.yaml").exists():
-        raise CheckpointError(
-            f"the run in {path} is not finished; go on with it: chiasm train RECIPE --out {path} --resume"
-        )
-    if not file.exists():
-        raise CheckpointError(f"{path} is not a checkpoint: it has no {model_folder.CONFIG}")
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON: {error}") from error
-    if not isinstance(entries, dict):
-        raise CheckpointError(f"{file} is damaged: it holds no entries")
-    if (path / adapted.FACTS).exists():
-        return adapted.load(path, lambda base: adapted.merged(load(base)), device)
-    if "family" in entries:
-        return model_folder.load(path, device)
-    if "model_type" in entries:
+        return open_clip.read(folder, folder)
+    if not folder.holds(model_folder.CONFIG):
+        if folder.holds("recipe.yaml"):
+            raise CheckpointError(
+                f"the run in {folder} is not finished; go on with it: chiasm train RECIPE --out {folder} --resume"
+            )
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {model_folder.CONFIG}")
+    if folder.holds(adapted.FACTS):
+        return adapted.load(folder.path, lambda base: adapted.merged(load(base)), device)
+    if "family" in folder.settings:
+        return model_folder.load(folder.path, device)
+    if "model_type" in folder.settings:
         from chiasm.weights import transformers
 
-        return transformers.load(path)
-    raise CheckpointError(f"{file} names neither a 'family' (chiasm) nor a 'model_type' (transformers)")
+        return transformers.read(folder)
+    raise CheckpointError(
+        f"{folder / model_folder.CONFIG} names neither a 'family' (chiasm) nor a 'model_type' (transformers)"
+    )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chiasm.adaptation import adapted
+from chiasm.adaptation import adapted, peft_adapter
 from chiasm.adaptation.adapter import linear_layers
+from chiasm.adaptation.peft_adapter import PeftAdapter
+from chiasm.adaptation.tensors import tensors_of
 from chiasm.errors import CheckpointError
 from chiasm.models.model import Model
 from chiasm.weights import transformers
@@ -22,9 +24,9 @@ def put_on(model: Model, folder: Path) -> Model:
         raise CheckpointError("the model has adapters already; load its base, or merge them: chiasm merge")
     if (folder / adapted.FACTS).exists():
         return adapted.apply(model, folder)
-    if not (folder / adapted.CONFIG).exists() or not (folder / adapted.TENSORS).exists():
-        raise CheckpointError(f"{folder} holds no adapter: it has no {adapted.CONFIG} with {adapted.TENSORS}")
-    stored = adapted.tensors_of(folder / adapted.TENSORS)
+    if not (folder / peft_adapter.CONFIG).exists() or not (folder / peft_adapter.TENSORS).exists():
+        raise CheckpointError(f"{folder} holds no adapter: it has no {peft_adapter.CONFIG} with {peft_adapter.TENSORS}")
+    stored = tensors_of(folder / peft_adapter.TENSORS)
     ours = linear_layers(model)
     if any(f".{name}." in key for key in stored for name in ours):
         return adapted.apply_peft(model, folder)
@@ -41,8 +43,11 @@ def save_for_transformers(model: Model, folder: Path, base: str) -> None:
     adaptation = model.adaptation
     if not isinstance(adaptation, adapted.Adaptation):
         raise CheckpointError("the model has no adapters; chiasm.load opens them from the run that learned them")
+    exported = {part: adapter for part, adapter in adaptation.adapters.items() if isinstance(adapter, PeftAdapter)}
+    if other := [part for part in adaptation.adapters if part not in exported]:
+        kind = adaptation.configs[other[0]].chosen()
+        raise CheckpointError(f"peft has no such adapter as '{kind}' in the part '{other[0]}'; keep the run's folder")
     names = transformers.linear_names(model.config.on_meta(model.processor))
     folder.mkdir(parents=True, exist_ok=True)
-    for part in adaptation.peft:
-        place = folder / part if len(adaptation.peft) > 1 else folder
-        adapted.write_adapter(adaptation.peft[part], part, base, place, names)
+    for part, adapter in exported.items():
+        adapter.export(folder / part if len(adaptation.adapters) > 1 else folder, base, names)

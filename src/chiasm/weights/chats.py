@@ -11,27 +11,31 @@ import tokenizers
 from chiasm.data.box_format import BoxFormat
 from chiasm.data.chat_processor import ChatProcessor, ChatSettings
 from chiasm.data.layout import Layout
-from chiasm.data.tokenizer import load_backend
 from chiasm.errors import CheckpointError
-from chiasm.weights.files import read_json_if_present, write_json
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import write_json
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 def read_chat(
-    folder: Path, context: int, vocabulary: int, layout: Layout | None = None, boxes: BoxFormat | None = None
+    folder: CheckpointFolder,
+    context: int,
+    vocabulary: int,
+    layout: Layout | None = None,
+    boxes: BoxFormat | None = None,
 ) -> ChatProcessor:
     """The processor of a checkpoint that speaks: tokenizer, chat template, and which tokens end its turns.
 
     context, vocabulary: the model's. layout: of its pictures. boxes: how it writes regions of them.
     Raises CheckpointError where the tokenizer is missing or does not fit, or nothing says what ends a text.
     """
-    backend = load_backend(folder)
+    backend = folder.tokenizer
     if backend.get_vocab_size() > vocabulary:
         raise CheckpointError(
             f"the tokenizer in {folder} has {backend.get_vocab_size()} tokens, but its model only {vocabulary}"
         )
-    settings = read_json_if_present(folder / "tokenizer_config.json")
+    settings = folder.entries("tokenizer_config.json")
     marks = _marks(folder, settings)
     ends = _ends(folder, backend, marks)
     template = _template(folder, settings)
@@ -39,9 +43,9 @@ def read_chat(
     return ChatProcessor(backend, ChatSettings(context, layout, start, ends, marks, boxes), template)
 
 
-def token_of(folder: Path, at: int) -> str:
+def token_of(folder: CheckpointFolder, at: int) -> str:
     """The token with an id, such as the one that a config names as the place of a picture."""
-    token = load_backend(folder).id_to_token(at)
+    token = folder.tokenizer.id_to_token(at)
     if token is None:
         raise CheckpointError(f"the tokenizer in {folder} has no token {at}, which keeps the place of a picture")
     return str(token)
@@ -79,17 +83,17 @@ def write_ends(processor: ChatProcessor, folder: Path) -> None:
     write_json(folder / "generation_config.json", {"eos_token_id": ends[0] if len(ends) == 1 else ends})
 
 
-def _marks(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
-    special = read_json_if_present(folder / "special_tokens_map.json")
+def _marks(folder: CheckpointFolder, settings: Mapping[str, Any]) -> dict[str, str]:
+    special = folder.entries("special_tokens_map.json")
     found = {name: _content(settings.get(name)) or _content(special.get(name)) for name in _NAMED}
     return {name: token for name, token in found.items() if token is not None}
 
 
-def _ends(folder: Path, backend: tokenizers.Tokenizer, marks: Mapping[str, str]) -> tuple[str, ...]:
+def _ends(folder: CheckpointFolder, backend: tokenizers.Tokenizer, marks: Mapping[str, str]) -> tuple[str, ...]:
     """The tokens that end a text: those of `generation_config.json`, then that of the tokenizer."""
-    ids = read_json_if_present(folder / "generation_config.json").get("eos_token_id")
+    ids = folder.entries("generation_config.json").get("eos_token_id")
     if ids is None:
-        ids = read_json_if_present(folder / "config.json").get("eos_token_id")
+        ids = folder.entries("config.json").get("eos_token_id")
     listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
     known = [backend.id_to_token(one) for one in listed]
     ends = [marks["eos_token"]] if "eos_token" in marks else []
@@ -99,15 +103,13 @@ def _ends(folder: Path, backend: tokenizers.Tokenizer, marks: Mapping[str, str])
     return tuple(ends)
 
 
-def _template(folder: Path, settings: Mapping[str, Any]) -> str:
+def _template(folder: CheckpointFolder, settings: Mapping[str, Any]) -> str:
     """The chat template, from wherever versions of transformers have put it; "" where there is none."""
-    for name in ("chat_template.jinja", "chat_template.json"):
-        file = folder / name
-        if file.exists() and file.suffix == ".jinja":
-            return file.read_text(encoding="utf-8")
-        if file.exists():
-            return str(read_json_if_present(file).get("chat_template") or "")
-    found = settings.get("chat_template") or read_json_if_present(folder / "processor_config.json").get("chat_template")
+    if folder.holds("chat_template.jinja"):
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    if folder.holds("chat_template.json"):
+        return str(folder.entries("chat_template.json").get("chat_template") or "")
+    found = settings.get("chat_template") or folder.entries("processor_config.json").get("chat_template")
     if isinstance(found, list):  # several, by name
         named = {one["name"]: one["template"] for one in found}
         found = named.get("default")

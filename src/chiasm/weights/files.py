@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,29 +60,35 @@ def read_section(defaults: T, entries: Mapping[str, Any], where: str) -> T:
         raise CheckpointError(f"{error}") from error
 
 
-def read_tensors(folder: Path, names: Sequence[str]) -> tuple[dict[str, Tensor], Path]:
-    """All tensors of a checkpoint, and the file that they came from: the first of `names` that the folder holds.
+def read_shards(index: Path, entries: Mapping[str, Any]) -> dict[str, Tensor]:
+    """All tensors of the shards that an index names, given what it says.
 
-    A name ends in `.safetensors`, in `.bin` or `.pt` (read as tensors alone), or in `.index.json`, which lists shards.
-    Raises CheckpointError where none of them is there, or one cannot be read.
+    Raises CheckpointError where a shard is missing, cannot be read, or lacks a tensor that the index says it holds.
     """
-    for name in names:
-        file = folder / name
-        if file.exists():
-            return _read_index(file) if name.endswith(".index.json") else _read_file(file), file
-    raise CheckpointError(f"{folder} holds no weights; expected one of {', '.join(names)}")
+    owners: Mapping[str, str] = entries.get("weight_map", {})
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted(set(owners.values())):
+        file = index.parent / shard
+        if file.parent != index.parent or not file.exists():
+            raise CheckpointError(f"{index} names the shard {shard}, which is not there; the download is incomplete")
+        tensors |= read_weights(file)
+    if lost := sorted(owners.keys() - tensors.keys()):
+        raise CheckpointError(f"{index} names tensors that its shards do not hold: {', '.join(lost)}")
+    return tensors
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of one that `torch.save` wrote, which is read as tensors alone.
+
+    They are mapped from the file where its format allows. Raises CheckpointError for a file that cannot be read.
+    """
+    reader: Callable[[Path], Any] = _read_safetensors if file.suffix == ".safetensors" else _read_torch
+    return reader(file)
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes a safetensors file, marked as PyTorch's, which transformers insists on."""
     safetensors.torch.save_file(dict(tensors), file, metadata={"format": "pt"})
-
-
-def is_open_clip(folder: Path) -> bool:
-    """Whether a folder holds a checkpoint in open_clip's layout and in no other."""
-    if not (folder / "open_clip_config.json").exists():
-        return False
-    return not read_json_if_present(folder / "config.json").keys() & {"family", "model_type"}
 
 
 def is_torchscript(file: Path) -> bool:
@@ -91,25 +97,6 @@ def is_torchscript(file: Path) -> bool:
         return False
     with zipfile.ZipFile(file) as archive:
         return any("/code/" in f"/{name}" for name in archive.namelist())
-
-
-def _read_index(index: Path) -> dict[str, Tensor]:
-    """Shards named in an index. One that names a tensor which its shard lacks is an error, as is a missing shard."""
-    owners: Mapping[str, str] = read_json(index).get("weight_map", {})
-    tensors: dict[str, Tensor] = {}
-    for shard in sorted(set(owners.values())):
-        file = index.parent / shard
-        if file.parent != index.parent or not file.exists():
-            raise CheckpointError(f"{index} names the shard {shard}, which is not there; the download is incomplete")
-        tensors |= _read_file(file)
-    if lost := sorted(owners.keys() - tensors.keys()):
-        raise CheckpointError(f"{index} names tensors that its shards do not hold: {', '.join(lost)}")
-    return tensors
-
-
-def _read_file(file: Path) -> dict[str, Tensor]:
-    reader: Callable[[Path], Any] = _read_safetensors if file.suffix == ".safetensors" else _read_torch
-    return reader(file)
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -124,7 +111,7 @@ def _read_torch(file: Path) -> dict[str, Tensor]:
     if is_torchscript(file):
         raise CheckpointError(TORCHSCRIPT.format(file=file))
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{file} is not a checkpoint of tensors alone: {error}") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else content

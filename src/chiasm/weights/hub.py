@@ -18,7 +18,7 @@ from typing import Any
 
 from chiasm.errors import CheckpointError, MissingExtra
 from chiasm.weights import open_clip, transformers
-from chiasm.weights.files import is_open_clip, read_json
+from chiasm.weights.checkpoint_folder import CheckpointFolder
 
 _OPEN_CLIP = "hf-hub:"
 _NAME = re.compile(r"(hf-hub:)?(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -36,9 +36,9 @@ class Name:
     revision: str | None = None
     open_clip: bool = False
 
-    def means_open_clip(self, folder: Path) -> bool:
+    def means_open_clip(self, folder: CheckpointFolder) -> bool:
         """Whether the checkpoint that was fetched into a folder is to be read in open_clip's layout."""
-        return (self.open_clip and (folder / open_clip.SETTINGS).exists()) or is_open_clip(folder)
+        return (self.open_clip and folder.holds(open_clip.SETTINGS)) or folder.is_open_clip
 
     def __str__(self) -> str:
         return self.repository + (f"@{self.revision}" if self.revision else "")
@@ -52,8 +52,8 @@ def name_of(text: str) -> Name | None:
     return Name(found["repository"], found["revision"], text.startswith(_OPEN_CLIP))
 
 
-def fetch(name: Name) -> tuple[Path, Path | None]:
-    """The folder of a checkpoint in the Hub's cache, and that of its tokenizer where it is another repository's.
+def fetch(name: Name) -> tuple[CheckpointFolder, CheckpointFolder]:
+    """The folder of a checkpoint in the Hub's cache, and that of its tokenizer, which may be another repository's.
 
     What is in the cache already is not fetched again; without a network what is there is taken.
     Raises CheckpointError, saying which, if there is no such repository or revision, one may not read it, it cannot be
@@ -63,14 +63,14 @@ def fetch(name: Name) -> tuple[Path, Path | None]:
     folder = _fetch_settings(name)
     layout = open_clip.WEIGHTS if name.means_open_clip(folder) else transformers.stored_as(folder)
     _fetch_weights(name, folder, layout)
-    if layout is not open_clip.WEIGHTS or any((folder / one).exists() for one in transformers.TOKENIZERS):
-        return folder, None
-    text = (read_json(folder / open_clip.SETTINGS).get("model_cfg") or {}).get("text_cfg") or {}
+    if layout is not open_clip.WEIGHTS or any(map(folder.holds, transformers.TOKENIZERS)):
+        return folder, folder
+    text = (folder.required(open_clip.SETTINGS).get("model_cfg") or {}).get("text_cfg") or {}
     lender = name_of(str(text.get("hf_tokenizer_name") or _OPENAI))
-    return folder, None if lender is None else _fetch_settings(lender)
+    return folder, folder if lender is None else _fetch_settings(lender)
 
 
-def _fetch_settings(name: Name) -> Path:
+def _fetch_settings(name: Name) -> CheckpointFolder:
     client = _client(name)
     try:
         found = client.snapshot_download(
@@ -78,13 +78,13 @@ def _fetch_settings(name: Name) -> Path:
         )
     except (OSError, ValueError, client.errors.HTTPError) as error:
         raise CheckpointError(_told(name, error)) from error
-    return Path(found)
+    return CheckpointFolder(Path(found))
 
 
-def _fetch_weights(name: Name, folder: Path, layout: Sequence[str]) -> None:
+def _fetch_weights(name: Name, folder: CheckpointFolder, layout: Sequence[str]) -> None:
     """Has the first set of weights of that layout that the repository holds lie in the folder."""
     client, errors = _client(name), []
-    commit = folder.name  # of the settings, whatever the branch has become meanwhile
+    commit = folder.path.name  # of the settings, whatever the branch has become meanwhile
     for file in layout:
         try:
             for part in _parts(folder, file):
@@ -102,11 +102,11 @@ def _fetch_weights(name: Name, folder: Path, layout: Sequence[str]) -> None:
     raise CheckpointError(f"the repository {name} holds no weights; expected one of {', '.join(layout)}{why}")
 
 
-def _parts(folder: Path, file: str) -> Iterator[str]:
+def _parts(folder: CheckpointFolder, file: str) -> Iterator[str]:
     """The files that hold the weights of that name: itself, or the shards in its index."""
     yield file
     if file.endswith(".index.json"):
-        for shard in sorted(set(read_json(folder / file).get("weight_map", {}).values())):
+        for shard in sorted(set(folder.required(file).get("weight_map", {}).values())):
             if Path(shard).name != shard or Path(shard).suffix not in (".safetensors", ".bin"):
                 raise CheckpointError(f"{folder / file} names the shard {shard!r}, which is no file of weights")
             yield shard

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from chiasm.errors import CheckpointError
+from chiasm.models.fitting import require_fit
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -80,29 +80,15 @@ def take_tensors(
     """The model with its values taken from a foreign checkpoint, in the model's own precision.
 
     The model may stand on the meta device. left_out: patterns of names in the checkpoint that are knowingly not read.
-    Raises CheckpointError that lists every tensor that is missing, unexpected or misshapen, with the shapes expected.
+    Raises CheckpointError naming the first tensors that are missing, unexpected and misshapen, see `require_fit`.
     """
     ours = model.state_dict()
     linked = links(table, ours)
     with torch.device("meta"):
         expected = {link.theirs: link.form.join([_blank(ours[name]) for name in link.ours]).shape for link in linked}
-    skipped = re.compile("|".join(re.escape(one).replace(r"\*", r"[^.]+") for one in left_out))
-    faults = {
-        "missing": [f"{name} {tuple(shape)}" for name, shape in expected.items() if name not in state],
-        "unexpected": [
-            f"{name} {tuple(tensor.shape)}"
-            for name, tensor in state.items()
-            if name not in expected and not skipped.fullmatch(name)
-        ],
-        "misshapen": [
-            f"{name} {tuple(state[name].shape)} instead of {tuple(shape)}"
-            for name, shape in expected.items()
-            if name in state and state[name].shape != shape
-        ],
-    }
-    if any(faults.values()):
-        listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items() if names)
-        raise CheckpointError(f"{source} does not fit {type(model).__name__} as it is configured there: {listed}")
+    skipped = re.compile("|".join(re.escape(pattern).replace(r"\*", r"[^.]+") for pattern in left_out))
+    found = {name: value.shape for name, value in state.items() if name in expected or not skipped.fullmatch(name)}
+    require_fit(expected, found, source, f"{type(model).__name__} as it is configured there")
     values: dict[str, Tensor] = {}
     for link in linked:
         for name, value in zip(link.ours, link.form.split(state[link.theirs], len(link.ours)), strict=True):

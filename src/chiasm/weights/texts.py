@@ -12,13 +12,14 @@ import tokenizers
 from chiasm.data.tokenizer import TextTransform, Tokenizer
 from chiasm.errors import CheckpointError
 from chiasm.weights import byte_pairs, cleaning, sentencepiece
-from chiasm.weights.files import read_json_if_present, write_json
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import write_json
 
 TOKENIZERS = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model", byte_pairs.ARCHIVE)
 _GEMMA = ("GemmaTokenizer", "Siglip2Tokenizer")
 
 
-def read_tokenizer(folder: Path, context: int, vocabulary: int, lower: bool = False) -> Tokenizer:
+def read_tokenizer(folder: CheckpointFolder, context: int, vocabulary: int, lower: bool = False) -> Tokenizer:
     """The tokenizer of a folder: `tokenizer.json`, CLIP's `vocab.json` and `merges.txt`, or sentencepiece's
     `spiece.model` (SigLIP) or `tokenizer.model` (Gemma, of SigLIP 2).
 
@@ -27,7 +28,7 @@ def read_tokenizer(folder: Path, context: int, vocabulary: int, lower: bool = Fa
     lower: whether this family of models reads lower case alone, whatever the files say; `do_lower_case` says it too.
     Raises CheckpointError where there is none, or its ids or its padding do not fit the model.
     """
-    settings = read_json_if_present(folder / "tokenizer_config.json")
+    settings = folder.entries("tokenizer_config.json")
     backend = _backend(folder, settings)
     _check_sides(folder, settings, backend)
     if backend.get_vocab_size() > vocabulary:
@@ -95,16 +96,16 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", settings)
 
 
-def _backend(folder: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    if (folder / "tokenizer.json").exists():
-        return Tokenizer.load(folder, TextTransform()).backend
-    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+def _backend(folder: CheckpointFolder, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    if folder.holds("tokenizer.json"):
+        return Tokenizer(folder.tokenizer, TextTransform()).backend  # a copy, which may be changed
+    if folder.holds("vocab.json") and folder.holds("merges.txt"):
         return byte_pairs.read_files(folder / "vocab.json", folder / "merges.txt")
-    if (folder / "spiece.model").exists():
+    if folder.holds("spiece.model"):
         return sentencepiece.read(folder / "spiece.model", end=_content(settings.get("eos_token")) or "</s>")
-    if (folder / "tokenizer.model").exists():
+    if folder.holds("tokenizer.model"):
         return sentencepiece.read(folder / "tokenizer.model", end=_content(settings.get("eos_token")) or "<eos>")
-    if (folder / byte_pairs.ARCHIVE).exists():
+    if folder.holds(byte_pairs.ARCHIVE):
         return byte_pairs.read_archive(folder / byte_pairs.ARCHIVE)
     raise CheckpointError(
         f"{folder} has no tokenizer; expected tokenizer.json, vocab.json with merges.txt, spiece.model, "
@@ -116,7 +117,7 @@ def _class(settings: Mapping[str, Any]) -> str:
     return str(settings.get("tokenizer_class", "")).removesuffix("Fast")
 
 
-def _check_sides(folder: Path, settings: Mapping[str, Any], backend: tokenizers.Tokenizer) -> None:
+def _check_sides(folder: CheckpointFolder, settings: Mapping[str, Any], backend: tokenizers.Tokenizer) -> None:
     """Raises CheckpointError unless texts are padded and cut on the right."""
     padding = str(backend.padding["direction"]) if backend.padding is not None else ""
     silent = "left" if _class(settings) in _GEMMA else "right"  # what transformers takes where nothing is said
@@ -129,8 +130,8 @@ def _check_sides(folder: Path, settings: Mapping[str, Any], backend: tokenizers.
             raise CheckpointError(f"{folder}/tokenizer_config.json: {name} is {side!r}; only 'right' is known")
 
 
-def _pad_id(folder: Path, settings: Mapping[str, Any], backend: tokenizers.Tokenizer) -> int:
-    special = read_json_if_present(folder / "special_tokens_map.json")
+def _pad_id(folder: CheckpointFolder, settings: Mapping[str, Any], backend: tokenizers.Tokenizer) -> int:
+    special = folder.entries("special_tokens_map.json")
     token = _content(settings.get("pad_token")) or _content(special.get("pad_token"))
     if token is None and backend.padding is not None:
         token = backend.padding["pad_token"]

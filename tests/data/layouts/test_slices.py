@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers.models.minicpmv4_6.image_processing_pil_minicpmv4_6 import MiniCPMV4_6ImageProcessorPil
 
+from chiasm.data.batch import PatchImages
 from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.image import Image
 from chiasm.data.layouts.slices import Slices, fitted, fitted_slices, slice_grid
@@ -59,12 +60,13 @@ def test_pixels_are_those_of_the_published_code(shape: tuple[int, int], tmp_path
     theirs = MiniCPMV4_6ImageProcessorPil(scale_resolution=112)(images=[photo], return_tensors="pt")
     layout = Slices(size=112, merge=4)
     images = layout.images([Image(tmp_path / "photo.png")])
-    assert images.grid_N2 is not None
+    assert isinstance(images, PatchImages)
+    assert isinstance(images, PatchImages)
     assert images.tiles_N is not None
-    assert images.grid_N2.tolist() == theirs.target_sizes.tolist()
+    assert images.grid_M2.tolist() == theirs.target_sizes.tolist()
     assert images.tiles_N.tolist() == theirs.num_patches_per_image
-    parts = torch.split(theirs.pixel_values[0], [int(grid.prod()) * 14 for grid in images.grid_N2], dim=2)
-    for ours, part, grid in zip(images.pixels, parts, images.grid_N2, strict=True):
+    parts = torch.split(theirs.pixel_values[0], [int(grid.prod()) * 14 for grid in images.grid_M2], dim=2)
+    for ours, part, grid in zip(images.pixels, parts, images.grid_M2, strict=True):
         patches = part.unflatten(2, (-1, 14)).permute(2, 1, 3, 0).flatten(1)  # (3, 14, P * 14), a row of patches
         count = int(grid.prod())
         assert torch.allclose(ours[:count], patches, atol=1e-5)
@@ -80,9 +82,11 @@ def test_slots_are_known_from_the_size_and_counted_as_written() -> None:
     pictures = [Image(np.zeros((height, width, 3), np.uint8)) for width, height in ((50, 50), (56, 168), (300, 90))]
     images = layout.images(pictures)
     written = [layout.written(*picture.size) for picture in pictures]
+    assert isinstance(images, PatchImages)
     assert images.tiles_N is not None
     assert [text.count("<unk>") for text in written] == [3 * count for count in images.tiles_N.tolist()]
-    assert images.row_N.tolist() == [0, *[1] * 4, *[2] * int(images.tiles_N[2])]
+    assert images.tiles_N[:2].tolist() == [1, 4]
+    assert images.row_N.tolist() == [0, 1, 2]
 
 
 def test_a_learned_tokenizer_and_a_template_with_words_of_its_own(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import PIL.Image
 import pytest
 import torch
 
+from chiasm.data.batch import PixelImages
 from chiasm.data.chat_processor import ChatProcessor, ChatSettings
 from chiasm.data.image import Image
 from chiasm.data.layout import Layout
@@ -36,7 +37,8 @@ def test_windows_are_cut_row_by_row_and_the_whole_is_shrunk() -> None:
     layout = Windows(window=16, image_tokens=4)
     images = layout.images([noise(50, 33), noise(48, 32, seed=1)])
     assert images.pixels.shape == (14, 3, 16, 16)
-    assert images.row_N.tolist() == [0] * 7 + [1] * 7
+    assert images.row_N.tolist() == [0, 1]
+    assert isinstance(images, PixelImages)
     assert images.tiles_N is not None
     assert images.tiles_N.tolist() == [7, 7]
     stretched = noise(50, 33).decode().resize((48, 32), PIL.Image.Resampling.BICUBIC)

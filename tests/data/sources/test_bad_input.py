@@ -79,7 +79,7 @@ def test_a_file_that_disappears_during_the_run(tmp_path: Path) -> None:
             from dataclasses import replace
 
             sample = super().__getitem__(index)
-            return replace(sample, captions=(str(sample.meta["label"]),))
+            return replace(sample, captions=(str(sample.label),))
 
     source = Named(tmp_path)
     reader = Reader(source, tiny_processor(), batch_size=6, max_skipped=0.5, ahead=0)

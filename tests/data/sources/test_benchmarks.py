@@ -22,7 +22,7 @@ from chiasm.data.sources.scienceqa import ScienceQA
 from chiasm.data.sources.seed_bench import SeedBench
 from chiasm.data.sources.winoground import Winoground
 from chiasm.errors import DataError
-from chiasm.evaluation.task import ScoreOrGenerate, ScoreRequest
+from chiasm.evaluation.request import ScoreOrGenerate, ScoreRequest
 from chiasm.evaluation.tasks.existence import Existence
 from chiasm.evaluation.tasks.multiple_choice import MultipleChoice
 from chiasm.evaluation.tasks.pairs import Pairs
@@ -57,7 +57,7 @@ def test_winoground_feeds_quadruples(tmp_path: Path) -> None:
     sample = source[0]
     assert [type(part).__name__ for part in sample.parts] == ["Image", "Text", "Image", "Text"]
     assert sample.images[1].size == (8, 8)
-    question, *broken = Quadruples(source).asked
+    question, *broken = Quadruples(source).requests
     assert isinstance(question, ScoreRequest)
     assert (question.kind, question.texts[0]) == ("Object", ("an old person kisses a young person",))
     assert len(broken) == 2
@@ -88,7 +88,7 @@ def test_aro_cuts_the_region(tmp_path: Path) -> None:
     assert image.size == (10, 5)
     assert len({source[0].image.key, source[1].image.key, image.key}) == 2
     assert [one.negatives[0].kind for one in (source[0], source[1])] == ["on", "attribution"]
-    assert Pairs(source, limit=1).asked[0].key == "visual_genome_relation/0/on/0"
+    assert Pairs(source, limit=1).requests[0].key == "visual_genome_relation/0/on/0"
     fails(source, 2, "needs whole pixels in bbox_x")
     fails(source, 3, "leads out of")
     fails(source, 4, "needs a text in each of image_path")
@@ -108,7 +108,7 @@ def test_aro_cuts_a_picture_in_a_store(tmp_path: Path, monkeypatch: pytest.Monke
         assert image.size == (40, 5)
         assert not any("0.jpg" in path for path, _ in asked)  # nothing is fetched before it is needed
         whole = PIL.Image.open(images / "0.jpg").convert("RGB")
-        np.testing.assert_array_equal(image.levels(), np.asarray(whole.crop((3, 2, 43, 7))))
+        np.testing.assert_array_equal(image.pixels_uint8(), np.asarray(whole.crop((3, 2, 43, 7))))
         assert image.name == f"{address}/images/0.jpg cut to (3, 2, 43, 7)"
         fails(source, 1, "there is no picture at http.*/images/absent.jpg")
         fails(source, 2, "leads out of")
@@ -147,14 +147,14 @@ def test_pope_files_become_polls(tmp_path: Path) -> None:
     assert [one.key for one in source][2:4] == ["coco_pope_popular/3", "coco_pope_random/1"]
     assert source[-1].key == "coco_pope_random/3"
     task = Existence(source, polls="questions", ending="")
-    first, second, third = (one for one in task.asked[:3])
+    first, second, third = (one for one in task.requests[:3])
     assert isinstance(first, ScoreOrGenerate)
     assert isinstance(second, ScoreOrGenerate)
     assert (first.texts, first.true) == ((("there is a snowboard",), ("there is no snowboard",)), (0,))
     assert (second.texts[0], second.true) == (("there is an orange",), (1,))
     assert second.words.sample.texts[-1].text == asked[1][0]  # asked as it was published
     assert "has no statements" in getattr(third, "reason", "")
-    worded = Existence(source, polls="questions", form="words").asked
+    worded = Existence(source, polls="questions", form="words").requests
     assert all(isinstance(one, ScoreOrGenerate) and one.words_only for one in worded)
     (folder / "coco_pope_random.json").write_text('{"image": "0.jpg", "text": "?", "label": "perhaps"}\n')
     fails(Pope(folder / "coco_pope_random.json", images), 0, "has the label 'perhaps'")
@@ -209,7 +209,7 @@ def test_mmbench_tables(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 2: a quote is opened there and never closed"):
         len(mmbench(tmp_path / "open.tsv", [{**row, "hint": '"Look'}]))
     circular = MultipleChoice(source, order="circular", form="words", limit=1)
-    assert [one.true for one in circular.asked if isinstance(one, ScoreOrGenerate)] == [(1,), (0,), (2,)]
+    assert [one.true for one in circular.requests if isinstance(one, ScoreOrGenerate)] == [(1,), (0,), (2,)]
 
 
 def test_scienceqa_problems(tmp_path: Path) -> None:

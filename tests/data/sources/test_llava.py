@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from chiasm.config import dump, parse
-from chiasm.data.sample import Image, Sample, Text
+from chiasm.data.sample import Image, Sample, Text, Video
 from chiasm.data.source import Source
 from chiasm.data.sources.llava import Llava
 from chiasm.errors import DataError
@@ -149,3 +149,28 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
         Llava(path, tmp_path / "absent")
     path.write_text("[]")
     assert len(Llava(path)) == 0
+
+
+def test_videos_stand_at_their_places(tmp_path: Path) -> None:
+    """As the rows of Video-LLaVA and LLaVA-NeXT-Video; a video is opened when it is read."""
+    folder = folder_of_images(tmp_path / "media")
+    conversation = turns("<video>\nDoes it look like <image>?", "Yes.")
+    rows = [
+        {"id": 1, "video": "film.mp4", "image": "0.jpg", "conversations": conversation},
+        {"id": 2, "video": ["a.mp4", "b.mp4"], "conversations": turns("<video>", "No.")},
+        {"id": 3, "video": "../film.mp4", "conversations": turns("<video>", "No.")},
+    ]
+    source = Llava(json_lines(tmp_path / "rows.jsonl", rows), folder)
+    clip, *rest = source[0].parts
+    assert isinstance(clip, Video)
+    assert clip.source == folder / "film.mp4"
+    assert told(Sample("", tuple(rest))) == [
+        ("Does it look like ", "user", False),
+        "0.jpg",
+        ("?", "user", False),
+        ("Yes.", "assistant", True),
+    ]
+    with pytest.raises(DataError, match="1 <video> placeholders but 2 videos; they must agree"):
+        source[1]
+    with pytest.raises(DataError, match="leads out of the folder"):
+        source[2]

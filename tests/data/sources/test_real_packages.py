@@ -108,6 +108,6 @@ def test_three_real_sets_as_one_mixture() -> None:
     assert Counter(sample.meta["source"] for sample in drawn) == {"flickr": 200, "coco": 100, "cifar": 100}
     assert len({sample.key for sample in drawn}) == 400
     assert all(sample.captions for sample in drawn if sample.meta["source"] != "cifar")
-    assert all(sample.meta["label"] for sample in drawn if sample.meta["source"] == "cifar")
+    assert all(sample.label for sample in drawn if sample.meta["source"] == "cifar")
     assert any(sample.boxes for sample in drawn if sample.meta["source"] == "coco")
     assert {sample.image.size for sample in drawn if sample.meta["source"] == "cifar"} == {(32, 32)}

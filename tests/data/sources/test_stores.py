@@ -261,7 +261,7 @@ def test_what_the_datasets_library_writes_is_read_back(tmp_path: Path, monkeypat
     for i, sample in enumerate(source):
         assert (np.asarray(sample.image.decode()) == np.asarray(made[i]["image"])).all()
         assert list(sample.captions) == made[i]["caption"]
-        assert sample.meta["label"] == features["label"].int2str(made[i]["label"])
+        assert sample.label == features["label"].int2str(made[i]["label"])
         assert sample.meta["licence"] == "CC0"
     pages = Parquet(tmp_path / "train.parquet", image="pages")
     assert [len(sample.images) for sample in pages] == [1, 2, 3, 1, 2, 3, 1]

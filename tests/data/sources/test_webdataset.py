@@ -15,7 +15,7 @@ import pytest
 from chiasm.config import dump, parse
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample
-from chiasm.data.shards import Entries, Entry, expand
+from chiasm.data.shards import Entries, ShardEntry, expand
 from chiasm.data.source import Source
 from chiasm.data.sources.captions import Captions
 from chiasm.data.sources.webdataset import WebDataset, write_shards
@@ -104,7 +104,7 @@ def test_shards_are_read_back(tmp_path: Path) -> None:
 def test_the_webdataset_package_reads_our_shards(tmp_path: Path) -> None:
     peer: Any = pytest.importorskip("webdataset", reason=PEER)
     samples = [
-        Sample(f"a/{i}.x", (Image(jpeg(i)),), (f"eins {i} 狗", "zwei"), meta={"label": i % 2, "url": "u"})
+        Sample(f"a/{i}.x", (Image(jpeg(i)),), (f"eins {i} 狗", "zwei"), label=str(i % 2), meta={"url": "u"})
         for i in range(7)
     ]
     write_shards(samples, tmp_path, per_shard=3)
@@ -114,7 +114,7 @@ def test_the_webdataset_package_reads_our_shards(tmp_path: Path) -> None:
     for theirs, mine, sample in zip(found, ours, samples, strict=True):
         assert mine.key.endswith(theirs["__key__"])
         assert theirs["txt"] == sample.captions[0]
-        assert theirs["cls"] == mine.meta["label"] == sample.meta["label"]
+        assert str(theirs["cls"]) == mine.label == sample.label
         assert tuple(theirs["json"]["captions"]) == mine.captions == sample.captions
         assert theirs["json"]["key"] == mine.meta["key"] == sample.key
         assert (theirs["jpg"] == np.asarray(mine.image.decode())).all()
@@ -133,7 +133,7 @@ def test_we_read_shards_of_the_webdataset_package(tmp_path: Path) -> None:
     assert [one.key for one in ours] == [f"theirs/{one['__key__']}" for one in found]
     for i, sample in enumerate(ours):
         assert sample.captions == (f"number {i}", "b")
-        assert sample.meta == {"url": "u", "label": i}
+        assert (sample.meta, sample.label) == ({"url": "u"}, str(i))
         assert sample.image.key == Image(jpeg(i)).key
 
 
@@ -151,7 +151,7 @@ def test_what_a_sample_may_hold(tmp_path: Path) -> None:
     ]
     path = shard(tmp_path / "s.tar", members)
     first, second = WebDataset(str(path))
-    assert (first.key, first.meta, first.captions) == ("s/a", {"label": "cat"}, ())
+    assert (first.key, first.label, first.meta, first.captions) == ("s/a", "cat", {}, ())
     assert (second.key, second.meta, second.captions) == ("s/b", {"width": 3}, ("one",))
     assert [one.key for one in second.images] == [Image(jpeg(2)).key, Image(jpeg(3)).key]
     chosen = WebDataset(str(path), pictures=("left.png",))
@@ -306,11 +306,11 @@ def test_other_formats_are_written_as_png(tmp_path: Path) -> None:
 
 def test_the_index_of_a_shard_keeps_all_of_its_samples_in_little_memory() -> None:
     listed = [
-        Entry(f"{place:06}", {"jpg": (place * 10_000, 9000), "txt": (place * 10_000 + 9500, place)})
+        ShardEntry(f"{place:06}", {"jpg": (place * 10_000, 9000), "txt": (place * 10_000 + 9500, place)})
         for place in range(1000)
     ]
-    listed[3] = Entry("狗", {}, "it is broken")
-    listed[4] = Entry("\udcff", {"0.jpg": (2**40, 0)})  # a byte of a name that is no UTF-8, as tarfile gives it
+    listed[3] = ShardEntry("狗", {}, "it is broken")
+    listed[4] = ShardEntry("\udcff", {"0.jpg": (2**40, 0)})  # a byte of a name that is no UTF-8, as tarfile gives it
     tracemalloc.start()
     kept = Entries(iter(listed))
     taken, _ = tracemalloc.get_traced_memory()

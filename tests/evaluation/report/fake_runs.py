@@ -10,7 +10,7 @@ import PIL.Image
 import PIL.ImageDraw
 import yaml
 
-from chiasm.evaluation.result import Candidate, Evaluation, Example, Score, Shown, TaskResult
+from chiasm.evaluation.result import Candidate, Evaluation, Example, Score, TaskResult, TextOrImage
 
 KINDS = {"colour": 0.93, "shape": 0.82, "size": 0.66, "relation": 0.51, "count": 0.55}
 COLOURS = ("red", "green", "blue", "yellow")
@@ -122,11 +122,11 @@ def _caption_examples(seed: int, images: Path) -> tuple[Example, ...]:
         scores = [rng.uniform(0.2, 0.4), rng.uniform(0.2, 0.4)]
         right = scores[0] > scores[1]
         candidates = [
-            Candidate(Shown(text=caption), scores[0], true=True),
-            Candidate(Shown(text=wrong), scores[1], true=False),
+            Candidate(TextOrImage(text=caption), scores[0], true=True),
+            Candidate(TextOrImage(text=wrong), scores[1], true=False),
         ]
         candidates.sort(key=lambda one: -one.score)
-        query, kind = Shown(picture=f"probe-{number}.jpg"), list(KINDS)[number % len(KINDS)]
+        query, kind = TextOrImage(picture=f"probe-{number}.jpg"), list(KINDS)[number % len(KINDS)]
         examples.append(Example(f"probe-{number}", right, query, tuple(candidates), kind))
     return tuple(examples)
 
@@ -138,9 +138,9 @@ def _image_examples(seed: int, images: Path) -> tuple[Example, ...]:
     for number, caption in enumerate(captions):
         others = rng.sample([other for other in range(12) if other != number], 5)
         candidates = [
-            Candidate(Shown(picture=f"scene-{other}.jpg"), rng.uniform(0.1, 0.5), other == number)
+            Candidate(TextOrImage(picture=f"scene-{other}.jpg"), rng.uniform(0.1, 0.5), other == number)
             for other in [number, *others]
         ]
         candidates.sort(key=lambda one: -one.score)
-        examples.append(Example(f"scene-{number}", candidates[0].true, Shown(text=caption), tuple(candidates)))
+        examples.append(Example(f"scene-{number}", candidates[0].true, TextOrImage(text=caption), tuple(candidates)))
     return tuple(examples)

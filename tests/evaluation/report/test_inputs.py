@@ -13,7 +13,7 @@ from chiasm.data.image import Image
 from chiasm.errors import ChiasmError
 from chiasm.evaluation.report.examples import data_uri, galleries
 from chiasm.evaluation.report.runs import load_runs, read_log
-from chiasm.evaluation.result import Candidate, Example, Shown, TaskResult
+from chiasm.evaluation.result import Candidate, Example, TaskResult, TextOrImage
 from tests.evaluation.report.fake_runs import KINDS, score, write_run
 
 
@@ -87,7 +87,7 @@ def test_thumbnails_are_small_and_hold_only_pixels(tmp_path: Path) -> None:
 )
 def test_pictures_come_from_the_pictures_folder_alone(name: str, complaint: str, tmp_path: Path) -> None:
     PIL.Image.new("RGB", (8, 8)).save(tmp_path / "secret.jpg")
-    example = Example("key", right=True, query=Shown(picture=name), candidates=())
+    example = Example("key", right=True, query=TextOrImage(picture=name), candidates=())
     result = TaskResult("probes", "t", (score("accuracy", 0.5, 0.5, 10),), "hash", 1.0, (example,))
     runs = load_runs([write_run(tmp_path / "run", "a", results=[result])])
     with pytest.raises(ChiasmError, match=complaint):
@@ -95,8 +95,8 @@ def test_pictures_come_from_the_pictures_folder_alone(name: str, complaint: str,
 
 
 def _example(key: str, *scores: float, true: int = 0, group: str = "", right: bool = False) -> Example:
-    candidates = [Candidate(Shown(text=f"{key} {n}"), value, n == true) for n, value in enumerate(scores)]
-    return Example(key, right, Shown(text=key), tuple(sorted(candidates, key=lambda one: -one.score)), group)
+    candidates = [Candidate(TextOrImage(text=f"{key} {n}"), value, n == true) for n, value in enumerate(scores)]
+    return Example(key, right, TextOrImage(text=key), tuple(sorted(candidates, key=lambda one: -one.score)), group)
 
 
 def _gallery(folder: Path, **examples: list[Example]) -> list[tuple[str, str]]:
@@ -121,7 +121,7 @@ def test_items_are_laid_side_by_side(tmp_path: Path) -> None:
 
 def test_two_questions_of_one_key_are_two_cards(tmp_path: Path) -> None:
     first = _example("x", 0.1, 0.9)
-    second = Example("x", right=False, query=Shown(text="another"), candidates=first.candidates)
+    second = Example("x", right=False, query=TextOrImage(text="another"), candidates=first.candidates)
     assert _gallery(tmp_path, a=[first, second], b=[first, second]) == [("x", "wrong"), ("x", "wrong")]
 
 

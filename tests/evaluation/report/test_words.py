@@ -7,7 +7,7 @@ import pytest
 from chiasm.evaluation.report.display import compact, duration, listing, percent, points
 from chiasm.evaluation.report.runs import Run, load_runs
 from chiasm.evaluation.report.summary import blind_tasks, failures, lede, trained, weakest
-from chiasm.evaluation.report.tables import Row, facts, headline_rows, notes, recipe_differences
+from chiasm.evaluation.report.tables import TableRow, facts, headline_rows, notes, recipe_differences
 from chiasm.evaluation.result import Score, TaskResult
 from tests.evaluation.report.fake_runs import score, write_run
 
@@ -37,7 +37,7 @@ def _one(value: float, low: float, high: float, **more: float) -> Score:
 def test_a_lead_is_clear_only_beyond_the_intervals(
     values: list[tuple[float, float, float]], best: int | None, clear: bool
 ) -> None:
-    row = Row("task", "accuracy", "", tuple(_one(*value) for value in values), same=True)
+    row = TableRow("task", "accuracy", "", tuple(_one(*value) for value in values), same=True)
     assert (row.best, row.clear) == (best, clear)
 
 

@@ -1,1 +1,1 @@
-"""Ways to adapt a part of a model by few tensors, one module each; peft computes them."""
+"""Ways to adapt a part of a model by few tensors, one module each."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from chiasm.adaptation.adapter import AdapterConfig, require_peft
+from chiasm.adaptation.peft_adapter import PeftConfig, require_peft
 from chiasm.errors import RecipeError
 
 
 @dataclass(frozen=True)
-class Config(AdapterConfig):
+class Config(PeftConfig):
     """y = W x + (alpha / rank) B A x, where A has `rank` rows and B begins at zero.
 
     dropout: of what A is given. rank_stabilised: alpha / sqrt(rank) instead (Kalajdzievski 2023, arXiv:2312.03732).

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from chiasm.adaptation.adapter import AdapterConfig, refusals, require_peft
+from chiasm.adaptation.peft_adapter import PeftConfig, refusals, require_peft
 from chiasm.config import suggest
 from chiasm.errors import RecipeError
 
 
 @dataclass(frozen=True)
-class Config(AdapterConfig):
+class Config(PeftConfig):
     """kind: a config class of peft without its last word, such as `LoHa` for LoHaConfig. settings: its fields."""
 
     kind: str = ""
@@ -21,14 +21,14 @@ class Config(AdapterConfig):
     def for_peft(self, targets: list[str]) -> Any:
         peft = require_peft()
         known: dict[str, Any] = {
-            name.removesuffix("Config"): one
-            for name, one in vars(peft).items()
-            if name.endswith("Config") and isinstance(one, type) and is_dataclass(one)
+            name.removesuffix("Config"): kind
+            for name, kind in vars(peft).items()
+            if name.endswith("Config") and isinstance(kind, type) and is_dataclass(kind)
         }
         if self.kind not in known:
             raise RecipeError(f"adapters: peft has no adapter of the kind '{self.kind}'{suggest(self.kind, known)}")
-        kind = known[self.kind]
-        names = {one.name for one in fields(kind)}
+        chosen = known[self.kind]
+        names = {field.name for field in fields(chosen)}
         if "target_modules" not in names:
             raise RecipeError(f"adapters: peft's {self.kind} does not change linear layers; lora and vera do")
         for name in self.settings:
@@ -37,4 +37,4 @@ class Config(AdapterConfig):
                     f"adapters.settings.{name}: peft's {self.kind} has no such field{suggest(name, names)}"
                 )
         with refusals(f"adapters.settings of {self.kind}"):
-            return kind(target_modules=targets, **self.settings)
+            return chosen(target_modules=targets, **self.settings)

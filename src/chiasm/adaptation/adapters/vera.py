@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from chiasm.adaptation.adapter import AdapterConfig, require_peft
+from chiasm.adaptation.peft_adapter import PeftConfig, require_peft
 from chiasm.errors import RecipeError
 
 
 @dataclass(frozen=True)
-class Config(AdapterConfig):
+class Config(PeftConfig):
     """y = W x + b * (B (d * (A x))): A and B are random, follow from `seed` and stay; d and b learn.
 
     initial: what d begins at; b begins at zero.

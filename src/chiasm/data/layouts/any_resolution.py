@@ -13,10 +13,10 @@ import numpy as np
 import PIL.Image
 import torch
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PixelImages
 from chiasm.data.image import Image
 from chiasm.data.layout import Layout
-from chiasm.data.tiles import TileTransform, cut, owners, sizes_of
+from chiasm.data.tiles import TileTransform, cut, owned, sizes_of
 from chiasm.errors import RecipeError
 
 Grids = tuple[tuple[int, int], ...]
@@ -27,7 +27,7 @@ GRIDS: Grids = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 
 @dataclass(frozen=True)
 class AnyResolution(Layout):
-    """tile: side of a tile in pixels. patch: side of a patch, each a slot. grids: (height, width) to choose among."""
+    """tile: side of a tile in pixels. patch: side of a patch, an image token each. grids: (height, width) to choose."""
 
     tile: int = 336
     patch: int = 14
@@ -44,7 +44,7 @@ class AnyResolution(Layout):
         return self.token
 
     def image_tokens(self, width: int, height: int) -> int:
-        """How many slots a picture of that size takes: all of it once, then its rows, each with its mark."""
+        """How many image tokens a picture of that size takes: all of it once, then its rows, each with its mark."""
         side = self.tile // self.patch
         rows, columns = window(width, height, *grid_shape(width, height, self.grids, self.tile), side)
         return side**2 + rows * (columns + 1)
@@ -58,9 +58,8 @@ class AnyResolution(Layout):
         generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # nothing is drawn
     ) -> Images:
         tiles = [self._tiles(image.decode()) for image in images]
-        row, tiles_N = owners([len(one) for one in tiles])
         pixels = torch.stack(self.transform.pixels([tile for one in tiles for tile in one]))
-        return Images(pixels, row_N=row, tiles_N=tiles_N, sizes_N2=sizes_of(images))
+        return PixelImages(pixels, *owned(tiles), sizes_N2=sizes_of(images))
 
     def _tiles(self, picture: PIL.Image.Image) -> list[PIL.Image.Image]:
         height, width = best_grid(*picture.size, self.grids)

@@ -7,29 +7,31 @@ into it and cut. Of a video each frame is one tile, with its number written befo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PixelImages
+from chiasm.data.frame_sampling import FrameSampling
 from chiasm.data.image import Image
 from chiasm.data.layout import VideoLayout
 from chiasm.data.resizing import Interpolation
 from chiasm.data.sample import Video
-from chiasm.data.tiles import TileTransform, owners
+from chiasm.data.tiles import TileTransform, owned
 from chiasm.errors import RecipeError
 
 
 @dataclass(frozen=True)
 class AspectTiles(VideoLayout):
-    """size: side of a tile in pixels. slots: features a tile. min_tiles, max_tiles: how many make a picture; training
+    """size: side of a tile in pixels. image_tokens: of a tile. min_tiles, max_tiles: how many make a picture; training
     took up to 12, and 40 may be given later.
 
     thumbnail: whether the whole picture follows as one more tile, where it has more than one.
     token: keeps the places. before, behind: around a picture or frame. video: how templates write a video.
+    sampling: which frames of a video are read; by default 8, each from the middle of an eighth of it.
     """
 
     size: int = 448
@@ -44,11 +46,12 @@ class AspectTiles(VideoLayout):
     before: str = "<img>"
     behind: str = "</img>"
     video: str = "<video>"
+    sampling: FrameSampling = field(default_factory=lambda: FrameSampling(frames=8, centred=True))
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.image_tokens < 1:
             raise RecipeError(
-                f"a tile of {self.size} pixels with {self.image_tokens} slots is none; both must be 1 or more"
+                f"a tile of {self.size} pixels with {self.image_tokens} image tokens is none; both must be 1 or more"
             )
         if not 1 <= self.min_tiles <= self.max_tiles:
             raise RecipeError(f"a picture cannot have between {self.min_tiles} and {self.max_tiles} tiles")
@@ -60,6 +63,10 @@ class AspectTiles(VideoLayout):
     @property
     def video_token(self) -> str:
         return self.token
+
+    @property
+    def frame_sampling(self) -> FrameSampling:
+        return self.sampling
 
     @property
     def video_placeholder(self) -> str:
@@ -91,8 +98,7 @@ class AspectTiles(VideoLayout):
         tiles_N counts them.
         """
         each = [self._tiles(image) for image in images]
-        row, tiles_N = owners([len(tiles) for tiles in each])
-        return Images(torch.cat(each), row, tiles_N=tiles_N)
+        return PixelImages(torch.cat(each), *owned(each))
 
     def _grid(self, width: int, height: int) -> tuple[int, int]:
         return nearest_grid(width, height, self.size, self.min_tiles, self.max_tiles)
@@ -100,7 +106,7 @@ class AspectTiles(VideoLayout):
     def _tiles(self, image: Image | Video) -> Tensor:
         transform, size = TileTransform(self.interpolation, self.mean, self.std), self.size
         if isinstance(image, Video):
-            return torch.stack([transform.at(frame.decode(), size, size) for frame in image.frames])
+            return torch.stack([transform.at(frame.decode(), size, size) for frame in self.frames(image)])
         picture = image.decode()
         rows, columns = self._grid(*picture.size)
         whole = transform.at(picture, columns * size, rows * size)

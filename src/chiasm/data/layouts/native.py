@@ -1,6 +1,6 @@
 """A picture at its own aspect ratio, in four quarters and as a whole: Idefics2 (arXiv:2405.02246, section 3).
 
-Each part takes the same few slots, whatever its size."""
+Each part takes the same few image tokens, whatever its size."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import PIL.Image
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PatchImages
 from chiasm.data.chat import IMAGE
 from chiasm.data.image import Image
 from chiasm.data.layout import Layout
 from chiasm.data.patches import filled_up, patches_of
-from chiasm.data.tiles import TileTransform, owners
+from chiasm.data.tiles import TileTransform, owned
 from chiasm.errors import DataError, RecipeError
 
 _HALF = (0.5, 0.5, 0.5)
@@ -24,7 +24,7 @@ _HALF = (0.5, 0.5, 0.5)
 @dataclass(frozen=True)
 class Native(Layout):
     """shortest, longest: bounds of a part's sides in pixels; the upper one keeps the aspect ratio, the lower one need
-    not. patch: side of a patch in pixels. slots: features of a part.
+    not. patch: side of a patch in pixels. image_tokens: features of a part.
 
     split: False shows the whole picture alone. token: keeps the place of a feature; around: stands around each part.
     """
@@ -41,8 +41,8 @@ class Native(Layout):
     def __post_init__(self) -> None:
         if self.image_tokens < 1 or not 1 <= self.patch <= self.shortest <= self.longest:
             raise RecipeError(
-                f"{self.image_tokens} slots, patches of {self.patch} and sides of {self.shortest} to {self.longest} pixels "
-                "do not make a layout"
+                f"{self.image_tokens} image tokens, patches of {self.patch} and sides of {self.shortest} to "
+                f"{self.longest} pixels do not make a layout"
             )
 
     @property
@@ -69,10 +69,10 @@ class Native(Layout):
         generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # nothing is drawn
     ) -> Images:
         parts = [self._parts(image.decode()) for image in images]
-        row, tiles_N = owners([len(one) for one in parts])
         made = self.transform.pixels([part for one in parts for part in one])
         pixels, grid = filled_up([patches_of(one, self.patch) for one in made], self.patch)
-        return Images(pixels, row_N=row, grid_N2=grid, tiles_N=tiles_N)
+        row_N, tiles_N = owned(parts)
+        return PatchImages(pixels, row_N, grid, tiles_N)
 
     def _parts(self, picture: PIL.Image.Image) -> list[PIL.Image.Image]:
         width, height = picture.size

@@ -1,19 +1,20 @@
 """Pictures and videos at their own resolution, as packed patches: Qwen2-VL (Wang et al. 2024, arXiv:2409.12191).
 
-A picture is resized so that its sides are whole slots and its pixels between two bounds; its aspect ratio stays as
-near as that allows. Nothing is cut off or padded. A video is a row of pictures, each of two frames."""
+A picture is resized so that its sides are whole image tokens and its pixels between two bounds; its aspect ratio
+stays as near as that allows. Nothing is cut off or padded. A video is a row of pictures, each of two frames."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PackedImages
+from chiasm.data.frame_sampling import FrameSampling
 from chiasm.data.image import Image
 from chiasm.data.layout import VideoLayout
 from chiasm.data.positions import three_axes
@@ -28,10 +29,12 @@ _NARROWEST = 200  # as the published code: the longer side over the shorter one
 
 @dataclass(frozen=True)
 class PackedPatches(VideoLayout):
-    """patch: side of a patch in pixels. merge: so many patches, along each side, make one slot.
+    """patch: side of a patch in pixels. merge: so many patches, along each side, make one image token.
 
     time: frames that a patch spans; a picture stands still for that long, a video's last frame is repeated to fill it.
     min_pixels, max_pixels: bounds of a resized picture. video_min_pixels, video_max_pixels: of each frame of a video.
+    sampling: which frames of a video are read, always a multiple of `time`; by default as Qwen2-VL was trained: 2 a
+        second, at least 4 and at most 768.
     token, video_token: keep the places. before, behind: around a picture or video; templates write them too.
     """
 
@@ -49,6 +52,7 @@ class PackedPatches(VideoLayout):
     video_token: str = "<|video_pad|>"  # noqa: S105  # likewise
     before: str = "<|vision_start|>"
     behind: str = "<|vision_end|>"
+    sampling: FrameSampling = field(default_factory=lambda: FrameSampling(fps=2.0, min_frames=4))
 
     def __post_init__(self) -> None:
         if min(self.patch, self.merge, self.time) < 1:
@@ -58,12 +62,12 @@ class PackedPatches(VideoLayout):
         for low, high in ((self.min_pixels, self.max_pixels), (self.video_min_pixels, self.video_max_pixels)):
             if not 0 < low <= high or high < self.side**2:
                 raise RecipeError(
-                    f"a picture cannot have between {low} and {high} pixels in whole slots of {self.side}x{self.side}"
+                    f"an image cannot have between {low} and {high} pixels in image tokens of {self.side}x{self.side}"
                 )
 
     @property
     def side(self) -> int:
-        """Of a slot, in pixels."""
+        """Of an image token, in pixels."""
         return self.patch * self.merge
 
     @property
@@ -71,12 +75,12 @@ class PackedPatches(VideoLayout):
         return self.token
 
     @property
-    def video_token(self) -> str:
-        return self.video_token
-
-    @property
     def placeholder(self) -> str:
         return self.before + self.token + self.behind
+
+    @property
+    def frame_sampling(self) -> FrameSampling:
+        return replace(self.sampling, multiple=self.time)
 
     @property
     def video_placeholder(self) -> str:
@@ -93,17 +97,16 @@ class PackedPatches(VideoLayout):
         return self.before + self.video_token * math.prod(self._span(width, height, frames)) + self.behind
 
     def positions(self, image_mask_T: Tensor, shown: Sequence[Image | Video]) -> Tensor:
-        return three_axes(image_mask_T, [self._span(*_size(one)) for one in shown])
+        return three_axes(image_mask_T, [self._span(*self._size(one)) for one in shown])
 
     def images(
         self,
         images: Sequence[Image | Video],
         generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # there is no augmentation
     ) -> Images:
-        """Patches of all pictures behind each other, (M, 3 * time * patch * patch), those of a slot together.
+        """Patches of all pictures behind each other, (M, 3 * time * patch * patch), those of an image token together.
 
-        tiles_N counts the patches of each picture, or of each `time` frames of a video; sizes_N2: their rows and
-        columns.
+        Each picture, or each `time` frames of a video, counts as one.
         """
         patches, rows, grids = [], [], []
         for row, one in enumerate(images):
@@ -112,14 +115,11 @@ class PackedPatches(VideoLayout):
                 patches.append(self._patches(torch.stack(levels[first : first + self.time])))
                 rows.append(row)
                 grids.append(tuple(side // self.patch for side in levels[0].shape[1:]))
-        sizes_N2 = torch.tensor(grids).view(-1, 2)
-        counts_N = sizes_N2.prod(1)
-        return Images(
-            torch.cat(patches), torch.tensor(rows).repeat_interleave(counts_N), tiles_N=counts_N, sizes_N2=sizes_N2
-        )
+        grid_N2 = torch.tensor(grids).view(-1, 2)
+        return PackedImages(torch.cat(patches), torch.tensor(rows), grid_N2.prod(1), grid_N2)
 
     def _span(self, width: int, height: int, frames: int = 0) -> tuple[int, int, int]:
-        """(times, rows, columns) of the slots of a picture, or of a video of so many frames."""
+        """(times, rows, columns) of the image tokens of a picture, or of a video of so many frames."""
         fitted_height, fitted_width = self._fitted(width, height, moving=frames > 0)
         return max(1, -(-frames // self.time)), fitted_height // self.side, fitted_width // self.side
 
@@ -129,15 +129,19 @@ class PackedPatches(VideoLayout):
 
     def _resized(self, one: Image | Video) -> list[Tensor]:
         """Its frames, (3, H, W) each, as many as fill whole patches."""
-        width, height, *_ = _size(one)
+        width, height = one.size
         high, wide = self._fitted(width, height, moving=isinstance(one, Video))
         transform = TileTransform(self.interpolation, self.mean, self.std)
-        frames = one.frames if isinstance(one, Video) else (one,)
+        frames = self.frames(one) if isinstance(one, Video) else (one,)
         made = [transform.at(frame.decode(), wide, high) for frame in frames]
         return made + made[-1:] * (-len(made) % self.time)
 
+    def _size(self, shown: Image | Video) -> tuple[int, ...]:
+        """Width and height; of a video the number of frames too."""
+        return shown.size if isinstance(shown, Image) else (*shown.size, len(self.frame_indices(shown)))
+
     def _patches(self, frames_TCHW: Tensor) -> Tensor:
-        """(P, C * T * p * p): the patches of a slot one after another, row by row, and so the slots."""
+        """(P, C * T * p * p): the patches of an image token one after another, row by row, and so the image tokens."""
         times, channels, height, width = frames_TCHW.shape
         down, across = height // self.side, width // self.side
         cut = frames_TCHW.view(times, channels, down, self.merge, self.patch, across, self.merge, self.patch)
@@ -159,13 +163,3 @@ def fitted(height: int, width: int, side: int, min_pixels: int, max_pixels: int)
         ratio = math.sqrt(min_pixels / (height * width))
         return math.ceil(height * ratio / side) * side, math.ceil(width * ratio / side) * side
     return near
-
-
-def _size(one: Image | Video) -> tuple[int, ...]:
-    """Width and height; of a video the number of frames too."""
-    if isinstance(one, Image):
-        return one.size
-    sizes = {frame.size for frame in one.frames}
-    if len(sizes) > 1:
-        raise DataError(f"the frames of a video must have one size, not {sorted(sizes)}")
-    return (*one.frames[0].size, len(one.frames))

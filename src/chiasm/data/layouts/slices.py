@@ -2,7 +2,7 @@
 MiniCPM-V (Yao et al. 2024, arXiv:2408.01800, section 3.2.1).
 
 Slices keep the picture's aspect ratio as nearly as their grid does, so they differ in shape from picture to picture; a
-resampler makes as many slots of each, whatever its shape. Version 2.6 numbers the pictures of a prompt; 2.5 does not,
+resampler makes as many image tokens of each, whatever its shape. Version 2.6 numbers the images of a prompt; 2.5 not,
 and marks slices as it marks wholes, and all slices of a picture together."""
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PatchImages
 from chiasm.data.image import Image
 from chiasm.data.layout import Layout
 from chiasm.data.resizing import Interpolation
-from chiasm.data.tiles import TileTransform, owners
+from chiasm.data.tiles import TileTransform, owned
 from chiasm.errors import RecipeError
 
 
 @dataclass(frozen=True)
 class Slices(Layout):
     """size: side in pixels of the squares that have as many pixels as a slice. patch: side of a patch. most: slices of
-    a picture, the whole not counted. slots: of a slice, and of the whole.
+    a picture, the whole not counted. image_tokens: of a slice, and of the whole.
 
     merge: both sides of a slice are whole multiples of so many patches (4 in version 4.6).
     token: keeps the places. before, behind: around the whole; slice_before, slice_behind: around a slice; grid_before,
@@ -60,7 +60,7 @@ class Slices(Layout):
     def __post_init__(self) -> None:
         if min(self.image_tokens, self.most, self.merge) < 1 or not 1 <= self.unit <= self.size:
             raise RecipeError(
-                f"up to {self.most} slices of about {self.size} pixels with {self.image_tokens} slots, in {self.merge} "
+                f"{self.most} slices of about {self.size} pixels with {self.image_tokens} image tokens in {self.merge} "
                 f"patches of {self.patch}, do not make a layout"
             )
 
@@ -103,15 +103,15 @@ class Slices(Layout):
         generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # there is no augmentation
     ) -> Images:
         """Patches of the whole and then of the slices, row by row, of each picture; (M, P, patch * patch * 3), filled
-        up with zeros behind them. grid_N2: rows and columns of patches; tiles_N counts what a picture has."""
+        up with zeros behind them. grid_M2: rows and columns of patches; tiles_N counts what a picture has."""
         each = [self._pieces(image.decode()) for image in images]
         pieces = [piece for pieces in each for piece in pieces]
         grids = torch.tensor([[side // self.patch for side in piece.shape[1:]] for piece in pieces])
         longest = int(grids.prod(1).max())
         patches = [self._patches(piece) for piece in pieces]
         pixels = torch.stack([F.pad(one, (0, 0, 0, longest - len(one))) for one in patches])
-        row, tiles_N = owners([len(pieces) for pieces in each])
-        return Images(pixels, row, grid_N2=grids, tiles_N=tiles_N)
+        row_N, tiles_N = owned(each)
+        return PatchImages(pixels, row_N, grids, tiles_N)
 
     def _pieces(self, picture: PIL.Image.Image) -> list[Tensor]:
         transform = TileTransform(self.interpolation, self.mean, self.std)

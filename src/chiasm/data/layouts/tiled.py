@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import PIL.Image
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PatchImages
 from chiasm.data.image import Image
 from chiasm.data.layout import Layout
 from chiasm.data.patches import filled_up, patches_of
-from chiasm.data.tiles import TileTransform, cut, owners
+from chiasm.data.tiles import TileTransform, cut, owned
 from chiasm.errors import RecipeError
 
 _LARGEST = 4096  # no side is ever made longer
@@ -26,7 +26,7 @@ _HALF = (0.5, 0.5, 0.5)
 @dataclass(frozen=True)
 class Tiled(Layout):
     """tile: side of a tile in pixels. longest: the longer side that every picture is scaled to, before it is stretched
-    to whole tiles. patch: side of a patch in pixels. slots: features of a tile.
+    to whole tiles. patch: side of a patch in pixels. image_tokens: features of a tile.
 
     split: False shows the whole picture alone, at one tile's size.
     token: keeps the place of a feature; around: stands around tiles; whole: before the features of the whole picture.
@@ -45,8 +45,8 @@ class Tiled(Layout):
     def __post_init__(self) -> None:
         if self.image_tokens < 1 or not 1 <= self.patch <= self.tile or self.longest < 1:
             raise RecipeError(
-                f"tiles of {self.tile} pixels with {self.image_tokens} slots, patches of {self.patch} and a longest side of "
-                f"{self.longest} do not make a layout"
+                f"tiles of {self.tile} pixels with {self.image_tokens} image tokens, patches of {self.patch} and a "
+                f"longest side of {self.longest} do not make a layout"
             )
 
     @property
@@ -79,10 +79,10 @@ class Tiled(Layout):
         generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # nothing is drawn
     ) -> Images:
         tiles = [self._tiles(image.decode()) for image in images]
-        row, tiles_N = owners([len(one) for one in tiles])
         made = self.transform.pixels([tile for one in tiles for tile in one])
         pixels, grid = filled_up([patches_of(one, self.patch) for one in made], self.patch)
-        return Images(pixels, row_N=row, grid_N2=grid, tiles_N=tiles_N)
+        row_N, tiles_N = owned(tiles)
+        return PatchImages(pixels, row_N, grid, tiles_N)
 
     def _tiles(self, picture: PIL.Image.Image) -> list[PIL.Image.Image]:
         rows, _ = self.grid(*picture.size)

@@ -1,5 +1,5 @@
 """A picture stretched to a few windows, and a small view of the whole: Monkey (Li et al. 2023, arXiv:2311.06607,
-section 3.1): 1344x896 pixels, six windows of 448, 1,792 slots."""
+section 3.1): 1344x896 pixels, six windows of 448, 1,792 image tokens."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PixelImages
 from chiasm.data.image import Image
 from chiasm.data.layout import Layout
-from chiasm.data.tiles import TileTransform, owners
+from chiasm.data.tiles import TileTransform, owned
 from chiasm.errors import RecipeError
 
 
 @dataclass(frozen=True)
 class Windows(Layout):
-    """window: its side in pixels. rows, columns: of windows; every picture is stretched to them. slots: of a part.
+    """window: its side in pixels. rows, columns: of windows; every image is stretched to them. image_tokens: of a part.
 
     token: keeps the place of a feature. before, behind: around a picture.
     """
@@ -36,8 +36,8 @@ class Windows(Layout):
     def __post_init__(self) -> None:
         if min(self.window, self.rows, self.columns, self.image_tokens) < 1:
             raise RecipeError(
-                f"{self.rows} rows and {self.columns} columns of windows of {self.window} pixels with {self.image_tokens} "
-                "slots do not make a layout"
+                f"{self.rows} rows and {self.columns} columns of windows of {self.window} pixels with "
+                f"{self.image_tokens} image tokens do not make a layout"
             )
 
     @property
@@ -69,5 +69,5 @@ class Windows(Layout):
         whole_NCHW = F.interpolate(pixels_NCHW, (side, side), mode="bicubic", align_corners=False)
         cut = pixels_NCHW.view(len(images), 3, self.rows, side, self.columns, side)
         windows_NMCHW = cut.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
-        row, tiles_N = owners([self.parts] * len(images))
-        return Images(torch.cat([windows_NMCHW, whole_NCHW[:, None]], dim=1).flatten(0, 1), row, tiles_N=tiles_N)
+        made_NMCHW = torch.cat([windows_NMCHW, whole_NCHW[:, None]], dim=1)
+        return PixelImages(made_NMCHW.flatten(0, 1), *owned(list(made_NMCHW)))

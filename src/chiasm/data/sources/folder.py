@@ -17,7 +17,7 @@ from chiasm.errors import DataError
 
 @dataclass(frozen=True)
 class Folder(Source):
-    """One sample a picture, its class in `meta["label"]`: the name of the folder of `path` that holds it.
+    """One sample a picture, its class in `label`: the name of the folder of `path` that holds it.
 
     Classes come sorted by name, then the pictures of each, at any depth, by path. A picture is a file with an ending
     that Pillow knows; other files and hidden ones are passed over. A picture that is broken raises DataError, naming
@@ -51,7 +51,7 @@ class Folder(Source):
 
     def __getitem__(self, index: int) -> Sample:
         label, name = self._files[index]
-        return Sample(key=name, parts=(picture(self.path, name),), meta={"label": label})
+        return Sample(key=name, parts=(picture(self.path, name),), label=label)
 
 
 def _classes(folder: Location) -> dict[str, list[str]]:

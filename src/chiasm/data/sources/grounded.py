@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chiasm.data.sample import Box, GroundedSpan, Sample, Text
 from chiasm.data.source import Derived
@@ -31,7 +31,7 @@ class Grounded(Derived):
             raise DataError(f"sample '{sample.key}' has no caption in which its boxes are named")
         caption = Text(sample.captions[0], target=True, grounded_spans=_apart(named))
         parts = (*sample.images, *((Text(self.prompt),) if self.prompt else ()), caption)
-        return Sample(sample.key, parts, sample.captions, sample.boxes, meta=sample.meta)
+        return replace(sample, parts=parts, questions=(), negatives=())
 
 
 def _apart(named: dict[tuple[int, int], list[Box]]) -> tuple[GroundedSpan, ...]:

@@ -1,18 +1,21 @@
-"""LLaVA's instruction data: conversations about pictures, a JSON list (Liu et al. 2023, arXiv:2304.08485)."""
+"""LLaVA's instruction data: conversations about images and videos, a JSON list (Liu et al. 2023, arXiv:2304.08485)."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from chiasm.data.files import Rows, json_lines, json_list, picture
+from chiasm.data.files import Rows, json_lines, json_list, picture, video
 from chiasm.data.locations import Location
-from chiasm.data.sample import Part, Sample, Text
+from chiasm.data.sample import Image, Part, Sample, Text, Video
 from chiasm.data.source import Source
 from chiasm.errors import DataError
 
-PLACEHOLDER = "<image>"
+PLACEHOLDER, VIDEO = "<image>", "<video>"
+_SHOWN = {PLACEHOLDER: "image", VIDEO: "video"}  # the key under which a row names what stands there
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _READERS = {".json": json_list, ".jsonl": json_lines}
 
@@ -22,11 +25,13 @@ class Llava(Source):
     """One sample a conversation: its texts and pictures in reading order, the assistant's turns being what is learned.
 
     path: a .json file with one list of rows, or a .jsonl file with one row a line. A row holds "id", "conversations"
-        ([{"from": "human" or "gpt", "value": "..."}, ...]) and, unless it is text alone, "image": one name, or a list.
-    images: the folder that holds the pictures; by default that of the file.
-    Each `<image>` in a turn becomes the next picture of the row, in its place; line breaks around it are dropped, as
-    they only set it apart and the chat template has its own. Ids repeat in LLaVA's own mixture, so the key is
-    "row/id". A row with more or fewer placeholders than pictures raises DataError with its id and both counts.
+        ([{"from": "human" or "gpt", "value": "..."}, ...]) and, unless it is text alone, "image": one name, or a list;
+        and "video" likewise.
+    images: the folder that holds the images and videos; by default that of the file.
+    Each `<image>` in a turn becomes the next image of the row, in its place, each `<video>` the next video; line breaks
+    around them are dropped, as they only set them apart and the chat template has its own. Ids repeat in LLaVA's own
+    mixture, so the key is "row/id". A row with more or fewer placeholders than images, or videos, raises DataError with
+    its id and both counts.
     """
 
     path: Location
@@ -52,21 +57,26 @@ class Llava(Source):
         row = self._rows[index]
         where = f"{self._rows.where(index)} (id {row.get('id')!r})"
         turns = _turns(row, where)
-        names = _names(row, where)
-        wanted = sum(text.count(PLACEHOLDER) for _, text in turns)
-        if wanted != len(names):
-            raise DataError(f"{where} has {wanted} {PLACEHOLDER} placeholders but {len(names)} images; they must agree")
         folder = self.images if self.images is not None else self.path.parent
-        images = iter([picture(folder, name) for name in names])
+        shown: dict[str, Iterator[Image | Video]] = {}
+        for mark, key in _SHOWN.items():
+            names = _names(row, key, where)
+            wanted = sum(text.count(mark) for _, text in turns)
+            if wanted != len(names):
+                raise DataError(f"{where} has {wanted} {mark} placeholders but {len(names)} {key}s; they must agree")
+            shown[mark] = iter(
+                [picture(folder, name) if mark == PLACEHOLDER else video(folder, name) for name in names]
+            )
         parts: list[Part] = []
         for role, text in turns:
-            for place, piece in enumerate(text.split(PLACEHOLDER)):
-                if place:
-                    parts.append(next(images))
-                words = piece.strip("\n") if PLACEHOLDER in text else piece
-                if words.strip():
+            pieces = re.split("|".join(f"({re.escape(mark)})" for mark in _SHOWN), text)
+            for piece in (piece for piece in pieces if piece is not None):
+                words = piece.strip("\n") if len(pieces) > 1 else piece
+                if piece in shown:
+                    parts.append(next(shown[piece]))
+                elif words.strip():
                     parts.append(Text(words, role, target=role == "assistant"))
-        meta = {key: value for key, value in row.items() if key not in ("conversations", "image")}
+        meta = {key: value for key, value in row.items() if key not in ("conversations", *_SHOWN.values())}
         return Sample(key=f"{index}/{row.get('id', '')}", parts=tuple(parts), meta=meta)
 
 
@@ -87,9 +97,9 @@ def _turns(row: dict[str, Any], where: str) -> list[tuple[str, str]]:
     return found
 
 
-def _names(row: dict[str, Any], where: str) -> list[str]:
-    image = row.get("image")
-    names = [] if image is None else image if isinstance(image, list) else [image]
+def _names(row: dict[str, Any], key: str, where: str) -> list[str]:
+    given = row.get(key)
+    names = [] if given is None else given if isinstance(given, list) else [given]
     if not all(isinstance(name, str) for name in names):
-        raise DataError(f"{where}: 'image' must name a file, or several in a list, not {image!r}")
+        raise DataError(f"{where}: '{key}' must name a file, or several in a list, not {given!r}")
     return names

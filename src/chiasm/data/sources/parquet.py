@@ -46,11 +46,12 @@ class Parquet(Source):
     image: the column of the pictures: {bytes, path}, bytes, names of files below the folder of the parquet file, or
         lists of these.
     caption: the column of captions, one text or a list of texts a row; null reads no captions.
+    label: the column of classes, where the files have one of that name.
     groups: row groups whose rows are shuffled together (see data.order.BlockShuffle). A row is read with its whole
         group, so these stay in memory, and up to as many again where a reader passes on to the next.
     Of a file in a store the footer and the row groups are read by range when they are needed, and nothing is stored: a
     Hub data set is streamed so. Empty captions are dropped; `meta` is what else a row holds, other pictures and bytes
-    left out. Where the `datasets` library declares a column a ClassLabel, `meta` has the name instead of the number.
+    left out. Where the `datasets` library declares a column a ClassLabel, its names are given instead of the numbers.
     Needs pyarrow, and huggingface_hub for hf://.
     Raises DataError for files that are absent or broken, and for a row that cannot be read when it is read.
     """
@@ -58,6 +59,7 @@ class Parquet(Source):
     path: Location
     image: str = "image"
     caption: str | None = "caption"
+    label: str = "label"
     groups: int = 4
 
     def __post_init__(self) -> None:
@@ -119,6 +121,10 @@ class Parquet(Source):
         with _parquet(self._files[group.file]) as file:
             return file.read_row_group(group.number)
 
+    @property
+    def in_shards(self) -> bool:
+        return True
+
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
@@ -145,11 +151,18 @@ class Parquet(Source):
         meta = {
             key: _named_class(value, classes.get(key, []))
             for key, value in row.items()
-            if key not in (self.image, self.caption)
+            if key not in (self.image, self.caption, self.label)
             and not isinstance(value, bytes)
             and not (isinstance(value, dict) and isinstance(value.get("bytes"), bytes))
         }
-        return Sample(key=f"{self._names[group.file]}/{number}", parts=images, captions=captions, meta=meta)
+        label = row.get(self.label)
+        return Sample(
+            key=f"{self._names[group.file]}/{number}",
+            parts=images,
+            captions=captions,
+            label=None if label is None else str(_named_class(label, classes.get(self.label, []))),
+            meta=meta,
+        )
 
 
 def _split(path: Path) -> tuple[Path, str]:

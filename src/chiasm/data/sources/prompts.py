@@ -14,7 +14,7 @@ from chiasm.errors import DataError, RecipeError
 
 @dataclass(frozen=True)
 class Prompts(Derived):
-    """The samples of a source that carry `meta["label"]`, such as folders of classes; their captions are the templates.
+    """The samples of a source that have a label, such as folders of classes; their captions are the templates.
 
     of: the source. templates: sentences with {} in the class's place. words: what they say of a label; by default the
     label, its underscores read as spaces.
@@ -31,8 +31,7 @@ class Prompts(Derived):
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.of[index]
-        if "label" not in sample.meta:
-            raise DataError(f"sample '{sample.key}' has no label to make captions of; prompts need meta['label']")
-        label = str(sample.meta["label"])
-        name = self.words.get(label, label.replace("_", " "))
+        if sample.label is None:
+            raise DataError(f"sample '{sample.key}' has no label to make captions of; take a source that has classes")
+        name = self.words.get(sample.label, sample.label.replace("_", " "))
         return replace(sample, captions=tuple(one.replace("{}", name) for one in self.templates))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class Referring(Derived):
         for at in order[: self.turns].tolist():
             texts.append(asking(self.question, boxes[at].phrase))
             texts.append(Text("", "assistant", target=True, grounded_spans=(GroundedSpan((0, 0), (boxes[at],)),)))
-        return Sample(sample.key, (*sample.images, *texts), sample.captions, sample.boxes, meta=sample.meta)
+        return replace(sample, parts=(*sample.images, *texts), questions=(), negatives=())
 
 
 def asking(question: str, phrase: str) -> Text:

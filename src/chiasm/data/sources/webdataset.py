@@ -24,7 +24,7 @@ from chiasm.data.image import Image
 from chiasm.data.locations import Location, Url, place, short_names
 from chiasm.data.order import Blocks
 from chiasm.data.sample import Sample
-from chiasm.data.shards import Entries, Entry, expand, index_of
+from chiasm.data.shards import Entries, ShardEntry, expand, index_of
 from chiasm.data.source import Source
 from chiasm.errors import DataError
 
@@ -45,7 +45,7 @@ class WebDataset(Source):
         lies in a store, and all of them where all lie on this machine, as a disk reads any sample as fast as the next.
     gigabytes: of shards from stores that are kept in the cache folder; twice `together` of them stay in any case.
     Captions are a .txt member (one) and "caption" or "captions" of a .json member, each text once; what else the .json
-    holds is `meta`. A .cls member is meta["label"], a number where it is one. Other members are passed over.
+    holds is `meta`. A .cls member is the label. Other members are passed over.
     A shard is indexed once, by the headers of its members, and read at random afterwards; nothing is ever unpacked.
     Of a store's shards whole copies are fetched, each in one request at the full speed of the line, and read here:
     ranges would cost a round trip for every sample of some 100 KB. An epoch fetches each shard once, none where all fit
@@ -102,6 +102,10 @@ class WebDataset(Source):
     def _remote(self) -> bool:
         return any(isinstance(one, Url) for one in self._places)
 
+    @property
+    def in_shards(self) -> bool:
+        return True
+
     def __len__(self) -> int:
         return self._ends[-1]
 
@@ -127,15 +131,14 @@ class WebDataset(Source):
         if "json" in content:
             told, meta = _facts(to_text(content["json"], f"{where}, .json"), f"{where}, .json")
             captions += told
-        if "cls" in content:
-            label = to_text(content["cls"], f"{where}, .cls").strip()
-            meta["label"] = int(label) if label.isdecimal() else label
+        label = to_text(content["cls"], f"{where}, .cls").strip() if "cls" in content else None
         captions = list(dict.fromkeys(caption for caption in captions if caption))
         if not captions and "cls" not in content:
             raise DataError(f"{where} has neither a caption nor a label, only {entry.endings()}")
-        return Sample(key=f"{self._names[number]}/{entry.key}", parts=images, captions=tuple(captions), meta=meta)
+        key = f"{self._names[number]}/{entry.key}"
+        return Sample(key, images, captions=tuple(captions), label=label, meta=meta)
 
-    def _content(self, shard: Location, entry: Entry) -> dict[str, bytes]:
+    def _content(self, shard: Location, entry: ShardEntry) -> dict[str, bytes]:
         """The members of a sample that are used, by their endings."""
         content = {}
         try:
@@ -198,8 +201,7 @@ def write_shards(samples: Iterable[Sample], folder: Path, per_shard: int = 1000)
 
 def _members(sample: Sample) -> Iterator[tuple[str, bytes]]:
     """(ending, content) of what a shard holds of a sample."""
-    label = sample.meta.get("label")
-    if not sample.captions and label is None:
+    if not sample.captions and sample.label is None:
         raise DataError(f"sample '{sample.key}' has neither a caption nor a label to write")
     content = sample.image.encoded()
     _ = sample.image.size  # so that a broken picture is named as such
@@ -212,8 +214,8 @@ def _members(sample: Sample) -> Iterator[tuple[str, bytes]]:
     yield ending, content
     if sample.captions:
         yield "txt", sample.captions[0].encode()
-    if label is not None:
-        yield "cls", str(label).encode()
+    if sample.label is not None:
+        yield "cls", sample.label.encode()
     try:
         facts = json.dumps({**sample.meta, "key": sample.key, "captions": sample.captions}, ensure_ascii=False)
     except TypeError as error:

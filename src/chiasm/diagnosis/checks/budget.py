@@ -7,43 +7,41 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from chiasm.data.processor import Cost
 from chiasm.diagnosis.check import Check
-from chiasm.diagnosis.finding import Finding, Rows
+from chiasm.diagnosis.finding import Finding, FlaggedRows
 from chiasm.diagnosis.histogram import histogram
 from chiasm.diagnosis.seen import Seen
 from chiasm.diagnosis.setting import Setting
 
 
 class Budget(Check):
-    """Counts the tokens and slots of every sample, against the context and what a batch holds; nothing is decoded."""
+    """Counts all tokens and image tokens of every sample, against the context and a batch's bounds; decodes nothing."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self._lengths, self._image_tokens = array("l"), array("l")
-        self._long, self._filled, self._refused, self._over = Rows(), Rows(), Rows(), Rows()
+        self._context = 0  # that of the processor, known by the first sample that it takes
+        self._long, self._filled, self._refused, self._over = FlaggedRows(), FlaggedRows(), FlaggedRows(), FlaggedRows()
 
     def see(self, seen: Seen) -> None:
         if seen.refused:
             self._refused.add(seen.name, seen.refused, seen.images)
-        if seen.chat is None or self.setting.chats is None:
+        if seen.preview is None:
             return
-        chat, context = seen.chat, self.setting.chats.settings.context
-        self._lengths.append(chat.tokens)
-        self._image_tokens.append(chat.image_tokens)
-        told = f"{chat.tokens:,} tokens, {chat.image_tokens:,} of them for {len(seen.pictures)} pictures"
-        if chat.image_tokens > context:
+        cost, self._context = Cost(seen.preview.tokens, seen.preview.image_tokens), seen.preview.limit
+        self._lengths.append(cost.tokens)
+        self._image_tokens.append(cost.image_tokens)
+        told = f"{cost.tokens:,} tokens, {cost.image_tokens:,} of them for {len(seen.pictures)} pictures"
+        if cost.image_tokens > self._context:
             self._filled.add(seen.name, told, seen.images)
-        elif chat.tokens > context:
+        elif cost.tokens > self._context:
             self._long.add(seen.name, told, seen.images)
-        elif (budget := self.setting.recipe.data.budget) is not None and not budget.holds(
-            chat.tokens, chat.image_tokens
-        ):
+        elif (budget := self.setting.recipe.data.budget) is not None and not budget.holds(cost):
             self._over.add(seen.name, told, seen.images)
 
     def findings(self) -> Iterator[Finding]:
-        if self.setting.chats is None:
-            return
-        of, context = len(self._lengths) + self._refused.count, self.setting.chats.settings.context
+        of, context = len(self._lengths) + self._refused.count, self._context
         if self._refused.count:
             why = "Training leaves such samples out and counts them as unreadable."
             mend = "Mend the samples, or the chat template."
@@ -74,7 +72,7 @@ class Budget(Check):
                 f"samples that alone need more than a batch holds, {self.setting.recipe.data.budget}",
                 "Training leaves such samples out, and stops where there are more than data.max_skipped. Several "
                 "processes share a batch, so there may be more of them there.",
-                f"Raise data.batch_tokens (the longest has {max(self._lengths):,}) or data.batch_slots.",
+                f"Raise data.batch_tokens (the longest has {max(self._lengths):,}) or data.batch_image_tokens.",
                 rows=self._over,
                 of=of,
             )

@@ -9,7 +9,7 @@ import numpy as np
 import tokenizers
 
 from chiasm.diagnosis.check import Check
-from chiasm.diagnosis.finding import Finding, Rows
+from chiasm.diagnosis.finding import Finding, FlaggedRows
 from chiasm.diagnosis.histogram import histogram
 from chiasm.diagnosis.seen import Seen
 from chiasm.diagnosis.setting import Setting
@@ -22,16 +22,17 @@ class Cut(Check):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self._lengths, self._cut = array("l"), Rows()
+        self._lengths, self._cut = array("l"), FlaggedRows()
+        self._tokenizer = setting.processor.caption_tokenizer if setting.processor is not None else None
         self._whole: tokenizers.Tokenizer | None = None
-        if setting.pairs is not None:
-            self._whole = tokenizers.Tokenizer.from_str(setting.pairs.tokenizer.backend.to_str())
+        if self._tokenizer is not None:
+            self._whole = tokenizers.Tokenizer.from_str(self._tokenizer.backend.to_str())
             self._whole.no_truncation()
 
     def see(self, seen: Seen) -> None:
-        if self._whole is None or self.setting.pairs is None:
+        if self._whole is None or self._tokenizer is None:
             return
-        context = self.setting.pairs.tokenizer.rules.context
+        context = self._tokenizer.rules.context
         texts = seen.texts[:1] if self.setting.recipe.data.captions == "first" else seen.texts
         for text, encoding in zip(texts, self._whole.encode_batch(list(texts)), strict=True):
             self._lengths.append(len(encoding.ids))
@@ -41,8 +42,8 @@ class Cut(Check):
 
     def _shown(self, text: str) -> str:
         """The text around the cut."""
-        assert self.setting.pairs is not None
-        kept = self.setting.pairs.tokenizer.backend.encode(text)
+        assert self._tokenizer is not None
+        kept = self._tokenizer.backend.encode(text)
         behind = max((end for _, end in kept.offsets), default=0)
         before, after = text[:behind], text[behind:]
         start = "…" if len(before) > _AROUND else ""
@@ -50,9 +51,9 @@ class Cut(Check):
         return f"{start}{before[-_AROUND:]} ✂ {after[:_AROUND].lstrip()}{end}"
 
     def findings(self) -> Iterator[Finding]:
-        if not self._lengths or self.setting.pairs is None:
+        if not self._lengths or self._tokenizer is None:
             return
-        rules = self.setting.pairs.tokenizer.rules
+        rules = self._tokenizer.rules
         lengths = np.asarray(self._lengths)
         if self._cut.count:
             longest = int(lengths.max())

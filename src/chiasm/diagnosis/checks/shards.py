@@ -6,10 +6,8 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 
-from chiasm.data.sources.parquet import Parquet
-from chiasm.data.sources.webdataset import WebDataset
 from chiasm.diagnosis.check import Check
-from chiasm.diagnosis.finding import Finding, Rows
+from chiasm.diagnosis.finding import Finding, FlaggedRows
 from chiasm.diagnosis.seen import Seen
 from chiasm.diagnosis.setting import Setting
 
@@ -21,7 +19,7 @@ class Shards(Check):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self._sharded = isinstance(setting.recipe.data.train, (WebDataset, Parquet))
+        self._sharded = setting.recipe.data.train.in_shards
         self._counts: Counter[str] = Counter()
 
     def see(self, seen: Seen) -> None:
@@ -43,7 +41,7 @@ class Shards(Check):
                 figures={"shards": shards, "readers": readers},
             )
         mean = sum(self._counts.values()) / shards
-        short = Rows()
+        short = FlaggedRows()
         for name, count in sorted(self._counts.items()):
             if count < _SHORT * mean:
                 short.add(f"shard {name}", f"{count:,} samples of those read, {mean:,.0f} in the mean")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from chiasm.evaluation.metrics.captions import Captions
+from chiasm.evaluation.metrics.captions import TokenizedCaptions
 
 ORDERS = 4
 
 
-def counts(captions: Captions) -> NDArray[np.float64]:
+def counts(captions: TokenizedCaptions) -> NDArray[np.float64]:
     """(I, 10) what BLEU is made of, item by item: right n-grams of orders 1 to 4, given ones, candidate and reference
     length. Their sums over items give the corpus's BLEU."""
     items = len(captions)
@@ -33,7 +33,7 @@ def bleu(counts_X10: NDArray[np.float64]) -> NDArray[np.float64]:
         return precision * np.exp(np.minimum(1 - 1 / ratio, 0))
 
 
-def _right(captions: Captions) -> NDArray[np.float64]:
+def _right(captions: TokenizedCaptions) -> NDArray[np.float64]:
     """(I, 4) how many n-grams of each candidate are right; each as often as the one reference that has it most often.
 
     References are followed only where they have what the candidate has: an n-gram that is not there is not looked for
@@ -66,7 +66,7 @@ def _right(captions: Captions) -> NDArray[np.float64]:
     return np.stack(found, axis=1)
 
 
-def _closest_lengths(captions: Captions) -> NDArray[np.int64]:
+def _closest_lengths(captions: TokenizedCaptions) -> NDArray[np.int64]:
     """(I,) the reference length nearest to the candidate's; of two as near, the shorter."""
     lengths_C, items = captions.texts.words.lengths_C, len(captions)
     given_R, lengths_R = lengths_C[captions.item_C[items:]], lengths_C[items:]

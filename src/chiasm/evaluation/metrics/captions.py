@@ -16,7 +16,7 @@ from chiasm.evaluation.metrics.tokens import prepared, taken_apart
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenIds:
     """Ids of the tokens of several texts, end to end.
 
     id_T: from 0 to kinds - 1. text_T: which text each belongs to, rising. lengths_C: how many each text has.
@@ -37,24 +37,24 @@ class Tokens:
 
 
 class Texts:
-    """Texts as tokens; what is asked for is made once."""
+    """Texts as tokens, tokenized once."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         lines = prepared(texts)
         kinds: defaultdict[str, int] = defaultdict()
         kinds.default_factory = kinds.__len__
-        self._end = kinds["\n"]  # stands behind every text
+        self._end = kinds["\n"]  # ends every text
         words = lines[1:].replace("\n", " \n ").split(" ")
         self._kind_W = np.fromiter(map(kinds.__getitem__, words), np.int64, len(words))
         self._parts = [taken_apart(word) for word in kinds]  # the tokens of every kind of word
 
     @cached_property
-    def tokens(self) -> Tokens:
+    def tokens(self) -> TokenIds:
         """As the Stanford tokenizer makes them."""
         return _numbered(self._parts, self._kind_W, self._end)
 
     @cached_property
-    def words(self) -> Tokens:
+    def words(self) -> TokenIds:
         """The tokens as n-grams see them: "22 3/4" is one token of the tokenizer, but its space parts two words."""
         split = [tuple(word for token in several for word in token.split()) for several in self._parts]
         return self.tokens if split == self._parts else _numbered(split, self._kind_W, self._end)
@@ -71,7 +71,7 @@ class Texts:
         return found
 
 
-class Captions:
+class TokenizedCaptions:
     """One candidate an item, with one or more references.
 
     The texts are numbered: first the I candidates, then all references, item by item. item_C: the item of each text.
@@ -84,7 +84,9 @@ class Captions:
         if not candidates:
             raise DataError("there are no captions to compare")
         if not all(references):
-            raise DataError(f"item {[bool(one) for one in references].index(False)} has no reference; one is needed")
+            raise DataError(
+                f"item {[bool(several) for several in references].index(False)} has no reference; one is needed"
+            )
         self.texts = Texts([*candidates, *chain.from_iterable(references)])
         self.counts_I = np.array([len(several) for several in references], np.int64)
         self.firsts_I = np.cumsum(self.counts_I) - self.counts_I  # of each item's references, among all references
@@ -107,7 +109,7 @@ def medoid(texts: Sequence[str]) -> str:
     return texts[int(np.bincount(text_G, share_G * mean[id_G], len(texts)).argmax())]
 
 
-def _numbered(parts: Sequence[tuple[str, ...]], kind_W: NDArray[np.int64], end: int) -> Tokens:
+def _numbered(parts: Sequence[tuple[str, ...]], kind_W: NDArray[np.int64], end: int) -> TokenIds:
     """parts: the tokens of every kind of word. kind_W: the words of all texts; `end` ends each text."""
     ids: defaultdict[str, int] = defaultdict()
     ids.default_factory = ids.__len__
@@ -118,4 +120,4 @@ def _numbered(parts: Sequence[tuple[str, ...]], kind_W: NDArray[np.int64], end: 
     ends_W = np.cumsum(sizes_W)
     within_T = np.arange(ends_W[-1]) - np.repeat(ends_W - sizes_W, sizes_W)
     lengths_C = np.diff(ends_W[kind_W == end], prepend=0)
-    return Tokens(flat[np.repeat(firsts_K[kind_W], sizes_W) + within_T], lengths_C, len(ids))
+    return TokenIds(flat[np.repeat(firsts_K[kind_W], sizes_W) + within_T], lengths_C, len(ids))

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chiasm.evaluation.metrics.captions import Captions, Tokens
+from chiasm.evaluation.metrics.captions import TokenIds, TokenizedCaptions
 
 ORDERS, SIGMA = 4, 6.0
 
 
-def cider(captions: Captions) -> NDArray[np.float64]:
+def cider(captions: TokenizedCaptions) -> NDArray[np.float64]:
     """(I,) CIDEr-D, 0 to 10; the corpus's is the mean. Papers print 100 times as much, so that 1 is shown as 100."""
     items, words = len(captions), captions.texts.words
     # As in the original, a text's length is the number of its bigrams, so none and one word are as long.
@@ -35,7 +35,7 @@ class _Grams:
     kinds: int
 
 
-def _grams(words: Tokens) -> list[_Grams]:
+def _grams(words: TokenIds) -> list[_Grams]:
     at_T, id_T, kinds = np.arange(len(words.id_T)), words.id_T, words.kinds  # where an n-gram begins, and which it is
     found = []
     for order in range(ORDERS):
@@ -49,7 +49,7 @@ def _grams(words: Tokens) -> list[_Grams]:
     return found
 
 
-def _similar(captions: Captions, grams: _Grams) -> NDArray[np.float64]:
+def _similar(captions: TokenizedCaptions, grams: _Grams) -> NDArray[np.float64]:
     """(R,) how similar each reference is to its item's candidate by n-grams of one order, 0 to 1."""
     items, texts = len(captions), len(captions.item_C)
     split = int(np.searchsorted(grams.text_G, items))  # candidates' n-grams stand before it

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chiasm.errors import ChiasmError, MissingExtra
-from chiasm.evaluation.metrics.captions import Captions
+from chiasm.evaluation.metrics.captions import TokenizedCaptions
 
 # Its parameters for English, tuned to rank as people do.
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
@@ -41,7 +41,7 @@ def expect_meteor() -> Path:
     return folder
 
 
-def counts(captions: Captions) -> NDArray[np.float64]:
+def counts(captions: TokenizedCaptions) -> NDArray[np.float64]:
     """(I, 23) what the program counted of each candidate and its best reference. Starting it takes some seconds.
 
     In order: words of candidate and reference, their function words; for each of the four kinds of match the matched

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chiasm.evaluation.metrics.captions import Captions
+from chiasm.evaluation.metrics.captions import TokenizedCaptions
 
 BETA = 1.2
 _BITS = 63  # of a machine word that tokens of a candidate can stand for; longer candidates take Python's integers
 
 
-def rouge_l(captions: Captions) -> NDArray[np.float64]:
+def rouge_l(captions: TokenizedCaptions) -> NDArray[np.float64]:
     """(I,) ROUGE-L, 0 to 1; the corpus's is the mean."""
     items = len(captions)
     lengths_C = np.maximum(captions.texts.tokens.lengths_C, 1)
@@ -27,7 +27,7 @@ def rouge_l(captions: Captions) -> NDArray[np.float64]:
     return np.divide((1 + BETA**2) * precision_I * recall_I, weighted_I, np.zeros(items), where=weighted_I > 0)
 
 
-def _common(captions: Captions) -> NDArray[np.int64]:
+def _common(captions: TokenizedCaptions) -> NDArray[np.int64]:
     """(R,) how long the longest common subsequence of each reference and its item's candidate is.
 
     By rows of bits (Hyyrö 2004, "Bit-parallel LCS-length computation revisited"): a bit stands for a token of the
@@ -54,7 +54,7 @@ def _common(captions: Captions) -> NDArray[np.int64]:
     return common_R + ((lengths_C[candidate_R] == 0) & (lengths_C[items:] == 0))
 
 
-def _places(captions: Captions) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def _places(captions: TokenizedCaptions) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """For every token of a reference that its item's candidate has: where, one bit a place; and which reference."""
     tokens, items = captions.texts.tokens, len(captions)
     given = int(tokens.lengths_C[:items].sum())

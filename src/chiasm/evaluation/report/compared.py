@@ -11,10 +11,12 @@ from rich import box
 from rich.table import Table
 
 from chiasm.config import dump
+from chiasm.data.files import inside
 from chiasm.data.image import Image
 from chiasm.errors import DataError, RecipeError
 from chiasm.evaluation.comparison import Change, Compared, Comparison, images_of
 from chiasm.evaluation.files import write_file
+from chiasm.evaluation.outcomes import IMAGES
 from chiasm.evaluation.report import environment
 from chiasm.evaluation.report.display import percent, points
 from chiasm.evaluation.report.examples import data_uri
@@ -24,12 +26,16 @@ _CERTAIN = 0.05
 
 
 @dataclass(frozen=True)
-class Item:
-    """One changed item on the page. picture: a data URI, or "". better: which model did better, 0 or 1."""
+class ChangedItem:
+    """One changed item on the page. better: which model did better, 0 or 1.
+
+    picture: the image that was asked about, images: those that both models answered with; data URIs, or "".
+    """
 
     change: Change
     picture: str
     better: int
+    images: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Section:
     """One task on the page: items of both directions; of the others, beyond what is shown, only the number."""
 
     compared: Compared
-    items: tuple[Item, ...]
+    items: tuple[ChangedItem, ...]
     verdict: str
 
 
@@ -49,10 +55,11 @@ def difference_table(comparison: Comparison) -> Table:
         table.add_column(column, justify="left" if column == "%" else "right", no_wrap=column != "%")
     for task in comparison.tasks:
         table.add_row(f"[bold]{_safe(task.task)}[/] ({task.headline.items:,})")
-        for one in task.differences:
-            figures = percent(one.first), percent(one.second), points(one.value)
-            interval, changed = f"{points(one.low)} to {points(one.high)}", f"{one.wins:,} / {one.losses:,}"
-            table.add_row(f"  {_safe(one.name)}", *figures, interval, p_value(one.p), changed)
+        for difference in task.differences:
+            figures = percent(difference.first), percent(difference.second), points(difference.value)
+            interval = f"{points(difference.low)} to {points(difference.high)}"
+            changed = f"{difference.wins:,} / {difference.losses:,}"
+            table.add_row(f"  {_safe(difference.name)}", *figures, interval, p_value(difference.p), changed)
     return table
 
 
@@ -64,31 +71,30 @@ def changed_lines(comparison: Comparison, shown: int) -> list[str]:
         lines += [f"  {note}" for note in task.notes]
         for change in widest(task.changes, shown):
             better = comparison.names[0 if change.gain > 0 else 1]
-            said = " | ".join(
-                f"{name}: {_short(text)}" for name, text in zip(comparison.names, change.said, strict=True)
-            )
-            lines.append(f"  {change.key}: {better} did better ({said})")
+            pairs = zip(comparison.names, change.answers, strict=True)
+            answers = " | ".join(f"{name}: {_short(text)}" for name, text in pairs)
+            lines.append(f"  {change.key}: {better} did better ({answers})")
     return lines
 
 
 def verdict(task: Compared, comparison: Comparison) -> str:
     """Whether the headline's difference is more than chance, in words."""
-    one, (first, second) = task.headline, comparison.names
-    if one.wins == one.losses == 0:
+    difference, (first, second) = task.headline, comparison.names
+    if difference.wins == difference.losses == 0:
         return "no item changed"
-    better = first if one.value > 0 else second
-    split = f"{first} did better in {one.wins:,} items, {second} in {one.losses:,}"
+    better = first if difference.value > 0 else second
+    split = f"{first} did better in {difference.wins:,} items, {second} in {difference.losses:,}"
     if task.adjusted >= _CERTAIN:
-        return f"no clear difference ({_told(task.adjusted)} after Holm's correction; {split})"
-    lead = points(abs(one.value)).lstrip("+")
-    return f"{better} is better by {lead} points ({_told(task.adjusted)} after Holm's correction; {split})"
+        return f"no clear difference ({_p_in_words(task.adjusted)} after Holm's correction; {split})"
+    lead = points(abs(difference.value)).lstrip("+")
+    return f"{better} is better by {lead} points ({_p_in_words(task.adjusted)} after Holm's correction; {split})"
 
 
 def widest(changes: Sequence[Change], limit: int) -> list[Change]:
     """The changes of widest gain, one of either direction in turn, so that both are seen."""
-    ranked = sorted(changes, key=lambda one: -abs(one.gain))
-    ways = [[one for one in ranked if one.gain > 0], [one for one in ranked if one.gain < 0]]
-    return [way[at] for at in range(limit) for way in ways if at < len(way)][:limit]
+    ranked = sorted(changes, key=lambda change: -abs(change.gain))
+    directions = [[change for change in ranked if change.gain > 0], [change for change in ranked if change.gain < 0]]
+    return [several[at] for at in range(limit) for several in directions if at < len(several)][:limit]
 
 
 def write_json(comparison: Comparison, file: Path) -> None:
@@ -109,7 +115,7 @@ def write_comparison(comparison: Comparison, folders: Sequence[Path], file: Path
             images = images_of(folders[0], task.task) if task.changes else {}
         except (DataError, RecipeError) as error:
             missing.append(f"{task.task}: {error}")
-        sections.append(_section(task, comparison, images))
+        sections.append(_section(task, comparison, images, folders))
     page = (
         environment.make()
         .get_template("compare.html")
@@ -131,24 +137,26 @@ def p_value(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _told(p: float) -> str:
+def _p_in_words(p: float) -> str:
     return f"p {p_value(p).replace('<', '< ')}" if p < 0.001 else f"p = {p_value(p)}"
 
 
-def _section(task: Compared, comparison: Comparison, images: Mapping[str, Image]) -> Section:
+def _section(task: Compared, comparison: Comparison, images: Mapping[str, Image], folders: Sequence[Path]) -> Section:
     items = []
     for change in widest(task.changes, 2 * _SHOWN):
         picture = images.get(change.key) or images.get(change.sample)
-        items.append(Item(change, _drawn(picture), 0 if change.gain > 0 else 1))
+        answers = zip(folders, change.images, strict=True)
+        first, second = (_drawn(Image(inside(folder / IMAGES, name)) if name else None) for folder, name in answers)
+        items.append(ChangedItem(change, _drawn(picture), 0 if change.gain > 0 else 1, (first, second)))
     return Section(task, tuple(items), verdict(task, comparison))
 
 
-def _drawn(picture: Image | None) -> str:
-    if picture is None:
+def _drawn(image: Image | None) -> str:
+    if image is None:
         return ""
     try:
-        return data_uri(picture)
-    except DataError:  # the item was asked of a picture that cannot be decoded: then there is none to show
+        return data_uri(image)
+    except DataError:  # an image that cannot be decoded: then there is none to show
         return ""
 
 

@@ -13,7 +13,7 @@ from chiasm.data.files import inside
 from chiasm.data.image import Image
 from chiasm.evaluation.report.display import MINUS
 from chiasm.evaluation.report.runs import Run, task_names
-from chiasm.evaluation.result import Candidate, Example, Shown
+from chiasm.evaluation.result import Candidate, Example, TextOrImage
 
 _SHOWN = 8  # items of each outcome and task: enough to see a pattern, few enough to read
 _CANDIDATES = 5  # and the best right one where it comes later
@@ -21,8 +21,8 @@ _SIDE = 192  # pixels, the longer side of a thumbnail: twice its place on the pa
 
 
 @dataclass(frozen=True)
-class Thing:
-    """A text or a picture on the page. picture: a data URI, or ""."""
+class PageContent:
+    """A text or an image on the page. picture: a data URI, or ""."""
 
     text: str
     picture: str
@@ -32,7 +32,7 @@ class Thing:
 class Option:
     """A candidate. width: how far its score reaches, in percent of the range of the shown scores of model and task."""
 
-    thing: Thing
+    thing: PageContent
     score: str
     width: float
     true: bool
@@ -40,12 +40,13 @@ class Option:
 
 @dataclass(frozen=True)
 class Answer:
-    """One model's choice for one item."""
+    """One model's answer to one item. image: a data URI, where it answered with an image."""
 
     run: int
     right: bool
     options: tuple[Option, ...]
     reply: str = ""
+    image: str = ""
     references: tuple[str, ...] = ()
     earned: str = ""
 
@@ -56,7 +57,7 @@ class Card:
 
     key: str
     group: str
-    query: Thing
+    query: PageContent
     answers: tuple[Answer, ...]
 
     @property
@@ -127,7 +128,7 @@ def _outcome(right: Sequence[bool]) -> str:
 def _gallery(runs: Sequence[Run], task: str) -> Gallery:
     kept = [(run.index, example) for run in runs if task in run.results for example in run.results[task].examples]
     ranges = {index: _range([one for at, one in kept if at == index]) for index in {index for index, _ in kept}}
-    by_question: dict[tuple[str, Shown], list[tuple[int, Example]]] = defaultdict(list)
+    by_question: dict[tuple[str, TextOrImage], list[tuple[int, Example]]] = defaultdict(list)
     for index, example in kept:
         by_question[example.key, example.query].append((index, example))  # a key may be asked about in several ways
     items = [
@@ -145,21 +146,31 @@ def _gallery(runs: Sequence[Run], task: str) -> Gallery:
 def _card(item: _Item, runs: Sequence[Run], ranges: dict[int, tuple[float, float]]) -> Card:
     first, example = item.examples[0]
     answers = tuple(
-        Answer(at, one.right, _options(one, ranges[at], runs[at]), one.reply, one.references, one.earned)
-        for at, one in item.examples
+        Answer(
+            at,
+            kept.right,
+            _options(kept, ranges[at], runs[at]),
+            kept.reply,
+            _data_uri(kept.image, runs[at]),
+            kept.references,
+            kept.earned,
+        )
+        for at, kept in item.examples
     )
-    return Card(item.key, item.group, _thing(example.query, runs[first]), answers)
+    return Card(item.key, item.group, _page_content(example.query, runs[first]), answers)
 
 
 def _options(example: Example, span: tuple[float, float], run: Run) -> tuple[Option, ...]:
     """The best candidates, and the best right one wherever it stands."""
     best, others = example.candidates[:_CANDIDATES], example.candidates[_CANDIDATES:]
-    late = [] if any(one.true for one in best) else [one for one in others if one.true][:1]
+    late = [candidate for candidate in others if candidate.true][:1]
+    if any(candidate.true for candidate in best):
+        late = []
     low, high = span
     digits = max(0, 2 - math.floor(math.log10(high - low))) if high > low else 3
     return tuple(
         Option(
-            thing=_thing(candidate.shown, run),
+            thing=_page_content(candidate.shown, run),
             score=f"{candidate.score:.{digits}f}".replace("-", MINUS),
             width=100 * (candidate.score - low) / (high - low) if high > low else 100.0,
             true=candidate.true,
@@ -186,8 +197,13 @@ def _best(candidates: Sequence[Candidate], true: bool) -> float | None:
     return max((candidate.score for candidate in candidates if candidate.true == true), default=None)
 
 
-def _thing(shown: Shown, run: Run) -> Thing:
-    return Thing(shown.text, data_uri(Image(inside(run.pictures, shown.picture))) if shown.picture else "")
+def _page_content(shown: TextOrImage, run: Run) -> PageContent:
+    return PageContent(shown.text, _data_uri(shown.picture, run))
+
+
+def _data_uri(thumbnail: str, run: Run) -> str:
+    """A thumbnail that the run has kept; "" where there is none."""
+    return data_uri(Image(inside(run.pictures, thumbnail))) if thumbnail else ""
 
 
 def data_uri(picture: Image) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import chiasm
 from chiasm.evaluation.files import write_file
 from chiasm.evaluation.report import environment, examples, panels, plots, summary, tables, trust
-from chiasm.evaluation.report.runs import Axis, Run, at_chance, load_runs, task_names
+from chiasm.evaluation.report.runs import Run, XAxis, at_chance, load_runs, task_names
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -110,7 +110,7 @@ class Curves:
 
 def _curves(runs: Sequence[Run]) -> list[Curves]:
     """Against samples; where there is something to compare, against steps and time too."""
-    axes: dict[str, Axis] = {"samples": "samples"}
+    axes: dict[str, XAxis] = {"samples": "samples"}
     if len(runs) > 1:
         axes |= {"steps": "step", "time": "seconds"}
     found = [
@@ -122,7 +122,7 @@ def _curves(runs: Sequence[Run]) -> list[Curves]:
         )
         for word, by in axes.items()
     ]
-    return [one for one in found if one.any]
+    return [curves for curves in found if curves.any]
 
 
 def _dot_plot(panel: panels.DotPanel, name: str) -> Plot:

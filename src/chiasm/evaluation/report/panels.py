@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from chiasm.evaluation.report.runs import Axis, Run, Series, metrics, task_names
+from chiasm.evaluation.report.runs import Run, Series, XAxis, metrics, task_names
 from chiasm.evaluation.result import Score
 
 _ROWS = 24  # kinds in one plot
@@ -64,7 +64,7 @@ class LinePanel:
     share: bool = False
     chance: float | None = None
     log_scale: bool = False
-    by: Axis = "samples"
+    by: XAxis = "samples"
 
 
 def dot_panels(runs: Sequence[Run]) -> tuple[DotPanel, ...]:
@@ -79,7 +79,8 @@ def dot_panels(runs: Sequence[Run]) -> tuple[DotPanel, ...]:
         grouped = list(dict.fromkeys(name for name, group in pairs if group))
         first = grouped[0] if grouped else ""
         for name in grouped:
-            rows = tuple(_row(runs, task, name, group, label=group) for one, group in pairs if one == name and group)
+            groups = [group for metric, group in pairs if metric == name and group]
+            rows = tuple(_row(runs, task, name, group, label=group) for group in groups)
             shown, note = shortened(ordered(rows))
             panels.append(DotPanel(task, f"{task}: {name} by kind", shown, note, main=name == first))
     return tuple(panels)
@@ -104,7 +105,7 @@ def ordered(rows: tuple[DotRow, ...]) -> tuple[DotRow, ...]:
     return tuple(sorted(rows, key=_margin, reverse=True))
 
 
-def loss_panels(runs: Sequence[Run], by: Axis = "samples") -> tuple[LinePanel, ...]:
+def loss_panels(runs: Sequence[Run], by: XAxis = "samples") -> tuple[LinePanel, ...]:
     """One panel for each named loss; the weighted sum too where a run has several."""
     names = list(dict.fromkeys(name for run in runs for name in run.log.loss_names))
     panels = [_line_panel(runs, f"{name} loss", ("losses", name), by) for name in names]
@@ -115,7 +116,7 @@ def loss_panels(runs: Sequence[Run], by: Axis = "samples") -> tuple[LinePanel, .
     return tuple(replace(panel, log_scale=log_scale) for panel in panels)
 
 
-def course_panels(runs: Sequence[Run], by: Axis = "samples") -> tuple[LinePanel, ...]:
+def course_panels(runs: Sequence[Run], by: XAxis = "samples") -> tuple[LinePanel, ...]:
     """What else the loop logged, in small panels: how the optimiser was driven, and what the models watch."""
     watched = dict.fromkeys(name for run in runs for name in run.log.watched_names)
     panels = (
@@ -128,7 +129,7 @@ def course_panels(runs: Sequence[Run], by: Axis = "samples") -> tuple[LinePanel,
     return tuple(panel for panel in panels if panel.lines)
 
 
-def progress_panels(runs: Sequence[Run], by: Axis = "samples") -> tuple[LinePanel, ...]:
+def progress_panels(runs: Sequence[Run], by: XAxis = "samples") -> tuple[LinePanel, ...]:
     """What was evaluated during training: one small panel a figure."""
     chances = {
         f"{task}: {score.name}": score.chance
@@ -161,7 +162,7 @@ def smoothed(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
 
 
 def _line_panel(
-    runs: Sequence[Run], title: str, path: tuple[str, ...], by: Axis, *, smooth: bool = True, share: bool = False
+    runs: Sequence[Run], title: str, path: tuple[str, ...], by: XAxis, *, smooth: bool = True, share: bool = False
 ) -> LinePanel:
     lines = []
     for run in runs:

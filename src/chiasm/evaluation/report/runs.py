@@ -18,7 +18,7 @@ from chiasm.errors import ChiasmError, RecipeError
 from chiasm.evaluation.result import PICTURES, Evaluation, Score, TaskResult
 
 # What curves can be drawn against, by its key in metrics.jsonl.
-Axis = Literal["samples", "step", "seconds"]
+XAxis = Literal["samples", "step", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Log:
     evaluations: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[Mapping[str, Any], ...] = ()
 
-    def series(self, *path: str, by: Axis = "samples") -> Series:
+    def series(self, *path: str, by: XAxis = "samples") -> Series:
         """The values under a key, such as "learning_rate" or ("losses", "contrastive"), against samples seen."""
         return _series((step.get(by), _lookup(step, path)) for step in self.steps)
 
-    def evaluated(self, name: str, by: Axis = "samples") -> Series:
+    def evaluated(self, name: str, by: XAxis = "samples") -> Series:
         """The values of one figure that was measured during training, against samples seen."""
         logged = [step for step in self.steps if isinstance(step.get(by), (int, float))]
         at = [0.0, *(float(step["step"]) for step in logged)]
@@ -100,7 +100,7 @@ class Run:
         result = self.results.get(task)
         if result is None:
             return None
-        return next((one for one in result.scores if (one.name, one.group) == (metric, group)), None)
+        return next((score for score in result.scores if (score.name, score.group) == (metric, group)), None)
 
 
 def load_runs(folders: Sequence[Path]) -> tuple[Run, ...]:

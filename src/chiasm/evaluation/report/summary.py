@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from chiasm.evaluation.report.display import compact, listing, percent, points
 from chiasm.evaluation.report.runs import Run, at_chance, metrics, task_names
-from chiasm.evaluation.report.tables import Row, headline_rows, model_size, training_time
+from chiasm.evaluation.report.tables import TableRow, headline_rows, model_size, training_time
 from chiasm.evaluation.result import Score
 
 _NAMED = 3  # how many failures a sentence can hold
@@ -94,9 +94,9 @@ def lede(runs: Sequence[Run]) -> str:
     rows = headline_rows(runs)
     if not rows:
         return f"{_who(runs)}: trained, not evaluated."
-    told = _one_model(rows) if len(runs) == 1 else _several_models(rows, runs)
-    clauses = [f"{_who(runs)}: {told}", _where_it_fails(runs), _left_out(runs)]
-    return "; ".join(clause for clause in clauses if clause) + "."
+    clause = _one_model(rows) if len(runs) == 1 else _several_models(rows, runs)
+    clauses = [f"{_who(runs)}: {clause}", _where_it_fails(runs), _left_out(runs)]
+    return "; ".join(filter(None, clauses)) + "."
 
 
 def trained(run: Run) -> str:
@@ -130,11 +130,11 @@ def _who(runs: Sequence[Run]) -> str:
     )
 
 
-def _one_model(rows: Sequence[Row]) -> str:
+def _one_model(rows: Sequence[TableRow]) -> str:
     return listing([_with_value(row, brief=at > 0) for at, row in enumerate(rows)])
 
 
-def _several_models(rows: Sequence[Row], runs: Sequence[Run]) -> str:
+def _several_models(rows: Sequence[TableRow], runs: Sequence[Run]) -> str:
     """Tasks that somebody clearly leads, by leader; then the tasks without a clear lead."""
     parts = [(f"{run.name} is best on", [row for row in rows if row.clear and row.best == run.index]) for run in runs]
     parts.append(("no clear difference on", [row for row in rows if len(row.known) > 1 and not row.clear]))
@@ -146,7 +146,7 @@ def _several_models(rows: Sequence[Row], runs: Sequence[Run]) -> str:
     return "; ".join(clauses) or "no two of them were given the same task"
 
 
-def _with_value(row: Row, brief: bool) -> str:
+def _with_value(row: TableRow, brief: bool) -> str:
     """A task with its best score; the words "points above chance" only where they come first."""
     _, score = row.ranked[0]
     if at_chance(score):
@@ -160,17 +160,18 @@ def _where_it_fails(runs: Sequence[Run]) -> str:
     found = failures_by_task(runs)
     if not found:
         return "every task and kind is better than chance"
-    told = [f"{task}{_for_whom(one, runs)}" for task, failing in found.items() for one in failing if not one.group]
+    whole = [(task, failure) for task, failing in found.items() for failure in failing if not failure.group]
+    parts = [f"{task}{_for_whom(failure, runs)}" for task, failure in whole]
     for task, failing in found.items():
-        kinds = [f"{one.group}{_for_whom(one, runs)}" for one in failing if one.group]
+        kinds = [f"{failure.group}{_for_whom(failure, runs)}" for failure in failing if failure.group]
         if kinds:
-            told.append(f"{_first_few(kinds)} ({task})")
-    return f"not better than chance: {', '.join(told)}"
+            parts.append(f"{_first_few(kinds)} ({task})")
+    return f"not better than chance: {', '.join(parts)}"
 
 
 def _left_out(runs: Sequence[Run]) -> str:
-    told = [f"{listing(list(run.evaluation.left_out))} for {run.name}" for run in runs if run.evaluation.left_out]
-    return f"left out: {', '.join(told)}" if told else ""
+    parts = [f"{listing(list(run.evaluation.left_out))} for {run.name}" for run in runs if run.evaluation.left_out]
+    return f"left out: {', '.join(parts)}" if parts else ""
 
 
 def _for_whom(failure: Failure, runs: Sequence[Run]) -> str:

@@ -16,7 +16,7 @@ _LISTED = 6  # tensors named in a note
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One figure of one task, for each run (None: not measured). same: whether all runs were asked the same."""
 
     task: str
@@ -76,30 +76,30 @@ class Fact:
     values: tuple[str, ...]
 
 
-def headline_rows(runs: Sequence[Run]) -> tuple[Row, ...]:
+def headline_rows(runs: Sequence[Run]) -> tuple[TableRow, ...]:
     """The first score of every task."""
     return tuple(_row(runs, task, *metrics(runs, task)[0]) for task in task_names(runs))
 
 
-def all_rows(runs: Sequence[Run]) -> tuple[Row, ...]:
+def all_rows(runs: Sequence[Run]) -> tuple[TableRow, ...]:
     """Every score of every task."""
     return tuple(_row(runs, task, *pair) for task in task_names(runs) for pair in metrics(runs, task))
 
 
-def overall_rows(runs: Sequence[Run]) -> tuple[Row, ...]:
+def overall_rows(runs: Sequence[Run]) -> tuple[TableRow, ...]:
     """Every score that covers all items of its task."""
     return tuple(row for row in all_rows(runs) if not row.group)
 
 
-def baseline_names(rows: Sequence[Row]) -> list[str]:
+def baseline_names(rows: Sequence[TableRow]) -> list[str]:
     """The baselines that any score has, in order of appearance."""
     return list(dict.fromkeys(name for row in rows for _, score in row.known for name in score.baselines))
 
 
 def facts(runs: Sequence[Run]) -> tuple[Fact, ...]:
     """What each run is and what it took; a line that no run can fill is left out."""
-    told = dict.fromkeys(key for run in runs for key in run.evaluation.model if key != "name")
-    lines = [Fact(key, tuple(_readable(run.evaluation.model.get(key, "")) for run in runs)) for key in told]
+    keys = dict.fromkeys(key for run in runs for key in run.evaluation.model if key != "name")
+    lines = [Fact(key, tuple(_readable(run.evaluation.model.get(key, "")) for run in runs)) for key in keys]
     lines += [
         Fact(
             "samples seen", tuple(count(run.log.last["samples"]) if "samples" in run.log.last else "" for run in runs)
@@ -154,15 +154,15 @@ def recipe_differences(runs: Sequence[Run]) -> tuple[Fact, ...]:
 
 def model_size(run: Run) -> str:
     """The parameters at a glance, such as "2.1M"; as the model tells them where that is not a number; "" if unknown."""
-    told = run.evaluation.model.get("parameters", "")
-    digits = told.replace(",", "").replace("_", "")
-    return compact(int(digits)) if digits.isdecimal() else told
+    parameters = run.evaluation.model.get("parameters", "")
+    digits = parameters.replace(",", "").replace("_", "")
+    return compact(int(digits)) if digits.isdecimal() else parameters
 
 
-def _row(runs: Sequence[Run], task: str, metric: str, group: str) -> Row:
-    asked = {run.results[task].asked for run in runs if task in run.results}
+def _row(runs: Sequence[Run], task: str, metric: str, group: str) -> TableRow:
+    hashes = {run.results[task].requests for run in runs if task in run.results}
     scores = tuple(run.score(task, metric, group) for run in runs)
-    return Row(task, metric, group, scores, same=len(asked) == 1)
+    return TableRow(task, metric, group, scores, same=len(hashes) == 1)
 
 
 def _readable(value: str) -> str:
@@ -179,8 +179,8 @@ def _evaluation_time(run: Run) -> str:
 
 
 def _other(run: Run, task: str, key: str) -> str:
-    told = run.results[task].facts if task in run.results else {}
-    return number(told[key]) if key in told else ""
+    known = run.results[task].facts if task in run.results else {}
+    return number(known[key]) if key in known else ""
 
 
 def _flat(value: Any, key: str = "") -> dict[str, str]:

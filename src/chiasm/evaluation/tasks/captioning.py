@@ -1,4 +1,4 @@
-"""Captions for pictures, in the model's words, held against those that people wrote.
+"""Captions for images, in the model's words, compared with those that people wrote.
 
 BLEU, ROUGE-L, METEOR and CIDEr as on COCO's captions (Chen et al. 2015, arXiv:1504.00325); CLIPScore and RefCLIPScore
 (Hessel et al. 2021, arXiv:2104.08718) by any model of chiasm that embeds."""
@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 
 from chiasm.config import suggest
 from chiasm.data.sample import Sample
-from chiasm.errors import DataError, RecipeError
+from chiasm.errors import CapabilityError, DataError, RecipeError
 from chiasm.evaluation.judge import Judge
 from chiasm.evaluation.metrics import bleu, meteor
-from chiasm.evaluation.metrics.captions import Captions, medoid
+from chiasm.evaluation.metrics.captions import TokenizedCaptions, medoid
 from chiasm.evaluation.metrics.cider import cider
 from chiasm.evaluation.metrics.clip_score import PREFIX, clip_score, ref_clip_score
 from chiasm.evaluation.metrics.rouge_l import rouge_l
 from chiasm.evaluation.open_ended import Figure, OpenEnded
-from chiasm.evaluation.task import Corpus, GenerateRequest, Request, Response
+from chiasm.evaluation.request import GenerateRequest, Request, Response, of_type
+from chiasm.evaluation.task import Corpus
+from chiasm.models.model import Loader
 
 _COUNTED = ("CIDEr", "BLEU", "ROUGE-L", "METEOR")  # by tokens
 _JUDGED = ("CLIPScore", "RefCLIPScore")  # by a model
@@ -32,13 +34,13 @@ _JUDGED = ("CLIPScore", "RefCLIPScore")  # by a model
 
 @dataclass(frozen=True)
 class Captioning(OpenEnded):
-    """The given metrics, the first being the headline; with several captions a picture, what people reach too.
+    """The given metrics, the first being the headline; with several captions an image, what people reach too.
 
-    CIDEr weighs n-grams by how rare they are in the references of the very pictures that are asked about: it may not be
+    CIDEr weighs n-grams by how rare they are in the references of the very images of the task: it may not be
     compared between sets, nor between a set and its part. BLEU and METEOR are of all captions together; what an item
-    is shown with is its own. The facts tell what one person's caption (each picture's first) earns against the others'.
-    The constant caption is the medoid: the reference that is most like all references, for every picture.
-    prompt: what the model is asked; "" shows it the picture alone. metrics: of CIDEr, BLEU, ROUGE-L, METEOR (needs Java
+    is shown with is its own. The facts hold what one person's caption (each image's first) earns against the others'.
+    The constant caption is the medoid: the reference that is most like all references, for every image.
+    prompt: what the model is asked; "" shows it the image alone. metrics: of CIDEr, BLEU, ROUGE-L, METEOR (needs Java
         and chiasm[meteor]), CLIPScore, RefCLIPScore (need a judge).
     judge: the folder of a model that embeds. A protocol names it by its weights.
     """
@@ -71,61 +73,78 @@ class Captioning(OpenEnded):
     def _is_judged(self) -> bool:
         return any(name in _JUDGED for name in self.metrics)
 
-    def questions(self) -> Sequence[Request]:
+    def use_loader(self, load: Loader) -> None:
+        self._loader[:] = [load]
+        if self._is_judged:
+            self._judge.check()
+
+    def build_all_requests(self) -> Sequence[Request]:
         """Made only where everything that the metrics need is there."""
         if "METEOR" in self.metrics:
             meteor.expect_meteor()
-        if self._is_judged:
-            self._judge.check()
-        return super().questions()
+        return super().build_all_requests()
 
-    def ask(self, sample: Sample) -> list[GenerateRequest]:
+    def construct_requests(self, sample: Sample) -> list[GenerateRequest]:
         if not any(caption.strip() for caption in sample.captions):
-            raise DataError(f"sample '{sample.key}' has no captions to hold the model's against")
+            raise DataError(f"sample '{sample.key}' has no captions to compare the model's with")
         return [self.put(sample, sample.key, self.prompt, sample.captions)]
 
     def settings(self) -> Mapping[str, object]:
         return {**super().settings(), "judge": self._judge.fingerprint if self._is_judged else None}
 
-    def constant(self, question: Request) -> Response:
-        return self._medoid if isinstance(question, GenerateRequest) else super().constant(question)
+    def constant(self, request: Request) -> Response:
+        return self._medoid if request.verbs else super().constant(request)
 
-    def figures(self, asked: Sequence[GenerateRequest], replies: Sequence[str]) -> Sequence[Figure]:
-        if (known := self._known.get((len(asked), tuple(replies)))) is not None:
+    def figures(self, requests: Sequence[GenerateRequest], replies: Sequence[str]) -> Sequence[Figure]:
+        if (known := self._known.get((len(requests), tuple(replies)))) is not None:
             return known
-        references = [question.true for question in asked]
-        captions = Captions(replies, references)
+        references = [request.references for request in requests]
+        captions = TokenizedCaptions(replies, references)
         found: list[Figure] = []
         for name in self.metrics:
             if name in _COUNTED:
                 found += counted(name, captions)
             else:
-                found.append(Figure(name, self._judged(name, asked, replies, references)))
-        self._known[len(asked), tuple(replies)] = found
+                found.append(Figure(name, self._judged(name, requests, replies, references)))
+        self._known[len(requests), tuple(replies)] = found
         return found
 
     def facts(self) -> Mapping[str, float]:
         return self._people
 
     def right_from(self) -> NDArray[np.float64]:
-        """What the constant caption earns: a reply that earns no more tells nothing of its picture."""
-        constant = self.measure(self.asked, [self.constant(question) for question in self.asked])
+        """What the constant caption earns: a reply that earns no more says nothing of its image."""
+        constant = self.measure(self.requests, [self.constant(request) for request in self.requests])
         return np.nextafter(constant.metrics[0].credit_I, np.inf)
 
     def _judged(
-        self, name: str, asked: Sequence[GenerateRequest], replies: Sequence[str], references: Sequence[tuple[str, ...]]
+        self,
+        name: str,
+        requests: Sequence[GenerateRequest],
+        replies: Sequence[str],
+        references: Sequence[tuple[str, ...]],
     ) -> NDArray[np.float64]:
-        image_AD = self._judge.pictures([question.images[0] for question in asked])
-        said_AD = self._judge.texts([PREFIX + reply for reply in replies])
+        image_AD = self._judge.images([request.all_images[0] for request in requests])
+        reply_AD = self._judge.texts([PREFIX + reply for reply in replies])
         if name == "CLIPScore":
-            return clip_score(image_AD, said_AD)
-        referred_RD = self._judge.texts([PREFIX + one for one in chain.from_iterable(references)])
-        return ref_clip_score(image_AD, said_AD, referred_RD, np.array([len(several) for several in references]))
+            return clip_score(image_AD, reply_AD)
+        reference_RD = self._judge.texts([PREFIX + caption for caption in chain.from_iterable(references)])
+        return ref_clip_score(image_AD, reply_AD, reference_RD, np.array([len(several) for several in references]))
 
     @cached_property
     def _judge(self) -> Judge:
         assert self.judge is not None  # __post_init__ saw to it
-        return Judge(self.judge)
+        if not self._loader:
+            raise CapabilityError(
+                f"task '{self.title}' has a judge, and nothing opens its folder; give `evaluate` "
+                "RunOptions(load=chiasm.load)"
+            )
+        return Judge(self.judge, self._loader[0])
+
+    @cached_property
+    def _loader(self) -> list[Loader]:
+        """What opens the judge's folder, once `use_loader` was called."""
+        return []
 
     @cached_property
     def _known(self) -> dict[tuple[int, tuple[str, ...]], Sequence[Figure]]:
@@ -134,22 +153,21 @@ class Captioning(OpenEnded):
 
     @cached_property
     def _medoid(self) -> str:
-        return medoid(
-            [caption for question in self.asked if isinstance(question, GenerateRequest) for caption in question.true]
-        )
+        requests = of_type(self.requests, GenerateRequest)
+        return medoid([caption for _, request in requests for caption in request.references])
 
     @cached_property
     def _people(self) -> Mapping[str, float]:
-        several = [one for one in self.asked if isinstance(one, GenerateRequest) and len(one.true) > 1]
-        if not several:
+        asked = [request for _, request in of_type(self.requests, GenerateRequest) if len(request.references) > 1]
+        if not asked:
             return {}
-        others = [replace(one, true=one.true[1:]) for one in several]
-        found = self.figures(others, [one.true[0] for one in several])
+        others = [replace(request, references=request.references[1:]) for request in asked]
+        found = self.figures(others, [request.references[0] for request in asked])
         name = "people's {}, one caption against the others"
-        return {name.format(one.name): _value(one) for one in found}
+        return {name.format(figure.name): _value(figure) for figure in found}
 
 
-def counted(name: str, captions: Captions) -> list[Figure]:
+def counted(name: str, captions: TokenizedCaptions) -> list[Figure]:
     """A metric that counts tokens; BLEU is four figures, the headline of which is BLEU-4."""
     if name == "CIDEr":
         return [Figure(name, cider(captions))]

@@ -1,4 +1,4 @@
-"""Zero-shot classification: each class is a few sentences, a picture belongs to the class that fits it best.
+"""Zero-shot classification: each class is a few sentences, an image belongs to the class that fits it best.
 
 Radford et al. 2021, arXiv:2103.00020, section 3.1; with several templates a class is the mean of its sentences."""
 
@@ -13,16 +13,17 @@ from typing import Literal
 from chiasm.data.sample import Sample
 from chiasm.errors import DataError
 from chiasm.evaluation.choice import Choice, ranking_of
-from chiasm.evaluation.task import Broken, Measured, Request, Response, ScoreRequest
+from chiasm.evaluation.request import Request, Response, ScoreRequest
+from chiasm.evaluation.task import Measured
 from chiasm.evaluation.templates import OPENAI
 
 
 @dataclass(frozen=True)
 class Classification(Choice):
-    """Top-1, top-5 and mean per class accuracy for samples that carry `meta["label"]`.
+    """Top-1, top-5 and mean per class accuracy for samples that have a label.
 
     classes: the labels, in order; or a file with one a line, `label` or `label<TAB>name`, the name being what the
-        templates say of it. By default the labels found in the data; underscores are read as spaces.
+        templates put for it. By default the labels found in the data; underscores are read as spaces.
     templates: sentences with {} in the class's place; "openai" stands for the 80 that CLIP used for ImageNet.
     by_class: report each class's accuracy too.
     """
@@ -31,7 +32,7 @@ class Classification(Choice):
     templates: Literal["openai"] | tuple[str, ...] = ("a photo of a {}.",)
     by_class: bool = True
 
-    def ask(self, sample: Sample) -> Iterator[ScoreRequest]:
+    def construct_requests(self, sample: Sample) -> Iterator[ScoreRequest]:
         label = label_of(sample)
         if label not in self._columns:
             raise DataError(f"sample '{sample.key}' has the label '{label}', which is not among the classes")
@@ -41,23 +42,23 @@ class Classification(Choice):
             texts=self._texts,
             true=(self._columns[label],),
             kind=label,
-            sample=sample.key,
+            sample_key=sample.key,
         )
 
-    def measure(self, questions: Sequence[Request], answers: Sequence[Response]) -> Measured:
-        standing = ranking_of(questions, answers)
-        first = replace(self.accuracy(questions, answers, "top-1 accuracy"), by_kind=self.by_class)
+    def measure(self, requests: Sequence[Request], responses: Sequence[Response]) -> Measured:
+        ranking = ranking_of(requests, responses)
+        first = replace(self.accuracy(requests, responses, "top-1 accuracy"), by_kind=self.by_class)
         metrics = [first, replace(first, name="mean per class", mean="kinds", by_kind=False)]
         if len(self._names) > 5:
-            metrics.append(self.within(5, "top-5 accuracy", questions, standing))
+            metrics.append(self.within(5, "top-5 accuracy", requests, ranking))
         return Measured(tuple(metrics), {"classes": len(self._names), "phrasings a class": len(self._texts[0])})
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        """What the templates say for each label, in the order of the columns."""
+        """What the templates put for each label, in the order of the columns."""
         if isinstance(self.classes, Path):
             return _read(self.classes)
-        labels = self.classes or sorted({label_of(one) for one in self.samples() if not isinstance(one, Broken)})
+        labels = self.classes or sorted({label_of(sample) for sample in self.samples() if isinstance(sample, Sample)})
         return {label: label.replace("_", " ") for label in labels}
 
     @cached_property
@@ -67,18 +68,18 @@ class Classification(Choice):
     @cached_property
     def _texts(self) -> tuple[tuple[str, ...], ...]:
         templates = OPENAI if self.templates == "openai" else self.templates
-        if broken := [one for one in templates if "{}" not in one]:
+        if broken := [template for template in templates if "{}" not in template]:
             raise DataError(f"the template '{broken[0]}' of task '{self.title}' has no {{}} for the class's name")
         if not templates:
             raise DataError(f"task '{self.title}' has no templates; give at least one, such as 'a photo of a {{}}.'")
-        return tuple(tuple(one.replace("{}", name) for one in templates) for name in self._names.values())
+        return tuple(tuple(template.replace("{}", name) for template in templates) for name in self._names.values())
 
 
 def label_of(sample: Sample) -> str:
     """The class of a sample. Raises DataError where it has none."""
-    if "label" not in sample.meta:
-        raise DataError(f"sample '{sample.key}' has no label; classification needs meta['label']")
-    return str(sample.meta["label"])
+    if sample.label is None:
+        raise DataError(f"sample '{sample.key}' has no label; classification needs a source that has classes")
+    return sample.label
 
 
 def _read(path: Path) -> dict[str, str]:

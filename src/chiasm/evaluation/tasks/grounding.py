@@ -1,4 +1,4 @@
-"""Where is it? Phrases that name one thing of a picture, each to be answered by its box.
+"""Where is it? Phrases that name one thing of an image, each to be answered by its box.
 
 Accuracy at an IoU of 0.5, as on RefCOCO (Yu et al. 2016, arXiv:1608.00272), and the mean IoU."""
 
@@ -24,9 +24,10 @@ from chiasm.data.sources.referring import asking
 from chiasm.errors import DataError, RecipeError
 from chiasm.evaluation.answers import Extraction
 from chiasm.evaluation.metrics.overlap import overlap
-from chiasm.evaluation.open_ended import Figure, OpenEnded, Read
+from chiasm.evaluation.open_ended import Figure, LenientCredit, OpenEnded
+from chiasm.evaluation.request import GenerateRequest, Request, Response, of_type
 from chiasm.evaluation.result import Candidate, Example
-from chiasm.evaluation.task import GenerateRequest, Request, Response, Show
+from chiasm.evaluation.task import Show
 
 _PHRASE = "{phrase}"
 _ENOUGH = 0.5
@@ -51,8 +52,8 @@ class Grounding(OpenEnded):
     """The share of phrases whose box overlaps the true one by an IoU of 0.5 or more, and the mean IoU.
 
     Strictly read, a reply holds exactly one box; leniently, the first counts. A reply without one earns 0 and is
-    counted as unparsed. Phrases that name several regions of a picture are not asked, nor are pictures without boxes.
-    Constant answers: a box in the middle that is half as wide and high as the picture, the whole picture and, given
+    counted as unparsed. Phrases that name several regions of an image are left out, and so are images without boxes.
+    Constant answers: a box in the middle that is half as wide and high as the image, the whole image and, given
     `train`, its mean box.
     prompt: with {phrase} in its place; for Kosmos-2 "<grounding>{phrase}".
     boxes: how a model without a convention of its own spells boxes, such as one behind an endpoint.
@@ -71,33 +72,39 @@ class Grounding(OpenEnded):
         if self.prompt.count(_PHRASE) != 1:
             raise RecipeError(f"the prompt of task '{self.title}' needs {_PHRASE} once, in the phrase's place")
 
-    def ask(self, sample: Sample) -> Iterator[GenerateRequest]:
+    def construct_requests(self, sample: Sample) -> Iterator[GenerateRequest]:
         for number, box in enumerate(unambiguous(sample)):
             parts = (sample.image, asking(self.prompt, box.phrase))
-            true = (", ".join(f"{one:.6f}" for one in box.corners).join("[]"),)
-            asked = Sample(sample.key, parts)
-            yield GenerateRequest(f"{sample.key}/{number}", asked, self.max_tokens, true=true, boxes=self.boxes)
+            references = (", ".join(f"{corner:.6f}" for corner in box.corners).join("[]"),)
+            yield GenerateRequest(
+                f"{sample.key}/{number}",
+                Sample(sample.key, parts),
+                self.max_tokens,
+                references,
+                self.boxes,
+                sample_key=sample.key,
+            )
 
-    def figures(self, asked: Sequence[GenerateRequest], replies: Sequence[str]) -> Sequence[Figure]:
-        true_A4 = _corners([question.true[0] for question in asked])
+    def figures(self, requests: Sequence[GenerateRequest], replies: Sequence[str]) -> Sequence[Figure]:
+        true_A4 = _corners([request.references[0] for request in requests])
         strict_A, lenient_A = (
             overlap(_corners([read(reply) for reply in replies]), true_A4) for read in (_only_box, _first_box)
         )
         none_A = np.array([_first_box(reply) is None for reply in replies], np.bool_)
-        enough_A, loosely_A = ((one >= _ENOUGH).astype(np.float64) for one in (strict_A, lenient_A))
+        enough_A, loosely_A = ((iou_A >= _ENOUGH).astype(np.float64) for iou_A in (strict_A, lenient_A))
         return (
-            Figure(f"IoU >= {_ENOUGH}", enough_A, lenient=Read(loosely_A, none_A)),
-            Figure("mean IoU", strict_A, lenient=Read(lenient_A, none_A)),
+            Figure(f"IoU >= {_ENOUGH}", enough_A, lenient=LenientCredit(loosely_A, none_A)),
+            Figure("mean IoU", strict_A, lenient=LenientCredit(lenient_A, none_A)),
         )
 
     def constants(self) -> Mapping[str, Sequence[Response]]:
         known: dict[str, Corners] = {"centre box": (0.25, 0.25, 0.75, 0.75), "whole picture": (0, 0, 1, 1)}
         if self.train is not None:
             known["mean box of training"] = self._mean
-        return {name: [self._always(one, corners) for one in self.asked] for name, corners in known.items()}
+        return {name: [self._always(request, corners) for request in self.requests] for name, corners in known.items()}
 
-    def _always(self, question: Request, corners: Corners) -> Response:
-        return LOCATED.write([corners]) if isinstance(question, GenerateRequest) else self.constant(question)
+    def _always(self, request: Request, corners: Corners) -> Response:
+        return LOCATED.write([corners]) if request.verbs else self.constant(request)
 
     @cached_property
     def _mean(self) -> Corners:
@@ -114,32 +121,30 @@ class Grounding(OpenEnded):
         x0, y0, x1, y1 = np.mean(found, axis=0).tolist()
         return x0, y0, x1, y1
 
-    def examples(self, questions: Sequence[Request], answers: Sequence[Response], show: Show) -> Sequence[Example]:
-        """With the true box drawn on the picture that is asked about, and the reply's box on what is answered."""
-        at = {question.key: place for place, question in enumerate(questions)}
+    def examples(self, requests: Sequence[Request], responses: Sequence[Response], show: Show) -> Sequence[Example]:
+        """With the true box drawn on the image of the request, and the reply's box on the answer."""
+        by_key = {request.key: request for _, request in of_type(requests, GenerateRequest)}
         return [
-            self._drawn(example, questions[at[example.key]], show)
-            for example in super().examples(questions, answers, show)
+            self._drawn(example, by_key[example.key], show) for example in super().examples(requests, responses, show)
         ]
 
-    def _drawn(self, example: Example, question: Request, show: Show) -> Example:
-        assert isinstance(question, GenerateRequest)
+    def _drawn(self, example: Example, request: GenerateRequest, show: Show) -> Example:
         if not example.query.picture:
             return example
-        picture, true = question.images[0], _box(question.true[0])
-        query = replace(example.query, picture=show(_with_boxes(picture, [(true, _TRUE)])).picture)
+        image, true = request.all_images[0], _box(request.references[0])
+        query = replace(example.query, picture=show(_with_boxes(image, [(true, _TRUE)])).picture)
         text = _first_box(example.reply)
         if text is None:
             return replace(example, query=query, earned="no box")
         found = _box(text)
         (iou,) = overlap(np.array([found]), np.array([true])).tolist()
-        both = show(_squared(_with_boxes(picture, [(true, _TRUE), (found, _FOUND)])))
+        both = show(_squared(_with_boxes(image, [(true, _TRUE), (found, _FOUND)])))
         earned = f"{'' if example.right or iou < _ENOUGH else 'not alone, '}IoU {iou:.2f}"
         return replace(example, query=query, candidates=(Candidate(both, iou, example.right),), earned=earned)
 
 
 def _box(text: str) -> Corners:
-    first, second, third, fourth = (float(one) for one in text.strip("[]").split(","))
+    first, second, third, fourth = (float(corner) for corner in text.strip("[]").split(","))
     return first, second, third, fourth
 
 
@@ -149,17 +154,17 @@ def _corners(texts: Sequence[str | None]) -> NDArray[np.float64]:
     return np.array(rows, np.float64).reshape(-1, 4)
 
 
-def _squared(picture: Image) -> Image:
-    """The picture on a grey square: the report cuts candidates to squares, and boxes may lie at the ends."""
-    pixels = picture.decode()
+def _squared(image: Image) -> Image:
+    """The image on a grey square: the report cuts candidates to squares, and boxes may lie at the ends."""
+    pixels = image.decode()
     page = PIL.Image.new("RGB", (_SIDE, _SIDE), (128, 128, 128))
     page.paste(pixels, ((_SIDE - pixels.width) // 2, (_SIDE - pixels.height) // 2))
     return Image(np.asarray(page))
 
 
-def _with_boxes(picture: Image, boxes: Sequence[tuple[Corners, tuple[int, int, int]]]) -> Image:
-    """The picture, its longer side scaled to what examples need, with boxes drawn in their colours."""
-    pixels = picture.decode(at_least=_SIDE)
+def _with_boxes(image: Image, boxes: Sequence[tuple[Corners, tuple[int, int, int]]]) -> Image:
+    """The image, its longer side scaled to what examples need, with boxes drawn in their colours."""
+    pixels = image.decode(at_least=_SIDE)
     scale = _SIDE / max(pixels.size)
     width, height = (max(1, round(side * scale)) for side in pixels.size)
     scaled = pixels.resize((width, height), PIL.Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""Linear probe: how well classes can be told apart by a linear map of the pictures' embeddings.
+"""Linear probe: how well a linear map of the images' embeddings separates classes.
 
 Logistic regression by L-BFGS, its L2 strength swept on a part of the training samples, as in CLIP (Radford et al. 2021,
 arXiv:2103.00020, section 3.2 and appendix A.3); k-shot variants as in its figure 6."""
@@ -21,20 +21,10 @@ from chiasm.evaluation.choice import items_of
 from chiasm.evaluation.confidence import confidences
 from chiasm.evaluation.examples import example, picked
 from chiasm.evaluation.logistic import Logistic, fit
-from chiasm.evaluation.ranking import hit_share, stand
-from chiasm.evaluation.result import Example, Shown
-from chiasm.evaluation.task import (
-    Broken,
-    EmbedRequest,
-    Failed,
-    Items,
-    Measured,
-    MetricCounts,
-    Request,
-    Response,
-    Show,
-    Task,
-)
+from chiasm.evaluation.ranking import hit_share, rank
+from chiasm.evaluation.request import Broken, EmbedRequest, Failed, Request, Response, of_type
+from chiasm.evaluation.result import Example, TextOrImage
+from chiasm.evaluation.task import Items, Measured, MetricCounts, Show, Task
 from chiasm.evaluation.tasks.classification import label_of
 
 _COARSE = (1e-4, 1e-2, 1e0, 1e2, 1e4)  # then narrowed, half the way to both neighbours each time, to a tenth
@@ -43,16 +33,16 @@ _NARROWED = (10.0, 10**0.5)
 
 @dataclass(frozen=True)
 class LinearProbe(Task):
-    """Top-1 and mean per class accuracy of a probe on all of `train`, and top-1 of probes on k pictures a class.
+    """Top-1 and mean per class accuracy of a probe on all of `train`, and top-1 of probes on k images a class.
 
-    Both sources carry `meta["label"]`. A model must embed; its embeddings are what `embed_images` gives: unit length,
+    Samples of both sources have labels. A model must embed; its embeddings are what `embed_images` gives: unit length,
     in the shared space (CLIP's own figures take the tower's features before the last map, which are wider).
     train: what the probes are fitted on. validation: the share of it on which the L2 strength is chosen (of the k-shot
     probes too: see `shots`); the full probe is then fitted on all of it.
     strength: a fixed one instead of the sweep; the probe minimises the sum of losses + strength / 2 * |W|^2.
-    shots: k, the pictures a class of each k-shot figure. They are drawn from what is left beside the validation part,
+    shots: k, the images a class of each k-shot figure. They are drawn from what is left beside the validation part,
     `draws` times, and an item's credit is its mean over the draws. Their strength is chosen on the whole validation
-    part, as is usual: so the figures tell of k labels a class with a well-set strength, which takes more labels.
+    part, as is usual: so the figures are for k labels a class with a well-set strength, which takes more labels.
     """
 
     train: Source = field(kw_only=True)
@@ -71,12 +61,12 @@ class LinearProbe(Task):
         if self.draws < 1 or any(k < 1 for k in self.shots):
             raise RecipeError("linear_probe.shots and linear_probe.draws must be at least 1")
 
-    def ask(self, sample: Sample) -> Iterator[Request]:
-        yield EmbedRequest(sample.key, (sample.image,), label_of(sample))
+    def construct_requests(self, sample: Sample) -> Iterator[Request]:
+        yield EmbedRequest(sample.key, (sample.image,), kind=label_of(sample))
 
-    def questions(self) -> Sequence[Request]:
-        """The samples to tell apart, and then those to learn from, in the order of their sources."""
-        return [*super().questions(), *self._to_learn_from]
+    def build_all_requests(self) -> Sequence[Request]:
+        """The samples to classify, and then those to learn from, in the order of their sources."""
+        return [*super().build_all_requests(), *self._to_learn_from]
 
     @cached_property
     def _to_learn_from(self) -> list[Request]:
@@ -84,20 +74,21 @@ class LinearProbe(Task):
         for index in range(len(self.train)):
             try:
                 sample = self.train[index]
-                found.append(EmbedRequest(f"train/{sample.key}", (sample.image,), label_of(sample), to_learn_from=True))
+                key, label = f"train/{sample.key}", label_of(sample)
+                found.append(EmbedRequest(key, (sample.image,), to_learn_from=True, kind=label))
             except DataError as error:
                 found.append(Broken(f"train/sample {index}", str(error), to_learn_from=True))
         return found
 
-    def measure(self, questions: Sequence[Request], answers: Sequence[Response]) -> Measured:
-        probed = self._probed(questions, answers)
-        asked, full = probed.asked, probed.metric("top-1 accuracy", probed.scores(probed.full), sure=True)
+    def measure(self, requests: Sequence[Request], responses: Sequence[Response]) -> Measured:
+        probed = self._probed(requests, responses)
+        items, full = probed.items, probed.metric("top-1 accuracy", probed.scores(probed.full), sure=True)
         metrics = [full, replace(full, name="mean per class", mean="kinds")]
         facts = {
             "classes": len(probed.labels),
             "pictures to learn from": len(probed.label_N),
             "L2 strength": probed.strength,
-            "pictures to learn from that failed": len(questions) - len(asked) - len(probed.label_N),
+            "pictures to learn from that failed": len(requests) - len(items) - len(probed.label_N),
         }
         for k in self.shots:
             earned = []
@@ -109,26 +100,25 @@ class LinearProbe(Task):
             metrics.append(MetricCounts(f"{k}-shot accuracy", full.items, np.mean(earned, axis=0), full.chance_I))
         return Measured(tuple(metrics), facts)
 
-    def examples(self, questions: Sequence[Request], answers: Sequence[Response], show: Show) -> Sequence[Example]:
-        probed = self._probed(questions, answers)
+    def examples(self, requests: Sequence[Request], responses: Sequence[Response], show: Show) -> Sequence[Example]:
+        probed = self._probed(requests, responses)
         scores_IC = probed.scores(probed.full)
-        hits_I = stand(scores_IC, probed.true_IC).hits(1)
+        hits_I = rank(scores_IC, probed.true_IC).hits(1)
 
-        def class_of(column: int) -> Shown:
-            return Shown(text=probed.labels[column])
+        def class_of(column: int) -> TextOrImage:
+            return TextOrImage(text=probed.labels[column])
 
-        found = []
+        found, asked = [], dict(of_type(probed.items, EmbedRequest))
         for at in picked(hits_I, scores_IC, probed.true_IC):
-            one = probed.asked[at]
-            assert isinstance(one, EmbedRequest)  # others have no scores, and so are not picked
-            picture = show(one.images[0])
-            found.append(example(one.key, picture, scores_IC[at], probed.true_IC[at], class_of, one.kind))
+            request = asked[at]
+            image = show(request.images[0])
+            found.append(example(request.key, image, scores_IC[at], probed.true_IC[at], class_of, request.kind))
         return found
 
-    def _probed(self, questions: Sequence[Request], answers: Sequence[Response]) -> _Probed:
-        """The last ones are kept, with their fits: examples come from the answers that were just measured."""
-        if not self._last or self._last[0].given is not answers:
-            self._last[:] = [_Probed(self, questions, answers)]
+    def _probed(self, requests: Sequence[Request], responses: Sequence[Response]) -> _Probed:
+        """The last ones are kept, with their fits: examples come from the responses that were just measured."""
+        if not self._last or self._last[0].given is not responses:
+            self._last[:] = [_Probed(self, requests, responses)]
         return self._last[0]
 
     @cached_property
@@ -137,27 +127,31 @@ class LinearProbe(Task):
 
 
 class _Probed:
-    """Vectors to learn from and vectors to tell apart, out of the answers to a task's questions."""
+    """Embeddings to learn from and embeddings to classify, out of the responses to a task's requests."""
 
-    def __init__(self, task: LinearProbe, questions: Sequence[Request], answers: Sequence[Response]) -> None:
-        self.task, self.given = task, answers
-        pairs = list(zip(questions, answers, strict=True))
-        self.asked = [one for one, _ in pairs if not _is_to_learn_from(one)]
-        self.answers = [answer for one, answer in pairs if not _is_to_learn_from(one)]
-        learned = [(one, answer) for one, answer in pairs if _is_to_learn_from(one) and not isinstance(answer, Failed)]
-        known = [(one.kind, np.asarray(answer)[0]) for one, answer in learned if isinstance(one, EmbedRequest)]
+    def __init__(self, task: LinearProbe, requests: Sequence[Request], responses: Sequence[Response]) -> None:
+        self.task, self.given = task, responses
+        to_learn = {at for at, request in of_type(requests, EmbedRequest) if request.to_learn_from}
+        to_learn |= {at for at, request in of_type(requests, Broken) if request.to_learn_from}
+        places = [at for at in range(len(requests)) if at not in to_learn]
+        self.items, self.responses = [requests[at] for at in places], [responses[at] for at in places]
+        known = [
+            (request.kind, np.asarray(response)[0])
+            for at, request in of_type(requests, EmbedRequest)
+            if request.to_learn_from and not isinstance(response := responses[at], Failed)
+        ]
         if not known:
-            raise DataError(f"task '{task.title}' has no picture to learn from that can be read; check its train entry")
+            raise DataError(f"task '{task.title}' has no image to learn from that can be read; check its train entry")
         self.labels = sorted({label for label, _ in known})
         column = {label: at for at, label in enumerate(self.labels)}
         if len(column) < 2:
-            raise DataError(f"task '{task.title}' learns to tell classes apart, but its train entry has only one")
+            raise DataError(f"task '{task.title}' learns to separate classes, but its train entry has only one")
         self.label_N = torch.tensor([column[label] for label, _ in known])
         self.x_ND = torch.from_numpy(np.stack([vector for _, vector in known])).double()
-        self.true_IC = np.zeros((len(self.asked), len(column)), np.bool_)
-        for at, one in enumerate(self.asked):
-            if isinstance(one, EmbedRequest) and one.kind in column:  # else no candidate is right: it counts as wrong
-                self.true_IC[at, column[one.kind]] = True
+        self.true_IC = np.zeros((len(self.items), len(column)), np.bool_)
+        for at, request in of_type(self.items, EmbedRequest):
+            if request.kind in column:  # else no candidate is right: it counts as wrong
+                self.true_IC[at, column[request.kind]] = True
 
     @cached_property
     def kept(self) -> tuple[list[int], list[int]]:
@@ -194,10 +188,10 @@ class _Probed:
         for strength in sorted(_COARSE, reverse=True):  # from the strongest on, each begins where the last ended
             probe = accuracy(strength, probe)
         for step in _NARROWED:
-            best = max(found, key=lambda one: (found[one], one))
+            best = max(found, key=lambda strength: (found[strength], strength))
             for strength in (best / step, best * step):
                 accuracy(strength)
-        return max(found, key=lambda one: (found[one], one))
+        return max(found, key=lambda strength: (found[strength], strength))
 
     def drawn(self, k: int, seed: int) -> list[int]:
         """k rows of each class, of those that are not for validation. Raises DataError where a class has fewer."""
@@ -206,7 +200,7 @@ class _Probed:
         of_class = [rows[self.label_N[rows].numpy() == column] for column in range(len(self.labels))]
         if (fewest := min(map(len, of_class))) < k:
             raise DataError(
-                f"task '{self.task.title}': a class has only {fewest} pictures beside the validation part, too few for "
+                f"task '{self.task.title}': a class has only {fewest} images beside the validation part, too few for "
                 f"{k} shots; leave {k} out of shots"
             )
         return [row for several in of_class for row in several[:k].tolist()]
@@ -214,27 +208,23 @@ class _Probed:
     def scores(self, probe: Logistic) -> NDArray[np.float32]:
         """(I, C) logits; NaN for what could not be asked."""
         found_IC = np.full(self.true_IC.shape, np.nan, np.float32)
-        for at, answer in enumerate(self.answers):
-            if not isinstance(answer, (Failed, str)):
-                found_IC[at] = probe(torch.from_numpy(np.asarray(answer))).numpy()[0]
+        for at, response in enumerate(self.responses):
+            if isinstance(response, np.ndarray):
+                found_IC[at] = probe(torch.from_numpy(response)).numpy()[0]
         return found_IC
 
     def metric(self, name: str, scores_IC: NDArray[np.float32], *, sure: bool = False) -> MetricCounts:
-        standing = stand(scores_IC, self.true_IC)
-        items = items_of(self.asked, standing)
-        count_I = np.where([isinstance(one, EmbedRequest) for one in self.asked], len(self.labels), 0)
+        ranking = rank(scores_IC, self.true_IC)
+        items = items_of(self.items, ranking)
+        count_I = np.where([bool(request.verbs) for request in self.items], len(self.labels), 0)
         chance_I = hit_share(np.zeros_like(count_I), count_I, self.true_IC.sum(axis=1), 1)
         named = Items(
             keys=items.keys,
             samples=items.keys,
-            kinds=tuple(one.kind if isinstance(one, EmbedRequest) else "" for one in self.asked),
+            kinds=items.kinds,
             tied_I=items.tied_I,
             failed_I=items.failed_I,
-            said=tuple(self.labels[at] for at in standing.best_I.tolist()),
+            choices=tuple(self.labels[at] for at in ranking.best_I.tolist()),
             confidence_I=confidences(scores_IC, self.true_IC, items.keys) if sure else None,
         )
-        return MetricCounts(name, named, standing.hits(1), chance_I)
-
-
-def _is_to_learn_from(question: Request) -> bool:
-    return isinstance(question, (EmbedRequest, Broken)) and question.to_learn_from
+        return MetricCounts(name, named, ranking.hits(1), chance_I)

@@ -13,22 +13,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from chiasm.data.sample import Question as Asked
-from chiasm.data.sample import Sample, Text
+from chiasm.data.sample import Question, Sample, Text
 from chiasm.errors import DataError, RecipeError
-from chiasm.evaluation.answers import LETTER, LETTERS, Rule
+from chiasm.evaluation.answers import LETTER, LETTERS, ChoiceRule
 from chiasm.evaluation.choice import Choice, as_scores
-from chiasm.evaluation.task import (
-    Failed,
-    GenerateRequest,
-    Items,
-    Measured,
-    MetricCounts,
-    Request,
-    Response,
-    ScoreOrGenerate,
-    ScoreRequest,
-)
+from chiasm.evaluation.request import GenerateRequest, Request, Response, ScoreOrGenerate, ScoreRequest, of_type
+from chiasm.evaluation.task import Items, Measured, MetricCounts
 
 
 @dataclass(frozen=True)
@@ -45,7 +35,7 @@ class MultipleChoice(Choice):
     order: Literal["shuffled", "given", "circular"] = "shuffled"
     form: Literal["either", "statements", "words"] = "either"
     ending: str = "Answer with the option's letter."
-    rule: ClassVar[Rule] = LETTER
+    rule: ClassVar[ChoiceRule] = LETTER
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,40 +45,33 @@ class MultipleChoice(Choice):
                 "order: circular, or order: shuffled for models that score"
             )
 
-    def ask(self, sample: Sample) -> Iterator[ScoreRequest]:
-        for number, question in enumerate(one for one in sample.questions if one.choices):
+    def construct_requests(self, sample: Sample) -> Iterator[ScoreRequest]:
+        for number, question in enumerate(question for question in sample.questions if question.choices):
             if len(question.choices) > len(LETTERS):
                 raise DataError(
                     f"sample '{sample.key}' has a question with {len(question.choices)} choices; 26 have letters"
                 )
             key = f"{sample.key}/{number}"
             for turn, order in enumerate(self._orders(key, len(question.choices))):
-                yield self._question(f"{key}@{turn}" if self.order == "circular" else key, sample, question, order)
+                yield self._request(f"{key}@{turn}" if self.order == "circular" else key, sample, question, order)
 
-    def measure(self, questions: Sequence[Request], answers: Sequence[Response]) -> Measured:
-        plain = self.accuracy(questions, answers)
-        facts = self._letters(questions, answers)
+    def measure(self, requests: Sequence[Request], responses: Sequence[Response]) -> Measured:
+        plain = self.accuracy(requests, responses)
+        facts = self._letters(requests, responses)
         if self.order != "circular":
             return Measured((plain,), facts)
         return Measured((_circular(plain), replace(plain, name="accuracy of single rotations", by_kind=False)), facts)
 
     def constants(self) -> Mapping[str, Sequence[Response]]:
-        def first(question: Request) -> Response:
-            if not isinstance(question, ScoreRequest):
-                return self.constant(question)
-            return np.array([[1, *[0] * (len(question.texts) - 1)]], np.float32)
+        first = [self.constant(request) for request in self.requests]
+        for at, request in of_type(self.requests, ScoreRequest):
+            first[at] = np.array([[1, *[0] * (len(request.texts) - 1)]], np.float32)
+        return {**super().constants(), "always A": first}
 
-        return {**super().constants(), "always A": [first(question) for question in self.asked]}
-
-    def _letters(self, questions: Sequence[Request], answers: Sequence[Response]) -> dict[str, float]:
-        """How often each letter was said, of all letters said: far from even is a liking for a place."""
-        read = as_scores(questions, answers, self.rule)
-        said = [isinstance(one, str) and isinstance(row, np.ndarray) for one, row in zip(answers, read, strict=True)]
-        places = [
-            int(np.argmax(row))
-            for row, words in zip(read, said, strict=True)
-            if words and not isinstance(row, (str, Failed))
-        ]
+    def _letters(self, requests: Sequence[Request], responses: Sequence[Response]) -> dict[str, float]:
+        """How often each letter was the reply, of all letters replied: far from even is a liking for a place."""
+        pairs = zip(responses, as_scores(requests, responses, self.rule), strict=True)
+        places = [int(np.argmax(row)) for reply, row in pairs if isinstance(reply, str) and isinstance(row, np.ndarray)]
         return {f"share of letter {LETTERS[at]}": places.count(at) / len(places) for at in sorted(set(places))}
 
     def _orders(self, key: str, count: int) -> list[list[int]]:
@@ -100,27 +83,27 @@ class MultipleChoice(Choice):
         seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
         return [np.random.default_rng(seed).permutation(count).tolist()]
 
-    def _question(self, key: str, sample: Sample, question: Asked, order: Sequence[int]) -> ScoreRequest:
+    def _request(self, key: str, sample: Sample, question: Question, order: Sequence[int]) -> ScoreRequest:
         choices = tuple(question.choices[place] for place in order)
         statements = question.statements or tuple(f"{question.text} {choice}" for choice in question.choices)
-        match = ScoreRequest(
+        scored = ScoreRequest(
             key=key,
             images=sample.images,
             texts=tuple((statements[place],) for place in order),
             true=(choices.index(question.answer),),
             kind=question.kind,
-            sample=sample.key,
+            sample_key=sample.key,
         )
         if len(sample.images) != 1 and self.form != "words":
             raise DataError(
-                f"sample '{sample.key}' has {len(sample.images)} pictures; without `form: words` it needs one"
+                f"sample '{sample.key}' has {len(sample.images)} images; without `form: words` it needs one"
             )
         if self.form == "statements":
-            return match
+            return scored
         options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
-        told = Text(f"{question.text}\n{options}\n{self.ending}", "user")
-        words = GenerateRequest(key, Sample(key, (*sample.images, told)), max_tokens=32, kind=question.kind)
-        return ScoreOrGenerate.of(match, words, choices, words_only=self.form == "words")
+        prompt = Text(f"{question.text}\n{options}\n{self.ending}", "user")
+        words = GenerateRequest(key, Sample(key, (*sample.images, prompt)), max_tokens=32, kind=question.kind)
+        return ScoreOrGenerate.of(scored, words, choices, words_only=self.form == "words")
 
 
 def _circular(plain: MetricCounts) -> MetricCounts:
@@ -128,23 +111,23 @@ def _circular(plain: MetricCounts) -> MetricCounts:
     groups: dict[str, list[int]] = defaultdict(list)
     for at, key in enumerate(plain.items.keys):
         groups[key.rpartition("@")[0] or key].append(at)
-    members = [np.array(one) for one in groups.values()]
-    first, items = [one[0] for one in members], plain.items
+    members = [np.array(group) for group in groups.values()]
+    first, items = [group[0] for group in members], plain.items
     unparsed_I = items.unparsed_I
     together = Items(
         keys=tuple(groups),
         samples=tuple(items.samples[at] for at in first),
         kinds=tuple(items.kinds[at] for at in first),
-        tied_I=np.array([items.tied_I[one].any() for one in members]),
-        failed_I=np.array([items.failed_I[one].any() for one in members]),
-        said=tuple(" | ".join(items.said[at] for at in one.tolist()) for one in members),
-        unparsed_I=None if unparsed_I is None else np.array([unparsed_I[one].any() for one in members]),
+        tied_I=np.array([items.tied_I[group].any() for group in members]),
+        failed_I=np.array([items.failed_I[group].any() for group in members]),
+        choices=tuple(" | ".join(items.choices[at] for at in group.tolist()) for group in members),
+        unparsed_I=None if unparsed_I is None else np.array([unparsed_I[group].any() for group in members]),
     )
     return replace(
         plain,
         name="circular accuracy",
         items=together,
-        credit_I=np.array([plain.credit_I[one].prod() for one in members]),
-        chance_I=np.array([plain.chance_I[one].prod() for one in members]),
+        credit_I=np.array([plain.credit_I[group].prod() for group in members]),
+        chance_I=np.array([plain.chance_I[group].prod() for group in members]),
         lenient=None if plain.lenient is None else _circular(plain.lenient),
     )

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from chiasm.errors import RecipeError
-from chiasm.evaluation.answering import Answering, Measure
+from chiasm.evaluation.answering import Answering, AnswerMetric
 from chiasm.evaluation.metrics.ocr import anls, exact_match, relaxed_accuracy
 
-_MEASURES = {
-    "ANLS": Measure("ANLS", anls),
-    "relaxed accuracy": Measure("relaxed accuracy", relaxed_accuracy, numeric=True),
-    "exact match": Measure("exact match", exact_match),
+_METRICS = {
+    "ANLS": AnswerMetric("ANLS", anls),
+    "relaxed accuracy": AnswerMetric("relaxed accuracy", relaxed_accuracy, numeric=True),
+    "exact match": AnswerMetric("exact match", exact_match),
 }
 
 
@@ -32,7 +32,7 @@ class OCR(Answering):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.metrics:
-            raise RecipeError(f"task '{self.title}' has no metrics; give at least one of {', '.join(_MEASURES)}")
+            raise RecipeError(f"task '{self.title}' has no metrics; give at least one of {', '.join(_METRICS)}")
 
-    def measures(self) -> list[Measure]:
-        return [_MEASURES[name] for name in self.metrics]
+    def answer_metrics(self) -> list[AnswerMetric]:
+        return [_METRICS[name] for name in self.metrics]

@@ -1,7 +1,7 @@
 """Word order: a caption against itself with its words in another order (COCO-Order and Flickr30k-Order of ARO).
 
 Yuksekgonul et al. 2023, arXiv:2210.01936. The official script takes the first best score, and the true caption stands
-first: a scorer that gives all captions one score gets 100% there. Here a tie of k earns 1/k; the facts tell both."""
+first: a scorer that gives all captions one score gets 100% there. Here a tie of k earns 1/k; the facts hold both."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from chiasm.data.sample import Sample
 from chiasm.errors import DataError
 from chiasm.evaluation.choice import Choice, if_ties
 from chiasm.evaluation.perturbations import perturbations, words_of
-from chiasm.evaluation.task import Measured, Request, Response, ScoreRequest
+from chiasm.evaluation.request import Request, Response, ScoreRequest
+from chiasm.evaluation.task import Measured
 
 _TRIES = 20
 
 
 @dataclass(frozen=True)
-class Order(Choice):
+class WordOrder(Choice):
     """One item a caption, against reorderings of it: the four of ARO with tags, else the two that need none.
 
     captions: all of a sample's captions, or only the first.
@@ -39,7 +40,7 @@ class Order(Choice):
     tags: Path | None = None
     seed: int = 0
 
-    def ask(self, sample: Sample) -> Iterator[ScoreRequest]:
+    def construct_requests(self, sample: Sample) -> Iterator[ScoreRequest]:
         captions = sample.captions if self.captions == "all" else sample.captions[:1]
         if not captions:
             raise DataError(f"sample '{sample.key}' has no captions to reorder")
@@ -47,14 +48,14 @@ class Order(Choice):
             true, false = self._reordered(f"{sample.key}/{number}", caption)
             if false:
                 texts = tuple((text,) for text in (true, *false))
-                yield ScoreRequest(f"{sample.key}/{number}", (sample.image,), texts, (0,), sample=sample.key)
+                yield ScoreRequest(f"{sample.key}/{number}", (sample.image,), texts, (0,), sample_key=sample.key)
 
-    def measure(self, questions: Sequence[Request], answers: Sequence[Response]) -> Measured:
-        facts = if_ties(questions, answers, "won, as officially")
-        return Measured((self.accuracy(questions, answers),), facts)
+    def measure(self, requests: Sequence[Request], responses: Sequence[Response]) -> Measured:
+        facts = if_ties(requests, responses, "won, as officially")
+        return Measured((self.accuracy(requests, responses),), facts)
 
     def _reordered(self, key: str, caption: str) -> tuple[str, list[str]]:
-        """The caption as it is asked, and its reorderings, none twice."""
+        """The caption as it is scored, and its reorderings, none twice."""
         seed = int.from_bytes(hashlib.blake2b(f"{self.seed}/{key}".encode(), digest_size=8).digest())
         rng, words, tags = np.random.default_rng(seed), words_of(caption), None
         if self.tags is not None:
@@ -63,9 +64,9 @@ class Order(Choice):
             words, tags = self._tagged[caption]
         true = " ".join(words_of(" ".join(words)))
         found: dict[str, None] = {}
-        for way in perturbations(words, tags):
-            tries = (" ".join(words_of(" ".join(way(rng)))) for _ in range(_TRIES))
-            if (other := next((one for one in tries if one != true and one not in found), None)) is not None:
+        for perturb in perturbations(words, tags):
+            tries = (" ".join(words_of(" ".join(perturb(rng)))) for _ in range(_TRIES))
+            if (other := next((text for text in tries if text != true and text not in found), None)) is not None:
                 found[other] = None
         return true, list(found)
 
@@ -80,7 +81,8 @@ class Order(Choice):
             row = rows[at]
             caption, words, tags = (row.get(name) for name in ("caption", "words", "tags"))
             sound = isinstance(caption, str) and all(
-                isinstance(one, list) and all(isinstance(word, str) for word in one) for one in (words, tags)
+                isinstance(several, list) and all(isinstance(word, str) for word in several)
+                for several in (words, tags)
             )
             if not sound or not isinstance(words, list) or not isinstance(tags, list) or len(words) != len(tags):
                 raise DataError(f"{rows.where(at)} needs a caption, and as many words as tags")

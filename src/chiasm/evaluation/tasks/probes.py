@@ -1,4 +1,4 @@
-"""Probes: questions with fixed choices, put as statements of which one is true, or in words with the choices told.
+"""Probes: questions with fixed choices, put as statements of which one is true, or in words with the choices listed.
 
 In the manner of PUG (Bordes et al. 2023, arXiv:2308.03977): each kind of question tests one ability alone."""
 
@@ -10,9 +10,9 @@ from typing import ClassVar, Literal
 
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import DataError
-from chiasm.evaluation.answers import TEXT, Rule
+from chiasm.evaluation.answers import TEXT, ChoiceRule
 from chiasm.evaluation.choice import Choice
-from chiasm.evaluation.task import GenerateRequest, ScoreOrGenerate, ScoreRequest
+from chiasm.evaluation.request import GenerateRequest, ScoreOrGenerate, ScoreRequest
 
 
 @dataclass(frozen=True)
@@ -21,34 +21,36 @@ class Probes(Choice):
 
     A model that embeds or scores is asked which statement fits; one that only generates is asked the question, and its
     reply must be one of the choices.
-    by: reports scores by this entry of the samples' meta, such as the scenes' `objects`, not by the kind of question.
+    by: reports scores by this entry of the samples' meta, such as the scenes' `objects`, or by their "label", in place
+        of the kind of question.
     form: "statements" or "words" asks every model so; a model that cannot be asked so is refused.
     """
 
     by: str = ""
     form: Literal["either", "statements", "words"] = "either"
-    rule: ClassVar[Rule] = TEXT
+    rule: ClassVar[ChoiceRule] = TEXT
 
-    def ask(self, sample: Sample) -> Iterator[ScoreRequest]:
-        if self.by and sample.questions and self.by not in sample.meta:
-            raise DataError(f"sample '{sample.key}' has no meta['{self.by}'] to report scores by")
+    def construct_requests(self, sample: Sample) -> Iterator[ScoreRequest]:
+        fact = sample.fact(self.by) if self.by else None
+        if self.by and sample.questions and fact is None:
+            raise DataError(f"sample '{sample.key}' has no {self.by} to report scores by")
         for number, question in enumerate(sample.questions):
             if not question.statements:
                 continue
-            kind = f"{sample.meta[self.by]} {self.by}" if self.by else question.kind
-            match = ScoreRequest(
+            kind = f"{fact} {self.by}" if self.by else question.kind
+            scored = ScoreRequest(
                 key=f"{sample.key}/{question.kind}/{number}",
                 images=(sample.image,),
                 texts=tuple((statement,) for statement in question.statements),
                 true=(question.choices.index(question.answer),),
                 kind=kind,
-                sample=sample.key,
+                sample_key=sample.key,
             )
             if self.form == "statements":
-                yield match
+                yield scored
                 continue
-            told = f"{question.text}\nAnswer with one of these and nothing else: {', '.join(question.choices)}."
+            prompt = f"{question.text}\nAnswer with one of these and nothing else: {', '.join(question.choices)}."
             words = GenerateRequest(
-                match.key, Sample(match.key, (sample.image, Text(told, "user"))), max_tokens=24, kind=kind
+                scored.key, Sample(scored.key, (sample.image, Text(prompt, "user"))), max_tokens=24, kind=kind
             )
-            yield ScoreOrGenerate.of(match, words, question.choices, words_only=self.form == "words")
+            yield ScoreOrGenerate.of(scored, words, question.choices, words_only=self.form == "words")

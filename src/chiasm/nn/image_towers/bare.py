@@ -14,6 +14,7 @@ from chiasm.errors import RecipeError
 from chiasm.nn.attention import Activation, Block, init_transformer, run_blocks
 from chiasm.nn.grid_positions import resized
 from chiasm.nn.image_towers.vit import PatchEmbed
+from chiasm.nn.patch_mask import PatchMask
 from chiasm.nn.tower import ImageTower, ImageTowerConfig
 
 
@@ -64,18 +65,17 @@ class Bare(ImageTower):
         init_transformer(self.blocks, width)
         nn.init.normal_(self.position, std=width**-0.5)
 
-    def forward(self, images: Images) -> Tensor:
-        return self.tokens(images).mean(1)
-
-    def tokens(self, images: Images) -> Tensor:
+    def tokens(self, images: Images, mask: PatchMask | None = None) -> Tensor:
         """Tokens as they leave the last block, (N, P, D)."""
-        return run_blocks(self.blocks, self._embedded(images))
+        return run_blocks(self.blocks, self._embedded(images, mask))
 
     def _block(self) -> Block:
         config = self.config
         return Block(config.width, config.heads, config.mlp_width, config.act, config.epsilon)
 
-    def _embedded(self, images: Images) -> Tensor:
-        self.require_size(images)
-        x_NPD = self.embed(images.pixels).flatten(2).transpose(1, 2)
-        return self.pre_norm(x_NPD + resized(self.position, self.config.image_size // self.config.patch))
+    def _embedded(self, images: Images, mask: PatchMask | None = None) -> Tensor:
+        x_NPD = self.embed(self.pixels(images)).flatten(2).transpose(1, 2)
+        position_PD = resized(self.position, self.config.image_size // self.config.patch)
+        if mask is None:
+            return self.pre_norm(x_NPD + position_PD)
+        return self.pre_norm(mask.dropped(mask.replaced(x_NPD) + position_PD))

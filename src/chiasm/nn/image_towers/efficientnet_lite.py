@@ -10,7 +10,8 @@ from torch import Tensor
 
 from chiasm.data.batch import Images
 from chiasm.nn import efficientnet
-from chiasm.nn.tower import ImageTower, ImageTowerConfig
+from chiasm.nn.patch_mask import PatchMask
+from chiasm.nn.tower import ImageTowerConfig, PooledImageTower, refuse_mask
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Config(ImageTowerConfig):
         return side, math.ceil(side / efficientnet.STRIDE)
 
 
-class EfficientNetLiteTower(ImageTower):
+class EfficientNetLiteTower(PooledImageTower):
     """The last map, its patches averaged; sees pictures of any size."""
 
     def __init__(self, config: Config) -> None:
@@ -42,8 +43,14 @@ class EfficientNetLiteTower(ImageTower):
         sizes = efficientnet.SIZES[config.variant]
         self.net, self.width, self.power = sizes.build(), sizes.width, config.power
 
-    def forward(self, images: Images) -> Tensor:
-        return self.net.pooled(images.pixels) ** self.power  # ReLU6 is the last step, so nothing is negative
+    def forward(self, images: Images, mask: PatchMask | None = None) -> Tensor:
+        refuse_mask(self, mask)
+        return self.net.pooled(self.pixels(images)) ** self.power  # ReLU6 is the last step, so nothing is negative
 
-    def tokens(self, images: Images) -> Tensor:
-        return self.net(images.pixels)
+    def tokens(self, images: Images, mask: PatchMask | None = None) -> Tensor:
+        refuse_mask(self, mask)
+        return self.net(self.pixels(images))
+
+    @property
+    def takes_masks(self) -> bool:
+        return False

@@ -16,6 +16,7 @@ from chiasm.data.batch import Images
 from chiasm.errors import RecipeError
 from chiasm.nn.attention import MLP, Activation
 from chiasm.nn.image_towers.vit import PatchEmbed
+from chiasm.nn.patch_mask import PatchMask
 from chiasm.nn.recompute import Recomputable, recomputed
 from chiasm.nn.tower import ImageTower, ImageTowerConfig
 
@@ -75,14 +76,14 @@ class InternViT(ImageTower):
         for learned in (self.class_token, self.position):
             nn.init.normal_(learned, std=0.02)
 
-    def forward(self, images: Images) -> Tensor:
-        return self.tokens(images)[:, self.prefix :].mean(1)
-
-    def tokens(self, images: Images) -> Tensor:
+    def tokens(self, images: Images, mask: PatchMask | None = None) -> Tensor:
         """(N, P, D), the class token first."""
-        self.require_size(images)
-        x_NPD = self.embed(images.pixels).flatten(2).transpose(1, 2)
+        x_NPD = self.embed(self.pixels(images)).flatten(2).transpose(1, 2)
+        if mask is not None:
+            x_NPD = mask.replaced(x_NPD)
         x_NPD = torch.cat([self.class_token.expand(len(x_NPD), 1, -1), x_NPD], dim=1) + self.position
+        if mask is not None:
+            x_NPD = mask.dropped(x_NPD, self.prefix)
         for block in self.blocks:
             x_NPD = block(x_NPD)
         return x_NPD

@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PatchImages
 from chiasm.errors import DataError, RecipeError
 from chiasm.nn.attention import Activation, Block, init_transformer
 from chiasm.nn.grid_positions import on_grids
 from chiasm.nn.image_towers import vit
 from chiasm.nn.image_towers.vit import MapPool
-from chiasm.nn.tower import ImageTower, ImageTowerConfig
+from chiasm.nn.patch_mask import PatchMask
+from chiasm.nn.tower import ImageTower, ImageTowerConfig, PooledImageTower
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Config(ImageTowerConfig):
     """patch in pixels; hidden is the MLP's width. Pictures are pooled by attention with one learned query.
 
     positions: how many position embeddings are learned, a square; they are resized to each picture's own grid.
+    mask_token: whether the tower learns a vector for hidden patches.
     """
 
     patch: int
@@ -38,6 +40,7 @@ class Config(ImageTowerConfig):
     positions: int = 256
     act: Activation = "gelu_tanh"
     epsilon: float = 1e-6
+    mask_token: bool = False
 
     def __post_init__(self) -> None:
         if math.isqrt(self.positions) ** 2 != self.positions:
@@ -75,18 +78,21 @@ class PatchTower(ImageTower):
         self.norm = nn.LayerNorm(width, config.epsilon)
         init_transformer(self.blocks, width)
         nn.init.normal_(self.position, std=width**-0.5)
+        if config.mask_token:
+            self.mask_token = nn.Parameter(torch.empty(width))
+            nn.init.normal_(self.mask_token, std=width**-0.5)
 
-    def tokens(self, images: Images) -> Tensor:
+    def tokens(self, images: Images, mask: PatchMask | None = None) -> Tensor:
         """Normalised tokens, (N, P, D); what stands behind a picture's own patches means nothing."""
-        return self.norm(self._blocks(images)[0])
+        return self.norm(self._blocks(images, mask)[0])
 
     @abstractmethod
     def _spread(self, rows: int, columns: int) -> Tensor:
         """The positions of a picture of so many patches, (rows * columns, D)."""
 
-    def _blocks(self, images: Images) -> tuple[Tensor, Tensor | None]:
+    def _blocks(self, images: Images, hidden: PatchMask | None) -> tuple[Tensor, Tensor | None]:
         """The tokens, and which are of pictures; see `patch_mask`."""
-        if images.grid_N2 is None:
+        if not isinstance(images, PatchImages):
             raise DataError(
                 "this tower is given patches, not whole pictures; set processor.patches, or processor.layout"
             )
@@ -96,15 +102,19 @@ class PatchTower(ImageTower):
                 f"values), but was given {images.pixels.shape[-1]} values a patch; set the patch of "
                 "processor.patches or processor.layout"
             )
-        x_NPD = self.embed(images.pixels) + on_grids(images.grid_N2, images.pixels.shape[1], self._spread)
-        mask_NP = patch_mask(images)
+        x_NPD, mask_NP = self.embed(images.pixels.to(self.position.dtype)), patch_mask(images)
+        if hidden is not None:
+            x_NPD = hidden.replaced(x_NPD)
+        x_NPD = x_NPD + on_grids(images.grid_M2, images.pixels.shape[1], self._spread)
+        if hidden is not None:
+            x_NPD, mask_NP = hidden.kept(x_NPD, mask_NP)
         mask = mask_NP[:, None, None] if mask_NP is not None else None
         for block in self.blocks:
             x_NPD = block(x_NPD, mask=mask)
         return x_NPD, mask_NP
 
 
-class NaFlex(PatchTower):
+class NaFlex(PatchTower, PooledImageTower):
     """One vector a picture by attention; positions are resized to its grid."""
 
     config: Config
@@ -113,8 +123,8 @@ class NaFlex(PatchTower):
         super().__init__(config)
         self.pool = MapPool(config.square())
 
-    def forward(self, images: Images) -> Tensor:
-        x_NPD, mask_NP = self._blocks(images)
+    def forward(self, images: Images, mask: PatchMask | None = None) -> Tensor:
+        x_NPD, mask_NP = self._blocks(images, mask)
         return self.pool(self.norm(x_NPD), mask_NP[:, None, None] if mask_NP is not None else None)
 
     def _spread(self, rows: int, columns: int) -> Tensor:
@@ -126,8 +136,8 @@ class NaFlex(PatchTower):
 
 def patch_mask(images: Images) -> Tensor | None:
     """(N, P): True where a patch is of a picture, False where it fills a row up; None where all are of pictures."""
-    assert images.grid_N2 is not None
-    counts_N, longest = images.grid_N2.prod(dim=1), images.pixels.shape[1]
+    assert isinstance(images, PatchImages)
+    counts_N, longest = images.grid_M2.prod(dim=1), images.pixels.shape[1]
     if bool((counts_N == longest).all()):
         return None
     return torch.arange(longest, device=counts_N.device) < counts_N[:, None]

@@ -1,7 +1,7 @@
 """A ViT at a picture's own aspect ratio, whose patches take the nearest of the learned positions: the SigLIP inside of
 Idefics2 (arXiv:2405.02246, section 3), Idefics3 and SmolVLM, after NaViT (arXiv:2307.06304).
 
-NaFlex resizes the positions instead. What fills a batch up is never attended to; pictures are pooled by the mean."""
+NaFlex resizes the positions instead. What fills a batch up is never attended to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from chiasm.data.batch import Images
 from chiasm.nn.image_towers import naflex
 from chiasm.nn.image_towers.naflex import PatchTower
 
@@ -27,13 +26,6 @@ class Native(PatchTower):
     """Patches of pictures of different shapes; nothing is learned beside them and the transformer."""
 
     config: Config
-
-    def forward(self, images: Images) -> Tensor:
-        x_NPD, mask_NP = self._blocks(images)
-        x_NPD = self.norm(x_NPD)
-        if mask_NP is None:
-            return x_NPD.mean(1)
-        return (x_NPD * mask_NP[:, :, None]).sum(1) / mask_NP.sum(1, keepdim=True)
 
     def _spread(self, rows: int, columns: int) -> Tensor:
         down, across = (nearest(count, self.config.side) for count in (rows, columns))

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chiasm.data.batch import Images
-from chiasm.nn.tower import ImageTower, ImageTowerConfig
+from chiasm.nn.patch_mask import PatchMask
+from chiasm.nn.tower import ImageTowerConfig, PooledImageTower, refuse_mask
 
 _EXPANSION = 4  # a block's output has four times the channels that it works in
 _SHRINKS = 32  # pixels of the picture, along a side, for one place of the last grid
@@ -40,7 +41,7 @@ class Config(ImageTowerConfig):
         return self.image_size, self.image_size // _SHRINKS
 
 
-class ResNet(ImageTower):
+class ResNet(PooledImageTower):
     """A stem, four stages of bottleneck blocks, and attention pooling.
 
     The pooled features are the concatenated heads. The published model maps them straight into the shared space, with
@@ -68,19 +69,23 @@ class ResNet(ImageTower):
             self.stages.append(blocks)
         self.pool = AttentionPool(self.width, config.heads, places=(config.image_size // _SHRINKS) ** 2)
 
-    def forward(self, images: Images) -> Tensor:
-        return self.pool(self.tokens(images))
+    def forward(self, images: Images, mask: PatchMask | None = None) -> Tensor:
+        return self.pool(self.tokens(images, mask))
 
-    def tokens(self, images: Images) -> Tensor:
+    def tokens(self, images: Images, mask: PatchMask | None = None) -> Tensor:
         """The last grid, row by row, (N, P, D)."""
-        self.require_size(images)
-        x_NCHW = images.pixels
+        refuse_mask(self, mask)
+        x_NCHW = self.pixels(images)
         for part in self.stem:
             x_NCHW = F.relu(part(x_NCHW))
         x_NCHW = F.avg_pool2d(x_NCHW, 2)
         for stage in self.stages:
             x_NCHW = stage(x_NCHW)
         return x_NCHW.flatten(2).transpose(1, 2)
+
+    @property
+    def takes_masks(self) -> bool:
+        return False
 
     def unread(self, layer: int) -> tuple[nn.Module, ...]:
         return (*super().unread(layer), self.pool)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from chiasm.data.batch import Images
 from chiasm.errors import RecipeError
 from chiasm.nn.attention import MLP, Activation, Attention, Block, init_transformer, run_blocks
-from chiasm.nn.tower import ImageTower, ImageTowerConfig
+from chiasm.nn.patch_mask import PatchMask
+from chiasm.nn.tower import ImageTowerConfig, PooledImageTower
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Config(ImageTowerConfig):
         Small models learn much faster with them (Xiao et al. 2021, arXiv:2106.14881).
     keep: the share of patches that are seen in training, drawn anew for every picture; all are seen otherwise. Half of
         them cost half, at a small loss that a little training with all mends (FLIP, Li et al. 2022, arXiv:2212.00794).
+    mask_token: whether the tower learns a vector for hidden patches.
     """
 
     image_size: int
@@ -40,6 +42,7 @@ class Config(ImageTowerConfig):
     epsilon: float = 1e-5
     stem: tuple[int, ...] = ()
     keep: float = 1.0
+    mask_token: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:
@@ -56,7 +59,7 @@ class Config(ImageTowerConfig):
         return self.image_size, self.image_size // self.patch
 
 
-class ViT(ImageTower):
+class ViT(PooledImageTower):
     """Patches, a transformer over them, and one vector for the picture."""
 
     def __init__(self, config: Config) -> None:
@@ -78,20 +81,29 @@ class ViT(ImageTower):
         )
         self.norm = nn.LayerNorm(width, config.epsilon)
         self.pool = MapPool(config) if config.pool == "map" else None
+        if config.mask_token:
+            self.mask_token = nn.Parameter(torch.empty(width))
         self._init()
 
-    def forward(self, images: Images) -> Tensor:
-        x_NPD = self._embedded(images)
-        if self.training and self.config.keep < 1:
-            x_NPD = self._some(x_NPD)
+    def forward(self, images: Images, mask: PatchMask | None = None) -> Tensor:
+        if mask is None and self.training and self.config.keep < 1:
+            mask = self._drawn(len(images.pixels))
+        x_NPD = self._embedded(images, mask)
         if self.config.pool == "class":  # what the other places become in the last block is read by nothing
             return self.norm(run_blocks(self.blocks, x_NPD, asked=lambda x: x[:, :1])[:, 0])
         x_NPD = self.norm(run_blocks(self.blocks, x_NPD))
         return self.pool(x_NPD) if self.pool is not None else x_NPD.mean(1)
 
-    def tokens(self, images: Images) -> Tensor:
+    def both(self, images: Images, mask: PatchMask | None = None) -> tuple[Tensor, Tensor]:
+        """In one pass, of all patches, whatever `keep` is."""
+        x_NPD = self.tokens(images, mask)
+        if self.pool is not None:
+            return self.pool(x_NPD), x_NPD
+        return x_NPD[:, 0] if self.config.pool == "class" else x_NPD.mean(1), x_NPD
+
+    def tokens(self, images: Images, mask: PatchMask | None = None) -> Tensor:
         """Normalised tokens, (N, P, D), the class token first where there is one; all of them, whatever `keep` is."""
-        return self.norm(run_blocks(self.blocks, self._embedded(images)))
+        return self.norm(run_blocks(self.blocks, self._embedded(images, mask)))
 
     def hidden_states(self, images: Images, layer: int) -> Tensor:
         """Tokens as they leave a block, (N, P, D), without the final norm; -1 is the last block, -2 the one before."""
@@ -103,30 +115,32 @@ class ViT(ImageTower):
         behind = self.blocks[len(self.blocks) + 1 + layer :]
         return (self.norm, *behind) if self.pool is None else (self.norm, self.pool, *behind)
 
-    def _embedded(self, images: Images) -> Tensor:
-        self.require_size(images)
-        pixels = images.pixels
+    def _embedded(self, images: Images, mask: PatchMask | None = None) -> Tensor:
+        pixels = self.pixels(images)
         if self.config.stem:  # the layout in which small convolutions are fastest
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         x_NPD = self.embed(pixels).flatten(2).transpose(1, 2)
+        if mask is not None:
+            x_NPD = mask.replaced(x_NPD)
         if self.class_token is not None:
             x_NPD = torch.cat([self.class_token.expand(len(x_NPD), 1, -1), x_NPD], dim=1)
-        return self.pre_norm(x_NPD + self.position)
+        x_NPD = x_NPD + self.position
+        return self.pre_norm(x_NPD if mask is None else mask.dropped(x_NPD, self.prefix))
 
-    def _some(self, x_NPD: Tensor) -> Tensor:
-        """Patches drawn without replacement, for each picture on its own; the class token stays."""
-        fixed = int(self.class_token is not None)
-        patches = x_NPD.shape[1] - fixed
-        drawn_NP = torch.rand(len(x_NPD), patches, device=x_NPD.device).argsort(1)
-        kept_NK = drawn_NP[:, : max(1, round(self.config.keep * patches))] + fixed
-        kept_NKD = x_NPD.gather(1, kept_NK[:, :, None].expand(-1, -1, self.width))
-        return torch.cat([x_NPD[:, :fixed], kept_NKD], dim=1)
+    def _drawn(self, pictures: int) -> PatchMask:
+        """Hides what `keep` leaves over, drawn for each picture on its own."""
+        device, patches = self.position.device, len(self.position) - self.prefix
+        kept_NK = torch.rand(pictures, patches, device=device).argsort(1)[
+            :, : max(1, round(self.config.keep * patches))
+        ]
+        return PatchMask(torch.ones(pictures, patches, dtype=torch.bool, device=device).scatter(1, kept_NK, False))
 
     def _init(self) -> None:
         init_transformer(self.blocks, self.width)
         nn.init.normal_(self.position, std=self.width**-0.5)
-        if self.class_token is not None:
-            nn.init.normal_(self.class_token, std=self.width**-0.5)
+        for token in (self.class_token, self.mask_token):
+            if token is not None:
+                nn.init.normal_(token, std=self.width**-0.5)
 
 
 class PatchEmbed(nn.Conv2d):

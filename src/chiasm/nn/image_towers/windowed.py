@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chiasm.data.batch import Images
+from chiasm.data.batch import Images, PixelImages
 from chiasm.errors import DataError, RecipeError
 from chiasm.nn.attention import Block, Runs
 from chiasm.nn.image_towers import bare
 from chiasm.nn.image_towers.bare import Bare
+from chiasm.nn.patch_mask import PatchMask
 from chiasm.nn.recompute import recomputed
 
 
@@ -50,12 +51,13 @@ class Windowed(Bare):
 
     config: Config
 
-    def tokens(self, images: Images) -> Tensor:
+    def tokens(self, images: Images, mask: PatchMask | None = None) -> Tensor:
         """(M, P, D). Raises DataError where pictures have another number of parts."""
         parts = self.config.windows + 1
-        if images.tiles_N is None or bool((images.tiles_N != parts).any()):
+        tiles_N = images.tiles_N if isinstance(images, PixelImages) else None
+        if tiles_N is None or bool((tiles_N != parts).any()):
             raise DataError(f"this tower sees {parts} parts of a picture; set processor.layout to windows")
-        return super().tokens(images)
+        return super().tokens(images, mask)
 
     def _block(self) -> WindowBlock:
         return WindowBlock(self.config)
@@ -108,7 +110,7 @@ class Adapters(nn.Module):
         for one in self.down:
             nn.init.uniform_(one, -(width**-0.5), width**-0.5)
 
-    def waiting(self) -> list[str]:
+    def expected_zero_grad(self) -> list[str]:
         """Names of what no gradient reaches while `up` is zeros."""
         closed = [at for at, up in enumerate(self.up) if not up.any()]
         return [f"{part}.{at}" for at in closed for part in ("down", "scale")]
@@ -118,5 +120,5 @@ class Adapters(nn.Module):
         windows_NWPD = x_MPD.view(-1, len(self.down) + 1, *x_MPD.shape[1:])[:, :-1]
         down_WRD, up_WOR, scale_W = (torch.stack(list(one)) for one in (self.down, self.up, self.scale))
         low_NWPR = self.dropout(windows_NWPD) @ down_WRD.transpose(1, 2)
-        made_NWPO = low_NWPR @ (up_WOR * scale_W[:, None, None]).transpose(1, 2)
+        made_NWPO = low_NWPR @ (up_WOR * scale_W[:, None, None]).to(up_WOR.dtype).transpose(1, 2)
         return F.pad(made_NWPO, (0, 0, 0, 0, 0, 1)).flatten(0, 1)

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,41 +16,48 @@ from chiasm.data.image import Image
 from chiasm.data.sample import Sample
 from chiasm.errors import DataError
 from chiasm.models.caption_scores import shown
+from chiasm.models.remote import Found, Item, RemoteModel, RemoteScorer, Usage
 from chiasm.weights.endpoint.client import Client
-from chiasm.weights.endpoint.settings import Encoding, Settings
-from chiasm.weights.endpoint.wire import Reply, Told, messages
+from chiasm.weights.endpoint.settings import Encoding, EndpointSettings
+from chiasm.weights.endpoint.wire import Reply, messages
 
-__all__ = ["Encoding", "Endpoint", "Reply", "ScoringEndpoint", "Settings", "Told", "connect"]
-
-Item = TypeVar("Item")
-Found = TypeVar("Found")
+__all__ = ["Encoding", "Endpoint", "EndpointSettings", "Reply", "ScoringEndpoint", "connect"]
 
 _LISTED = 20  # how many of the likeliest tokens endpoints tell at most
 
 
-class Endpoint:
-    """A remote model that generates. Nothing is sent before the first question."""
+class Endpoint(RemoteModel):
+    """A remote model that generates. Nothing is sent before the first request."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EndpointSettings) -> None:
         self.settings = settings
         self._client = Client(settings)
 
     @property
     def fingerprint(self) -> str:
         """Stands for the weights, of which only the endpoint and the name are known."""
-        told = json.dumps([self.settings.url, self.settings.protocol()], sort_keys=True)
-        return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
+        identity = json.dumps([self.settings.url, self.settings.protocol()], sort_keys=True)
+        return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
     def protocol(self) -> Mapping[str, Any]:
         """What replies depend on besides the questions."""
         return self.settings.protocol()
 
+    def description(self) -> Mapping[str, str]:
+        """The model's name there, and the endpoint."""
+        return {"name": self.settings.model, "endpoint": self.settings.url}
+
     def generate(self, samples: Sequence[Sample], *, max_tokens: int = 128) -> list[Sample]:
         """Each sample with the reply as its last part. Raises DataError for the first that is refused."""
         found: dict[int, Sample] = {}
-        for at, reply in self.concurrently(lambda one: self.reply(one, max_tokens), samples):
+        for at, reply in self.concurrently(lambda sample: self.reply(sample, max_tokens), samples):
             found[at] = samples[at].answered(reply.text)
         return [found[at] for at in range(len(samples))]
+
+    def answer(self, sample: Sample, max_tokens: int) -> tuple[Sample, Usage]:
+        """The sample with the reply as its last part, and what that took; for errors see `Client.chat`."""
+        reply = self.reply(sample, max_tokens)
+        return sample.answered(reply.text), reply.usage
 
     def reply(self, sample: Sample, max_tokens: int, *, likeliest: bool = False) -> Reply:
         """What the model says to one sample; for errors see `Client.chat`. likeliest: also of its first token."""
@@ -95,10 +102,10 @@ class Endpoint:
         if stopped is not None:
             raise stopped
 
-    def remember(self, told: Iterable[Told]) -> None:
+    def remember(self, usages: Iterable[Usage]) -> None:
         """Counts what answers of earlier runs cost, so that a budget holds for all of them together."""
-        for one in told:
-            self._client.purse.pay(one)
+        for usage in usages:
+            self._client.purse.pay(usage)
 
     @property
     def cost(self) -> str:
@@ -106,7 +113,7 @@ class Endpoint:
         return str(self._client.purse)
 
 
-class ScoringEndpoint(Endpoint):
+class ScoringEndpoint(Endpoint, RemoteScorer):
     """A remote model that also scores, by the log-probabilities of its first token (VQAScore, arXiv:2404.01291)."""
 
     scorings: ClassVar[tuple[str, ...]] = ("yes",)
@@ -122,17 +129,17 @@ class ScoringEndpoint(Endpoint):
         found = dict(self.concurrently(lambda pair: self.rate(*pair)[0], pairs))
         return torch.tensor([found[at] for at in range(len(pairs))]).reshape(len(images), len(texts))
 
-    def rate(self, image: Image, text: str) -> tuple[float, Told]:
-        """The score of one pair, and what the endpoint told."""
+    def rate(self, image: Image, text: str) -> tuple[float, Usage]:
+        """The score of one pair, and what that took."""
         reply = self.reply(shown(image, text), 1, likeliest=True)
         if not reply.likeliest:
             raise DataError("the endpoint tells no log-probabilities; leave score_by out, or choose another endpoint")
         yes, no = (math.exp(reply.likeliest.get(word, -math.inf)) for word in ("yes", "no"))
         if not yes + no:
             raise DataError(f"neither yes nor no is among the {_LISTED} likeliest first tokens")
-        return yes / (yes + no), reply.told
+        return yes / (yes + no), reply.usage
 
 
-def connect(settings: Settings) -> Endpoint:
+def connect(settings: EndpointSettings) -> Endpoint:
     """The endpoint with the verbs that its settings ask for."""
     return ScoringEndpoint(settings) if settings.score_by else Endpoint(settings)

@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from chiasm.errors import RemoteError
-from chiasm.weights.endpoint.settings import Settings
-from chiasm.weights.endpoint.wire import Told
+from chiasm.models.remote import Usage
+from chiasm.weights.endpoint.settings import EndpointSettings
 
 _PICTURE = 1_500  # tokens that a picture is taken for until the endpoint has told what it counts
 
 
-class Pace:
+class RateLimiter:
     """Requests start evenly spaced, so that neither limit a minute is passed; all wait where the endpoint says so."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EndpointSettings) -> None:
         self._request = 60 / settings.requests_a_minute if settings.requests_a_minute else 0.0
         self._token = 60 / settings.tokens_a_minute if settings.tokens_a_minute else 0.0
         self._next, self._until = 0.0, 0.0
@@ -51,7 +51,7 @@ class Pace:
 class Purse:
     """What was spent, in tokens and in money. Each request lays aside what it may cost before it is sent."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EndpointSettings) -> None:
         self._settings = settings
         self._changed = threading.Condition()
         self._in, self._out, self._laid_aside, self._most_in = 0, 0, 0.0, 0
@@ -92,15 +92,15 @@ class Purse:
                 self._laid_aside -= price
                 self._changed.notify_all()
 
-    def pay(self, told: Told) -> None:
+    def pay(self, usage: Usage) -> None:
         """Counts what an answer took. Raises RemoteError where a budget is set and the endpoint does not tell."""
-        if self._settings.budget is not None and not {"in", "out"} <= told.keys():
+        if self._settings.budget is not None and not {"in", "out"} <= usage.keys():
             raise RemoteError(
                 "the endpoint does not tell how many tokens it used, so no budget can be kept; leave it out"
             )
         with self._changed:
-            self._in, self._out = self._in + told.get("in", 0), self._out + told.get("out", 0)
-            self._most_in = max(self._most_in, told.get("in", 0))
+            self._in, self._out = self._in + usage.get("in", 0), self._out + usage.get("out", 0)
+            self._most_in = max(self._most_in, usage.get("in", 0))
 
     def __str__(self) -> str:
         if not self._settings.price_in + self._settings.price_out:

@@ -14,17 +14,16 @@ import PIL.Image
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample, Text, Video
 from chiasm.errors import DataError
+from chiasm.models.remote import Usage
 from chiasm.weights.endpoint.settings import Encoding
-
-Told = Mapping[str, Any]  # what an endpoint says beside its answer: model, fingerprint, tokens "in" and "out"
 
 
 @dataclass(frozen=True)
 class Reply:
-    """text: what was said. likeliest: log p of what the first token might have been, where that was asked."""
+    """A reply and what it took. likeliest: log p of what the first token might have been, where that was asked."""
 
     text: str
-    told: Told
+    usage: Usage
     likeliest: Mapping[str, float]
 
 
@@ -87,7 +86,7 @@ def read(body: Any) -> Reply:
         raise DataError(f"the endpoint refuses: {_short(message['refusal'])}")
     if choice.get("finish_reason") == "content_filter":
         raise DataError("the endpoint's content filter refuses")
-    return Reply(_words(message.get("content")), _told(body), _likeliest(choice))
+    return Reply(_words(message.get("content")), _usage(body), _likeliest(choice))
 
 
 def complaint(body: Any) -> tuple[str, str]:
@@ -108,9 +107,9 @@ def _words(content: Any) -> str:
     raise ValueError("the answer's message holds no text")
 
 
-def _told(body: Mapping[str, Any]) -> Told:
-    usage = body.get("usage")
-    counts = usage if isinstance(usage, dict) else {}
+def _usage(body: Mapping[str, Any]) -> Usage:
+    counted = body.get("usage")
+    counts = counted if isinstance(counted, dict) else {}
     found = {
         "model": body.get("model"),
         "fingerprint": body.get("system_fingerprint"),

@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from chiasm.config import suggest
 from chiasm.errors import CheckpointError, MissingExtra
-from chiasm.weights.files import read_json_if_present
+from chiasm.models.fitting import report_misfits
+from chiasm.weights.checkpoint_folder import CheckpointFolder
 from chiasm.weights.foreign.comparing import MATCHES, ForeignEmbedder, ForeignMatcher
 from chiasm.weights.foreign.generative import ForeignGenerativeModel, ForeignVisionLanguageModel
 from chiasm.weights.foreign.model import Config, ForeignModel
 from chiasm.weights.foreign.processor import ForeignProcessor, first_line, read_processor
 
-_LISTED = 10  # tensors told of at most
 
-
-def load(folder: Path, settings: dict[str, Any], known: list[str]) -> ForeignModel:
-    """The model of a folder with that `config.json`, as transformers computes it, in evaluation mode.
+def load(folder: CheckpointFolder, known: list[str]) -> ForeignModel:
+    """The model of a folder, as transformers computes it, in evaluation mode.
 
     known: the families that chiasm reads itself, for the error where nobody knows the architecture.
     Raises what `choose` does; CheckpointError for weights that are no safetensors, and tensors that are missing or
     misshapen.
     """
-    return _opened(folder, settings, *choose(folder, settings, known))
+    return _opened(folder, *choose(folder, known))
 
 
-def choose(folder: Path, settings: dict[str, Any], known: list[str]) -> tuple[Any, type[ForeignModel]]:
-    """The class of transformers for a `config.json`, and by which verbs it is asked; weights may be absent yet.
+def choose(folder: CheckpointFolder, known: list[str]) -> tuple[Any, type[ForeignModel]]:
+    """The class of transformers for a folder's settings, and by which verbs it is asked; weights may be absent yet.
 
     Raises MissingExtra without transformers; CheckpointError for an architecture that it does not know either, one that
     needs code of its own, and one with none of the three verbs.
     """
+    settings = folder.settings
     kind = str(settings["model_type"])
     try:
         import transformers
@@ -102,11 +101,12 @@ def _way(architecture: Any) -> type[ForeignModel] | None:
     return None
 
 
-def _opened(folder: Path, settings: dict[str, Any], architecture: Any, way: type[ForeignModel]) -> ForeignModel:
+def _opened(folder: CheckpointFolder, architecture: Any, way: type[ForeignModel]) -> ForeignModel:
+    settings = folder.settings
     kind = settings["model_type"]
-    if not any(folder.glob("*.safetensors")):
+    if not any(folder.path.glob("*.safetensors")):
         raise CheckpointError(f"{folder} holds no safetensors; of a '{kind}', foreign here, no other weights are read")
-    given, seeing = read_processor(folder), way is not ForeignGenerativeModel
+    given, seeing = read_processor(folder.path), way is not ForeignGenerativeModel
     if not seeing:
         given = getattr(given, "tokenizer", given)
     elif not hasattr(given, "image_processor"):
@@ -116,13 +116,13 @@ def _opened(folder: Path, settings: dict[str, Any], architecture: Any, way: type
     return way(Config(kind, architecture.__name__, settings), processor, inner).eval()
 
 
-def _weights(folder: Path, architecture: Any) -> Any:
+def _weights(folder: CheckpointFolder, architecture: Any) -> Any:
     """The model with its tensors. Raises CheckpointError that lists those that are missing or misshapen."""
     import transformers
 
     try:
         model, found = architecture.from_pretrained(
-            folder,
+            folder.path,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -135,18 +135,20 @@ def _weights(folder: Path, architecture: Any) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         told = f"transformers {transformers.__version__} cannot open {folder}: {first_line(error)}"
         raise CheckpointError(told) from error
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    problems = [f"missing {name} {shapes.get(name, '')}".strip() for name in sorted(found["missing_keys"])]
-    problems += [f"{name} is {tuple(has)}, expected {tuple(wants)}" for name, has, wants in found["mismatched_keys"]]
-    if problems:
-        more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-        raise CheckpointError(f"{folder} does not fit its config: {'; '.join(problems[:_LISTED])}{more}")
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    report_misfits(
+        str(folder),
+        "its config",
+        missing={name: shapes.get(name, ()) for name in sorted(found["missing_keys"])},
+        unexpected={},  # transformers leaves such out where its class knows that it does not need them
+        misshapen={name: (has, wants) for name, has, wants in found["mismatched_keys"]},
+    )
     return model
 
 
-def _ends(folder: Path, inner: Any) -> list[int]:
+def _ends(folder: CheckpointFolder, inner: Any) -> list[int]:
     """The tokens that end an answer: those of `generation_config.json`, else of the config."""
-    stated = read_json_if_present(folder / "generation_config.json").get("eos_token_id")
+    stated = folder.entries("generation_config.json").get("eos_token_id")
     if stated is None:
         stated = getattr(inner.config.get_text_config(), "eos_token_id", None)
     return list(stated) if isinstance(stated, list) else [] if stated is None else [int(stated)]

@@ -20,7 +20,8 @@ from chiasm.models.clip import CLIP
 from chiasm.models.model import Model
 from chiasm.models.siglip import SigLIP
 from chiasm.weights import cleaning
-from chiasm.weights.files import read_json, read_tensors, write_json, write_tensors
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import write_json, write_tensors
 from chiasm.weights.mapping import Rule, give_tensors, take_tensors
 from chiasm.weights.open_clip import _siglip
 from chiasm.weights.open_clip._settings import Text, read_model, read_pixels, write_model, write_pixels
@@ -40,21 +41,29 @@ WEIGHTS = (
 _CONSTANTS = ("attn_mask", "input_resolution", "context_length", "vocab_size")
 
 
-def load(folder: Path, tokenizer_folder: Path | None = None) -> CLIP | SigLIP:
+def load(folder: Path) -> CLIP | SigLIP:
     """The model of an open_clip folder, with its processor read from the same folder, in evaluation mode.
 
-    tokenizer_folder: where the tokenizer's files lie, if not in the folder as on the Hub. open_clip itself takes one
-    that is built in, OpenAI's, where the config names none.
     Raises CheckpointError for settings that we cannot follow to the letter, and for weights of which a single tensor is
     missing, unexpected or misshapen.
     """
+    opened = CheckpointFolder(folder)
+    return read(opened, opened)
+
+
+def read(folder: CheckpointFolder, tokenizer_folder: CheckpointFolder) -> CLIP | SigLIP:
+    """As `load`, of a folder that is open already.
+
+    tokenizer_folder: where the tokenizer's files lie: another one than `folder` for a checkpoint of the Hub without
+    any. open_clip itself takes one that is built in, OpenAI's, where the config names none.
+    """
     file = folder / SETTINGS
-    settings = read_json(file)
+    settings = folder.required(SETTINGS)
     entries = settings.get("model_cfg") or {}
     siglip = _siglip.is_siglip(entries)
-    read = _siglip.read_model if siglip else read_model
-    config, image_size, text = read(entries, f"{file}: model_cfg")
-    tokenizer = _read_tokenizer(tokenizer_folder or folder, text)
+    settings_of = _siglip.read_model if siglip else read_model
+    config, image_size, text = settings_of(entries, f"{file}: model_cfg")
+    tokenizer = _read_tokenizer(tokenizer_folder, text)
     if siglip:
         tokenizer = padded_to_context(tokenizer, text.context_length, str(file))
     else:
@@ -62,7 +71,7 @@ def load(folder: Path, tokenizer_folder: Path | None = None) -> CLIP | SigLIP:
     image = read_pixels(settings.get("preprocess_cfg") or {}, image_size, f"{file}: preprocess_cfg")
     with torch.device("meta"):
         model = config.model()(config, PairProcessor(image, tokenizer))  # type: ignore[arg-type]  # its own class
-    state, weights = read_tensors(folder, WEIGHTS)
+    state, weights = folder.tensors(WEIGHTS)
     state = {name.removeprefix("module."): value for name, value in state.items()}  # which parallel training adds
     for name in ("logit_scale", "logit_bias"):  # either form is found, whatever the config says; open_clip takes both
         if name in state and state[name].shape == (1,):
@@ -97,7 +106,7 @@ def _table(model: CLIP | SigLIP) -> tuple[Rule, ...]:
     return _siglip.table(model.config) if isinstance(model, SigLIP) else TABLES[type(model.config.vision)]
 
 
-def _read_tokenizer(folder: Path, text: Text) -> Tokenizer:
+def _read_tokenizer(folder: CheckpointFolder, text: Text) -> Tokenizer:
     """The folder's tokenizer, as open_clip uses it: it cleans texts first, and cuts them at the model's context."""
     tokenizer = read_tokenizer(folder, text.context_length, text.vocab_size)
     cleaning.clean_first(tokenizer.backend, cleaning.OPEN_CLIP[text.clean])

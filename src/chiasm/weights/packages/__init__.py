@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from chiasm.config import module_names, suggest
 from chiasm.errors import CheckpointError, MissingExtra, RecipeError
+from chiasm.models.fitting import require_fit
 from chiasm.models.folder import assign
 
 M = TypeVar("M", bound=nn.Module)
@@ -47,21 +48,13 @@ def load_strictly(
 
     foreign_name: the checkpoint's name for one of the module's tensors. left_out: names in the checkpoint that the
     module knowingly does without. source: how errors call the checkpoint.
-    Raises CheckpointError that lists every tensor that is missing, unexpected or misshapen.
+    Raises CheckpointError naming the first tensors that are missing, unexpected and misshapen.
     """
     ours = module.state_dict()
     foreign = {foreign_name(name): name for name in ours}
-    missing = sorted(foreign.keys() - state.keys())
-    unexpected = sorted(state.keys() - foreign.keys() - set(left_out))
-    misshapen = [
-        f"{theirs} {tuple(state[theirs].shape)} instead of {tuple(ours[name].shape)}"
-        for theirs, name in foreign.items()
-        if theirs in state and state[theirs].shape != ours[name].shape
-    ]
-    faults = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
-    if any(faults.values()):
-        listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items() if names)
-        raise CheckpointError(f"{source} does not fit {type(module).__name__}: {listed}")
+    expected = {theirs: ours[name].shape for theirs, name in foreign.items()}
+    found = {name: tensor.shape for name, tensor in state.items() if name not in left_out}
+    require_fit(expected, found, source, type(module).__name__)
     module.load_state_dict({name: state[theirs] for theirs, name in foreign.items()}, assign=True)
     return module
 

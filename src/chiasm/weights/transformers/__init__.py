@@ -1,7 +1,7 @@
 """Checkpoints of Hugging Face's transformers, read and written without it.
 
 A module here is a family, named as `model_type` in its `config.json`. It has MODEL, our class; TABLE, which says where
-each tensor is stored; `load(folder, settings)` and `save(model, folder)`. To add a family is to add its module.
+each tensor is stored; `load(folder)` and `save(model, folder)`. To add a family is to add its module.
 It may have `rules(model)` in place of TABLE, and MODULES, where modules are called otherwise in memory than in files:
 with these, adapters have the names of transformers too."""
 
@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from chiasm.config import module_names
+from chiasm.data.chat_processor import ChatProcessor
 from chiasm.errors import CheckpointError
 from chiasm.models.model import Model
-from chiasm.weights.files import read_json, read_json_if_present
+from chiasm.weights.checkpoint_folder import CheckpointFolder
 from chiasm.weights.mapping import AS_IS, Rule, links
 from chiasm.weights.texts import TOKENIZERS as TOKENIZERS
 from chiasm.weights.transformers._towers import WEIGHTS as WEIGHTS
@@ -28,7 +29,7 @@ class Family(Protocol):
 
     MODEL: type[Model]
 
-    def load(self, folder: Path, settings: dict[str, Any]) -> Model: ...
+    def load(self, folder: CheckpointFolder) -> Model: ...
 
     def save(self, model: Model, folder: Path) -> None: ...
 
@@ -40,29 +41,32 @@ def load(folder: Path) -> Model:
     Raises CheckpointError for an architecture that nobody knows, a folder that lacks files, settings that we cannot
     follow to the letter, and weights of which a single tensor is missing, unexpected or misshapen.
     """
-    settings = read_json(folder / "config.json")
-    name = _name(settings)
+    return read(CheckpointFolder(folder))
+
+
+def read(folder: CheckpointFolder) -> Model:
+    """As `load`, of a folder that is open already."""
+    name = _name(folder.settings)
     if name is None:
         raise CheckpointError(f"{folder / 'config.json'} has no model_type: it is not a checkpoint of transformers")
     if name not in module_names(__name__):
         from chiasm.weights import foreign
 
-        return foreign.load(folder, settings, module_names(__name__))
-    return _family(name).load(folder, settings)
+        return foreign.load(folder, module_names(__name__))
+    return _family(name).load(folder)
 
 
-def stored_as(folder: Path) -> tuple[str, ...]:
+def stored_as(folder: CheckpointFolder) -> tuple[str, ...]:
     """Which files of weights are read of a checkpoint whose settings are there, those that come first before others.
 
     Raises CheckpointError for an architecture that nobody knows, whatever its weights.
     """
-    settings = read_json_if_present(folder / "config.json")
-    name = _name(settings)
+    name = _name(folder.entries("config.json"))
     if name is None or name in module_names(__name__):
         return WEIGHTS
     from chiasm.weights import foreign
 
-    foreign.choose(folder, settings, module_names(__name__))
+    foreign.choose(folder, module_names(__name__))
     return SAFE
 
 
@@ -73,6 +77,12 @@ def save(model: Model, folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; name a folder to save the checkpoint in")
+    attention = model.processor.settings.attention if isinstance(model.processor, ChatProcessor) else "causal"
+    if attention != "causal":
+        raise CheckpointError(
+            f"processor.attention is {attention}, but a {type(model).__name__} is causal in transformers, and would "
+            "answer otherwise"
+        )
     for name in module_names(__name__):
         family = _family(name)
         if type(model) is family.MODEL:

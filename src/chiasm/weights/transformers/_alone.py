@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from chiasm.models.language import Config, Language
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.weights.chats import read_chat, write_chat, write_ends
-from chiasm.weights.files import read_tensors, write_json, write_tensors
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import write_json, write_tensors
 from chiasm.weights.mapping import Rule, give_tensors, take_tensors
 from chiasm.weights.transformers import _opt
 from chiasm.weights.transformers._language import CONSTANTS, decoder_rules, decoder_section, read_decoder
 from chiasm.weights.transformers._towers import WEIGHTS
 
 
-def load(folder: Path, settings: dict[str, Any], kind: str) -> Language:
-    """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
+def load(folder: CheckpointFolder, kind: str) -> Language:
+    """The model in a folder, with its processor, in evaluation mode."""
+    settings = folder.settings
     where = str(folder / "config.json")
     decoder = _opt.read_decoder(settings, where) if kind == "opt" else read_decoder(kind, settings, where)
     processor = read_chat(folder, decoder.context, decoder.vocabulary)
     with torch.device("meta"):
         model = Language(Config(decoder), processor)
-    state, file = read_tensors(folder, WEIGHTS)
+    state, file = folder.tensors(WEIGHTS)
     left_out = (*CONSTANTS, *(("lm_head.weight",) if model.language.head is None else ()))
     return take_tensors(model, _table(decoder), state, str(file), left_out).eval()
 

@@ -15,7 +15,8 @@ from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
 from chiasm.nn.image_towers import native
 from chiasm.weights.chats import write_chat, write_ends
-from chiasm.weights.files import read_section, read_tensors, write_json, write_tensors
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import read_section, write_json, write_tensors
 from chiasm.weights.mapping import Form, Rule, give_tensors, take_tensors
 from chiasm.weights.transformers._language import CONSTANTS, decoder_rules, read_decoder
 from chiasm.weights.transformers._towers import ACTS, WEIGHTS, Vision, blocks, tower_rules
@@ -77,9 +78,9 @@ def table(decoder: DecoderConfig) -> tuple[Rule, ...]:
     )
 
 
-def take(model: M, folder: Path, rules: tuple[Rule, ...]) -> M:
+def take(model: M, folder: CheckpointFolder, rules: tuple[Rule, ...]) -> M:
     """The model with the weights of a folder, in evaluation mode."""
-    state, file = read_tensors(folder, WEIGHTS)
+    state, file = folder.tensors(WEIGHTS)
     head = ("lm_head.weight",) if model.language.head is None else ()
     return take_tensors(model, rules, state, str(file), (*CONSTANTS, *head)).eval()
 

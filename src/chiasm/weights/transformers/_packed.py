@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from chiasm.data.frame_sampling import FrameSampling
 from chiasm.data.layouts.packed import PackedPatches
 from chiasm.data.transforms import OPENAI_MEAN, OPENAI_STD
 from chiasm.errors import CheckpointError
-from chiasm.weights.files import read_json_if_present, read_section, write_json
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import read_section, write_json
 from chiasm.weights.transformers._pixels import filter_name, filter_number, normalisation, read_entries
 
 _VIDEO = "video_preprocessor_config.json"
@@ -35,7 +37,23 @@ class _Settings:
     merge_size: int = 2
 
 
-def read_packed(folder: Path, patch: int, merge: int, time: int, tokens: Mapping[str, str]) -> PackedPatches:
+@dataclass(frozen=True)
+class _Sampling:
+    """What a video processor's settings say of frames; the defaults are what the authors' own code takes."""
+
+    fps: float | None = 2.0
+    num_frames: int | None = None
+    min_frames: int = 4
+    max_frames: int = 768
+
+    def sampling(self) -> FrameSampling:
+        fps = self.fps if self.num_frames is None else None
+        return FrameSampling(self.num_frames, fps, self.min_frames, self.max_frames)
+
+
+def read_packed(
+    folder: CheckpointFolder, patch: int, merge: int, time: int, tokens: Mapping[str, str]
+) -> PackedPatches:
     """How a checkpoint wants pictures and videos. patch, merge, time: the model's. tokens: entries of `PackedPatches`.
 
     Raises CheckpointError where the processor makes other patches than the model sees.
@@ -51,9 +69,12 @@ def read_packed(folder: Path, patch: int, merge: int, time: int, tokens: Mapping
     video_low, video_high = low, high  # the older files know one processor for both
     if moving := _video_entries(folder):
         video_low, video_high = _bounds(moving, (128 * 28**2, 768 * 28**2), folder / _VIDEO)
+    sampling = read_section(_Sampling(), moving, str(folder / _VIDEO)).sampling()
     mean, std = normalisation(settings)
     filter_ = filter_name(settings.resample, file)
-    return PackedPatches(patch, merge, time, low, high, video_low, video_high, filter_, mean, std, **tokens)
+    return PackedPatches(
+        patch, merge, time, low, high, video_low, video_high, filter_, mean, std, **tokens, sampling=sampling
+    )
 
 
 def write_packed(layout: PackedPatches, folder: Path) -> None:
@@ -76,13 +97,18 @@ def write_packed(layout: PackedPatches, folder: Path) -> None:
         folder / "preprocessor_config.json", {"image_processor_type": "Qwen2VLImageProcessor", **common, "size": size}
     )
     size = {"shortest_edge": layout.video_min_pixels, "longest_edge": layout.video_max_pixels}
-    write_json(folder / _VIDEO, {"video_processor_type": "Qwen2VLVideoProcessor", **common, "size": size})
+    sampling = layout.sampling
+    frames = {"fps": sampling.fps, "min_frames": sampling.min_frames, "max_frames": sampling.max_frames}
+    if sampling.frames is not None:
+        frames = {"num_frames": sampling.frames, "max_frames": sampling.max_frames}
+    entries = {"video_processor_type": "Qwen2VLVideoProcessor", **common, "size": size, **frames}
+    write_json(folder / _VIDEO, entries)
     write_json(folder / "processor_config.json", {"processor_class": "Qwen2VLProcessor"})
 
 
-def _video_entries(folder: Path) -> Mapping[str, Any]:
-    inside = read_json_if_present(folder / "processor_config.json").get("video_processor")
-    return inside or read_json_if_present(folder / _VIDEO)
+def _video_entries(folder: CheckpointFolder) -> Mapping[str, Any]:
+    inside = folder.entries("processor_config.json").get("video_processor")
+    return inside or folder.entries(_VIDEO)
 
 
 def _bounds(entries: Mapping[str, Any], defaults: tuple[int, int], file: Path) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from chiasm.data.patches import PatchTransform
 from chiasm.errors import CheckpointError
+from chiasm.weights.checkpoint_folder import CheckpointFolder
 from chiasm.weights.files import read_section, write_json
 from chiasm.weights.transformers._pixels import filter_name, filter_number, normalisation, read_entries
 
@@ -27,7 +28,7 @@ class _Settings:
     max_num_patches: int = 256
 
 
-def read_patches(folder: Path, patch: int) -> PatchTransform:
+def read_patches(folder: CheckpointFolder, patch: int) -> PatchTransform:
     """How a checkpoint wants pictures. Raises CheckpointError where its patches are not those of the model, `patch`."""
     entries, file = read_entries(folder)
     settings = read_section(_Settings(), entries, str(file))

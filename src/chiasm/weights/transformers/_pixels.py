@@ -10,7 +10,8 @@ from typing import Any, Literal, Protocol
 from chiasm.data.patches import PatchTransform
 from chiasm.data.transforms import ImageTransform
 from chiasm.errors import CheckpointError
-from chiasm.weights.files import read_json, read_json_if_present, read_section, write_json
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import read_section, write_json
 
 # PIL's numbers of its filters. Nearest (0), box (4) and hamming (5) are used by no checkpoint of these families.
 _Filter = Literal["lanczos", "bilinear", "bicubic"]
@@ -53,18 +54,16 @@ class _Levels(Protocol):
     def do_normalize(self) -> bool: ...
 
 
-def read_entries(folder: Path) -> tuple[Mapping[str, Any], Path]:
+def read_entries(folder: CheckpointFolder) -> tuple[Mapping[str, Any], Path]:
     """The settings of a checkpoint's image processor, and the file that they stand in: `processor_config.json`, where
     transformers 5 writes them (older files of that name lack them), or `preprocessor_config.json`."""
-    file = folder / "processor_config.json"
-    entries: Mapping[str, Any] | None = read_json_if_present(file).get("image_processor")
+    entries: Mapping[str, Any] | None = folder.entries("processor_config.json").get("image_processor")
     if entries is not None:
-        return entries, file
-    file = folder / "preprocessor_config.json"
-    return read_json(file), file
+        return entries, folder / "processor_config.json"
+    return folder.required("preprocessor_config.json"), folder / "preprocessor_config.json"
 
 
-def read_pixels(folder: Path, image_size: int) -> ImageTransform:
+def read_pixels(folder: CheckpointFolder, image_size: int) -> ImageTransform:
     """How a checkpoint wants pictures, from its `processor_config.json` or `preprocessor_config.json`.
 
     image_size: the model's. Raises CheckpointError for a processing that we do not have, or that makes other sizes.

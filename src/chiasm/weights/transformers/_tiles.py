@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from chiasm.data.tiles import TileTransform
 from chiasm.errors import CheckpointError
+from chiasm.weights.checkpoint_folder import CheckpointFolder
 from chiasm.weights.files import read_section
 from chiasm.weights.transformers._pixels import filter_name, filter_number, normalisation, read_entries
 
@@ -31,7 +32,7 @@ class Tiles:
 S = TypeVar("S", bound=Tiles)
 
 
-def read_tiles(defaults: S, folder: Path) -> tuple[S, TileTransform, Path]:
+def read_tiles(defaults: S, folder: CheckpointFolder) -> tuple[S, TileTransform, Path]:
     """The settings of a checkpoint's image processor, what they say of levels, and the file that they stand in."""
     entries, file = read_entries(folder)
     settings = read_section(defaults, entries, str(file))

@@ -20,7 +20,8 @@ from chiasm.nn.connectors import q_former
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import opt
 from chiasm.weights.chats import image_token_id, read_chat, token_of, write_chat, write_ends
-from chiasm.weights.files import read_tensors, write_json, write_tensors
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import write_json, write_tensors
 from chiasm.weights.mapping import Rule, give_tensors, take_tensors
 from chiasm.weights.transformers import _opt, blip_2_stage1
 from chiasm.weights.transformers._blip_2 import (
@@ -40,10 +41,11 @@ _HEAD = "language_model.lm_head.weight"
 _SLOT = 50_265  # of the published files, where a config names none
 
 
-def load(folder: Path, settings: dict[str, Any]) -> Model:
-    """The model in a folder with that `config.json`, with its processor, in evaluation mode: of whichever stage."""
+def load(folder: CheckpointFolder) -> Model:
+    """The model in a folder, with its processor, in evaluation mode: of whichever stage."""
+    settings = folder.settings
     if blip_2_stage1.ARCHITECTURE in (settings.get("architectures") or ()):
-        return blip_2_stage1.load(folder, settings)
+        return blip_2_stage1.load(folder)
     where = str(folder / "config.json")
     decoder = _read_text(settings, where)
     vision = read_vision(settings, where)
@@ -53,7 +55,7 @@ def load(folder: Path, settings: dict[str, Any]) -> Model:
     )
     with torch.device("meta"):
         model = BLIP2(config, _images_first(read_chat(folder, decoder.context, decoder.vocabulary), layout))
-    state, file = read_tensors(folder, WEIGHTS)
+    state, file = folder.tensors(WEIGHTS)
     left_out = (*CONSTANTS, *((_HEAD,) if decoder.tied else ()))
     return take_tensors(model, _table(decoder), state, str(file), left_out).eval()
 
@@ -67,7 +69,9 @@ def save(model: BLIP2, folder: Path) -> None:
     if not isinstance(config.connector, q_former.Config) or not config.class_token:
         raise CheckpointError(f"transformers' BLIP-2 has a Q-Former over all features; this model has {config}")
     if not isinstance(layout, Fixed) or layout.before:
-        raise CheckpointError(f"transformers' BLIP-2 writes pictures as slots at the very beginning; this has {layout}")
+        raise CheckpointError(
+            f"transformers' BLIP-2 writes pictures as image tokens at the very beginning; this has {layout}"
+        )
     if not isinstance(config.language, opt.Config):
         raise CheckpointError(f"BLIP-2 is written with OPT, not with a {config.language.chosen()}")
     settings = {

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from chiasm.data.processor import PairProcessor
 from chiasm.models.blip2_stage1 import BLIP2Stage1, Config
 from chiasm.nn.connectors import q_former
-from chiasm.weights.files import read_tensors, write_json, write_tensors
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import write_json, write_tensors
 from chiasm.weights.mapping import Rule, give_tensors, take_tensors
 from chiasm.weights.texts import read_tokenizer, write_tokenizer
 from chiasm.weights.transformers._blip_2 import (
@@ -37,11 +37,12 @@ _TABLE = (
 )
 
 
-def load(folder: Path, settings: dict[str, Any]) -> BLIP2Stage1:
-    """The model in a folder with that `config.json`, with its processor, in evaluation mode.
+def load(folder: CheckpointFolder) -> BLIP2Stage1:
+    """The model in a folder, with its processor, in evaluation mode.
 
     The temperature is not stored there; it starts anew, should training go on.
     """
+    settings = folder.settings
     where = str(folder / "config.json")
     found, queries = read_q_former(settings, where, text=True)
     config = Config(
@@ -58,7 +59,7 @@ def load(folder: Path, settings: dict[str, Any]) -> BLIP2Stage1:
     tokenizer = read_tokenizer(folder, config.context, known)
     with torch.device("meta"):
         model = BLIP2Stage1(config, PairProcessor(read_pixels(folder, config.vision.image_size), tokenizer))
-    state, file = read_tensors(folder, WEIGHTS)
+    state, file = folder.tensors(WEIGHTS)
     state["log_scale"] = torch.tensor(-math.log(config.temperature))
     return take_tensors(model, (*_TABLE, Rule("log_scale", "log_scale")), state, str(file), POSITION_IDS).eval()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,7 +15,8 @@ from chiasm.data.processor import PairProcessor
 from chiasm.data.tokenizer import Tokenizer
 from chiasm.errors import CheckpointError
 from chiasm.models.clip import CLIP, Config
-from chiasm.weights.files import read_section, read_tensors, write_json, write_tensors
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import read_section, write_json, write_tensors
 from chiasm.weights.mapping import Rule, give_tensors, take_tensors
 from chiasm.weights.texts import end_id, read_tokenizer, write_tokenizer
 from chiasm.weights.transformers._pixels import read_pixels, write_pixels
@@ -46,8 +46,9 @@ _WIDTH, _LOG_SCALE, _END = 512, 2.6592, 49_407
 _HIGHEST = 2  # the eos_token_id that stands for "the highest id" in transformers
 
 
-def load(folder: Path, settings: dict[str, Any]) -> CLIP:
-    """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
+def load(folder: CheckpointFolder) -> CLIP:
+    """The model in a folder, with its processor, in evaluation mode."""
+    settings = folder.settings
     where = f"{folder / 'config.json'}"
     # Some old files hold each tower's settings twice; transformers then takes these.
     towers = {key: settings.get(f"{key}_dict") or settings.get(key) or {} for key in ("vision_config", "text_config")}
@@ -64,7 +65,7 @@ def load(folder: Path, settings: dict[str, Any]) -> CLIP:
     processor = PairProcessor(read_pixels(folder, vision.image_size), tokenizer)
     with torch.device("meta"):
         model = CLIP(config, processor)
-    state, file = read_tensors(folder, WEIGHTS)
+    state, file = folder.tensors(WEIGHTS)
     return take_tensors(model, TABLE, state, str(file), POSITION_IDS).eval()
 
 

@@ -19,7 +19,8 @@ from chiasm.nn import cross
 from chiasm.nn.connectors import resampler
 from chiasm.nn.decoders import llama
 from chiasm.weights.chats import read_chat, write_chat, write_ends
-from chiasm.weights.files import read_section, read_tensors, write_json, write_tensors
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import read_section, write_json, write_tensors
 from chiasm.weights.mapping import AS_IS, Form, Rule, give_tensors, take_tensors
 from chiasm.weights.transformers._language import CONSTANTS, decoder_rules, decoder_section, read_decoder
 from chiasm.weights.transformers._pixels import pixels_of, read_entries, write_pixels
@@ -72,13 +73,14 @@ class _Settings:
     dropout: Literal[0] = 0
 
 
-def load(folder: Path, settings: dict[str, Any]) -> Flamingo:
-    """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
+def load(folder: CheckpointFolder) -> Flamingo:
+    """The model in a folder, with its processor, in evaluation mode."""
+    settings = folder.settings
     where = str(folder / "config.json")
     config = read_config(settings, where)
     with torch.device("meta"):
         model = Flamingo(config, _processor(folder, config))
-    state, file = read_tensors(folder, WEIGHTS)
+    state, file = folder.tensors(WEIGHTS)
     head = ("lm_head.weight", "lm_head.additional_fc.weight") if model.language.head is None else ()
     return take_tensors(model, _table(config), _whole(state), str(file), (*_CONSTANTS, *head)).eval()
 
@@ -188,7 +190,7 @@ def config_section(config: Config) -> dict[str, Any]:
     }
 
 
-def _processor(folder: Path, config: Config) -> ChatProcessor:
+def _processor(folder: CheckpointFolder, config: Config) -> ChatProcessor:
     entries, file = read_entries(folder)
     size = entries.get("image_size") or entries.get("size", 224)
     square = {"height": size, "width": size} if isinstance(size, int) else size

@@ -16,6 +16,7 @@ from chiasm.nn.connectors import perceiver
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
 from chiasm.weights.chats import image_token_id, read_chat, token_of
+from chiasm.weights.checkpoint_folder import CheckpointFolder
 from chiasm.weights.files import read_section
 from chiasm.weights.mapping import Rule
 from chiasm.weights.transformers import _idefics
@@ -54,8 +55,9 @@ class _Perceiver:
     attention_dropout: Literal[0] = 0
 
 
-def load(folder: Path, settings: dict[str, Any]) -> Idefics2:
-    """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
+def load(folder: CheckpointFolder) -> Idefics2:
+    """The model in a folder, with its processor, in evaluation mode."""
+    settings = folder.settings
     where = str(folder / "config.json")
     decoder = _idefics.read_text(settings, "mistral", _TEXT, where)
     vision = _idefics.read_vision(_VISION, settings, where)

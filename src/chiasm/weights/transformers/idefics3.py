@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,6 +13,7 @@ from chiasm.models.idefics3 import Config, Idefics3
 from chiasm.nn.connectors import pixel_shuffle_linear
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.weights.chats import image_token_id, read_chat, token_of
+from chiasm.weights.checkpoint_folder import CheckpointFolder
 from chiasm.weights.mapping import Rule
 from chiasm.weights.transformers import _idefics
 from chiasm.weights.transformers._language import decoder_section
@@ -37,8 +37,9 @@ class _Settings(Tiles):
     do_image_splitting: bool = True
 
 
-def load(folder: Path, settings: dict[str, Any]) -> Idefics3:
-    """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
+def load(folder: CheckpointFolder) -> Idefics3:
+    """The model in a folder, with its processor, in evaluation mode."""
+    settings = folder.settings
     where = str(folder / "config.json")
     decoder = _idefics.read_text(settings, "llama", _TEXT, where)
     vision = _idefics.read_vision(_VISION, settings, where)

@@ -19,7 +19,8 @@ from chiasm.nn.connectors import pixel_shuffle_mlp
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.image_towers import internvit
 from chiasm.weights.chats import image_token_id, read_chat, token_of, write_chat, write_ends
-from chiasm.weights.files import read_json, read_json_if_present, read_section, read_tensors, write_json, write_tensors
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import read_json, read_section, write_json, write_tensors
 from chiasm.weights.mapping import ONE_MORE, TWO_MORE, Rule, give_tensors, renamed, take_tensors
 from chiasm.weights.transformers import llava
 from chiasm.weights.transformers._language import CONSTANTS, decoder_rules, decoder_section, read_decoder
@@ -84,13 +85,14 @@ class _Pixels:
     max_patches: int = 12
 
 
-def load(folder: Path, settings: dict[str, Any]) -> InternVL:
-    """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
+def load(folder: CheckpointFolder) -> InternVL:
+    """The model in a folder, with its processor, in evaluation mode."""
+    settings = folder.settings
     where = str(folder / "config.json")
     whole = read_section(_Whole(), settings, where)
     if (side := round(1 / whole.downsample_ratio)) * whole.downsample_ratio != 1:
         raise CheckpointError(f"{where}: downsample_ratio {whole.downsample_ratio} makes no squares of features")
-    state, file = read_tensors(folder, WEIGHTS)
+    state, file = folder.tensors(WEIGHTS)
     state = renamed(state, _VARIANTS)
     text = settings.get("text_config") or {}
     tied = bool(settings.get("tie_word_embeddings", True)) and _same_head(state)
@@ -221,7 +223,7 @@ def _same_head(state: Mapping[str, Tensor]) -> bool:
     return head is None or torch.equal(head, state["language_model.model.embed_tokens.weight"])
 
 
-def _layout(folder: Path, settings: Mapping[str, Any], config: Config) -> AspectTiles:
+def _layout(folder: CheckpointFolder, settings: Mapping[str, Any], config: Config) -> AspectTiles:
     entries, file = read_entries(folder)
     pixels = read_section(_Pixels(), entries, str(file))
     size = {"height": pixels.size, "width": pixels.size} if isinstance(pixels.size, int) else pixels.size
@@ -230,9 +232,9 @@ def _layout(folder: Path, settings: Mapping[str, Any], config: Config) -> Aspect
         raise CheckpointError(f"{file} makes tiles of {pixels.size} pixels, but the model sees {needed}")
     if (image_tokens := settings.get("image_seq_length", 256)) != config.image_tokens:
         raise CheckpointError(
-            f"{folder}: image_seq_length is {image_tokens}, but the model makes {config.image_tokens} slots a tile"
+            f"{folder}: image_seq_length is {image_tokens}, but a tile makes {config.image_tokens} image tokens"
         )
-    names = read_json_if_present(folder / "tokenizer_config.json")
+    names = folder.entries("tokenizer_config.json")
     names = {**names, **_mapping(names.get("extra_special_tokens"))}
     mean, std = normalisation(pixels)
     return AspectTiles(

@@ -16,7 +16,8 @@ from chiasm.models.kosmos2 import Config, Kosmos2
 from chiasm.nn.connectors import latent_attention
 from chiasm.nn.decoders import magneto
 from chiasm.weights.chats import read_chat, write_chat, write_ends
-from chiasm.weights.files import read_json_if_present, read_section, read_tensors, write_json, write_tensors
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import read_json_if_present, read_section, write_json, write_tensors
 from chiasm.weights.mapping import Rule, give_tensors, take_tensors
 from chiasm.weights.transformers._pixels import read_pixels, write_pixels
 from chiasm.weights.transformers._towers import ACTS, WEIGHTS, Act, Vision, act_name, clip_rules, vision_section
@@ -47,16 +48,17 @@ _VISION = Vision(1024, 4096, 24, 16, "quick_gelu", 1e-5, image_size=224, patch_s
 _OPEN, _CLOSE, _SLOT = "<image>", "</image>", "<mask>"
 
 
-def load(folder: Path, settings: dict[str, Any]) -> Kosmos2:
-    """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
+def load(folder: CheckpointFolder) -> Kosmos2:
+    """The model in a folder, with its processor, in evaluation mode."""
+    settings = folder.settings
     config, decoder = read_config(settings, str(folder / "config.json"))
     pixels = read_pixels(folder, config.vision.image_size)
     layout = Fixed(config.image_tokens, pixels, _slot(folder), _OPEN, f"{_CLOSE} ")
     processor = read_chat(folder, decoder.context, decoder.vocabulary, layout, Kosmos())
-    _check_marks(processor.backend.get_vocab(), folder)
+    _check_marks(processor.backend.get_vocab(), str(folder))
     with torch.device("meta"):
         model = Kosmos2(config, processor)
-    state, file = read_tensors(folder, WEIGHTS)
+    state, file = folder.tensors(WEIGHTS)
     tied = (_HEAD,) if decoder.tied else ()
     left_out = ("vision_model.model.embeddings.position_ids", "text_model.model.embed_positions.weights", *tied)
     return take_tensors(model, _table(decoder), state, str(file), left_out).eval()
@@ -105,7 +107,7 @@ def save(model: Kosmos2, folder: Path) -> None:
         raise CheckpointError(f"transformers' Kosmos-2 has pictures between {_OPEN} and {_CLOSE}; this model: {layout}")
     if processor.settings.boxes != Kosmos():
         raise CheckpointError("transformers' Kosmos-2 writes boxes as `kosmos` does, on a grid of 32; this model won't")
-    _check_marks(processor.backend.get_vocab(), folder)
+    _check_marks(processor.backend.get_vocab(), str(folder))
     text = _Text(
         decoder.vocabulary,
         decoder.context,
@@ -141,17 +143,17 @@ def save(model: Kosmos2, folder: Path) -> None:
     write_tensors(folder / "model.safetensors", give_tensors(model, _table(decoder)))
 
 
-def _slot(folder: Path) -> str:
+def _slot(folder: CheckpointFolder) -> str:
     """The token that keeps the place of a picture's latents. In transformers it is any token beside a mask of places;
     here it has to be one that no text holds, as the tokenizer's mask token is."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        token = read_json_if_present(folder / name).get("mask_token")
+        token = folder.entries(name).get("mask_token")
         if token is not None:
             return str(token["content"] if isinstance(token, dict) else token)
     return _SLOT
 
 
-def _check_marks(vocabulary: dict[str, int], where: Path) -> None:
+def _check_marks(vocabulary: dict[str, int], where: str) -> None:
     if lost := [mark for mark in (_OPEN, _CLOSE, *Kosmos().marks) if mark not in vocabulary]:
         raise CheckpointError(f"{where}: the tokenizer lacks {len(lost)} tokens of Kosmos-2, such as {lost[0]}")
 

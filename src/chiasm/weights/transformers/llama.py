@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from chiasm.models.language import Language
+from chiasm.weights.checkpoint_folder import CheckpointFolder
 from chiasm.weights.transformers import _alone
 
 MODEL = Language
@@ -14,6 +12,6 @@ save = _alone.save
 rules = _alone.rules
 
 
-def load(folder: Path, settings: dict[str, Any]) -> Language:
-    """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
-    return _alone.load(folder, settings, "llama")
+def load(folder: CheckpointFolder) -> Language:
+    """The model in a folder, with its processor, in evaluation mode."""
+    return _alone.load(folder, "llama")

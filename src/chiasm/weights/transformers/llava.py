@@ -16,7 +16,8 @@ from chiasm.nn.connectors import mlp
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.nn.decoders import llama
 from chiasm.weights.chats import image_token_id, read_chat, token_of, write_chat, write_ends
-from chiasm.weights.files import read_section, read_tensors, write_json, write_tensors
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import read_section, write_json, write_tensors
 from chiasm.weights.mapping import Rule, give_tensors, renamed, take_tensors
 from chiasm.weights.transformers._language import CONSTANTS, decoder_rules, decoder_section, read_decoder
 from chiasm.weights.transformers._pixels import read_pixels, write_pixels
@@ -29,8 +30,9 @@ M = TypeVar("M", bound=LLaVA)
 _VISION = Vision(1024, 4096, 24, 16, "quick_gelu", 1e-5, image_size=336, patch_size=14)
 
 
-def load(folder: Path, settings: dict[str, Any]) -> LLaVA:
-    """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
+def load(folder: CheckpointFolder) -> LLaVA:
+    """The model in a folder, with its processor, in evaluation mode."""
+    settings = folder.settings
     where = str(folder / "config.json")
     decoder = read_text(settings, where)
     config = read_config(settings, decoder, where)
@@ -49,7 +51,7 @@ def save(model: LLaVA, folder: Path) -> None:
     layout = model.processor.layout
     if not isinstance(layout, Fixed) or layout.before or layout.behind:
         raise CheckpointError(
-            f"transformers' LLaVA writes pictures of one size as slots alone; this model has {layout}"
+            f"transformers' LLaVA writes pictures of one size as image tokens alone; this model has {layout}"
         )
     settings = {
         "architectures": ["LlavaForConditionalGeneration"],
@@ -107,9 +109,9 @@ def config_section(model: LLaVA) -> dict[str, Any]:
     }
 
 
-def take(model: M, folder: Path, rules: tuple[Rule, ...]) -> M:
+def take(model: M, folder: CheckpointFolder, rules: tuple[Rule, ...]) -> M:
     """The model with the weights of a folder, in evaluation mode."""
-    state, file = read_tensors(folder, WEIGHTS)
+    state, file = folder.tensors(WEIGHTS)
     tied = model.language.head is None
     left_out = (*CONSTANTS, "vision_tower.embeddings.position_ids", *(_HEAD if tied else ()))
     return take_tensors(model, rules, renamed(state, _VARIANTS), str(file), left_out).eval()

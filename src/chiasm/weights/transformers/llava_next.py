@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,6 +15,7 @@ from chiasm.models import llava as ours
 from chiasm.models.llava_next import Config, LLaVANeXT
 from chiasm.nn.decoder import DecoderConfig
 from chiasm.weights.chats import image_token_id, read_chat, token_of
+from chiasm.weights.checkpoint_folder import CheckpointFolder
 from chiasm.weights.files import write_json
 from chiasm.weights.mapping import Rule
 from chiasm.weights.transformers import llava
@@ -35,8 +35,9 @@ class _Settings(Tiles):
     image_grid_pinpoints: Grids = GRIDS
 
 
-def load(folder: Path, settings: dict[str, Any]) -> LLaVANeXT:
-    """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
+def load(folder: CheckpointFolder) -> LLaVANeXT:
+    """The model in a folder, with its processor, in evaluation mode."""
+    settings = folder.settings
     where = str(folder / "config.json")
     decoder = llava.read_text(settings, where)
     shared = llava.read_config(settings, decoder, where)
@@ -81,7 +82,7 @@ def save(model: LLaVANeXT, folder: Path) -> None:
     llava.write(model, folder, settings, _table(config.language), "LlavaNextProcessor")
 
 
-def _layout(folder: Path, config: Config, image_token: str) -> AnyResolution:
+def _layout(folder: CheckpointFolder, config: Config, image_token: str) -> AnyResolution:
     settings, transform, file = read_tiles(_Settings(), folder)
     sides = {one_side(settings.size, "size", file), one_side(settings.crop_size, "crop_size", file)}
     tower = config.vision

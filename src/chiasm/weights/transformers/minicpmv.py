@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -16,7 +16,8 @@ from chiasm.errors import CheckpointError
 from chiasm.models.minicpm_v import Config, MiniCPMV
 from chiasm.nn.connectors import cross_attention
 from chiasm.weights.chats import read_chat, write_chat, write_ends
-from chiasm.weights.files import read_json_if_present, read_section, read_tensors, write_json, write_tensors
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import read_section, write_json, write_tensors
 from chiasm.weights.mapping import Rule, give_tensors, take_tensors
 from chiasm.weights.transformers import _idefics
 from chiasm.weights.transformers._language import decoder_rules, decoder_section, read_decoder
@@ -60,8 +61,9 @@ class _Pixels:
     use_image_id: bool = True
 
 
-def load(folder: Path, settings: dict[str, Any]) -> MiniCPMV:
-    """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
+def load(folder: CheckpointFolder) -> MiniCPMV:
+    """The model in a folder, with its processor, in evaluation mode."""
+    settings = folder.settings
     where = str(folder / "config.json")
     known = read_section(_Settings(), settings, where)
     version = str(known.version)
@@ -73,7 +75,7 @@ def load(folder: Path, settings: dict[str, Any]) -> MiniCPMV:
     if known.drop_vision_last_layer:
         vision = replace(vision, layers=vision.layers - 1)
     file = folder / "preprocessor_config.json"
-    entries = read_json_if_present(file) or settings.get("slice_config") or {}
+    entries = folder.entries(file.name) or settings.get("slice_config") or {}
     pixels = read_section(_Pixels(), entries, str(file))
     if pixels.patch_size != vision.patch:
         raise CheckpointError(f"{file} cuts patches of {pixels.patch_size} pixels, but the tower sees {vision.patch}")
@@ -90,7 +92,7 @@ def load(folder: Path, settings: dict[str, Any]) -> MiniCPMV:
     processor = _ended(read_chat(folder, decoder.context, decoder.vocabulary, layout), end)
     with torch.device("meta"):
         model = MiniCPMV(config, processor)
-    state, weights = read_tensors(folder, WEIGHTS)
+    state, weights = folder.tensors(WEIGHTS)
     left_out = (
         "resampler.pos_embed",
         "vpm.embeddings.position_ids",

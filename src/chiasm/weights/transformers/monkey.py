@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from chiasm.data.layouts.windows import Windows
 from chiasm.errors import CheckpointError
 from chiasm.models.monkey import Config, Monkey
 from chiasm.nn.image_towers import bare, windowed
+from chiasm.weights.checkpoint_folder import CheckpointFolder
 from chiasm.weights.files import read_section
 from chiasm.weights.mapping import ONE_VALUE, Form, Rule
 from chiasm.weights.transformers import qwen
@@ -30,8 +30,9 @@ class _Visual:
     lora_repeat_num: int = 4
 
 
-def load(folder: Path, settings: dict[str, Any]) -> Monkey:
-    """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
+def load(folder: CheckpointFolder) -> Monkey:
+    """The model in a folder, with its processor, in evaluation mode."""
+    settings = folder.settings
     where = str(folder / "config.json")
     decoder = qwen.read_decoder(settings, where)
     tower, connector, (height, width) = qwen.read_visual(settings, decoder, where)

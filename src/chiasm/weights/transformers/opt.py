@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from chiasm.models.language import Language
+from chiasm.weights.checkpoint_folder import CheckpointFolder
 from chiasm.weights.transformers import _alone
 
 MODEL = Language
@@ -13,6 +11,6 @@ MODEL = Language
 save = _alone.save
 
 
-def load(folder: Path, settings: dict[str, Any]) -> Language:
-    """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
-    return _alone.load(folder, settings, "opt")
+def load(folder: CheckpointFolder) -> Language:
+    """The model in a folder, with its processor, in evaluation mode."""
+    return _alone.load(folder, "opt")

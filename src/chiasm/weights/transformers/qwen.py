@@ -23,7 +23,8 @@ from chiasm.nn.connectors import cross_attention
 from chiasm.nn.decoders import llama
 from chiasm.nn.image_towers import bare
 from chiasm.weights.chats import read_chat, write_chat, write_ends
-from chiasm.weights.files import read_json_if_present, read_section, read_tensors, write_json, write_tensors
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import read_json_if_present, read_section, write_json, write_tensors
 from chiasm.weights.mapping import STACKED, Form, Rule, give_tensors, take_tensors
 from chiasm.weights.ranks import read_ranks, write_ranks
 from chiasm.weights.transformers._resampler import HEAD, resampler_rules
@@ -88,8 +89,9 @@ class _Visual:
     n_queries: int = 256
 
 
-def load(folder: Path, settings: dict[str, Any]) -> QwenVL:
-    """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
+def load(folder: CheckpointFolder) -> QwenVL:
+    """The model in a folder, with its processor, in evaluation mode."""
+    settings = folder.settings
     where = str(folder / "config.json")
     decoder = read_decoder(settings, where)
     vision, connector, image_size = read_visual(settings, decoder, where)
@@ -164,18 +166,18 @@ def read_visual(
     )
 
 
-def read_processor(folder: Path, decoder: llama.Config, layout: Layout) -> ChatProcessor:
+def read_processor(folder: CheckpointFolder, decoder: llama.Config, layout: Layout) -> ChatProcessor:
     """The processor of a folder with `qwen.tiktoken`, or with a `tokenizer.json`, which comes first."""
-    if (folder / "tokenizer.json").exists():
+    if folder.holds("tokenizer.json"):
         return read_chat(folder, decoder.context, decoder.vocabulary, layout, box_formats.QwenVL())
-    if not (folder / RANKS).exists():
+    if not folder.holds(RANKS):
         raise CheckpointError(f"{folder} holds neither {RANKS} nor tokenizer.json: it is not a whole checkpoint")
     backend = read_ranks(folder / RANKS, SPECIALS)
     if backend.get_vocab_size() > decoder.vocabulary:
         raise CheckpointError(
             f"the tokenizer in {folder} has {backend.get_vocab_size()} tokens, but its model only {decoder.vocabulary}"
         )
-    chats = read_json_if_present(folder / "generation_config.json").get("chat_format") == "chatml"
+    chats = folder.entries("generation_config.json").get("chat_format") == "chatml"
     ends = ("<|im_end|>", "<|endoftext|>") if chats else ("<|endoftext|>",)
     return ChatProcessor(
         backend,
@@ -184,9 +186,9 @@ def read_processor(folder: Path, decoder: llama.Config, layout: Layout) -> ChatP
     )
 
 
-def take(model: QwenVL, folder: Path, rules: tuple[Rule, ...]) -> Any:
+def take(model: QwenVL, folder: CheckpointFolder, rules: tuple[Rule, ...]) -> Any:
     """The model with the weights of a folder, in evaluation mode."""
-    state, file = read_tensors(folder, WEIGHTS)
+    state, file = folder.tensors(WEIGHTS)
     constants = ("masked_bias", "bias", "rotary_emb.inv_freq")
     left_out = ("transformer.rotary_emb.inv_freq", *(f"transformer.h.*.attn.{one}" for one in constants))
     return take_tensors(model, rules, state, str(file), left_out).eval()

@@ -16,7 +16,8 @@ from chiasm.models.qwen2_vl import Config, Qwen2VL
 from chiasm.nn import packed_vit
 from chiasm.nn.decoders import llama
 from chiasm.weights.chats import read_chat, token_of, write_chat, write_ends
-from chiasm.weights.files import read_section, read_tensors, write_json, write_tensors
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import read_section, write_json, write_tensors
 from chiasm.weights.mapping import STACKED, Form, Rule, give_tensors, renamed, take_tensors
 from chiasm.weights.transformers._language import CONSTANTS, decoder_rules, decoder_section, read_decoder
 from chiasm.weights.transformers._packed import read_packed, write_packed
@@ -64,11 +65,12 @@ _TOKENS = {
 _EPSILON, _THETA = 1e-6, 10_000.0  # of the tower, which no published config names
 
 
-def load(folder: Path, settings: dict[str, Any]) -> Qwen2VL:
-    """The model in a folder with that `config.json`, with its processor, in evaluation mode.
+def load(folder: CheckpointFolder) -> Qwen2VL:
+    """The model in a folder, with its processor, in evaluation mode.
 
     Before version 5 the settings of the language model stood beside those of the whole.
     """
+    settings = folder.settings
     where = str(folder / "config.json")
     vision = read_section(_Vision(), settings.get("vision_config") or {}, f"{where}: vision_config")
     text = settings.get("text_config") or settings
@@ -97,7 +99,7 @@ def load(folder: Path, settings: dict[str, Any]) -> Qwen2VL:
     layout = read_packed(folder, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size, tokens)
     with torch.device("meta"):
         model = Qwen2VL(config, read_chat(folder, decoder.context, decoder.vocabulary, layout, Boxes()))
-    state, file = read_tensors(folder, WEIGHTS)
+    state, file = folder.tensors(WEIGHTS)
     left_out = (*CONSTANTS, *(("lm_head.weight",) if decoder.tied else ()))
     return take_tensors(model, _table(config), renamed(state, _VARIANTS), str(file), left_out).eval()
 

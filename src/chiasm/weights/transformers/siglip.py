@@ -13,7 +13,8 @@ import torch
 from chiasm.data.processor import PairProcessor
 from chiasm.errors import CheckpointError
 from chiasm.models.siglip import Config, SigLIP
-from chiasm.weights.files import read_section, read_tensors, write_json, write_tensors
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import read_section, write_json, write_tensors
 from chiasm.weights.mapping import ONE_VALUE, STACKED, Rule, give_tensors, take_tensors
 from chiasm.weights.texts import end_id, padded_to_context, read_tokenizer, write_tokenizer
 from chiasm.weights.transformers._pixels import read_pixels, write_pixels
@@ -55,8 +56,9 @@ _VISION = Vision(768, 3072, 12, 12, "gelu_pytorch_tanh", 1e-6, image_size=224, p
 TEXT = Text(768, 3072, 12, 12, "gelu_pytorch_tanh", 1e-6, vocab_size=32_000, max_position_embeddings=64)
 
 
-def load(folder: Path, settings: dict[str, Any]) -> SigLIP:
-    """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
+def load(folder: CheckpointFolder) -> SigLIP:
+    """The model in a folder, with its processor, in evaluation mode."""
+    settings = folder.settings
     where = f"{folder / 'config.json'}"
     vision_entries, text_entries = sections(settings, where)
     vision = read_section(_VISION, vision_entries, f"{where}: vision_config")
@@ -66,7 +68,7 @@ def load(folder: Path, settings: dict[str, Any]) -> SigLIP:
     processor = PairProcessor(read_pixels(folder, vision.image_size), tokenizer)
     with torch.device("meta"):
         model = SigLIP(Config(vision.tower("map", pre_norm=False), text.tower(causal=False)), processor)
-    state, file = read_tensors(folder, WEIGHTS)
+    state, file = folder.tensors(WEIGHTS)
     return take_tensors(model, TABLE, state, str(file), POSITION_IDS).eval()
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,7 +14,8 @@ from chiasm.data.processor import PairProcessor
 from chiasm.errors import CheckpointError
 from chiasm.models.siglip2 import Config, SigLIP2
 from chiasm.nn.image_towers import naflex
-from chiasm.weights.files import read_section, read_tensors, write_json, write_tensors
+from chiasm.weights.checkpoint_folder import CheckpointFolder
+from chiasm.weights.files import read_section, write_json, write_tensors
 from chiasm.weights.mapping import give_tensors, take_tensors
 from chiasm.weights.texts import padded_to_context, read_tokenizer, write_tokenizer
 from chiasm.weights.transformers import siglip
@@ -29,8 +29,9 @@ TABLE = siglip.TABLE  # the same names, though patches are mapped by a matrix he
 _VISION = PatchVision(768, 3072, 12, 12, "gelu_pytorch_tanh", 1e-6, patch_size=16, num_patches=256)
 
 
-def load(folder: Path, settings: dict[str, Any]) -> SigLIP2:
-    """The model in a folder with that `config.json`, with its processor, in evaluation mode."""
+def load(folder: CheckpointFolder) -> SigLIP2:
+    """The model in a folder, with its processor, in evaluation mode."""
+    settings = folder.settings
     where = f"{folder / 'config.json'}"
     vision_entries, text_entries = siglip.sections(settings, where)
     vision = read_section(_VISION, vision_entries, f"{where}: vision_config")
@@ -40,7 +41,7 @@ def load(folder: Path, settings: dict[str, Any]) -> SigLIP2:
     processor = PairProcessor(read_patches(folder, vision.patch_size), tokenizer)
     with torch.device("meta"):
         model = SigLIP2(Config(vision.tower(), text.tower(causal=False)), processor)
-    state, file = read_tensors(folder, WEIGHTS)
+    state, file = folder.tensors(WEIGHTS)
     return take_tensors(model, TABLE, state, str(file), POSITION_IDS).eval()
 
 

@@ -1,0 +1,42 @@
+"""Run the contracts that chiasm's own models, sources, tasks and recipes keep on those of a package.
+
+chiasm check my_package
+chiasm check my_package.my_source"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("package", metavar="PACKAGE", help="an importable package or module; its modules are imported")
+    parser.add_argument("--verbose", action="store_true", help="list the promises that are kept too")
+
+
+def run(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from chiasm.contracts import recipes
+    from chiasm.contracts.contract import choices_in, functions_of, outcome, outcomes, recipes_in
+    from chiasm.errors import RecipeError
+
+    console = Console(soft_wrap=True, highlight=False)
+    kinds, files = choices_in(options.package), recipes_in(options.package)
+    if not kinds and not files:
+        raise RecipeError(f"{options.package} defines no choice of a recipe, such as a Source, and has no recipes")
+    kept = broken = 0
+    checks = [*(outcomes(kind) for kind in kinds)]
+    checks += [
+        (outcome(contract, file, f"recipe: {file.stem}") for contract in functions_of(recipes)) for file in files
+    ]
+    for several in checks:
+        for found in several:
+            kept, broken = kept + (not found.problem), broken + bool(found.problem)
+            if found.problem:
+                console.print(f"broken  {found.subject}: {found.promise}\n        {found.problem}", markup=False)
+            elif options.verbose:
+                console.print(f"kept    {found.subject}: {found.promise}", markup=False)
+    console.print(
+        f"{options.package}: {len(kinds)} choices, {len(files)} recipes: {kept} promises kept, {broken} broken"
+    )
+    return 1 if broken else 0

@@ -1,0 +1,112 @@
+"""Finding the contracts of a kind of choice, and running them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from chiasm.additions import defined_in, import_named
+from chiasm.config import Component, module_names, parse
+from chiasm.errors import ChiasmError, ContractError, MissingExtra
+
+Contract = Callable[[Any, Path], None]
+C = TypeVar("C", bound=Component)
+
+_PACKAGE = "chiasm.contracts"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One contract on one subject. problem: what is broken, in a sentence; "" where the promise is kept."""
+
+    subject: str
+    promise: str
+    problem: str = ""
+
+
+def require(kept: bool, problem: str) -> None:
+    """Raises ContractError with that sentence unless the promise is kept."""
+    if not kept:
+        raise ContractError(problem)
+
+
+def instance(kind: type[C], folder: Path) -> C:
+    """A choice built from its own `example`, as a recipe would build it. Raises ContractError where that fails."""
+    name = kind.chosen_name()
+    try:
+        return parse(kind.base, {kind.key: name, **kind.example(folder)}, name)  # type: ignore[return-value]  # of that kind
+    except MissingExtra:
+        raise
+    except ChiasmError as error:
+        raise ContractError(f"its example() gives no {kind.__name__}: {error}") from error
+
+
+def contracts_of(kind: type[Component]) -> Iterator[Contract]:
+    """Those of every choice, then those of this kind."""
+    for name in module_names(_PACKAGE):
+        module = importlib.import_module(f"{_PACKAGE}.{name}")
+        if issubclass(kind, getattr(module, "BASE", ())):
+            yield from functions_of(module)
+
+
+def functions_of(module: ModuleType) -> Iterator[Contract]:
+    """The public functions that a module itself defines, in the order in which it does."""
+    for name, function in vars(module).items():
+        if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
+            yield function
+
+
+def choices_in(package: str) -> list[type[Component]]:
+    """All choices that a package and its modules define, of whatever kind. Raises RecipeError for what cannot be
+    imported, naming it."""
+    return [kind for module in _modules(package) for kind in defined_in(module, Component) if _is_choice(kind)]
+
+
+def recipes_in(package: str) -> list[Path]:
+    """The recipes that a package brings, in its folder `recipes`."""
+    root = import_named(package, "chiasm check")
+    return [
+        file for place in getattr(root, "__path__", ()) for file in sorted((Path(place) / "recipes").rglob("*.yaml"))
+    ]
+
+
+def outcomes(kind: type[Component]) -> Iterator[Outcome]:
+    """The contracts of a choice, each run in an empty folder."""
+    for contract in contracts_of(kind):
+        yield outcome(contract, kind, f"{kind.key}: {kind.chosen_name()}")
+
+
+def outcome(contract: Contract, subject: object, name: str) -> Outcome:
+    """One contract, run in an empty folder. What it raises, of whatever kind, is the problem."""
+    promise = (contract.__doc__ or contract.__name__).strip().splitlines()[0]
+    with tempfile.TemporaryDirectory(prefix="chiasm-check-") as folder:
+        try:
+            contract(subject, Path(folder))
+        except ChiasmError as error:
+            return Outcome(name, promise, str(error))
+        except Exception as error:  # noqa: BLE001  # code under test may raise anything; that is a result, and it is told
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            reason = " ".join(str(error).split()) or "no reason given"
+            return Outcome(name, promise, f"{type(error).__name__}: {reason} ({last.filename}:{last.lineno})")
+    return Outcome(name, promise)
+
+
+def _modules(package: str) -> Iterator[ModuleType]:
+    root = import_named(package, "chiasm check")
+    yield root
+    for found in pkgutil.walk_packages(getattr(root, "__path__", ()), f"{package}."):
+        yield import_named(found.name, "chiasm check")
+
+
+def _is_choice(kind: type[Component]) -> bool:
+    """Whether a recipe may choose it: it is of a kind that a package holds, and nothing of it is left abstract."""
+    return hasattr(kind, "base") and not inspect.isabstract(kind) and kind.__module__ in sys.modules

@@ -1,0 +1,205 @@
+"""Data that every task can ask about, and models that know all answers or none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import MISSING, fields, replace
+from typing import Any, get_type_hints
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from chiasm.data.image import Image
+from chiasm.data.sample import Box, Negative, Question, Sample, Text
+from chiasm.data.source import Source
+from chiasm.evaluation.answers import LETTERS
+from chiasm.evaluation.choice import Choice
+from chiasm.evaluation.request import (
+    Broken,
+    EmbedRequest,
+    Failed,
+    GenerateRequest,
+    Request,
+    Response,
+    ScoreOrGenerate,
+    ScoreRequest,
+    image_key,
+    part_key,
+)
+from chiasm.evaluation.task import Task
+from tests.evaluation.fakes import Listed, number_of, picture
+
+LABELS = ("cat", "dog", "horse", "owl", "fox", "crab")
+_THINGS = ("cup", "lamp", "chair", "plate", "book", "clock", "vase")
+_PLACES = ((0.0, 0.0, 0.5, 0.5), (0.5, 0.0, 1.0, 0.4), (0.25, 0.5, 0.75, 1.0))
+
+
+def one_image(at: int) -> Sample:
+    """A sample with one image, of which everything is known: no two are alike in any word that counts."""
+    label, things = LABELS[at % 6], [_THINGS[(at + step) % 7] for step in (0, 1, 3)]
+    right, offered = f"number {at}", (f"number {at}", f"number {at + 1}", f"number {at + 2}")
+    return Sample(
+        f"s{at}",
+        (picture(at),),
+        captions=(f"the {label}{at} sits near wall{at} under roof{at} beside gate{at}",),
+        boxes=tuple(Box(corners, thing) for corners, thing in zip(_PLACES, things, strict=True)),
+        negatives=(Negative(f"image {at + 1}", f"image {at}", "number"), Negative(f"no {at}", f"some {at}", "denied")),
+        questions=(
+            Question("which?", right, "counting", offered, tuple(f"this is {one}" for one in offered)),
+            Question(f"is it {at}?", "yes", "checking", ("yes", "no"), (f"it is {at}", f"it is not {at}")),
+        ),
+        meta={"label": label, "group": f"g{at % 2}"},
+    )
+
+
+def two_images(at: int) -> Sample:
+    """A sample of two images and two texts, as Winoground's."""
+    parts = picture(2 * at), picture(2 * at + 1), Text(f"left of {at}"), Text(f"right of {at}")
+    return Sample(f"p{at}", parts, meta={"kind": f"k{at % 2}"})
+
+
+def worlds(count: int, start: int = 0) -> tuple[Listed, ...]:
+    """Everything that a task may want to ask about."""
+    places = range(start, start + count)
+    return Listed(tuple(map(one_image, places))), Listed(tuple(map(two_images, places)))
+
+
+def made(kind: type[Task], count: int = 12, start: int = 0, broken: tuple[str, ...] = (), **settings: Any) -> Task:
+    """A task of this kind on the first world about which it has requests; what else it needs are 60 samples more."""
+    hints = get_type_hints(kind)
+    for data, more in zip(worlds(count, start), worlds(60, 1000), strict=True):
+        needed = {
+            field.name: more
+            for field in fields(kind)
+            if field.name != "data" and field.default is MISSING and field.default_factory is MISSING
+            and isinstance(hints[field.name], type) and issubclass(hints[field.name], Source)
+        }  # fmt: skip
+        task = kind(**{"data": data, **needed, **settings})
+        if any(request.verbs for request in task.build_all_requests()):
+            return task if not broken else replace(task, data=replace(data, broken=broken))
+    raise AssertionError(f"{kind.__name__} asks about none of the worlds; give task_data.py a sample that it can use")
+
+
+def label_of(image: Image) -> str:
+    """The class of an image of the world."""
+    return LABELS[number_of(image) % 6]
+
+
+def is_true(image: Image, text: str) -> bool:
+    """Whether the world says this of an image."""
+    at = number_of(image)
+    sample, things = one_image(at), {box.phrase for box in one_image(at).boxes}
+    for question in sample.questions:
+        said = dict(zip(question.choices, question.statements, strict=True))
+        if text in (f"{question.text} {question.answer}", said[question.answer]):
+            return True
+    if found := re.fullmatch(r"there is (no|an?) (\w+)", text):
+        return (found[2] in things) == (found[1] != "no")
+    known = {*sample.captions, *(negative.true for negative in sample.negatives), f"a photo of a {label_of(image)}."}
+    if at % 2 == 0:
+        known.add(f"left of {at // 2}")  # of a pair, the first
+    return text in known
+
+
+def answer_to(request: GenerateRequest) -> str:
+    """The world's answer to the question that a request puts."""
+    asked = request.sample.texts[-1].text
+    sample = one_image(number_of(request.all_images[0]))
+    if found := re.search(r"Is there an? (\w+) in", asked):
+        return "yes" if found[1] in {box.phrase for box in sample.boxes} else "no"
+    (answer,) = [question.answer for question in sample.questions if question.text in asked]
+    return answer
+
+
+def right_answers(request: GenerateRequest) -> tuple[str, ...]:
+    """What the world has for answers to a request: a box, captions, or the answer to a question."""
+    sample, asked = one_image(number_of(request.all_images[0])), request.sample.texts[-1].text
+    if found := re.fullmatch(r"Where is (\w+)\?", asked):
+        (box,) = [box for box in sample.boxes if box.phrase == found[1]]
+        return (f"[{', '.join(f'{corner:.6f}' for corner in box.corners)}]",)
+    return sample.captions if "Describe" in asked else (answer_to(request),)
+
+
+def perfect_scores(request: ScoreRequest) -> NDArray[np.float32]:
+    """1 where a text fits: `true` is of the first image, and the others are of the second, if there is one."""
+    scores = np.zeros((len(request.images), len(request.texts)), np.float32)
+    scores[0, list(request.true)] = 1
+    scores[1:] = 0.9 * (1 - scores[0])  # not as sure, so that nothing ties
+    return scores
+
+
+def perfect(request: Request, *, classes: Sequence[str] = LABELS) -> Response:
+    """What a model that knows all answers."""
+    if isinstance(request, ScoreRequest):
+        return perfect_scores(request)
+    if isinstance(request, EmbedRequest):
+        return np.eye(len(classes), dtype=np.float32)[[classes.index(request.kind)]]
+    if isinstance(request, GenerateRequest):
+        return request.references[0]
+    assert isinstance(request, Broken), f"say here what the perfect answer to a {type(request).__name__} is"
+    return Failed(request.reason)
+
+
+def perfect_words(task: Choice, request: ScoreOrGenerate) -> str:
+    """The reply that the task reads as the right choice."""
+    (true,) = request.true
+    replies = (request.choices[true], LETTERS[true])
+    return next(reply for reply in replies if task.rule.strict(reply, request.choices) == true)
+
+
+class Oracle:
+    """Knows the answers to a task's requests by their images and words, and nothing else: grey it has never seen."""
+
+    def __init__(self, task: Task) -> None:
+        self.fits: set[tuple[str, str]] = set()
+        self.classes: dict[str, str] = {}
+        self.replies: dict[object, str] = {}
+        for request in task.requests:
+            if isinstance(request, ScoreRequest):
+                for image, row in zip(request.images, perfect_scores(request), strict=True):
+                    texts = [texts[0] for texts, fits in zip(request.texts, row.tolist(), strict=True) if fits]
+                    self.fits |= {(image_key(image), text) for text in texts}
+            if isinstance(request, ScoreOrGenerate):
+                assert isinstance(task, Choice)
+                self._learn(request.words, perfect_words(task, request))
+            elif isinstance(request, GenerateRequest):
+                self._learn(request, request.references[0])
+            elif isinstance(request, EmbedRequest):
+                self.classes[image_key(request.images[0])] = request.kind
+
+    def _learn(self, request: GenerateRequest, reply: str) -> None:
+        self.replies[tuple(map(part_key, request.sample.parts))] = reply
+
+
+class ScoringOracle(Oracle):
+    def score(self, images: Sequence[Image], texts: Sequence[str]) -> Tensor:
+        return torch.tensor([[float((image_key(image), text) in self.fits) for text in texts] for image in images])
+
+
+class EmbeddingOracle(Oracle):
+    def embed_images(self, images: Sequence[Image]) -> Tensor:
+        rows = torch.zeros(len(images), len(LABELS))
+        for row, image in zip(rows, images, strict=True):
+            if (label := self.classes.get(image_key(image))) is not None:
+                row[LABELS.index(label)] = 1
+        return rows
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        return torch.zeros(len(texts), len(LABELS))
+
+
+class GeneratingOracle(Oracle):
+    def generate(self, samples: Sequence[Sample], *, max_tokens: int) -> list[Sample]:
+        return [sample.answered(self.replies.get(tuple(map(part_key, sample.parts)), "")) for sample in samples]
+
+
+def oracles(task: Task) -> list[Oracle]:
+    """An oracle of each verb that the task's requests can be answered by."""
+    verbs = {verb for request in task.requests for verb in request.verbs}
+    by_verb = {"score": ScoringOracle, "embed": EmbeddingOracle, "generate": GeneratingOracle}
+    if "score" in verbs:  # an inner product of embeddings would only say the same
+        verbs.discard("embed")
+    return [oracle(task) for verb, oracle in by_verb.items() if verb in verbs]
