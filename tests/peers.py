@@ -29,6 +29,12 @@ def open_clip() -> ModuleType:
         return importlib.import_module("open_clip")
 
 
+def torchvision() -> None:
+    """What transformers' processors of videos want; skips the test where it is not installed."""
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("needs torchvision: `make test` installs the packages of peers.txt; see its Makefile rule")
+
+
 def _declare_operators() -> None:
     """Lets a torchvision be imported whose compiled operators do not exist for this torch.
 

@@ -44,6 +44,7 @@ def _pages_modules(tmp_path: Path) -> Iterator[None]:
             del sys.modules[name]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_pages_modules")
 @pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page)], ids=lambda page: page.name)
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from chiasm.cli import main
 from chiasm.config import module_names
 from chiasm.experiment.recipe import PretrainedPart, load_recipe
 
-TINY = ["training.steps=2", "data.batch_size=8", "training.evaluate_every=0"]
+# AdamW, as a step of Muon takes as long as all else.
+TINY = ["training.steps=2", "data.batch_size=8", "training.evaluate_every=0", "training.optimiser=adamw"]
 FEW = [f"evaluation.{at}.limit=3" for at in range(3)]
 
 
@@ -18,6 +20,7 @@ def _train(folder: Path, *more: str) -> int:
     return main(["train", "clip/scenes", *TINY, *FEW, *more, "--out", str(folder)])
 
 
+@pytest.mark.slow
 def test_train_then_eval_then_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     assert _train(run) == 0
@@ -39,9 +42,11 @@ def test_without_the_drawing_library_a_run_is_not_lost(
     assert (tmp_path / "run" / "evaluation" / "results.json").exists()
 
 
-def test_a_run_is_not_overwritten_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = tmp_path / "run"
-    assert _train(run) == 0
+@pytest.mark.slow
+def test_a_run_is_not_overwritten_unasked(
+    trained_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(trained_clip, tmp_path / "run")
     assert _train(run) == 2
     assert "already holds a run; --resume goes on with it" in capsys.readouterr().err
     assert _train(run, "training.learning_rate=0.5", "--resume") == 2
@@ -104,6 +109,7 @@ def test_an_unknown_word_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unrecognized arguments: --fast" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_demo_trains_three_models_and_shows_what_the_chat_model_says(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from tokenizers import Tokenizer
 
 from chiasm.data.chat import IMAGE, ChatTemplate
 from chiasm.data.chat_processor import ChatProcessor, ChatSettings
+from chiasm.data.layouts.codes import Codes
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.data.sample import Image, Sample, Text, Video
 from chiasm.data.sandbox import TooLong, bounded_environment
+from chiasm.data.transforms import ImageTransform
 from chiasm.errors import CheckpointError, DataError
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.weights.generating import CHATML, vocabulary
@@ -283,3 +286,74 @@ def test_pictures_that_a_template_loses_or_a_text_feigns_are_told() -> None:
         processor()([film])
     with pytest.raises(DataError, match="a video has no frames"):
         Video((), ())
+
+
+WRITTEN = Sample(
+    "drawn",
+    (
+        Text("Draw a cat.", "user"),
+        Text("Here:", "assistant", target=True),
+        Image(GREY.source, role="assistant", target=True),
+        Text("Now a dog.", "user"),
+        Image(GREY.source, role="assistant", target=True),
+    ),
+)
+
+
+def drawing_processor(template: str) -> ChatProcessor:
+    layout = Codes(4, 2, ImageTransform(size=8))
+    backend = Tokenizer.from_str(vocabulary())
+    backend.add_special_tokens([layout.image_token, *layout.marks])
+    return ChatProcessor(backend, ChatSettings(200, layout, "", ("<|im_end|>", "<|endoftext|>"), {}), template)
+
+
+@pytest.mark.parametrize("content", ["parts", "text"])
+def test_images_of_the_assistant_are_learned_with_their_marks(content: str) -> None:
+    template = CHATML
+    if content == "text":
+        template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    made = drawing_processor(template)
+    rendered = made.render(WRITTEN)
+    image = "<begin_image><image><image><end_image>"
+    turns = ("user\nDraw a cat.", f"assistant\nHere:{image}", "user\nNow a dog.", f"assistant\n{image}")
+    assert rendered.text == "".join(f"<|im_start|>{turn}<|im_end|>\n" for turn in turns)
+    assert [rendered.text[first:end] for first, end in rendered.spans] == [
+        "Here:",
+        f"{image}<|im_end|>",
+        f"{image}<|im_end|>",
+    ]
+    stream = made([WRITTEN]).stream
+    assert stream is not None
+    assert stream.target_T[stream.image_mask_T].all()
+    question = made.render(replace(WRITTEN, parts=(GREY, *WRITTEN.parts[:1])))
+    assert question.text.startswith(f"<|im_start|>user\n{image}Draw a cat."), "an image without a role is the user's"
+    assert question.spans == ()
+
+
+def test_images_are_learned_without_a_template_too() -> None:
+    made = drawing_processor("")
+    image = "<begin_image><image><image><end_image>"
+    rendered = made.render(WRITTEN)
+    assert rendered.text == f"Draw a cat.Here:{image}<|im_end|>Now a dog.{image}<|im_end|>"
+    assert [rendered.text[first:end] for first, end in rendered.spans][1:] == [f"{image}<|im_end|>"] * 2
+
+
+def test_images_to_learn_are_refused_by_models_that_write_none() -> None:
+    with pytest.raises(DataError, match="'drawn' has images to learn, but this model writes none"):
+        processor().render(WRITTEN)
+
+
+def test_an_answer_has_the_role_of_the_assistant() -> None:
+    answered = Sample("q", CHAT.parts[:3]).answered("Like this:", GREY)
+    text, image = answered.parts[3:]
+    assert isinstance(text, Text)
+    assert isinstance(image, Image)
+    assert (text.role, image.role, image.target) == ("assistant", "assistant", False)
+    assert (GREY.role, image.source is GREY.source) == ("", True), "the image that was given is left as it is"
+    assert [
+        part.role for part in Sample("q", (Text("x"),)).answered("y", GREY).parts if not isinstance(part, Video)
+    ] == [
+        "",
+        "",
+        "",
+    ]

@@ -43,6 +43,7 @@ def _recipes(folder: Path) -> list[Recipe]:
     return [load_recipe("clip/scenes", ["data.train.count=400"]), load_recipe(chat(folder, rows))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("walked", [False, True])
 def test_activations_of_a_large_batch_are_foretold(
     walked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

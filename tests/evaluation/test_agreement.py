@@ -34,6 +34,8 @@ from tests.evaluation.fakes import Listed, picture
 from tests.shared_data import shared_data
 from tests.weights.test_open_clip import CONTEXT, VIT, model_cfg, peer_model, written
 
+pytestmark = pytest.mark.xdist_group("agreement")
+
 TEMPLATES = ("a photo of a {}.", "a blurry photo of the {}.", "{} seen from above")
 
 

@@ -117,6 +117,7 @@ def test_what_lmms_eval_draws_by_lot_is_left_unparsed(reply: str) -> None:
     assert letter(reply, ("w", "x", "y", "z"), lenient=True) is None
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_any_text_is_read_without_fail_and_alike_again(reply: str) -> None:
     for rule, choices in ((YES_NO, ("yes", "no")), (LETTER, CHOICES), (TEXT, CHOICES)):

@@ -64,6 +64,7 @@ def captions(items: Items) -> TokenizedCaptions:
     return TokenizedCaptions([first for first, _ in items], [others for _, others in items])
 
 
+@pytest.mark.slow
 @needs_java
 def test_tokens_are_those_of_the_stanford_tokenizer_on_all_captions_of_val2017() -> None:
     content = json.loads((shared_data("text") / "coco_captions_val2017.json").read_text(encoding="utf-8"))
@@ -137,6 +138,7 @@ def test_meteor_of_its_programs_counts() -> None:
     assert float(meteor.meteor(counts.sum(axis=0))) == pytest.approx(METEOR_OF_ALL, abs=1e-12)
 
 
+@pytest.mark.slow
 @needs_java
 def test_meteor_asks_its_program() -> None:
     pytest.importorskip("pycocoevalcap.meteor.meteor")

@@ -167,6 +167,7 @@ def _jpeg(image: Image) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_a_clip_and_a_speaker_stand_in_one_table(tmp_path: Path) -> None:
     data = world(8)
     tasks: list[Task] = [Pairs(data), Probes(data), Classification(data)]

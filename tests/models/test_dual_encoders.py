@@ -80,6 +80,7 @@ def test_embeddings_keep_their_order_whatever_the_chunks(model: clip.CLIP | sigl
     assert verbs(type(model)) == ("embed", "score")
 
 
+@pytest.mark.slow
 def test_it_learns(model: clip.CLIP | siglip.SigLIP) -> None:
     """Eight pairs, known by heart in 160 steps; every parameter takes part."""
     model.train()

@@ -69,6 +69,7 @@ def shown(image: Image, words: str) -> Sample:
     return Sample(words, (image, Text(f"a {words}", target=True)))
 
 
+@pytest.mark.slow
 def test_a_tower_learns_to_speak_to_a_language_model_that_never_changes() -> None:
     """The model first learns, from words alone, to make a sentence of what stands before it; then only the tower."""
     seen, asked = scenes()[:-100], scenes()[-100:]
@@ -195,8 +196,8 @@ def test_what_does_not_fit_is_told() -> None:
         built(replace(mapl.SIZES["small"], vision=efficientnet_lite.Config()))
     model = built(frozen.SIZES["small"])
     other = replace(frozen.SIZES["small"], connector=prefix.Config(tokens=4))
-    with pytest.raises(RecipeError, match=r"slots is 2, but the model fills 4"):
+    with pytest.raises(RecipeError, match=r"image_tokens is 2, but the model fills 4"):
         frozen.Frozen(other, model.processor).check()
     few = replace(mapl.SIZES["small"], connector=mapper.Config(queries=3, width=64))
-    with pytest.raises(RecipeError, match=r"slots is 2, but the model fills 3"):
+    with pytest.raises(RecipeError, match=r"image_tokens is 2, but the model fills 3"):
         mapl.MAPL(few, model.processor).check()

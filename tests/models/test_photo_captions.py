@@ -32,7 +32,7 @@ def given() -> list[str]:
         pytest.skip(str(error))
     root = shared_data("flickr8k").parent
     few = f"{{source: part, share: 0.02, of: {{source: captions, path: {root}/flickr8k/captions.jsonl, split: train}}}}"
-    short = ["data.batch_size=4", "training.steps=2", "evaluation.0.limit=3", "evaluation.0.max_tokens=3"]
+    short = ["data.batch_size=2", "training.steps=2", "evaluation.0.limit=3", "evaluation.0.max_tokens=3"]
     return [f"data.root={root}", f"data.train={few}", *short]
 
 
@@ -53,6 +53,7 @@ def test_a_packaged_tokenizer_brings_its_template_along(given: list[str]) -> Non
     assert own.render(caption).text.endswith("A dog .<|endoftext|>")
 
 
+@pytest.mark.slow
 def test_the_recipe_runs_from_photos_to_captions(given: list[str], tmp_path: Path) -> None:
     recipe = load_recipe(NAME, [*given, f"data.features={tmp_path / 'features'}"])
     experiment = Experiment(recipe, tmp_path / "run", console=Console(file=io.StringIO()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,19 +18,21 @@ from torch import Tensor
 
 from chiasm.data.batch import Images
 from chiasm.data.chat_processor import ChatProcessor, ChatSettings
+from chiasm.data.infilling import Infilling
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.data.sample import Sample, Text
 from chiasm.data.tokenizer import learn_tokenizer
 from chiasm.data.transforms import ImageTransform
-from chiasm.errors import RecipeError
+from chiasm.errors import CheckpointError, RecipeError
 from chiasm.models.generative import SharedPrefix, VisionLanguageModel
 from chiasm.models.model import Model, ModelConfig
 from chiasm.models.needed_layout import NeededLayout
 from chiasm.nn.decoders import llama
 from chiasm.weights.mapping import take_tensors
+from chiasm.weights.transformers import save
 from chiasm.weights.transformers._language import decoder_rules
 from tests import peers  # noqa: F401  # before any class of transformers is touched
-from tests.models.generative_models import TEXTS, noise
+from tests.models.generative_models import TEXTS, noise, small_language
 
 WIDTH, CONTEXT = 32, 96
 
@@ -259,9 +262,15 @@ def test_the_pieces_of_a_batch_keep_their_prefixes() -> None:
 
 
 def test_infilling_and_a_prefix_are_one_too_many() -> None:
-    from chiasm.data.infilling import Infilling
-
     backend = learn_tokenizer(TEXTS, 300)
     backend.add_special_tokens([*Infilling().masks, Infilling().end])
     with pytest.raises(RecipeError, match="leave out one of both"):
         ChatProcessor(backend, ChatSettings(CONTEXT, attention="prefix", infilling=Infilling()))
+
+
+def test_a_prefix_is_not_exported_to_a_family_that_is_causal_there(tmp_path: Path) -> None:
+    model = small_language()
+    model.processor.settings = replace(model.processor.settings, attention="prefix")
+    with pytest.raises(CheckpointError, match=r"processor\.attention is prefix, but a Language is causal"):
+        save(model, tmp_path / "exported")
+    assert not [*tmp_path.iterdir()]

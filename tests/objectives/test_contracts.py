@@ -14,7 +14,7 @@ from torch import Tensor
 from chiasm.models import folder as model_folder
 from chiasm.objectives.objective import ObjectiveConfig
 from tests.objectives.worlds import loop, state_of
-from tests.training.test_distributed import ROOT, torchrun
+from tests.training.conftest import ROOT, torchrun
 
 NAMES = ("distillation", "siglip2")
 

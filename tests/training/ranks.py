@@ -1,15 +1,13 @@
-"""What two and three real processes do together; `torchrun` starts this file, `test_distributed` judges what it leaves.
+"""What two and three real processes do together; `together` runs this, `test_distributed` judges what it leaves.
 
-Usage: ranks.py two|three FOLDER. Each scene writes what came out of it under its name."""
+Each scene writes what came out of it under its name."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -32,7 +30,7 @@ from chiasm.losses.contrastive import info_nce
 from chiasm.losses.sigmoid import pairwise_sigmoid
 from chiasm.models.model import Model
 from chiasm.training import slices
-from chiasm.training.distributed import Ranks, joined
+from chiasm.training.distributed import Ranks
 from chiasm.training.loop import Loop
 from chiasm.training.settings import PartSettings, Training
 from tests.worlds import Patches, tiny_clip, tiny_processor
@@ -223,9 +221,3 @@ def refused(act: Callable[[], object]) -> str:
     except ChiasmError as error:
         return str(error)
     return ""
-
-
-if __name__ == "__main__":
-    scene, place = {"two": two, "three": three}[sys.argv[1]], Path(sys.argv[2])
-    with joined(lambda: Training(1, device="cpu", timeout=60)) as here:
-        (place / f"{sys.argv[1]}-{here.rank}.json").write_text(json.dumps(scene(place, here)))

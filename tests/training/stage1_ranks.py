@@ -1,10 +1,9 @@
-"""What each of several processes does with its share of one batch for BLIP-2's first stage; `torchrun` starts this.
+"""What each of several processes does with its share of one batch for BLIP-2's first stage; `together` runs this.
 
-Usage: stage1_ranks.py FOLDER. The losses and the gradients, averaged as DDP averages them, come out in files."""
+The losses and the gradients, averaged as DDP averages them, come out in files."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -63,9 +62,8 @@ def backward(model: BLIP2Stage1, losses: dict[str, Tensor], weight: float) -> No
     torch.autograd.backward(total(losses) * weight)
 
 
-def main(folder: Path) -> None:
-    dist.init_process_group("gloo")
-    rank, count = dist.get_rank(), dist.get_world_size()
+def main(folder: Path, ranks: Ranks) -> None:
+    rank, count = ranks.rank, ranks.count
     model = small()
     losses = share(model, *BOUNDS[rank : rank + 2])
     backward(model, losses, count * (BOUNDS[rank + 1] - BOUNDS[rank]) / 8)
@@ -76,12 +74,7 @@ def main(folder: Path) -> None:
         found[f"gradient/{name}"] = grad / count
     save_file(found, folder / f"rank-{rank}.safetensors")
     model = small()
-    losses = in_parts(model, Ranks(rank, count))
+    losses = in_parts(model, ranks)
     found = {name: loss.detach().clone() for name, loss in losses.items()}
     found |= {f"gradient/{name}": one.grad for name, one in model.named_parameters() if one.grad is not None}
     save_file(found, folder / f"parts-{rank}.safetensors")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

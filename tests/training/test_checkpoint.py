@@ -17,6 +17,8 @@ from chiasm.training.loop import Loop
 from chiasm.training.settings import Training
 from tests.worlds import Patches, tiny_clip, tiny_processor
 
+pytestmark = pytest.mark.xdist_group("checkpoint")
+
 
 def _loop(folder: Path, said: io.StringIO | None = None, **changes: Any) -> Loop:
     settings = Training(**{"steps": 8, "device": "cpu", "checkpoint_every": 2, "keep": 3, **changes})

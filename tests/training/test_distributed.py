@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -26,35 +24,16 @@ from chiasm.experiment.run import Experiment
 from chiasm.losses.contrastive import info_nce
 from chiasm.losses.sigmoid import pairwise_sigmoid
 from chiasm.training.distributed import Ranks
-from chiasm.training.settings import PartSettings
 from tests.training import ranks as scenes
+from tests.training.conftest import FROZEN, torchrun
 from tests.worlds import Patches
 
-ROOT = Path(__file__).parents[2]
-FROZEN = {"text.embed": PartSettings(frozen=True)}
-
-
-def torchrun(processes: int, *words: str, **rest: Any) -> subprocess.Popen[str]:
-    """Starts processes as a user would; a free port is found by torchrun."""
-    paths = os.pathsep.join(map(str, (ROOT / "src", ROOT, os.environ.get("PYTHONPATH", ""))))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *words]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **rest)
+pytestmark = [pytest.mark.xdist_group("ranks"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process, then two, then three have left."""
-    place = tmp_path_factory.mktemp("ranks")
-    alone = scenes.loop(place / "alone", Ranks(), parts=FROZEN, checkpoint_every=10, clip_norm=0.5)
-    alone.run()
-    scenes.write(alone, place / "alone.safetensors")
-    shutil.copy(place / "alone" / "metrics.jsonl", place / "alone.jsonl")
-    for name, count in (("two", 2), ("three", 3)):
-        process = torchrun(count, str(ROOT / "tests/training/ranks.py"), name, str(place))
-        _, error = process.communicate(timeout=300)
-        assert process.returncode == 0, error
-    return place
+def folder(together: Path) -> Path:
+    return together / "ranks"
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +168,14 @@ def test_torch_itself_reads_the_slices(folder: Path) -> None:
     load(found, storage_reader=HuggingFaceStorageReader(str(folder / "fsdp" / "checkpoints" / "step-000010")))
     _same(found, {name: expected[name] for name in found}, tolerance=0)
     assert any(name.endswith("exp_avg_sq") for name in found)
+
+
+@pytest.mark.parametrize(("name", "rank"), [("two", 0), ("two", 1), ("three", 0), ("three", 1), ("three", 2)])
+def test_no_thread_of_a_process_group_outlives_it(name: str, rank: int, together: Path) -> None:
+    """Else the interpreter ends beneath it; DDP, FSDP, adapters and their checkpoints were all at work before."""
+    before, after = json.loads((together / f"threads-{name}-{rank}.json").read_text())
+    assert len(before) >= 9, "three groups, of three threads each"
+    assert after == []
 
 
 RECIPE = """

@@ -11,22 +11,21 @@ from safetensors.torch import load_file
 
 from chiasm.training.distributed import Ranks
 from tests.training import mixed_ranks
-from tests.training.test_distributed import ROOT, torchrun
 
 pytest.importorskip("peft", reason="pip install peft")
 
 
+pytestmark = [pytest.mark.xdist_group("ranks"), pytest.mark.slow]
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process and two have left."""
-    place = tmp_path_factory.mktemp("mixed")
-    process = torchrun(2, str(ROOT / "tests/training/mixed_ranks.py"), str(place))
-    for name, changes in mixed_ranks.RUNS.items():  # while the two are starting
+def folder(together: Path) -> Path:
+    """What two processes have left, and one."""
+    place = together / "mixed"
+    for name, changes in mixed_ranks.RUNS.items():
         alone = mixed_ranks.loop(place / name, Ranks(), **changes)
         alone.run()
         mixed_ranks.write(alone, place / f"{name}.safetensors")
-    _, error = process.communicate(timeout=240)
-    assert process.returncode == 0, error
     return place
 
 
@@ -36,12 +35,12 @@ def test_two_processes_learn_what_one_learns(folder: Path, name: str, way: str) 
     assert found.keys() == expected.keys()
     assert any("vision" in one for one in found)
     for one, tensor in expected.items():
-        torch.testing.assert_close(found[one], tensor, atol=2e-5, rtol=0)
+        torch.testing.assert_close(found[one], tensor, atol=1e-7, rtol=0)
     losses = [
         [json.loads(line)["loss"] for line in (folder / run / "metrics.jsonl").read_text().splitlines()]
         for run in (name, f"{name}-{way}")
     ]
-    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    assert losses[1] == pytest.approx(losses[0], abs=1e-6)  # told as float32
     assert len(losses[0]) == mixed_ranks.STEPS
 
 

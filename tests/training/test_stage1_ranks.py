@@ -12,18 +12,16 @@ from chiasm.training.parallel import share_model
 from chiasm.training.settings import Training
 from tests.models.test_blip2_stage1 import small
 from tests.training import stage1_ranks
-from tests.training.test_distributed import ROOT, torchrun
 
 
-def test_two_processes_with_unequal_shares_learn_what_one_learns(tmp_path: Path) -> None:
-    process = torchrun(2, str(ROOT / "tests/training/stage1_ranks.py"), str(tmp_path))
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error
+@pytest.mark.slow
+@pytest.mark.xdist_group("ranks")
+def test_two_processes_with_unequal_shares_learn_what_one_learns(together: Path) -> None:
     model = small()
     losses = stage1_ranks.share(model, 0, 8)
     stage1_ranks.backward(model, losses, 1.0)
     for file in ("rank-0", "rank-1", "parts-0", "parts-1"):
-        found = load_file(tmp_path / f"{file}.safetensors")
+        found = load_file(together / "stage1" / f"{file}.safetensors")
         for name, loss in losses.items():
             assert float(found[name]) == pytest.approx(float(loss.detach()), abs=1e-9), name
         for name, parameter in model.named_parameters():

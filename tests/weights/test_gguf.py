@@ -15,6 +15,8 @@ from chiasm.weights import gguf
 from chiasm.weights.packages import smollm2_135m
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 
+pytestmark = pytest.mark.xdist_group("smollm2")
+
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Language, Path]]:
@@ -31,6 +33,7 @@ def asked(question: str) -> Sample:
     return Sample(question, (Text(question, role="user"),))
 
 
+@pytest.mark.slow
 def test_smollm2_is_converted_once_and_answers(smollm2: tuple[Language, Path]) -> None:
     model, folder = smollm2
     (answered,) = model.generate([asked("What is the capital of France?")], max_tokens=12)
@@ -41,6 +44,7 @@ def test_smollm2_is_converted_once_and_answers(smollm2: tuple[Language, Path]) -
     assert [one.name for one in folder.parent.iterdir()] == [folder.name]  # nothing half-made is left
 
 
+@pytest.mark.slow
 def test_smollm2_is_that_of_transformers_in_words_scores_and_answers(smollm2: tuple[Language, Path]) -> None:
     """On the trained weights, with answers of two lengths in one batch."""
     model, folder = smollm2

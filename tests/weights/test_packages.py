@@ -20,6 +20,8 @@ from chiasm.nn.bert import SIZES, Bert, mean_over_tokens, transformers_name
 from chiasm.weights.packages import efficientnet_lite0, minilm_l6, smollm2_135m
 from tests.shared_data import shared_data
 
+pytestmark = pytest.mark.xdist_group("packages")
+
 SENTENCES = [
     "A man rides a horse along the beach.",
     "Two cats.",

@@ -1,4 +1,4 @@
-"""InternVL against InternVLForConditionalGeneration and its image processor, on tiny random checkpoints of theirs."""
+"""InternVL against InternVLForConditionalGeneration and InternVLProcessor, on tiny random checkpoints of theirs."""
 
 import json
 import random
@@ -23,7 +23,7 @@ from chiasm.nn.connectors.pixel_shuffle_linear import squares
 from chiasm.nn.decoder import Packed
 from chiasm.nn.image_towers.internvit import ScaledBlock
 from chiasm.weights.transformers import save
-from tests import peers  # noqa: F401  # before any class of transformers is touched
+from tests import peers
 from tests.weights.generating import asking, rendered, resized_photo, write_tokenizer
 
 TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
@@ -96,14 +96,26 @@ def asked(paths: list[Path], question: str = QUESTION) -> Sample:
     return asking(paths, question)
 
 
+def whole(folder: Path, template: str = TEMPLATE) -> Any:
+    """transformers' processor with its parts for videos, which want torchvision."""
+    peers.torchvision()
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    tokens = dict(zip(("start_image", "end_image", "context_image", "video"), TOKENS, strict=True))
+    tokenizer._set_model_specific_special_tokens({f"{name}_token": token for name, token in tokens.items()})
+    pictures = processor()
+    films = transformers.InternVLVideoProcessor(
+        size={"height": SIZE, "width": SIZE}, image_mean=pictures.image_mean, image_std=pictures.image_std
+    )
+    return transformers.InternVLProcessor(pictures, tokenizer, films, image_seq_length=4, chat_template=template)
+
+
 def inputs_of(folder: Path, paths: list[Path], answer: str = "") -> dict[str, Any]:
-    """What transformers makes of pictures and a question."""
-    tokenizer, text = rendered(folder, len(paths), QUESTION)
-    made = processor()(images=[PIL.Image.open(path) for path in paths], return_tensors="pt")
-    for count in made.num_patches.tolist():
-        text = text.replace("<IMG_CONTEXT>", "<img>" + "[slot]" * (4 * count) + "</img>", 1)
-    ids = tokenizer(text.replace("[slot]", "<IMG_CONTEXT>") + answer, return_tensors="pt").input_ids
-    return {"input_ids": ids, "pixel_values": made.pixel_values}
+    """What transformers' processor makes of pictures and a question."""
+    made = whole(folder)
+    _, text = rendered(folder, len(paths), QUESTION)
+    pictures = [PIL.Image.open(path) for path in paths]
+    inputs = made(text=[text + answer], images=pictures, return_tensors="pt")
+    return {name: inputs[name] for name in ("input_ids", "pixel_values")}
 
 
 def load(folder: Path) -> InternVL:
@@ -259,7 +271,7 @@ def test_what_cannot_be_followed_is_refused(tmp_path: Path) -> None:
     for change, told in (
         ({"vision_feature_layer": -2}, "vision_feature_layer"),
         ({"downsample_ratio": 0.4}, r"downsample_ratio 0\.4 makes no squares"),
-        ({"image_seq_length": 9}, "image_seq_length is 9, but the model makes 4 slots"),
+        ({"image_seq_length": 9}, "image_seq_length is 9, but a tile makes 4 image tokens"),
         ({"vision_config": settings["vision_config"] | {"use_mean_pooling": False}}, "use_mean_pooling"),
         ({"vision_config": settings["vision_config"] | {"image_size": [56, 70]}}, "56x70 pixels are not square"),
         ({"vision_config": settings["vision_config"] | {"image_size": [112, 112]}}, "but the model sees 112"),

@@ -1,17 +1,14 @@
 """InternVL's videos, a tile a frame with its number before it, against transformers' whole processor and model."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
-import transformers
 
 from chiasm.data.batch import PixelImages
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample, Text, Video
-from tests import peers
 from tests.weights.generating import write_tokenizer
 from tests.weights.test_transformers_internvl import (
     SIZE,
@@ -22,7 +19,7 @@ from tests.weights.test_transformers_internvl import (
     logits,
     peer,
     picture,
-    processor,
+    whole,
 )
 
 VIDEOS = TEMPLATE.replace(
@@ -30,24 +27,11 @@ VIDEOS = TEMPLATE.replace(
 )
 
 
-def whole(folder: Path) -> Any:
-    """transformers' processor with its parts for videos, which want torchvision."""
-    peers.open_clip()  # skips where torchvision is not installed
-    write_tokenizer(folder, VIDEOS, TOKENS)
-    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
-    tokens = dict(zip(("start_image", "end_image", "context_image", "video"), TOKENS, strict=True))
-    tokenizer._set_model_specific_special_tokens({f"{name}_token": token for name, token in tokens.items()})
-    pictures = processor()
-    films = transformers.InternVLVideoProcessor(
-        size={"height": SIZE, "width": SIZE}, image_mean=pictures.image_mean, image_std=pictures.image_std
-    )
-    return transformers.InternVLProcessor(pictures, tokenizer, films, image_seq_length=4, chat_template=VIDEOS)
-
-
 @torch.no_grad()
 def test_frames_stand_with_their_numbers_beside_pictures(tmp_path: Path) -> None:
     theirs = peer(tmp_path)
-    made = whole(tmp_path)
+    write_tokenizer(tmp_path, VIDEOS, TOKENS)
+    made = whole(tmp_path, VIDEOS)
     ours = load(tmp_path)
     # Frames of a tile's size, as the two resize in ways that differ by a level here and there.
     frames = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)

@@ -22,6 +22,8 @@ from tests import peers  # noqa: F401  # before any class of transformers is tou
 from tests.weights import generating
 from tests.weights.generating import tiny_clip, tiny_llama, write_tokenizer
 
+pytestmark = pytest.mark.xdist_group("llava_next")
+
 SIDE = 28
 GRIDS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
 QUESTION = "What is in the picture?"

@@ -1,4 +1,4 @@
-"""Qwen2-VL against Qwen2VLForConditionalGeneration and its image processor, on tiny random checkpoints of theirs."""
+"""Qwen2-VL against Qwen2VLForConditionalGeneration and Qwen2VLProcessor, on tiny random checkpoints of theirs."""
 
 import json
 import random
@@ -23,7 +23,7 @@ from chiasm.models import folder, qwen2_vl
 from chiasm.models.qwen2_vl import Qwen2VL
 from chiasm.nn.decoder import Packed
 from chiasm.weights.transformers import save
-from tests import peers  # noqa: F401  # before any class of transformers is touched
+from tests import peers
 from tests.weights.generating import asking, rendered, resized_photo, write_tokenizer
 
 TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -95,15 +95,20 @@ def asked(paths: list[Path], question: str = QUESTION) -> Sample:
     return asking(paths, question)
 
 
+def whole(folder: Path) -> Any:
+    """transformers' processor with its part for videos, which wants torchvision."""
+    peers.torchvision()
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    films = transformers.Qwen2VLVideoProcessor(size=dict(processor().size), do_sample_frames=False)
+    return transformers.Qwen2VLProcessor(processor(), tokenizer, films, chat_template=TEMPLATE)
+
+
 def inputs_of(folder: Path, paths: list[Path], answer: str = "") -> dict[str, Any]:
-    """What transformers makes of pictures and a question."""
-    tokenizer, text = rendered(folder, len(paths), QUESTION)
-    made = processor()(images=[PIL.Image.open(path) for path in paths], return_tensors="pt")
-    for grid in made.image_grid_thw:
-        text = text.replace("<|image_pad|>", "[slot]" * (int(grid.prod()) // 4), 1)
-    ids = tokenizer(text.replace("[slot]", "<|image_pad|>") + answer, return_tensors="pt").input_ids
-    kinds = (ids == tokenizer.convert_tokens_to_ids("<|image_pad|>")).int()
-    return {"input_ids": ids, "mm_token_type_ids": kinds, **made}
+    """What transformers' processor makes of pictures and a question."""
+    made = whole(folder)
+    _, text = rendered(folder, len(paths), QUESTION)
+    inputs = made(text=[text + answer], images=[PIL.Image.open(path) for path in paths], return_tensors="pt")
+    return {name: one for name, one in inputs.items() if name != "attention_mask"}
 
 
 def logits(model: Qwen2VL, sample: Sample) -> torch.Tensor:
@@ -224,25 +229,46 @@ def test_videos_stand_between_pictures(tmp_path: Path) -> None:
     assert len(batch.images.grid_N2) == 4
     assert torch.equal(batch.images.grid_N2[2], middle)
     parts = torch.split(batch.images.pixels, [int(first.prod()), 2 * int(middle.prod()), int(end.prod())])
-    # A frame in the first patch is the picture of that frame; the last one fills its patch alone.
-    stills = processor()(images=[frame.decode() for frame in frames], return_tensors="pt")
-    each = [one.view(-1, 3, 2, 14, 14) for one in stills.pixel_values.chunk(3)]
-    moving = parts[1].view(2, -1, 3, 2, 14, 14)
-    assert torch.allclose(moving[0, :, :, 0], each[0][:, :, 0], atol=1e-5)
-    assert torch.allclose(moving[0, :, :, 1], each[1][:, :, 0], atol=1e-5)
-    assert torch.allclose(moving[1], each[2], atol=1e-5)
-    ids, config = batch.stream.ids_T[None], theirs.config
-    inputs = {
-        "input_ids": ids,
-        "mm_token_type_ids": (ids == config.image_token_id).int() + 2 * (ids == config.video_token_id).int(),
-        "pixel_values": torch.cat([parts[0], parts[2]]),
-        "image_grid_thw": torch.tensor([[1, *first.tolist()], [1, *end.tolist()]]),
-        "pixel_values_videos": parts[1],
-        "video_grid_thw": torch.tensor([[2, *middle.tolist()]]),
-    }
+    made = whole(tmp_path)
+    content = [{"type": kind} for kind in ("image", "video", "image")]
+    chat = [{"role": "user", "content": [*content, {"type": "text", "text": QUESTION}]}]
+    inputs = made(
+        text=[made.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)],
+        images=[PIL.Image.open(path) for path in paths],
+        videos=[np.stack([frame.pixels_uint8() for frame in frames])],
+        return_tensors="pt",
+    )
+    assert batch.stream.ids_T.tolist() == inputs["input_ids"][0].tolist()
+    assert inputs["image_grid_thw"].tolist() == [[1, *first.tolist()], [1, *end.tolist()]]
+    assert inputs["video_grid_thw"].tolist() == [[2, *middle.tolist()]]
+    assert torch.allclose(torch.cat([parts[0], parts[2]]), inputs["pixel_values"], atol=1e-5)
+    assert torch.allclose(parts[1], inputs["pixel_values_videos"], atol=1e-5)
+    inputs = {name: one for name, one in inputs.items() if name != "attention_mask"}
     assert torch.allclose(logits(ours, sample), theirs(**inputs).logits[0], atol=1e-4, rtol=1e-4)
     (said,) = continued(theirs, inputs)
     assert ours.generate([sample], max_tokens=12)[0].texts[-1].text == ours.processor.decode(said)
+
+
+def test_videos_of_any_size_take_the_places_that_their_processor_gives_them(tmp_path: Path) -> None:
+    peer(tmp_path)
+    made, ours = whole(tmp_path), load(tmp_path)
+    draw = np.random.default_rng(0)
+    for height, width, count in ((50, 130, 4), (300, 31, 5), (20, 20, 2)):
+        frames = draw.integers(0, 255, (count, height, width, 3), np.uint8)
+        video = Video(tuple(map(Image, frames)), tuple(map(float, range(count))))
+        batch = ours.processor.prompts([Sample("v", (video, Text(QUESTION, role="user")))])
+        chat = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": QUESTION}]}]
+        text = made.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        inputs = made(text=[text], videos=[frames], return_tensors="pt")
+        assert batch.stream is not None
+        assert isinstance(batch.images, PackedImages)
+        assert batch.stream.ids_T.tolist() == inputs["input_ids"][0].tolist()
+        (grid,) = inputs["video_grid_thw"].tolist()
+        assert batch.images.grid_N2.tolist() == [grid[1:]] * grid[0]
+        differences = (batch.images.pixels - inputs["pixel_values_videos"]).abs()
+        assert float(differences.max()) < 2.5 / 255 / 0.26, (
+            "Pillow and torchvision resize in ways that differ by a level"
+        )
 
 
 def test_what_we_write_transformers_reads(tmp_path: Path) -> None:

@@ -77,7 +77,8 @@ class Adaptation:
         (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
         for part, adapter in self.adapters.items():
             adapter.write(model, folder / ADAPTERS / (part or _WHOLE), base)
-        return {name: tensor for name, tensor in model.state_dict().items() if name in self._others(model)}
+        others = self._others(model)
+        return {name: tensor for name, tensor in model.state_dict().items() if name in others}
 
     def read(self, model: nn.Module, folder: Path) -> dict[str, Tensor]:
         """What `write` has written, by the names of the model's state. Raises CheckpointError for what is missing."""

@@ -32,6 +32,26 @@ class Rendered:
     text: str
     spans: tuple[tuple[int, int], ...]
 
+    def expanded(self, written: Sequence[str]) -> Rendered:
+        """The text with each IMAGE and VIDEO replaced by what is written for it, in order; the spans move along."""
+        pieces = re.split(f"[{IMAGE}{VIDEO}]", self.text)
+        text, end = pieces[0], len(pieces[0])
+        shifts = [(0, 0)]  # (character, by how much everything from it on moves)
+        for placeholder, piece in zip(written, pieces[1:], strict=True):
+            end += 1
+            shifts.append((end, shifts[-1][1] + len(placeholder) - 1))
+            text += placeholder + piece
+            end += len(piece)
+
+        def moved(character: int) -> int:
+            return character + next(shift for start, shift in reversed(shifts) if character >= start)
+
+        return Rendered(text, tuple((moved(first), moved(last)) for first, last in self.spans))
+
+    def covered(self, offsets: Sequence[tuple[int, int]]) -> list[bool]:
+        """Which tokens hold a character of a span. offsets: (start, end) of each token in the text."""
+        return [any(start < last and end > first for first, last in self.spans) for start, end in offsets]
+
 
 @dataclass(frozen=True)
 class ChatTemplate:

@@ -77,7 +77,7 @@ class ChatProcessor(Processor):
         video = self.layout.video_placeholder if isinstance(self.layout, VideoLayout) else "<video>"
         self.template = ChatTemplate(template, image, video, settings.marks, settings.ends)
         self.end_ids = tuple(self._id(end) for end in settings.ends)
-        image_tokens = _image_tokens(self.layout)
+        image_tokens = self.layout.placeholder_tokens if self.layout is not None else ()
         self.image_token_ids = tuple(self._id(image_token) for image_token in image_tokens)
         self.start_ids = (self._id(settings.start),) if settings.start else ()
         codes = self.layout.image_codes if self.layout is not None else None
@@ -131,20 +131,20 @@ class ChatProcessor(Processor):
         return self._batch(samples, None, answer=True)
 
     def render(self, sample: Sample, answer: bool = False) -> Rendered:
-        """The sample as the tokenizer reads it, slots of pictures written out, with the spans that are learned."""
+        """The sample as the tokenizer reads it, image tokens written out, with the spans that are learned."""
         rendered = self.template.render(self._with_boxes(sample), answer)
         self._check_image_tokens(rendered, sample)
-        return _expanded(rendered, self._all_written(sample, rendered.text))
+        return rendered.expanded(self._all_written(sample, rendered.text))
 
     def tokens(self, sample: Sample, *, answer: bool = False) -> tuple[list[int], list[bool]]:
-        """The ids of a sample, slots included, and which of them are learned; of pictures no more than sizes are read.
+        """The ids of a sample, image tokens included, and which of them are learned; of images only sizes are read.
 
         answer: as a prompt, see `prompts`. Raises DataError for what is empty or longer than the context.
         """
         rendered = self.render(sample, answer)
         encoding = self.backend.encode(rendered.text, add_special_tokens=False)
         ids = [*self.start_ids, *encoding.ids]
-        targets = [False] * len(self.start_ids) + _covered(encoding.offsets, rendered.spans)
+        targets = [False] * len(self.start_ids) + rendered.covered(encoding.offsets)
         if len(ids) > self.settings.context:
             image_tokens = self._count_image_tokens(ids)
             raise DataError(
@@ -168,7 +168,7 @@ class ChatProcessor(Processor):
         encoding = self.backend.encode(rendered.text, add_special_tokens=False)
         tokens, limit = len(self.start_ids) + len(encoding.ids), self.settings.context
         image_tokens = self._count_image_tokens(encoding.ids)
-        targets = sum(_covered(encoding.offsets, rendered.spans))
+        targets = sum(rendered.covered(encoding.offsets))
         beyond = f", beyond the context of {limit:,}" if tokens > limit else ""
         return Preview(
             text=start + rendered.text,
@@ -381,36 +381,3 @@ def _silent(backend: tokenizers.Tokenizer, boxes: BoxFormat | None) -> frozenset
     said = frozenset(boxes.marks) if boxes is not None else frozenset()
     added = backend.get_added_tokens_decoder().items()
     return frozenset(at for at, token in added if token.special and token.content not in said)
-
-
-def _image_tokens(layout: Layout | None) -> tuple[str, ...]:
-    if layout is None:
-        return ()
-    if isinstance(layout, VideoLayout) and layout.video_token != layout.image_token:
-        return (layout.image_token, layout.video_token)
-    return (layout.image_token,)
-
-
-def _expanded(rendered: Rendered, written: Sequence[str]) -> Rendered:
-    """The text with every IMAGE and VIDEO replaced by what stands for it, and the spans moved along."""
-    pieces = re.split(f"[{IMAGE}{VIDEO}]", rendered.text)
-    text, moved = pieces[0], []
-    shifts = [(0, 0)]  # from this character on, everything stands so much later
-    at = len(pieces[0])
-    for image_tokens, piece in zip(written, pieces[1:], strict=True):
-        at += 1
-        shifts.append((at, shifts[-1][1] + len(image_tokens) - 1))
-        text += image_tokens + piece
-        at += len(piece)
-
-    def later(place: int) -> int:
-        return place + next(shift for start, shift in reversed(shifts) if place >= start)
-
-    for first, behind in rendered.spans:
-        moved.append((later(first), later(behind)))
-    return Rendered(text, tuple(moved))
-
-
-def _covered(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[bool]:
-    """Which tokens hold a character of a span."""
-    return [any(start < behind and end > first for first, behind in spans) for start, end in offsets]

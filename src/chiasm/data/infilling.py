@@ -48,25 +48,23 @@ class Infilling:
         return "".join(piece + mask for piece, mask in zip((*pieces, ""), (*gaps, ""), strict=False))
 
     def spans(self, segments: Sequence[Span], most: int, rng: np.random.Generator) -> list[Span]:
-        """Spans to move, in order, none empty and no two of them touching one token; at most `most` of them.
+        """Spans to move, in order, disjoint and none of them empty; at most `most` of them.
 
-        segments: the places in which they lie, each in one of these. Their ends are uniform over all of these.
+        segments: the places in which they lie, each in one of these. Their ends are uniform over all of these, given
+            that they are disjoint: as many pairs of neighbours among sorted points. What reaches beyond is cut.
         """
         wanted = min(max(1, int(rng.poisson(self.mean))), len(self.masks), most)
         if not segments or wanted < 1:
             return []
-        first, last = segments[0][0], segments[-1][1]
-        found: list[Span] = []
-        for _ in range(wanted**2 + 1):  # more than one span may not fit beside the others
-            low, high = sorted(rng.integers(first, last + 1, 2).tolist())
-            start, end = max(
-                ((max(low, start), min(high, end)) for start, end in segments), key=lambda span: span[1] - span[0]
-            )
-            if start < end and all(end <= other[0] or start >= other[1] for other in found):
-                found.append((start, end))
-            if len(found) == wanted:
-                break
-        return sorted(found)
+        points = sorted(rng.integers(segments[0][0], segments[-1][1] + 1, 2 * wanted).tolist())
+        found = (_longest_within(low, high, segments) for low, high in zip(points[::2], points[1::2], strict=True))
+        return [(start, end) for start, end in found if start < end]
+
+
+def _longest_within(low: int, high: int, segments: Sequence[Span]) -> Span:
+    """The part of a span that lies in the segment which holds most of it."""
+    parts = ((max(low, start), min(high, end)) for start, end in segments)
+    return max(parts, key=lambda span: span[1] - span[0])
 
 
 def segments_of(ids: Sequence[int], targets: Sequence[bool], boundaries: Sequence[int]) -> list[Span]:

@@ -22,8 +22,8 @@ class Cache:
     next, then the decoder runs over those tokens, packed row after row. There is no padding, so a row's result does
     not depend on the rows beside it.
 
-    seen: what the last token of each row sees beside the others, as all tokens that come next will. Its memory is
-    shared, so rows that see the same picture, such as beams, hold no copies of its keys and values.
+    seen: what the last token of each row sees beside the others, as all tokens that come next will. Its encoder states
+    are shared, so rows that see the same picture, such as beams, hold no copies of its keys and values.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, lengths: Sequence[int], seen: VisibleImages | None = None) -> None:
@@ -73,7 +73,7 @@ class Cache:
         self.visible = self.ahead(counts) if visible is None else visible
         if visible is not None:
             if self._last is not None and self._last.memory is not visible.memory:
-                raise ValueError("what is read behind pictures cannot bring pictures of its own")
+                raise ValueError("what is read after images cannot bring images of its own")
             ends = torch.tensor(self._counts).cumsum(0) - 1
             self._last = visible.at(ends.clamp(min=0))
             self._last.runs_T2[torch.tensor(self._counts) == 0] = 0  # nothing was read that could see

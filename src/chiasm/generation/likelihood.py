@@ -1,6 +1,6 @@
-"""How likely a decoder finds given texts; many answers on one beginning are read in one pass.
+"""How likely a decoder finds given texts; many answers to one prompt are read in one pass.
 
-Shapes: N answers, T tokens of all of them, S tokens of the beginning."""
+Shapes: N answers, T tokens of all of them, S tokens of the prompt."""
 
 from __future__ import annotations
 

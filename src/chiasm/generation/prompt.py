@@ -17,7 +17,7 @@ from chiasm.nn.visible_images import VisibleImages
 
 @dataclass(frozen=True)
 class Prompt:
-    """R sequences behind each other, without padding.
+    """R packed sequences, without padding.
 
     x_TD: embedded tokens. lengths: of each sequence. positions: (T,), or (3, T) for three axes.
     ends: the position of the token that comes next, a row. ids: the tokens of each row, for penalties; what stands for

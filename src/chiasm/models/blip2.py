@@ -1,7 +1,7 @@
 """BLIP-2, second stage: a frozen image tower and a frozen language model, and a Q-Former that learns to stand between
 them (Li et al. 2023, arXiv:2301.12597). The first stage, from which the Q-Former comes, is `blip2_stage1`.
 
-A picture takes 32 slots at the very beginning; words follow. Freeze the two towers with `training.parts`, and begin
+A picture takes 32 image tokens at the very start; words follow. Freeze the two towers with `training.parts`, and begin
 with `pretrained: {connector.q_former: {checkpoint: STAGE1, part: q_former}, vision: {checkpoint: STAGE1}}`.
 
 Differs from the paper: the language model is a decoder (OPT, or any other here); Flan-T5, which has an encoder too, is

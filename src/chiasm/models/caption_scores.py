@@ -1,4 +1,4 @@
-"""How well texts match pictures, by what a model that speaks says of them."""
+"""How well texts match pictures, by what a generative model says of them."""
 
 from __future__ import annotations
 

@@ -58,8 +58,8 @@ class CachedProcessor(PairProcessor, CachingProcessor):
         for sample in samples:
             if self.of_images:
                 images |= {image.key: image for image in sample.images if image.key not in self.image_file}
-            told = (*sample.captions, *(text.text for text in sample.texts)) if self.of_texts else ()
-            texts |= {_text_key(text): text for text in told if _text_key(text) not in self.text_file}
+            captions = (*sample.captions, *(text.text for text in sample.texts)) if self.of_texts else ()
+            texts |= {_text_key(text): text for text in captions if _text_key(text) not in self.text_file}
         self.model.eval()
         compute(images, self.image_file, self._image_features, "features of pictures", console)
         compute(texts, self.text_file, self._text_features, "features of texts", console)

@@ -37,8 +37,8 @@ def save(model: Model, folder: Path, recipe: str = "", card: str = "") -> None:
         replace(aside, folder)
     except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own words
         shutil.rmtree(aside, ignore_errors=True)
-        told = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"cannot write the checkpoint {folder}: {told}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"cannot write the checkpoint {folder}: {reason}") from error
 
 
 def write(model: Model, folder: Path, recipe: str, card: str) -> None:
@@ -112,7 +112,7 @@ def require_current(folder: Path) -> None:
     if written.startswith("0.1."):
         raise CheckpointError(
             f"{folder} was written by chiasm {written}, whose checkpoints version {__version__} does not read; open it "
-            f"with that one (pip install 'chiasm=={written}'), or train it anew"
+            "with the version that wrote it, or train it anew"
         )
 
 

@@ -1,7 +1,9 @@
-"""Frozen (Tsimpoukelli et al. 2021, arXiv:2106.13884): an image tower that learns to speak to a language model.
+"""Frozen (Tsimpoukelli et al. 2021, arXiv:2106.13884): an image tower that learns to prompt a language model.
 
 The language model never changes, but gradients run through it into the tower, whose pooled features are mapped to two
-slots. Pictures may stand anywhere in a text, so a prompt may show several with their answers before it asks about one.
+image tokens. Images may stand anywhere in a text, so a prompt may show several with their answers before it asks about
+one.
+
 Differs from the paper: the tower may be any, in the published size CLIP's ResNet-50 for an NF-ResNet-50; the language
 model, which was not published, is a Llama of its depth and width."""
 
@@ -28,7 +30,7 @@ from chiasm.nn.tower import ImageTowerConfig
 
 @dataclass(frozen=True)
 class Config(ModelConfig):
-    """vision: the image tower. language: the decoder. connector: from the picture's one vector to its slots."""
+    """vision: the image tower. language: the decoder. connector: from the picture's one vector to its image tokens."""
 
     vision: ImageTowerConfig
     language: DecoderConfig
@@ -49,7 +51,7 @@ class Config(ModelConfig):
 
 
 class Frozen(CachesImageFeatures):
-    """A tower's pooled features as a few slots of a language model that never learns."""
+    """A tower's pooled features as a few image tokens of a language model that never learns."""
 
     config: Config
 

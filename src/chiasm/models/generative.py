@@ -1,13 +1,12 @@
-"""Models that speak: a decoder reads a stream of words and pictures, and goes on with words.
+"""Generative models: a decoder reads a stream of words and images, and continues it.
 
-What LLaVA, BLIP-2, InternVL, Qwen2-VL and their kin share. A family says what stands in the slots of pictures
+What LLaVA, BLIP-2, InternVL, Qwen2-VL and their kin share. A family says what stands in the places of image tokens
 (`image_features`); losses, likelihoods, answers and scores follow."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,34 +27,14 @@ from chiasm.losses.next_token import next_token
 from chiasm.models.caption_scores import CaptionScorer, shown
 from chiasm.models.model import Model
 from chiasm.models.needed_layout import NeededLayout
-from chiasm.models.shared_prefixes import shared_prefixes
+from chiasm.models.shared_prefixes import SharedPrefix as SharedPrefix
+from chiasm.models.shared_prefixes import common_tokens, shared_prefixes
 from chiasm.nn.decoder import Decoder, Packed, positions_of
 from chiasm.nn.visible_images import VisibleImages
 
 
-@dataclass(frozen=True)
-class SharedPrefix:
-    """Questions that begin alike. begun: what they share, the pictures above all. questions: what each adds to it.
-
-    limits: the most new tokens of each answer.
-    """
-
-    begun: Sample
-    questions: tuple[tuple[Text, ...], ...]
-    limits: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not all(isinstance(part, Text) for question in self.questions for part in question):
-            raise DataError(f"sample '{self.begun.key}': the questions add pictures; give them in the beginning")
-
-    @property
-    def samples(self) -> list[Sample]:
-        """Each question as a sample of its own."""
-        return [replace(self.begun, parts=(*self.begun.parts, *question)) for question in self.questions]
-
-
 class GenerativeModel(Model):
-    """A model with a decoder that is asked in words. `language`: the decoder."""
+    """A model that answers with the tokens of a decoder. `language`: the decoder."""
 
     processor_type = ChatProcessor
     processor: ChatProcessor
@@ -63,7 +42,7 @@ class GenerativeModel(Model):
     language: Decoder
 
     def image_features(self, images: Images) -> Tensor:
-        """(S, D): what stands in the S slots of these pictures, in order; D is the decoder's width."""
+        """(S, D) features that take the places of the S image tokens of these images; D is the decoder's width."""
         raise CapabilityError(f"{type(self).__name__} cannot see, but was given {len(images)} pictures")
 
     def visible(self, batch: Batch, features_SD: Tensor) -> VisibleImages | None:  # noqa: ARG002  # most have them in the stream
@@ -85,7 +64,7 @@ class GenerativeModel(Model):
 
     @property
     def unshareable_ids(self) -> tuple[int, ...]:
-        """Tokens that questions must not bring with them where they share a beginning: what it shows hangs on them."""
+        """Tokens that questions must not add to a shared prefix, since what its images show depends on them."""
         return self.processor.image_token_ids
 
     @property
@@ -255,7 +234,7 @@ class GenerativeModel(Model):
     def _read_shared(self, groups: Sequence[SharedPrefix], owners: Sequence[int]) -> tuple[Cache, Prompt]:
         """What the questions of each group begin with, read into a row of a cache, and what each question adds."""
         ids = [[self.processor.tokens(sample, answer=True)[0] for sample in group.samples] for group in groups]
-        alike = [_alike(rows, self.unshareable_ids) for rows in ids]
+        alike = [common_tokens(rows, self.unshareable_ids) for rows in ids]
         rest = [row[shared:] for shared, rows in zip(alike, ids, strict=True) for row in rows]
         firsts = self.processor.prompts([group.samples[0] for group in groups])
         begun = self.embedded(firsts.to(self.device)).heads(alike)
@@ -369,7 +348,7 @@ class VisionLanguageModel(CaptionScorer, GenerativeModel):
             prompts = (self.embedded(self.processor.prompts([question]).to(self.device)) for question in questions)
             return torch.stack([-log_likelihoods(self.language, prompt, words).diff()[0] for prompt in prompts])
         ids = [self.processor.tokens(question, answer=True)[0] for question in questions]
-        alike = _alike(ids, self.unshareable_ids)
+        alike = common_tokens(ids, self.unshareable_ids)
         begun = self.embedded(self.processor.prompts(questions[:1]).to(self.device)).heads([alike])
         found = log_likelihoods(self.language, begun, [row[alike:] + word for word in words for row in ids])
         return found[: len(texts)] - found[len(texts) :]
@@ -394,18 +373,6 @@ def _predicted(words: Stream) -> Tensor:
     return target.nonzero()[:, 0]
 
 
-def _alike(rows: Sequence[Sequence[int]], image_token_ids: Sequence[int]) -> int:
-    """How many tokens all rows begin with alike; at least one is left to each. Raises DataError if slots are left."""
-    alike = 0
-    for tokens in zip(*(row[:-1] for row in rows), strict=False):
-        if len(set(tokens)) > 1:
-            break
-        alike += 1
-    if any(image_token in row[alike:] for row in rows for image_token in image_token_ids):
-        raise DataError("the chat template parts the pictures from what the questions share; ask them one by one")
-    return alike
-
-
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of the text may be the beginning of a stop text."""
+    """How many characters at the end of the text may be the start of a stop text."""
     return max((size for size in range(1, len(stop) + 1) if text.endswith(stop[:size])), default=0)

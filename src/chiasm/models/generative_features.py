@@ -1,4 +1,4 @@
-"""What the frozen tower of a model that speaks makes of pictures, computed once and kept on disk, found by content."""
+"""What the frozen tower of a generative model makes of pictures, computed once and kept on disk, found by content."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class CachedChatProcessor(ChatProcessor, CachingProcessor):
                 "data.features"
             )
         self.model, self._own = model, own
-        told = mark(model.vision, f"{transform!r}, {model.reading}")
-        self.file = VectorFile(folder / f"images-{told}" / ROWS, *model.features_shape)
+        fingerprint = mark(model.vision, f"{transform!r}, {model.reading}")
+        self.file = VectorFile(folder / f"images-{fingerprint}" / ROWS, *model.features_shape)
 
     @property
     def dummy_images(self) -> Images:

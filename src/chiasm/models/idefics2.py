@@ -1,5 +1,5 @@
 """Idefics2 (Laurençon et al. 2024, arXiv:2405.02246): pictures at their own aspect ratio, in quarters and as a whole,
-each part resampled to 64 slots."""
+each part resampled to 64 image tokens."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Idefics3 (Laurençon et al. 2024, arXiv:2408.12637), and SmolVLM, which is the same with smaller parts (Marafioti et
-al. 2025, arXiv:2504.05299): tiles of a picture, each of them few slots by pixel shuffle: 169 in Idefics3, 64 in SmolVLM
-of 256 and 500 million parameters, 81 in that of 2.2 billion.
+al. 2025, arXiv:2504.05299): tiles of a picture, each of them few image tokens by pixel shuffle: 169 in Idefics3, 64
+in SmolVLM of 256 and 500 million parameters, 81 in that of 2.2 billion.
 
 SmolVLM's videos are not read."""
 

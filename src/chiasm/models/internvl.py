@@ -1,7 +1,7 @@
 """InternVL 1.5 and after: tiles of a picture in a large tower (Chen et al. 2024, arXiv:2404.16821; version 3:
 arXiv:2504.10479).
 
-A picture becomes one to twelve tiles of 448 pixels and a view of the whole, of 256 slots each."""
+A picture becomes one to twelve tiles of 448 pixels and a view of the whole, of 256 image tokens each."""
 
 from __future__ import annotations
 
@@ -83,6 +83,6 @@ SIZES = {
     "3-14b": Config(_300M, replace(_QWEN_32B, layers=48, mlp_width=13_824)),
     "3-38b": Config(_6B, _QWEN_32B),
     "3-78b": Config(_6B, replace(llama.SIZES["qwen2-72b"], vocabulary=151_674)),
-    # AspectTiles of 64 pixels with 16 slots each; trained on a laptop.
+    # AspectTiles of 64 pixels with 16 image tokens each; trained on a laptop.
     "small": Config(internvit.Config(64, 8, 128, 4, 4, 512), llama.SIZES["small"]),
 }

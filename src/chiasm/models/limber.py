@@ -39,6 +39,6 @@ class LiMBeR(LLaVA):
 
 
 SIZES = {
-    "clip-rn50x16": Config(clip.SIZES["rn50x16"].vision, llama.SIZES["llama-7b"]),  # 144 slots
+    "clip-rn50x16": Config(clip.SIZES["rn50x16"].vision, llama.SIZES["llama-7b"]),  # 144 image tokens
     "small": Config(llava.SMALL, llama.SIZES["small"]),
 }

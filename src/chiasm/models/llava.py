@@ -1,6 +1,6 @@
 """LLaVA: visual instruction tuning (Liu et al. 2023, arXiv:2304.08485), and 1.5 (arXiv:2310.03744).
 
-Version 1 has a linear connector and sees 224 pixels, 1.5 an MLP and 336 pixels: 576 slots a picture."""
+Version 1 has a linear connector and sees 224 pixels, 1.5 an MLP and 336 pixels: 576 image tokens a picture."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from chiasm.nn.tower import ImageTowerConfig
 class Config(ModelConfig):
     """vision: the image tower; its pictures are square, of one size. language: the decoder. connector: between them.
 
-    layer: whose output is read, -1 being the last block's. class_token: whether the class token has a slot too.
+    layer: whose output is read, -1 being the last block's. class_token: whether the class token has an image token too.
     """
 
     vision: ImageTowerConfig
@@ -65,7 +65,7 @@ class LLaVA(CachesImageFeatures):
         super().__init__(config, processor)
         self.vision, self.language = config.vision.build(), config.language.build()
         self.connector = config.connector.build(self.vision.width, self.language.width)
-        # What stands behind the layer that is read is there for the checkpoint's sake, and never learns.
+        # What comes after the layer that is read is there for the checkpoint's sake, and never learns.
         for unread in self.vision.unread(config.layer):
             unread.requires_grad_(False)
         if config.class_token and not self.vision.prefix:

@@ -1,5 +1,5 @@
 """LLaVA-NeXT (LLaVA-1.6): LLaVA that reads pictures at up to four times the resolution (Liu et al. 2024, after
-arXiv:2310.03744), as a grid of tiles whose shape follows from the picture: 2,880 slots at the most."""
+arXiv:2310.03744), as a grid of tiles whose shape follows from the picture: 2,880 image tokens at the most."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from chiasm.nn.image_towers import vit
 class Config(llava.Config):
     """As LLaVA's. grids: (height, width) in pixels of the grids that a picture may be laid on.
 
-    The class token has no slot: a grid has no place for it.
+    The class token has no image token: a grid has no place for it.
     """
 
     vision: vit.Config
@@ -67,10 +67,10 @@ class LLaVANeXT(LLaVA):
         assert images.sizes_N2 is not None
         pictures = torch.split(self.patch_features(images), images.tiles_N.tolist())
         rows = [self._in_rows(*pair) for pair in zip(pictures, images.sizes_N2.tolist(), strict=True)]
-        return torch.cat([torch.cat([tiles[0], behind]) for tiles, behind in zip(pictures, rows, strict=True)])
+        return torch.cat([torch.cat([tiles[0], row]) for tiles, row in zip(pictures, rows, strict=True)])
 
     def _in_rows(self, tiles_MPD: Tensor, size: tuple[int, int]) -> Tensor:
-        """(S, D): the tiles put together, cut down to what the picture covers, with a vector behind each row."""
+        """(S, D): the tiles put together, cut down to what the picture covers, with a vector after each row."""
         (height, width), side = size, self.config.vision.image_size // self.config.vision.patch
         down, across = grid_shape(width, height, self.config.grids, self.config.vision.image_size)
         whole_HWD = (

@@ -1,7 +1,7 @@
 """MAPL: few-shot prompting with frozen parts (Mañas et al. 2022, arXiv:2210.07179).
 
 Tower and language model stay as they are; between them a small transformer, all that learns, sums a picture up in 32
-slots. Differs from the paper: the language model is a Llama as wide as their GPT-J."""
+image tokens. Differs from the paper: the language model is a Llama as wide as their GPT-J."""
 
 from __future__ import annotations
 

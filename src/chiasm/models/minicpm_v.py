@@ -1,5 +1,5 @@
 """MiniCPM-V (Yao et al. 2024, arXiv:2408.01800), versions 2.5 and 2.6: a small view of the whole picture and up to nine
-slices, each at its own shape, each resampled to 96 or 64 slots."""
+slices, each at its own shape, each resampled to 96 or 64 image tokens."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """MiniGPT-4 (Zhu et al. 2023, arXiv:2304.10592) and MiniGPT-v2 (Chen et al. 2023, arXiv:2310.09478).
 
-MiniGPT-4 is BLIP-2's frozen ViT-g and Q-Former before Vicuna, with one linear map that learns: 32 slots a picture.
-MiniGPT-v2 leaves the Q-Former out, sees 448 pixels, and puts four neighbouring patches into each of its 256 slots; its
-prompts say by an identifier what is to be done (`asked`). How boxes are written in them is a matter of the data."""
+MiniGPT-4 is BLIP-2's frozen ViT-g and Q-Former before Vicuna, with one linear map that learns: 32 image tokens.
+MiniGPT-v2 leaves the Q-Former out, sees 448 pixels, and puts four neighbouring patches into each of its 256 image
+tokens; its prompts say by an identifier what is to be done (`asked`). How boxes are written in them is a
+matter of the data."""
 
 from __future__ import annotations
 
@@ -62,7 +63,7 @@ class Config(blip2.Config):
 
 
 class MiniGPT4(blip2.BLIP2):
-    """A picture in slots between two marks, <Img> and </Img>, among the words of a chat."""
+    """A picture in image tokens between two marks, <Img> and </Img>, among the words of a chat."""
 
     config: Config
 

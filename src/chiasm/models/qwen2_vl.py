@@ -1,6 +1,6 @@
 """Qwen2-VL: pictures and videos at any resolution (Wang et al. 2024, arXiv:2409.12191).
 
-A slot stands for 28x28 pixels, however many of them a picture has; positions in the stream have three axes."""
+An image token stands for 28x28 pixels, however many of them a picture has; positions in the stream have three axes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Config(ModelConfig):
         return Qwen2VL
 
     def processor_entries(self) -> dict[str, Any]:
-        """A picture has at least four slots, and at most half of the context: 16,384 in the published models."""
+        """A picture has at least four image tokens, and at most half of the context: 16,384 in the published models."""
         image_token = (self.vision.patch * self.vision.merge) ** 2
         bounds = {"min_pixels": 4 * image_token, "max_pixels": self.language.context // 2 * image_token}
         frames = {"video_min_pixels": bounds["min_pixels"], "video_max_pixels": bounds["max_pixels"]}
@@ -42,7 +42,7 @@ class Config(ModelConfig):
 
 
 class Qwen2VL(VisionLanguageModel):
-    """A tower over patches of all pictures, four of which are merged into one slot of a language model's stream."""
+    """A tower over patches of all images, four of which are merged into one image token of a language model."""
 
     config: Config
 

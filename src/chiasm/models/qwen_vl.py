@@ -1,4 +1,4 @@
-"""Qwen-VL (Bai et al. 2023, arXiv:2308.12966): pictures of 448 pixels, resampled to 256 slots between two marks.
+"""Qwen-VL (Bai et al. 2023, arXiv:2308.12966): pictures of 448 pixels, resampled to 256 image tokens between two marks.
 
 Boxes are text: "(x1,y1),(x2,y2)" in thousandths of the sides."""
 

@@ -21,7 +21,7 @@ class ImageTokens:
     `post_layernorm(last_hidden_state)` of CLIP, which in transformers is not normalised yet.
 
     tokens_NPD: the features, (N, P, D): first `prefix` that belong to no place (a class token), then the places, row by
-        row. Where pictures have grids of different sizes, what stands behind a grid means nothing.
+        row. Where pictures have grids of different sizes, what comes after a grid means nothing.
     grid_N2: rows and columns of each picture's places.
     """
 

@@ -81,7 +81,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """mask: True where attention is allowed, broadcastable to (B, H, T, S). causal: none to later positions.
 
-        runs: x is packed, all sequences behind each other in (tokens, D), and each attends to itself alone; a context
+        runs: x is packed, all sequences one after another in (tokens, D), and each attends to itself alone; a context
         is then packed so, and x holds one query a sequence.
         """
         context_BSD = x_BTD if context_BSD is None else context_BSD

@@ -18,8 +18,8 @@ class ConnectorConfig(Component, ABC, package="chiasm.nn.connectors", key="conne
 
     @abstractmethod
     def build(self, features: int, width: int) -> nn.Module:
-        """A module from picture features, (N, P, features), to slots, (N, K, width)."""
+        """A module from picture features, (N, P, features), to image tokens, (N, K, width)."""
 
     @abstractmethod
     def image_tokens(self, patches: int) -> int:
-        """K, how many slots a picture of so many features takes."""
+        """K, how many image tokens a picture of so many features takes."""

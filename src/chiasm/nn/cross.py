@@ -4,7 +4,7 @@
 Before some blocks of a decoder, tokens look at encoder states (see `nn/visible_images.py`), and what they gain passes
 through tanh of a gate that begins at 0. The decoder's own blocks stay as they are.
 
-Shapes: T tokens, D width, S features of the memory, H heads, G groups of heads that share keys, E width of a head."""
+Shapes: T tokens, D width, S encoder states, H heads, G groups of heads that share keys, E width of a head."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from chiasm.nn.visible_images import KeysValues, VisibleImages
 class Config:
     """Gated cross-attention before every so many blocks, from the first on.
 
-    heads: of the tokens; groups: of keys and values, as many where None. head_width: E; width / heads where None.
-    hidden: width of the dense part. qk_norm: whether each head's queries and keys are normalised.
+    heads: of the tokens; kv_heads: of keys and values, as many where None. head_width: E; width / heads where None.
+    mlp_width: of the dense part. qk_norm: whether each head's queries and keys are normalised.
     gates: "one" number a gate, or one for "each" number of the width. gate: what they begin at; 0 leaves the language
         model as it is, but lets no gradient through to the pictures until it has moved.
     """
@@ -47,7 +47,7 @@ class Config:
             raise RecipeError(f"cross-attention stands before every block or every few, not every {self.every}")
 
     def build(self, width: int, memory: int) -> GatedCross:
-        """memory: the width of what is seen."""
+        """memory: the width of the encoder states."""
         head_width = self.head_width or width // self.heads
         attention = CrossAttention(
             width,
@@ -73,7 +73,7 @@ class Config:
 
 
 class CrossAttention(nn.Module):
-    """Tokens attend to what they see of a memory; H heads share G groups of keys and values.
+    """Tokens attend to the encoder states that they see; H heads share G groups of keys and values.
 
     qk_norm: epsilon of an RMS norm of each head's queries and keys; None for none.
     """
@@ -93,7 +93,7 @@ class CrossAttention(nn.Module):
         self.k_norm = nn.RMSNorm(head_width, qk_norm) if qk_norm is not None else nn.Identity()
 
     def forward(self, x_TD: Tensor, layer: int, visible: VisibleImages) -> Tensor:
-        """(T, D); zeros where a token sees nothing. layer: whose keys and values the memory keeps."""
+        """(T, D); zeros where a token sees nothing. layer: whose keys and values the encoder states keep."""
         q_THE = self.q_norm(self.q(x_TD).unflatten(-1, (-1, self.head_width)))
         keys, values = visible.memory.keys_values(layer, self._keys_values)
         return self.out(visible.look(q_THE, keys, values).flatten(1))
@@ -117,13 +117,13 @@ class GatedCross(nn.Module):
         self.gate1, self.gate2 = nn.Parameter(torch.zeros(gates)), nn.Parameter(torch.zeros(gates))
 
     def forward(self, x_TD: Tensor, layer: int, visible: VisibleImages | None) -> Tensor:
-        """sight: None where no token sees anything; the dense part acts on it all the same."""
+        """visible: None where no token sees anything; the dense part acts on it all the same."""
         if visible is not None:
             x_TD = x_TD + self.gate1.tanh() * self.attention(self.norm1(x_TD), layer, visible)
         return x_TD + self.gate2.tanh() * self.mlp(self.norm2(x_TD))
 
-    def waiting(self) -> list[str]:
-        """Names of the tensors behind a gate that is closed: no gradient reaches them until it has moved."""
+    def expected_zero_grad(self) -> list[str]:
+        """Names of the tensors after a gate that is closed: no gradient reaches them until it has moved."""
         behind = {"gate1": ("norm1", "attention"), "gate2": ("norm2", "mlp")}
         closed = [part for gate, parts in behind.items() if not getattr(self, gate).any() for part in parts]
         return [name for name, _ in self.named_parameters() if name.partition(".")[0] in closed]

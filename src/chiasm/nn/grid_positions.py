@@ -24,7 +24,7 @@ def sines(rows: int, columns: int, width: int) -> Tensor:
 
 
 def on_grids(grid_N2: Tensor, longest: int, make: Callable[[int, int], Tensor]) -> Tensor:
-    """(N, longest, D): the vectors of each picture's own grid, zeros behind them.
+    """(N, longest, D): the vectors of each picture's own grid, zeros after them.
 
     grid_N2: rows and columns. make: of these, the vectors of all places; pictures of one shape share them.
     """

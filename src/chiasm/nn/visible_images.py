@@ -1,9 +1,9 @@
-"""What tokens see beside their own stream: runs of a memory, such as the features of one picture.
+"""What tokens see beside their own stream: ranges of encoder states, such as the features of one image.
 
-Every token sees at most one run. So it is in Flamingo (the last picture before the token), where several pictures
-follow each other (all of them are one run), and in models with an encoder (the run is what that made of the sample).
+Every token sees at most one range. So it is in Flamingo (the last picture before the token), where several pictures
+follow each other (all of them are one range), and in models with an encoder (the range is what that made of a sample).
 
-Shapes: T tokens, S features of the memory, D their width, H heads, G groups of heads that share keys, E of a head."""
+Shapes: T tokens, S encoder states, D their width, H heads, G groups of heads that share keys, E of a head."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ class EncoderStates:
 
 
 class VisibleImages:
-    """Which run of a memory each of T tokens sees.
+    """Which range of the encoder states each of T tokens sees.
 
-    runs_T2: the first feature and the one behind the last, (T, 2), on the CPU; a token whose two are equal sees none.
+    runs_T2: the first state and the one after the last, (T, 2), on the CPU; a token whose two are equal sees none.
     """
 
     def __init__(self, memory: EncoderStates, runs_T2: Tensor) -> None:
         self.memory, self.runs_T2 = memory, runs_T2
 
     def at(self, places: Sequence[int] | Tensor) -> VisibleImages:
-        """The sight of the tokens at these places, in this order; a place may stand several times."""
+        """What the tokens at these places see, in this order; a place may stand several times."""
         return VisibleImages(self.memory, self.runs_T2[torch.as_tensor(places, dtype=torch.long)])
 
     def look(self, q_THE: Tensor, k_SGE: Tensor, v_SGE: Tensor) -> Tensor:
-        """softmax(q k^T / sqrt(E)) v of every token over its run, (T, H, E); zeros where it sees none."""
+        """softmax(q k^T / sqrt(E)) v of every token over its range, (T, H, E); zeros where it sees none."""
         if not self._groups:  # gradients go through all the same: other ranks, who see something, wait for them
             return (q_THE + (k_SGE.sum() + v_SGE.sum())) * 0
         parts = []
@@ -67,8 +67,8 @@ class VisibleImages:
 
     @cached_property
     def _groups(self) -> list[tuple[Tensor, Tensor]]:
-        """Places of tokens, (N, t), and of what they see, (N, s): neighbours with one run together, alike ones side by
-        side. A token's outcome depends on its run alone, so neighbours may be of different samples."""
+        """Places of tokens, (N, t), and of what they see, (N, s): neighbours with one range together, those of equal
+        sizes side by side. A token's outcome depends on its range alone, so neighbours may be of different samples."""
         if not len(self.runs_T2):
             return []
         changes = (self.runs_T2[1:] != self.runs_T2[:-1]).any(1).nonzero()[:, 0] + 1
@@ -87,11 +87,11 @@ class VisibleImages:
 
 
 def last_seen(begins_T: Tensor, ends_T: Tensor, lengths: Sequence[int], features: int) -> Tensor:
-    """The runs, (T, 2), where every token sees the last picture before it, as in Flamingo and Idefics.
+    """The ranges, (T, 2), where every token sees the last picture before it, as in Flamingo and Idefics.
 
-    begins_T: the tokens that stand for a picture each, which see it themselves; the memory holds their pictures in
-        order, each of so many `features`.
-    ends_T: tokens behind which no picture is seen until the next begins.
+    begins_T: the tokens that stand for an image each, which see it themselves; the encoder states are those of these
+        images in order, so many `features` of each.
+    ends_T: tokens after which no image is seen until the next begins.
     lengths: of each sample; none sees the pictures of another.
     """
     begins_T, ends_T, sizes = begins_T.cpu(), ends_T.cpu(), torch.tensor(list(lengths))

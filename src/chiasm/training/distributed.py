@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
+import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NoReturn, TypeVar, cast
 
@@ -17,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import Store
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
 from chiasm.errors import ChiasmError, TrainingError
@@ -46,6 +49,7 @@ class Ranks:
     control: dist.ProcessGroup | None = None
     patient: dist.ProcessGroup | None = None
     bereaved: bool = False  # another rank is gone
+    meshes: dict[str, DeviceMesh] = field(default_factory=dict)  # by the type of their devices
 
     @classmethod
     def of_environment(cls) -> Ranks:
@@ -76,6 +80,26 @@ class Ranks:
         dist.init_process_group(backends, store=self.store, rank=self.rank, world_size=self.count, timeout=limit)
         self.control = dist.new_group(backend="gloo", timeout=limit)
         self.patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+    def disconnect(self) -> None:
+        """Drops every process group and waits for its threads to end.
+
+        A gloo group joins its threads when the last reference to it goes. Threads that outlive the interpreter run into
+        memory that the C++ library frees at exit, which ends a finished process by a signal now and then.
+        """
+        for mesh in self.meshes.values():  # torch's caches of sharded layouts keep meshes, and these their groups
+            vars(mesh).get("_pg_registry", {}).clear()
+        self.meshes.clear()
+        self.store = self.control = self.patient = None
+        if not self.bereaved or dist.get_backend() == dist.Backend.GLOO:  # NCCL would wait for the rank that is gone
+            dist.destroy_process_group()
+        gc.collect()  # DDP and FSDP hold their groups in reference cycles
+
+    def mesh(self, device: torch.device) -> DeviceMesh:
+        """All ranks in a row, each with a device of this type; the same mesh whenever it is asked for."""
+        if device.type not in self.meshes:
+            self.meshes[device.type] = init_device_mesh(device.type, (self.count,))
+        return self.meshes[device.type]
 
     def gather(self, values: Sequence[float], *, patient: bool = False) -> Tensor:
         """What every rank says, (count, len(values)) float64. patient: however long a rank takes until it answers."""
@@ -193,11 +217,14 @@ def joined(training: Callable[[], Training]) -> Iterator[Ranks]:
     try:
         with ranks.watching(lambda: "go on with --resume, if a checkpoint was saved"):
             yield ranks
-    except ChiasmError:
-        if not ranks.bereaved:  # all stop alike, and part as after a success
-            dist.destroy_process_group()
+    except ChiasmError as error:
+        cause: BaseException | None = error
+        while cause is not None:  # their frames hold the model, and with it process groups
+            traceback.clear_frames(cause.__traceback__)
+            cause = cause.__cause__ or cause.__context__
+        ranks.disconnect()
         raise
-    dist.destroy_process_group()
+    ranks.disconnect()
 
 
 def _is_collective(error: RuntimeError) -> bool:

@@ -15,7 +15,6 @@ from typing import ParamSpec, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -106,7 +105,7 @@ class FSDP(SingleProcess):
         shared = {id(model.processor): model.processor}
         self.plain = copy.deepcopy(model, shared) if ranks.first else None
         self.device = device
-        mesh = init_device_mesh(device.type, (ranks.count,))
+        mesh = ranks.mesh(device)
         self.scalars = [parameter for parameter in learner.parameters() if parameter.ndim == 0]
         for block in blocks(learner):
             fully_shard(block, mesh=mesh, ignored_params=set(self.scalars))

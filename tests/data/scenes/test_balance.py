@@ -12,6 +12,8 @@ import pytest
 from chiasm.data.sample import Sample
 from chiasm.data.sources.scenes import Scenes
 
+pytestmark = pytest.mark.xdist_group("balance")
+
 LIMIT = 4.5  # standard errors: some 300 comparisons are made, so 3 would fail now and then for a sound world
 
 

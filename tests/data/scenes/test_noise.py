@@ -16,6 +16,8 @@ from chiasm.data.sources.scenes import Scenes
 from chiasm.errors import RecipeError
 from tests.data.scenes.checker import judge
 
+pytestmark = pytest.mark.xdist_group("noise")
+
 NOISE = Noise(mismatched=0.2, duplicates=0.15, boilerplate=0.1, wrong_language=0.1, written=0.15)
 COUNT = 1500
 CLEAN = Scenes(COUNT, seed=41, size=48)

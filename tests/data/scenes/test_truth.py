@@ -48,6 +48,7 @@ WORLDS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
 def test_all_that_is_said_is_true_and_all_that_is_denied_is_false(world: str) -> None:
     count, controls = WORLDS[world]

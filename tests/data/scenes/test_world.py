@@ -66,6 +66,7 @@ def test_numbers_of_things_and_of_groups_are_even() -> None:
     assert _chi_square(Counter(str(s.group.number) for s in grouped if s.group), dict.fromkeys("1234", 1 / 4)) < 3.8
 
 
+@pytest.mark.slow
 def test_held_out_combinations_are_neither_shown_nor_mentioned_in_seen_scenes() -> None:
     held_out = ("red circle", "large striped", "small white star")
     looks = [combination(one) for one in held_out]

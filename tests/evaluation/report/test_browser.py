@@ -16,6 +16,8 @@ from chiasm.evaluation.run import evaluate
 from chiasm.evaluation.tasks.probes import Probes
 from tests.evaluation.fakes import HashEmbedder, world
 
+pytestmark = pytest.mark.xdist_group("browser")
+
 _QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),

@@ -70,10 +70,24 @@ def _parsed(file: Path) -> _Page:
     return page
 
 
+pytestmark = pytest.mark.xdist_group("report page")
+
+
+def _two(folder: Path) -> list[Path]:
+    clip = write_run(folder / "clip", "clip-small")
+    return [clip, write_run(folder / "siglip", "siglip-small", skill=1.08, seed=1, loss="sigmoid")]
+
+
 @pytest.fixture
 def two(tmp_path: Path) -> list[Path]:
-    clip = write_run(tmp_path / "clip", "clip-small")
-    return [clip, write_run(tmp_path / "siglip", "siglip-small", skill=1.08, seed=1, loss="sigmoid")]
+    return _two(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def page_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of two runs, for all tests that only read it."""
+    folder = tmp_path_factory.mktemp("two")
+    return write_report(_two(folder), folder / "report.html")
 
 
 def test_contains_every_score_with_interval_and_chance(two: list[Path], tmp_path: Path) -> None:
@@ -89,9 +103,8 @@ def test_contains_every_score_with_interval_and_chance(two: list[Path], tmp_path
                 assert f"{percent(one.low)}\N{EN DASH}{percent(one.high)}" in text
 
 
-def test_pictures_are_in_the_page_and_nothing_else_is_loaded(two: list[Path], tmp_path: Path) -> None:
-    file = write_report(two, tmp_path / "report.html")
-    page = _parsed(file)
+def test_pictures_are_in_the_page_and_nothing_else_is_loaded(page_of_two: Path) -> None:
+    page = _parsed(page_of_two)
     images = [uri for uri in page.values("src") if uri.startswith("data:")]
     assert len(images) > 50
     for uri in images:
@@ -104,12 +117,12 @@ def test_pictures_are_in_the_page_and_nothing_else_is_loaded(two: list[Path], tm
     assert all(address.startswith("#") for address in page.values("href"))
     assert not page.values("srcset")
     assert not page.values("action")
-    source = file.read_text()
+    source = page_of_two.read_text()
     assert not re.search(r"https?://|@import|url\((?!#)", re.sub(r"<pre>.*?</pre>", "", source, flags=re.DOTALL))
 
 
-def test_only_its_own_script_may_run(two: list[Path], tmp_path: Path) -> None:
-    page = _parsed(write_report(two, tmp_path / "report.html"))
+def test_only_its_own_script_may_run(page_of_two: Path) -> None:
+    page = _parsed(page_of_two)
     (policy,) = (one["content"] for _, one in page.elements if one.get("http-equiv") == "Content-Security-Policy")
     (script,) = page.scripts
     assert f"script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in policy
@@ -143,8 +156,8 @@ def test_texts_of_strangers_are_inert(tmp_path: Path) -> None:
         assert f"{start} {_HOSTILE}" in page.text
 
 
-def test_ids_are_unique_and_every_reference_has_its_target(two: list[Path], tmp_path: Path) -> None:
-    page = _parsed(write_report(two, tmp_path / "report.html"))
+def test_ids_are_unique_and_every_reference_has_its_target(page_of_two: Path) -> None:
+    page = _parsed(page_of_two)
     ids = page.values("id")
     assert [one for one, times in Counter(ids).items() if times > 1] == []
     assert {address[1:] for address in page.values("href")} <= set(ids)
@@ -152,8 +165,8 @@ def test_ids_are_unique_and_every_reference_has_its_target(two: list[Path], tmp_
     assert set(used) <= set(ids)
 
 
-def test_what_is_seen_can_also_be_read_aloud(two: list[Path], tmp_path: Path) -> None:
-    page = _parsed(write_report(two, tmp_path / "report.html"))
+def test_what_is_seen_can_also_be_read_aloud(page_of_two: Path) -> None:
+    page = _parsed(page_of_two)
     assert all(one.get("alt") for tag, one in page.elements if tag == "img")
     assert all(one.get("scope") in ("row", "col") for tag, one in page.elements if tag == "th")
     labelled = [one for tag, one in page.elements if tag == "svg" and one.get("aria-hidden") != "true"]
@@ -183,8 +196,8 @@ def test_models_with_different_tasks(tmp_path: Path) -> None:
     assert text.count("not evaluated") == 2
 
 
-def test_different_questions_are_pointed_out(two: list[Path], tmp_path: Path) -> None:
-    assert "were not asked the same" not in _parsed(write_report(two, tmp_path / "report.html")).text
+def test_different_questions_are_pointed_out(two: list[Path], page_of_two: Path, tmp_path: Path) -> None:
+    assert "were not asked the same" not in _parsed(page_of_two).text
     evaluation = Evaluation.load(two[1] / "evaluation")
     changed = replace(evaluation.results[0], requests="other")
     Evaluation(evaluation.model, (changed, *evaluation.results[1:])).save(two[1] / "evaluation")

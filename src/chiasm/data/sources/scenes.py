@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from chiasm.config import suggest
+from chiasm.data.lazy_image import LazyImage
 from chiasm.data.sample import Box, Image, Sample
 from chiasm.data.scenes.facts import Facts
 from chiasm.data.scenes.language import dense, short
@@ -102,7 +106,7 @@ class Scenes(Source):
         whole = dense(facts, rng)
         claims = short(facts, rng)
         captions = (whole.text, *(claim.text for claim in claims))
-        parts = (Image(render(scene, self.size)),)
+        parts = (self._image(scene),)
         key = f"scenes/{self.seed}/{index}"
         meta = {"noise": "", "objects": len(scene.things), "background": scene.background}
         if not self.annotations:
@@ -117,6 +121,9 @@ class Scenes(Source):
         asked, denied = questions(facts, rng), negatives(claims, facts, rng)
         return Sample(key, parts, captions, tuple(boxes), asked, denied, meta)
 
+    def _image(self, scene: Scene, draw: Callable[[Scene, int], NDArray[np.uint8]] = render) -> Image:
+        return LazyImage(partial(draw, scene, self.size), (self.size, self.size))
+
     def _spoiled(self, index: int, kind: str, rng: Rng) -> Sample:
         if kind == "duplicates":
             return self._duplicate(index, rng)
@@ -124,8 +131,7 @@ class Scenes(Source):
         meta = {**sample.meta, "noise": kind}
         match kind:
             case "mismatched":
-                other = Image(render(self._unlike(index), self.size))
-                return replace(sample, parts=(other,), meta=meta)
+                return replace(sample, parts=(self._image(self._unlike(index)),), meta=meta)
             case "boilerplate":
                 return _retold(sample, boilerplate(rng), meta)
             case "wrong_language":
@@ -144,8 +150,7 @@ class Scenes(Source):
             if not self.noise.draw(Rng(self.seed, original, _NOISE)):
                 sample = self._sample(original)
                 exact = rng.chance(0.5)
-                pixels = render(self.scene(original), self.size)
-                image = Image(pixels if exact else paler(pixels))
+                image = self._image(self.scene(original), render if exact else _render_paler)
                 meta = {**sample.meta, "noise": "duplicates", "duplicate_of": sample.key, "exact": exact}
                 return replace(sample, key=f"scenes/{self.seed}/{index}", parts=(image,), meta=meta)
         return self._sample(index)
@@ -174,6 +179,10 @@ class Scenes(Source):
                 if name and not law.probability(name):
                     raise RecipeError(f"scenes.held_out: '{name}' has frequency 0, so there is nothing to hold out")
         return Rules(known, self.objects, held_out, self.only, self.backgrounds)
+
+
+def _render_paler(scene: Scene, size: int) -> NDArray[np.uint8]:
+    return paler(render(scene, size))
 
 
 def _retold(sample: Sample, caption: str, meta: dict[str, object]) -> Sample:

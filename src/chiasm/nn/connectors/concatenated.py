@@ -1,4 +1,4 @@
-"""Neighbouring features of a row, one behind the other, through one linear map: MiniGPT-v2 (arXiv:2310.09478)."""
+"""Neighbouring features of a row, one after the other, through one linear map: MiniGPT-v2 (arXiv:2310.09478)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from chiasm.nn.connector import ConnectorConfig
 
 @dataclass(frozen=True)
 class Config(ConnectorConfig):
-    """together: how many features make one slot."""
+    """together: how many features make one image token."""
 
     together: int = 4
 
     def __post_init__(self) -> None:
         if self.together < 1:
-            raise RecipeError(f"a slot needs at least one feature, not {self.together}")
+            raise RecipeError(f"an image token needs at least one feature, not {self.together}")
 
     def build(self, features: int, width: int) -> nn.Module:
         return Connector(features, width, self)

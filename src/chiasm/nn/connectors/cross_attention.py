@@ -22,7 +22,7 @@ from chiasm.nn.grid_positions import on_grids, resized, sines
 
 @dataclass(frozen=True)
 class Config(ConnectorConfig):
-    """queries: slots of a picture. heads: of the attention.
+    """queries: image tokens of a picture. heads: of the attention.
 
     places: "shared": queries stand on a square grid and have its positions; keys have the same ones, resized to their
         own square (Qwen-VL). "own": each picture's features have the positions of its own grid, whatever its shape;

@@ -15,7 +15,7 @@ from chiasm.nn.connector import ConnectorConfig
 
 @dataclass(frozen=True)
 class Config(ConnectorConfig):
-    """latents: slots of a picture."""
+    """latents: image tokens of a picture."""
 
     latents: int = 64
     heads: int = 32

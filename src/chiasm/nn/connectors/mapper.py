@@ -17,7 +17,7 @@ from chiasm.nn.connector import ConnectorConfig
 
 @dataclass(frozen=True)
 class Config(ConnectorConfig):
-    """queries: K, slots of a picture. width: W. hidden: of the blocks' MLPs."""
+    """queries: K, image tokens of a picture. width: W. hidden: of the blocks' MLPs."""
 
     queries: int = 32
     width: int = 256

@@ -20,9 +20,9 @@ from chiasm.nn.decoder import GatedMLP
 
 @dataclass(frozen=True)
 class Config(ConnectorConfig):
-    """hidden: width of the MLP that maps features. latents: slots of a picture. head_width: of each of the `heads`.
+    """hidden: width of the MLP that maps features. latents: image tokens of an image.
 
-    groups: heads of keys and values.
+    head_width: of each of the `heads`. kv_heads: of keys and values.
     """
 
     mlp_width: int

@@ -1,4 +1,4 @@
-"""Squares of neighbouring features become one slot, then two linear maps (InternVL 1.5, Chen et al. 2024,
+"""Squares of neighbouring features become one image token, then two linear maps (InternVL 1.5, Chen et al. 2024,
 arXiv:2404.16821, section 3.1)."""
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Config(ConnectorConfig):
 
 
 class Connector(nn.Module):
-    """down(act(up(norm x))) of each square's features behind each other."""
+    """down(act(up(norm x))) of each square's features one after another."""
 
     def __init__(self, features: int, width: int, config: Config) -> None:
         super().__init__()

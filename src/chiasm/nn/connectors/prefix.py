@@ -1,7 +1,7 @@
-"""The averaged features of a picture, mapped at once to a few slots: Frozen (Tsimpoukelli et al. 2021,
+"""The averaged features of a picture, mapped at once to a few image tokens: Frozen (Tsimpoukelli et al. 2021,
 arXiv:2106.13884, section 3.1), where they are two.
 
-Shapes: N pictures, P features, K slots, D width of the language model."""
+Shapes: N pictures, P features, K image tokens, D width of the language model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chiasm.nn.connector import ConnectorConfig
 
 @dataclass(frozen=True)
 class Config(ConnectorConfig):
-    """tokens: K, slots of a picture. bias: whether the map has one. dropout: of the averaged features, in training."""
+    """tokens: K, of an image. bias: whether the map has one. dropout: of the averaged features, in training."""
 
     tokens: int = 2
     bias: bool = True
@@ -23,7 +23,7 @@ class Config(ConnectorConfig):
 
     def __post_init__(self) -> None:
         if self.tokens < 1:
-            raise RecipeError(f"a picture needs at least one slot, not {self.tokens}")
+            raise RecipeError(f"a picture needs at least one image token, not {self.tokens}")
         if not 0 <= self.dropout < 1:
             raise RecipeError(f"dropout is a share of the features, from 0 to below 1, not {self.dropout:g}")
 

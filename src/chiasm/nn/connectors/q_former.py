@@ -1,7 +1,7 @@
 """The Q-Former of BLIP-2 (Li et al. 2023, arXiv:2301.12597): learned queries read a picture through a small BERT.
 
 Queries attend to each other in every layer, and to the picture in every second one. A text may go through the same
-self-attention, with a feed-forward of its own: alone, beside the queries, or behind them. What sees what:
+self-attention, with a feed-forward of its own: alone, beside the queries, or after them. What sees what:
 
     together:  queries and words see all of both                       (does the text match?)
     told:      queries see queries; a word sees queries, itself and the words before it   (what would one say?)

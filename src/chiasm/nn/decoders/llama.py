@@ -15,7 +15,7 @@ from chiasm.nn.rotary import Llama3Scaling, Rotary
 
 @dataclass(frozen=True)
 class Config(DecoderConfig):
-    """groups: heads of keys and values. hidden: the MLP's width. head_width: width / heads where None.
+    """kv_heads: of keys and values. mlp_width: of the MLP. head_width: width / heads where None.
 
     window: tokens that a token sees, itself included; None for all before it. Layers below `full_layers` see all in
     any case (Qwen2's `max_window_layers`).

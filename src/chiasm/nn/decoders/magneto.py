@@ -41,7 +41,7 @@ class Config(DecoderConfig):
 
 
 class Magneto(Decoder):
-    """A decoder whose inputs are scaled, and told their positions, before the first block."""
+    """A decoder whose inputs are scaled, and have positions added, before the first block."""
 
     def __init__(self, config: Config) -> None:
         embed = nn.Embedding(config.vocabulary, config.width)

@@ -1,6 +1,6 @@
 """OPT (Zhang et al. 2022, arXiv:2205.01068): learned positions, layer norms before each part, ReLU, biases throughout.
 
-The 350M model, which normalises behind each part and embeds words in another width, is not here."""
+The 350M model, which normalises after each part and embeds words in another width, is not here."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from chiasm.nn.tower import TextTower, TextTowerConfig
 
 @dataclass(frozen=True)
 class Config(TextTowerConfig):
-    """bert: the encoder's dimensions; those of MiniLM-L6 where nothing else is said."""
+    """bert: the encoder's dimensions; those of MiniLM-L6 by default."""
 
     bert: bert.Config = field(default_factory=lambda: bert.SIZES["minilm-l6"])
 

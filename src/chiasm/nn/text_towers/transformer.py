@@ -58,7 +58,7 @@ class TextTransformer(TextTower):
         # Only what the last block leaves where the text is read is computed there.
         if not self.config.causal:
             return self.norm(run_blocks(self.blocks, self._embedded(texts), asked=lambda x: x[:, -1:])[:, 0])
-        # What stands behind the end mark is never seen. On a CPU texts are packed, so that nothing is computed on
+        # What comes after the end token is never seen. On a CPU texts are packed, so that nothing is computed on
         # padding; a GPU is better off with one large piece.
         packs = texts.ids_BT.device.type == "cpu" and len(texts) > 0
         return self.norm(self._packed_ends(texts) if packs else self._ends(texts))
@@ -73,7 +73,7 @@ class TextTransformer(TextTower):
         return run_blocks(self.blocks, x_BTD, True, asked=lambda x: x[rows, ends][:, None], mask=seen)[:, 0]
 
     def _packed_ends(self, texts: Tokens) -> Tensor:
-        """The same, of texts packed behind each other without padding, those of one length in a row."""
+        """The same, of texts packed one after another without padding, those of one length in a row."""
         order_B = texts.lengths_B.argsort(stable=True)
         lengths_B, kept_BT = texts.lengths_B[order_B], texts.mask_BT[order_B]
         self._check(int(lengths_B[-1]))

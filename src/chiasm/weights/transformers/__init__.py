@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from chiasm.config import module_names
+from chiasm.data.chat_processor import ChatProcessor
 from chiasm.errors import CheckpointError
 from chiasm.models.model import Model
 from chiasm.weights.checkpoint_folder import CheckpointFolder
@@ -76,6 +77,12 @@ def save(model: Model, folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; name a folder to save the checkpoint in")
+    attention = model.processor.settings.attention if isinstance(model.processor, ChatProcessor) else "causal"
+    if attention != "causal":
+        raise CheckpointError(
+            f"processor.attention is {attention}, but a {type(model).__name__} is causal in transformers, and would "
+            "answer otherwise"
+        )
     for name in module_names(__name__):
         family = _family(name)
         if type(model) is family.MODEL:
