@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chiasm.evaluation.metrics import bleu, meteor
-from chiasm.evaluation.metrics.captions import Captions
+from chiasm.evaluation.metrics.captions import TokenizedCaptions
 from chiasm.evaluation.metrics.cider import cider
 from chiasm.evaluation.metrics.rouge_l import rouge_l
 
@@ -78,12 +78,12 @@ def _captions(file: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _our_metrics() -> dict[str, Metric]:
-    def of_bleu(captions: Captions, _: object) -> Found:
+    def of_bleu(captions: TokenizedCaptions, _: object) -> Found:
         counts = bleu.counts(captions)
         return bleu.bleu(counts), bleu.bleu(counts.sum(axis=0))
 
-    def mean(metric: Callable[[Captions], NDArray[np.float64]]) -> Metric:
-        def found(captions: Captions, _: object) -> Found:
+    def mean(metric: Callable[[TokenizedCaptions], NDArray[np.float64]]) -> Metric:
+        def found(captions: TokenizedCaptions, _: object) -> Found:
             single = metric(captions)
             return single, single.mean(keepdims=True)
 
@@ -113,7 +113,7 @@ def _their_metrics() -> dict[str, Metric]:
 
 def _time_ours(candidates: list[str], references: list[list[str]], metrics: tuple[Metric, ...]) -> float:
     start = time.perf_counter()
-    captions = Captions(candidates, references)
+    captions = TokenizedCaptions(candidates, references)
     _ = captions.texts.tokens
     for metric in metrics:
         metric(captions, None)
@@ -144,7 +144,7 @@ def _differences(
     theirs: dict[str, Metric],
     with_meteor: bool,
 ) -> dict[str, tuple[float, float]]:
-    captions, tokens = Captions(candidates, references), _their_tokens(candidates, references)
+    captions, tokens = TokenizedCaptions(candidates, references), _their_tokens(candidates, references)
     pairs = {name: (ours[name](captions, None), theirs[name](*tokens)) for name in ours}
     if with_meteor:
         from pycocoevalcap.meteor.meteor import Meteor

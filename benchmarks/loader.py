@@ -152,7 +152,7 @@ def levels_off(source: Source) -> float:
     differences = []
     for index in range(min(500, len(source))):
         image = source[index].image
-        exact, fast = (one.levels(image, np.random.default_rng(index)).astype(int) for one in (EXACT, FAST))
+        exact, fast = (one.pixels_uint8(image, np.random.default_rng(index)).astype(int) for one in (EXACT, FAST))
         differences.append(float(np.abs(exact - fast).mean()))
     return statistics.mean(differences)
 

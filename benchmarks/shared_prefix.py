@@ -27,7 +27,7 @@ from chiasm.data.layouts.fixed import Fixed
 from chiasm.data.sample import Sample, Text
 from chiasm.data.sources.scenes import Scenes
 from chiasm.data.transforms import ImageTransform
-from chiasm.evaluation.task import ScoreOrGenerate
+from chiasm.evaluation.request import ScoreOrGenerate
 from chiasm.evaluation.tasks.existence import Existence
 from chiasm.models.generative import SharedPrefix
 from chiasm.models.llava import Config, LLaVA
@@ -57,9 +57,9 @@ def questions(pictures: int, pixels: int) -> list[SharedPrefix]:
     """Rendered scenes at the size asked for, with six questions each: of three things there, of three not there."""
     task = Existence(Scenes(count=40 * pictures, seed=3, objects=(3, 4)), splits=("random",), form="words", head=True)
     found: dict[str, list[ScoreOrGenerate]] = {}
-    for one in task.asked:
+    for one in task.requests:
         if isinstance(one, ScoreOrGenerate):
-            found.setdefault(one.sample, []).append(one)
+            found.setdefault(one.sample_key, []).append(one)
     groups = []
     for key, several in list(found.items())[:pictures]:
         scene = several[0].images[0].decode().resize((pixels, pixels))

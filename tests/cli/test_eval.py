@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from chiasm.cli import _workers, main
+from chiasm.cli import eval as eval_command
 from chiasm.evaluation.result import Evaluation
 from chiasm.models import folder
 from tests.evaluation.test_run import unseconded
@@ -84,6 +86,24 @@ def test_score_by_reaches_the_model(made: list[str], tmp_path: Path) -> None:
     words = [*made, str(tmp_path / "out"), "--quiet", "--baselines", "constant", "--score-by", "yes"]
     assert main(words) == 0
     assert _results(tmp_path / "out").model["scored by"] == "yes"
+
+
+def test_precision_reaches_the_model_and_its_results(made: list[str], tmp_path: Path) -> None:
+    words = [*made, str(tmp_path / "out"), "--quiet", "--baselines", "constant"]
+    assert main([*words]) == 0
+    exact = _results(tmp_path / "out").model
+    assert "precision" not in exact
+    assert main([*words, "--precision", "bf16"]) == 0  # its answers are not mistaken for those of before
+    rounded = _results(tmp_path / "out").model
+    assert rounded["precision"] == "bfloat16"
+    assert rounded["fingerprint"] != exact["fingerprint"]
+    assert "--precision bf16" in " ".join(_workers._words(_options([*words, "--precision", "bf16"])))
+
+
+def _options(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    eval_command.arguments(parser)
+    return parser.parse_args(words[1:])
 
 
 @pytest.mark.parametrize(

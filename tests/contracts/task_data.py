@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, replace
 from typing import Any, get_type_hints
@@ -29,7 +30,7 @@ from chiasm.evaluation.request import (
     part_key,
 )
 from chiasm.evaluation.task import Task
-from tests.evaluation.fakes import Listed, picture
+from tests.evaluation.fakes import Listed, number_of, picture
 
 LABELS = ("cat", "dog", "horse", "owl", "fox", "crab")
 _THINGS = ("cup", "lamp", "chair", "plate", "book", "clock", "vase")
@@ -80,6 +81,46 @@ def made(kind: type[Task], count: int = 12, start: int = 0, broken: tuple[str, .
         if any(request.verbs for request in task.build_all_requests()):
             return task if not broken else replace(task, data=replace(data, broken=broken))
     raise AssertionError(f"{kind.__name__} asks about none of the worlds; give task_data.py a sample that it can use")
+
+
+def label_of(image: Image) -> str:
+    """The class of an image of the world."""
+    return LABELS[number_of(image) % 6]
+
+
+def is_true(image: Image, text: str) -> bool:
+    """Whether the world says this of an image."""
+    at = number_of(image)
+    sample, things = one_image(at), {box.phrase for box in one_image(at).boxes}
+    for question in sample.questions:
+        said = dict(zip(question.choices, question.statements, strict=True))
+        if text in (f"{question.text} {question.answer}", said[question.answer]):
+            return True
+    if found := re.fullmatch(r"there is (no|an?) (\w+)", text):
+        return (found[2] in things) == (found[1] != "no")
+    known = {*sample.captions, *(negative.true for negative in sample.negatives), f"a photo of a {label_of(image)}."}
+    if at % 2 == 0:
+        known.add(f"left of {at // 2}")  # of a pair, the first
+    return text in known
+
+
+def answer_to(request: GenerateRequest) -> str:
+    """The world's answer to the question that a request puts."""
+    asked = request.sample.texts[-1].text
+    sample = one_image(number_of(request.all_images[0]))
+    if found := re.search(r"Is there an? (\w+) in", asked):
+        return "yes" if found[1] in {box.phrase for box in sample.boxes} else "no"
+    (answer,) = [question.answer for question in sample.questions if question.text in asked]
+    return answer
+
+
+def right_answers(request: GenerateRequest) -> tuple[str, ...]:
+    """What the world has for answers to a request: a box, captions, or the answer to a question."""
+    sample, asked = one_image(number_of(request.all_images[0])), request.sample.texts[-1].text
+    if found := re.fullmatch(r"Where is (\w+)\?", asked):
+        (box,) = [box for box in sample.boxes if box.phrase == found[1]]
+        return (f"[{', '.join(f'{corner:.6f}' for corner in box.corners)}]",)
+    return sample.captions if "Describe" in asked else (answer_to(request),)
 
 
 def perfect_scores(request: ScoreRequest) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import chiasm
 from chiasm.contracts import small_models
 from chiasm.contracts.contract import Contract, contracts_of
 from chiasm.data.layouts.fixed import Fixed
@@ -18,8 +19,9 @@ from chiasm.data.processor import Cost
 from chiasm.data.reader import Reader
 from chiasm.data.sample import Sample
 from chiasm.errors import DataError, RecipeError
-from chiasm.models.generative import VisionLanguageModel
-from chiasm.models.model import Model, ModelConfig
+from chiasm.models import folder
+from chiasm.models.generative import GenerativeModel, VisionLanguageModel
+from chiasm.models.model import Embedder, Model, ModelConfig, Scorer
 from chiasm.training.dummy_images import with_dummy_images
 from chiasm.training.loop import Loop
 from chiasm.training.settings import Training
@@ -27,6 +29,8 @@ from tests.worlds import Patches
 
 FAMILIES = ModelConfig.built_in()
 SEEING = [name for name in FAMILIES if issubclass(ModelConfig.choose(name).model(), VisionLanguageModel)]
+
+TEXTS = ["a red circle", "two green stars"]
 
 
 def _small(family: str) -> Model:
@@ -141,3 +145,30 @@ def test_accumulation_does_not_change_what_is_learned(family: str, tmp_path: Pat
     torch.autograd.backward(loop._weighed(model.losses(batch)))
     whole = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_is_asked_in_bf16_to_its_precision(family: str, tmp_path: Path) -> None:
+    """bf16 keeps 8 bits: answers differ, and by little."""
+    model = _small(family)
+    folder.save(model, tmp_path / "model")
+    low = chiasm.load(tmp_path / "model", precision="bf16")
+    assert {p.dtype for p in low.parameters() if p.ndim > 1} == {torch.bfloat16}
+    samples = _samples(family, 4)
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    if isinstance(model, GenerativeModel):
+        assert isinstance(low, GenerativeModel)
+        found.append((low.log_likelihood(samples), model.log_likelihood(samples)))
+        assert len(low.generate(samples, max_tokens=3)) == 4
+    if isinstance(model, Scorer):
+        assert isinstance(low, Scorer)
+        images = [sample.image for sample in samples]
+        found.append((low.score(images, TEXTS), model.score(images, TEXTS)))
+    if isinstance(model, Embedder):
+        assert isinstance(low, Embedder)
+        found.append((low.embed_texts(TEXTS), model.embed_texts(TEXTS)))
+        torch.testing.assert_close(found[-1][0].norm(dim=1), torch.ones(2))
+    for rounded, exact in found:
+        assert rounded.dtype == torch.float32
+        assert not torch.equal(rounded, exact)
+        torch.testing.assert_close(rounded, exact, rtol=2e-3, atol=1e-2)

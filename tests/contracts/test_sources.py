@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from chiasm.config import dump, parse
+from chiasm.contracts.contract import Contract, contracts_of
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
@@ -29,6 +30,15 @@ def test_a_source_says_in_one_line_what_it_reads(name: str) -> None:
     first = (importlib.import_module(kind.__module__).__doc__ or "").strip().splitlines()[0]
     assert len(first) > 20
     assert kind.__doc__
+
+
+@pytest.mark.parametrize("contract", list(contracts_of(Source)), ids=lambda contract: contract.__name__)
+@pytest.mark.parametrize("name", ["scenes", "words"])
+def test_a_rendered_source_keeps_the_contract(
+    name: str, contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Source.choose(name), "example", classmethod(lambda cls, folder: {"seed": 3, "count": 5}))
+    contract(Source.choose(name), tmp_path)
 
 
 def test_the_walk_finds_the_sources() -> None:
@@ -251,6 +261,19 @@ def _told(source: Source) -> list[object]:
         )
         for one in source
     ]
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_a_source_keeps_the_contracts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHIASM_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "data"
+    (root / "images").mkdir(parents=True)
+    for level in range(4):
+        (root / "images" / f"{level}.jpg").write_bytes(jpeg(level))
+    entries = _put(EXAMPLES[name](root), str(root))
+    monkeypatch.setattr(Source.choose(name), "example", classmethod(lambda cls, folder: entries))
+    for contract in contracts_of(Source):
+        contract(Source.choose(name), tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))

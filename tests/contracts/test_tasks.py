@@ -18,11 +18,22 @@ from chiasm.data.source import Source
 from chiasm.data.sources.scenes import Scenes
 from chiasm.evaluation.choice import Choice
 from chiasm.evaluation.protocol import requests_hash
-from chiasm.evaluation.request import Broken, EmbedRequest, Response, ScoreOrGenerate, ScoreRequest
+from chiasm.evaluation.request import Broken, EmbedRequest, GenerateRequest, Response, ScoreOrGenerate, ScoreRequest
 from chiasm.evaluation.run import evaluate
 from chiasm.evaluation.statistics import figure_of, reported_kinds, scores_of
 from chiasm.evaluation.task import Task
-from tests.contracts.task_data import LABELS, made, oracles, perfect, perfect_words
+from tests.contracts.task_data import (
+    LABELS,
+    answer_to,
+    is_true,
+    label_of,
+    made,
+    oracles,
+    perfect,
+    perfect_words,
+    right_answers,
+)
+from tests.evaluation.fakes import Listed
 
 EVERY = pytest.mark.parametrize("name", Task.names())
 BEST = {"CIDEr": 10.0}  # of metrics whose best is not 1
@@ -82,8 +93,9 @@ def test_chance_is_what_random_answers_get(name: str, levels: int) -> None:
     def drawn(shape: tuple[int, ...]) -> Response:
         return (rng.integers(0, levels, shape) if levels else rng.random(shape)).astype(np.float32)
 
+    shapes = [np.shape(response) for response in alike if isinstance(response, np.ndarray)]
     rounds = [
-        [figure_of(one) for one in task.measure(task.requests, [drawn(np.shape(one)) for one in alike]).metrics]
+        [figure_of(metric) for metric in task.measure(task.requests, [drawn(shape) for shape in shapes]).metrics]
         for _ in range(50)
     ]
     chances = [score.chance for score in scores_of(metrics, {}) if not score.group]
@@ -91,6 +103,27 @@ def test_chance_is_what_random_answers_get(name: str, levels: int) -> None:
     for metric, mean, chance, error in zip(metrics, np.mean(rounds, axis=0), chances, errors, strict=True):
         # The mean of ratios is not quite the ratio of means.
         assert abs(mean - chance) < 5 * error + (0.01 if metric.weight_I is not None else 1e-9), metric.name
+
+
+@EVERY
+def test_what_is_right_is_what_the_data_say(name: str) -> None:
+    """Of every request, in either form: what the task holds right, against the world that it was made of."""
+    task = made(Task.choose(name))
+    checked = 0
+    for request in task.requests:
+        if isinstance(request, ScoreRequest):
+            for column, phrasings in enumerate(request.texts):
+                assert all(is_true(request.images[0], text) == (column in request.true) for text in phrasings)
+            checked += 1
+        if isinstance(request, ScoreOrGenerate):
+            assert request.choices[request.true[0]] == answer_to(request.words)
+        elif isinstance(request, GenerateRequest):
+            assert request.references == right_answers(request)
+            checked += 1
+        elif isinstance(request, EmbedRequest):
+            assert request.kind == label_of(request.images[0])
+            checked += 1
+    assert checked == len(task.requests)
 
 
 @EVERY
@@ -202,8 +235,8 @@ def altered(kind: type[Task], name: str) -> dict[str, Any]:
             continue
         if (name, field.name) in OTHER:
             found[field.name] = OTHER[name, field.name]
-        elif isinstance(value, Source):
-            found[field.name] = replace(value, samples=value.samples[:-6])  # type: ignore[call-arg, attr-defined]  # Listed
+        elif isinstance(value, Listed):
+            found[field.name] = replace(value, samples=value.samples[:-6])
         else:
             found[field.name] = _another(value, hint)
         assert found[field.name] != value, field.name

@@ -56,7 +56,7 @@ def test_the_source_is_not_read_again(tmp_path: Path) -> None:
         sample = decoded[index]
         original = source.samples[index]
         assert (sample.key, sample.captions, sample.meta) == (original.key, original.captions, original.meta)
-        assert np.array_equal(sample.image.levels(), TRANSFORM.levels(original.image))
+        assert np.array_equal(sample.image.pixels_uint8(), TRANSFORM.pixels_uint8(original.image))
     assert source.read == []
     assert [sample.key for sample in decoded] == [sample.key for sample in source.samples]
 
@@ -67,10 +67,12 @@ def test_pictures_are_decoded_once_and_found_again_by_content(tmp_path: Path, de
     filled(source, tmp_path)
     assert len(decodings) == 20
     turned = Jpegs(tuple(reversed(source.samples)))
-    assert np.array_equal(filled(turned, tmp_path)[0].image.levels(), TRANSFORM.levels(turned.samples[0].image))
+    assert np.array_equal(
+        filled(turned, tmp_path)[0].image.pixels_uint8(), TRANSFORM.pixels_uint8(turned.samples[0].image)
+    )
     assert len(decodings) == 20
     changed = Jpegs((replace(source.samples[0], parts=(Image(jpeg(99)),)), *source.samples[1:]))
-    assert np.array_equal(filled(changed, tmp_path)[0].image.levels(), TRANSFORM.levels(Image(jpeg(99))))
+    assert np.array_equal(filled(changed, tmp_path)[0].image.pixels_uint8(), TRANSFORM.pixels_uint8(Image(jpeg(99))))
     assert len(decodings) == 21
     filled(source, tmp_path, replace(TRANSFORM, interpolation="bilinear"))
     assert len(decodings) == 41
@@ -105,7 +107,7 @@ def test_an_interrupted_cache_goes_on_where_it_was(
     decoded = filled(source, tmp_path)
     assert len(decodings) == len(set(decodings)) == 20
     for index in range(20):
-        assert np.array_equal(decoded[index].image.levels(), TRANSFORM.levels(source[index].image))
+        assert np.array_equal(decoded[index].image.pixels_uint8(), TRANSFORM.pixels_uint8(source[index].image))
 
 
 def test_what_cannot_be_decoded_is_remembered_and_skipped_as_ever(tmp_path: Path, decodings: list[str]) -> None:
@@ -134,7 +136,7 @@ def test_other_samples_keep_what_the_source_tells_of_them(tmp_path: Path) -> Non
     decoded = filled(Jpegs((chat, boxed, odd)), tmp_path)
     assert [part.text for part in decoded[0].parts if isinstance(part, Text)] == ["look", "and"]
     assert [image.size for image in decoded[0].images] == [(32, 32), (32, 32)]
-    assert np.array_equal(decoded[0].images[1].levels(), TRANSFORM.levels(pictures[1]))
+    assert np.array_equal(decoded[0].images[1].pixels_uint8(), TRANSFORM.pixels_uint8(pictures[1]))
     assert decoded[1].boxes == boxed.boxes
     assert decoded[2].meta == odd.meta
 
@@ -235,9 +237,9 @@ def test_pictures_of_a_store_are_kept(tmp_path: Path) -> None:
         assert decoded[0].image.size != (0, 0)
         with pytest.raises(DataError, match=r"there is no picture at memory://cached/1\.jpg"):
             transform(decoded[1].image)
-    assert np.array_equal(filled(source, tmp_path)[0].image.levels(), TRANSFORM.levels(Image(jpeg(0))))
+    assert np.array_equal(filled(source, tmp_path)[0].image.pixels_uint8(), TRANSFORM.pixels_uint8(Image(jpeg(0))))
     fast = replace(TRANSFORM, asked_decoding="fast")
-    assert np.array_equal(fast.levels(images[0]), fast.levels(Image(jpeg(0))))
+    assert np.array_equal(fast.pixels_uint8(images[0]), fast.pixels_uint8(Image(jpeg(0))))
     store.store.clear()
 
 

@@ -33,8 +33,8 @@ def test_random_crops_are_cut_from_the_picture_at_the_side_asked_for(tmp_path: P
     ]  # 8/7 * 32
     assert filled(source, tmp_path, AUGMENTED, side=100)[3].image.size == (63, 44)  # never enlarged
     near = replace(AUGMENTED, augment=Augment((1.0, 1.0), aspect=(15 / 11, 15 / 11)))  # the whole of sample 0
-    ours = near.levels(decoded[0].image, np.random.default_rng(0)).astype(int)
-    theirs = near.levels(source[0].image, np.random.default_rng(0))
+    ours = near.pixels_uint8(decoded[0].image, np.random.default_rng(0)).astype(int)
+    theirs = near.pixels_uint8(source[0].image, np.random.default_rng(0))
     assert np.abs(ours - theirs).mean() < 3  # it was resized twice
 
 
@@ -45,11 +45,11 @@ def test_crops_drawn_beforehand_are_those_of_the_exact_path(tmp_path: Path, deco
     assert decoded.pictures.bytes == 20 * 4 * 32 * 32 * 3
     for index in (0, 19):
         image = source.samples[index].image
-        drawn = [AUGMENTED.levels(image, np.random.default_rng([int(image.key, 16), at])) for at in range(4)]
+        drawn = [AUGMENTED.pixels_uint8(image, np.random.default_rng([int(image.key, 16), at])) for at in range(4)]
         assert len({one.tobytes() for one in drawn}) == 4
-        taken = [transform.levels(decoded[index].image, np.random.default_rng(at)) for at in range(40)]
+        taken = [transform.pixels_uint8(decoded[index].image, np.random.default_rng(at)) for at in range(40)]
         assert {one.tobytes() for one in taken} == {one.tobytes() for one in drawn}  # all of them, and nothing else
-        assert np.array_equal(transform.levels(decoded[index].image), drawn[0])
+        assert np.array_equal(transform.pixels_uint8(decoded[index].image), drawn[0])
     pixels = [
         batch.images.pixels
         for threads in (1, 3)
@@ -110,6 +110,6 @@ def test_parts_of_pictures_are_decoded_once(tmp_path: Path, monkeypatch: pytest.
     assert len(opened) == 2
     for index, one in enumerate(corners):
         cut = np.asarray(PIL.Image.open(io.BytesIO(jpeg(0))).convert("RGB").crop(one))
-        assert np.array_equal(decoded[index].image.levels(), TRANSFORM.levels(Image(cut)))
-        fast = replace(TRANSFORM, asked_decoding="fast").levels(samples[index].image).astype(int)
-        assert np.abs(fast - TRANSFORM.levels(samples[index].image)).mean() < 1
+        assert np.array_equal(decoded[index].image.pixels_uint8(), TRANSFORM.pixels_uint8(Image(cut)))
+        fast = replace(TRANSFORM, asked_decoding="fast").pixels_uint8(samples[index].image).astype(int)
+        assert np.abs(fast - TRANSFORM.pixels_uint8(samples[index].image)).mean() < 1

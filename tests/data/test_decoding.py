@@ -35,7 +35,7 @@ def _jpeg(**how: object) -> bytes:
 def _upright(data: bytes, eighths: int) -> np.ndarray:
     jpeg = Image(data).jpeg()
     assert jpeg is not None
-    return jpeg.levels(eighths)
+    return jpeg.pixels_uint8(eighths)
 
 
 @pytest.mark.parametrize("how", [{}, {"progressive": True}, {"subsampling": 0}, {"optimize": True}], ids=str)
@@ -48,12 +48,12 @@ def test_both_decoders_give_the_same_levels_on_photos() -> None:
     for path in sorted((shared_data("flickr8k") / "images").iterdir())[:40]:
         jpeg = Image(path).jpeg()
         assert jpeg is not None
-        np.testing.assert_array_equal(jpeg.levels(8), Image(path).levels(), err_msg=path.name)
+        np.testing.assert_array_equal(jpeg.pixels_uint8(8), Image(path).pixels_uint8(), err_msg=path.name)
 
 
 def test_grey_jpegs_are_read_by_both() -> None:
     data = _encoded(PIL.Image.fromarray(SMOOTH).convert("L"), format="JPEG")
-    np.testing.assert_array_equal(_upright(data, 8), Image(data).levels())
+    np.testing.assert_array_equal(_upright(data, 8), Image(data).pixels_uint8())
     assert _upright(data, 4).shape == (68, 98, 3)
 
 
@@ -65,9 +65,9 @@ def test_both_decoders_obey_exif(orientation: int) -> None:
     jpeg = image.jpeg()
     assert jpeg is not None
     assert jpeg.size == image.size == ((192, 128) if orientation < 5 else (128, 192))
-    np.testing.assert_array_equal(jpeg.levels(8), image.levels())
+    np.testing.assert_array_equal(jpeg.pixels_uint8(8), image.pixels_uint8())
     half = np.asarray(image.decode().reduce(2), np.int16)
-    assert np.abs(jpeg.levels(4) - half).mean() < 4  # turned another way, it would be 40 and more
+    assert np.abs(jpeg.pixels_uint8(4) - half).mean() < 4  # turned another way, it would be 40 and more
 
 
 MODES: dict[str, dict[str, object]] = {
@@ -97,7 +97,7 @@ def test_every_mode_is_the_same_picture_on_every_path(mode: str) -> None:
     else:
         picture = picture.quantize(64).convert("PA")
     image = Image(_encoded(picture, **MODES[mode]))
-    seen = image.levels()
+    seen = image.pixels_uint8()
     assert seen.shape == SMOOTH.shape
     grey = PIL.Image.fromarray(SMOOTH).convert("L").convert("RGB")
     expected = {
@@ -107,7 +107,7 @@ def test_every_mode_is_the_same_picture_on_every_path(mode: str) -> None:
         **dict.fromkeys(("L", "LA", "I;16"), grey),
     }.get(mode, PIL.Image.fromarray(SMOOTH))
     assert np.abs(seen.astype(int) - np.asarray(expected)).mean() < (4 if mode in ("CMYK", "YCbCr") else 0.01)
-    exact, fast = EXACT.levels(image).astype(int), FAST.levels(image).astype(int)
+    exact, fast = EXACT.pixels_uint8(image).astype(int), FAST.pixels_uint8(image).astype(int)
     assert np.abs(exact - fast).mean() < 0.5
 
 
@@ -121,8 +121,8 @@ def test_a_jpeg_that_is_cut_short_is_an_error_on_every_path() -> None:
 
 def test_a_jpeg_that_is_merely_odd_is_read_alike_on_every_path() -> None:
     odd = _jpeg()[:-2] + b"\x00" * 40  # its end mark is lost, its pixels are whole
-    np.testing.assert_array_equal(_upright(odd, 8), Image(odd).levels())
-    np.testing.assert_array_equal(_upright(odd, 1), Image(odd).levels())  # the strict decoder leaves it to Pillow
+    np.testing.assert_array_equal(_upright(odd, 8), Image(odd).pixels_uint8())
+    np.testing.assert_array_equal(_upright(odd, 1), Image(odd).pixels_uint8())  # the strict decoder leaves it to Pillow
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

@@ -38,10 +38,10 @@ def _processor(transform: ImageTransform) -> Callable[[PIL.Image.Image], np.ndar
     else:
         processor = transformers.SiglipImageProcessorPil(size={"height": size, "width": size})
 
-    def levels(picture: PIL.Image.Image) -> np.ndarray:
+    def pixels_uint8(picture: PIL.Image.Image) -> np.ndarray:
         return transform.shown(processor(picture, return_tensors="pt")["pixel_values"][0]).astype(int)
 
-    return levels
+    return pixels_uint8
 
 
 @pytest.mark.parametrize("transform", [CLIP, SIGLIP], ids=["clip", "siglip"])
@@ -49,10 +49,10 @@ def test_photos_are_what_transformers_makes_of_them(transform: ImageTransform) -
     theirs = _processor(transform)
     fast = replace(transform, asked_decoding="fast")
     for path in _photos(20):
-        exact = transform.levels(Image(path)).astype(int)
+        exact = transform.pixels_uint8(Image(path)).astype(int)
         with PIL.Image.open(path) as picture:
             assert np.abs(exact - theirs(picture.convert("RGB"))).max() <= 1, path.name
-        assert np.abs(exact - fast.levels(Image(path))).mean() < 3, path.name
+        assert np.abs(exact - fast.pixels_uint8(Image(path))).mean() < 3, path.name
 
 
 @pytest.mark.parametrize("transform", [CLIP, SIGLIP], ids=["clip", "siglip"])
@@ -73,9 +73,9 @@ def test_extreme_sizes_are_what_transformers_makes_of_them(transform: ImageTrans
 
 
 def _hold_beside(transform: ImageTransform, levels: np.ndarray) -> None:
-    exact = transform.levels(Image(levels)).astype(int)
+    exact = transform.pixels_uint8(Image(levels)).astype(int)
     assert np.abs(exact - _processor(transform)(PIL.Image.fromarray(levels))).max() <= 1
-    fast = replace(transform, asked_decoding="fast").levels(Image(levels))
+    fast = replace(transform, asked_decoding="fast").pixels_uint8(Image(levels))
     assert np.abs(exact - fast).mean() < 1  # noise is the worst that resizing can meet
 
 
@@ -83,7 +83,7 @@ def test_what_would_not_fit_into_memory_is_never_scaled_whole() -> None:
     """1 x 40,000 pixels would be 224 x 9 million, 6 GB; its columns are constant, so one of them tells all."""
     levels = np.random.default_rng(0).integers(0, 256, (40_000, 1, 3), np.uint8)
     for decoding in ("exact", "fast"):
-        seen = replace(CLIP, asked_decoding=decoding).levels(Image(levels))
+        seen = replace(CLIP, asked_decoding=decoding).pixels_uint8(Image(levels))
         assert seen.shape == (224, 224, 3)
         assert (seen == seen[:, :1]).all()
         middle = PIL.Image.fromarray(levels[19_990:20_010])  # scaled 224 times: the middle pixel and its halves around
@@ -111,13 +111,13 @@ def test_the_fast_path_takes_the_same_window(transform: ImageTransform) -> None:
     sizes = ((64, 64), (50, 90), (33, 40), (64, 20), (1, 1))
     scaled = [np.asarray(PIL.Image.fromarray(blobs).resize(size, PIL.Image.Resampling.BICUBIC)) for size in sizes]
     for image in (*photos, *map(Image, scaled)):
-        assert np.abs(transform.levels(image).astype(int) - fast.levels(image)).mean() < 3, image
+        assert np.abs(transform.pixels_uint8(image).astype(int) - fast.pixels_uint8(image)).mean() < 3, image
 
 
 def test_a_long_picture_that_is_scaled_below_the_window_is_framed() -> None:
     levels = np.full((1_200_000, 1, 3), 255, np.uint8)
     for decoding in ("exact", "fast"):
-        seen = replace(CLIP, size=32, resize_to=10, asked_decoding=decoding).levels(Image(levels))
+        seen = replace(CLIP, size=32, resize_to=10, asked_decoding=decoding).pixels_uint8(Image(levels))
         assert (seen[:, 11:21] == 255).all()
         assert (seen[:, :11] == 0).all()
         assert (seen[:, 21:] == 0).all()
@@ -131,7 +131,7 @@ def test_random_crops_are_what_torchvision_makes_of_them(area: tuple[float, floa
     assert transform.augment is not None
     fast, off = replace(transform, decoding="fast"), []
     for seed, path in enumerate(_photos(25)):
-        exact = transform.levels(Image(path), np.random.default_rng(seed)).astype(int)
+        exact = transform.pixels_uint8(Image(path), np.random.default_rng(seed)).astype(int)
         with PIL.Image.open(path) as opened:
             picture = opened.convert("RGB")
         box, mirrored = transform.augment.drawn(picture.size, np.random.default_rng(seed))
@@ -140,7 +140,7 @@ def test_random_crops_are_what_torchvision_makes_of_them(area: tuple[float, floa
         theirs = torchvision.resized_crop(picture, top, left, bottom - top, right - left, [224, 224], bicubic)
         theirs = torchvision.hflip(theirs) if mirrored else theirs
         assert np.abs(exact - np.asarray(theirs)).max() <= 1, path.name
-        off.append(np.abs(exact - fast.levels(Image(path), np.random.default_rng(seed))).mean())
+        off.append(np.abs(exact - fast.pixels_uint8(Image(path), np.random.default_rng(seed))).mean())
     assert max(off) < 3
 
 
@@ -157,20 +157,20 @@ def test_large_photos_are_decoded_at_a_reduced_size_and_stay_close(monkeypatch: 
     from chiasm.data import decoding
 
     seen: set[int] = set()
-    whole = decoding.Jpeg.levels
+    whole = decoding.Jpeg.pixels_uint8
 
-    def levels(self: decoding.Jpeg, eighths: int) -> np.ndarray:
+    def pixels_uint8(self: decoding.Jpeg, eighths: int) -> np.ndarray:
         seen.add(eighths)
         return whole(self, eighths)
 
-    monkeypatch.setattr(decoding.Jpeg, "levels", levels)
+    monkeypatch.setattr(decoding.Jpeg, "pixels_uint8", pixels_uint8)
     exact, fast = ImageTransform(96), ImageTransform(96, asked_decoding="fast")
     for path in list(_photos(4)):
         with PIL.Image.open(path) as picture:
             for scale in (1, 2, 4, 8):
                 size = (picture.width * scale, picture.height * scale)
                 image = Image(_saved(picture.convert("RGB").resize(size, PIL.Image.Resampling.BICUBIC)))
-                difference = exact.levels(image).astype(int) - fast.levels(image)
+                difference = exact.pixels_uint8(image).astype(int) - fast.pixels_uint8(image)
                 assert np.abs(difference).mean() < 3
     assert seen >= {1, 2, 4, 8}
 

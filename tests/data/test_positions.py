@@ -34,5 +34,5 @@ def test_a_video_spans_time_too_and_pictures_may_touch() -> None:
 
 
 def test_slots_that_are_not_those_of_the_pictures_are_an_error() -> None:
-    with pytest.raises(ValueError, match="3 slots are not those"):
+    with pytest.raises(ValueError, match="3 image tokens are not those"):
         three_axes(image_tokens("xxx"), [(1, 2, 2)])

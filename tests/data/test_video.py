@@ -67,7 +67,7 @@ def test_frames_size_and_duration_are_those_of_another_reader(codec: str, ending
     indices = (0, 1, 5, 5, 11, 12, 13, 30, 34)  # within and across groups of pictures, and one again
     found = list(video.read(indices))
     for at, frame in zip(indices, found, strict=True):
-        assert np.array_equal(frame.levels(), expected[at]), at
+        assert np.array_equal(frame.pixels_uint8(), expected[at]), at
     assert video.times(indices) == pytest.approx([at / RATE for at in indices])
     assert found[2] is found[3]
 
@@ -84,7 +84,7 @@ def test_films_of_cameras_stand_upright(name: str) -> None:
     file = shared_data("video") / "containers" / name
     video, expected = Video(file), by_opencv(file)
     assert video.size == (expected[0].shape[1], expected[0].shape[0])
-    found = [frame.levels() for frame in video.read(range(video.count))]
+    found = [frame.pixels_uint8() for frame in video.read(range(video.count))]
     assert len(found) == len(expected)
     assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
 
@@ -93,7 +93,7 @@ def test_a_file_without_a_count_in_its_header_is_counted() -> None:
     video = Video(shared_data("video") / "containers" / "flipping_a_pancake.mkv")
     assert (video.size, video.count, video.rate) == ((426, 240), 310, 30)
     last = video.read((309,))
-    assert np.array_equal(next(last).levels(), by_opencv(Path(str(video.source)))[309])
+    assert np.array_equal(next(last).pixels_uint8(), by_opencv(Path(str(video.source)))[309])
 
 
 def test_nothing_is_read_before_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_a_film_in_a_store_is_read_by_range(tmp_path: Path) -> None:
     fsspec.filesystem("memory").pipe("/films/film.mp4", file.read_bytes())
     video = Video("memory://films/film.mp4")
     assert (video.key, video.count, video.name) == (Video(file).key, 35, "memory://films/film.mp4")
-    assert np.array_equal(next(video.read((20,))).levels(), by_opencv(file)[20])
+    assert np.array_equal(next(video.read((20,))).pixels_uint8(), by_opencv(file)[20])
     with pytest.raises(DataError, match=r"there is nothing at memory://films/other.mp4"):
         _ = Video("memory://films/other.mp4").count
 
@@ -272,7 +272,7 @@ def test_a_frame_that_is_broken_is_named(tmp_path: Path) -> None:
     file.write_bytes(content)
     video = Video(file)
     assert (video.count, video.size) == (35, (WIDTH, HEIGHT))
-    assert np.array_equal(next(video.read((3,))).levels(), next(whole.read((3,))).levels())
+    assert np.array_equal(next(video.read((3,))).pixels_uint8(), next(whole.read((3,))).pixels_uint8())
     with pytest.raises(DataError, match=r"film.mp4"):
         list(video.read(range(video.count)))
 
@@ -307,7 +307,7 @@ def test_a_poster_stands_for_the_whole(tmp_path: Path) -> None:
     (poster,) = video.images
     assert isinstance(poster, Poster)
     assert poster.key == video.key
-    assert np.array_equal(poster.levels(), by_opencv(tmp_path / "a.mp4")[0])
+    assert np.array_equal(poster.pixels_uint8(), by_opencv(tmp_path / "a.mp4")[0])
     assert video.with_images(lambda _: other.poster) is other
     grey = Image(np.full((8, 8, 3), 128, np.uint8))
     assert video.with_images(lambda _: grey).frames == (grey,)

@@ -18,9 +18,9 @@ from chiasm.data.sources.webdataset import write_shards
 from chiasm.diagnosis import machine
 from chiasm.diagnosis.check import Check
 from chiasm.diagnosis.checks import disk, step
-from chiasm.diagnosis.checks.captions import Captions
+from chiasm.diagnosis.checks.captions import CaptionsCheck
 from chiasm.diagnosis.checks.cut import Cut
-from chiasm.diagnosis.finding import Diagnosis, Rows
+from chiasm.diagnosis.finding import Diagnosis, FlaggedRows
 from chiasm.diagnosis.run import diagnose
 from chiasm.diagnosis.seen import TRAINING, look
 from chiasm.diagnosis.setting import Setting
@@ -142,7 +142,7 @@ def test_shared_captions_and_copied_pictures(tmp_path: Path) -> None:
 
 def test_empty_captions(tmp_path: Path) -> None:
     setting = Setting(load_recipe(clean(tmp_path)))
-    check = Captions(setting)
+    check = CaptionsCheck(setting)
     listed = Listed((Sample("a", (), captions=("", "a dog")), Sample("b", (), captions=("a cat",))))
     for index in range(2):
         check.see(look(TRAINING, listed, index, None))
@@ -337,7 +337,7 @@ def test_every_check_is_found_by_walking_the_folder() -> None:
 
 
 def test_rows_are_named_up_to_some_and_counted_beyond() -> None:
-    rows = Rows()
+    rows = FlaggedRows()
     for at in range(100):
         rows.add(str(at))
     assert (rows.count, len(rows.kept)) == (100, 8)

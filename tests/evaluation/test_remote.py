@@ -16,7 +16,7 @@ from chiasm.evaluation.run import evaluate
 from chiasm.evaluation.task import Task
 from chiasm.evaluation.tasks.pairs import Pairs
 from chiasm.evaluation.tasks.probes import Probes
-from chiasm.weights.endpoint import Encoding, Endpoint, Settings, connect
+from chiasm.weights.endpoint import Encoding, Endpoint, EndpointSettings, connect
 from tests.evaluation.fakes import COLOURS, sees, world
 from tests.evaluation.test_run import run, score, unseconded
 from tests.weights.served import Answer, images_of, likely, said, served, words_of
@@ -29,7 +29,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def endpoint(url: str, **entries: Any) -> Endpoint:
     lossless = {"pictures": Encoding("png"), "retries": 1, "concurrency": 4, "timeout": 5.0}
-    return connect(Settings(url, "pictor", **{**lossless, **entries}))
+    return connect(EndpointSettings(url, "pictor", **{**lossless, **entries}))
 
 
 def number_seen(body: dict[str, Any]) -> int:

@@ -270,7 +270,7 @@ def test_a_model_learns_to_answer_with_words_and_a_picture() -> None:
         assert isinstance(text, Text)
         assert isinstance(image, Image)
         assert (text.text, text.role, image.role) == ("here", "assistant", "assistant")
-        assert np.array_equal(image.levels(), sample.images[0].levels())
+        assert np.array_equal(image.pixels_uint8(), sample.images[0].pixels_uint8())
     names = [*NAMED]
     likely = model.log_likelihood(
         [

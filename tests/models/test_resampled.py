@@ -110,14 +110,14 @@ def test_a_layout_that_does_not_fit_is_refused(name: str, layout: dict[str, int]
 
 def test_fresh_adapters_wait_for_their_second_step_and_nothing_else_does() -> None:
     """Their upper halves are zeros: until these have moved, no gradient reaches the lower ones."""
-    assert not made("qwen_vl").waiting()
+    assert not made("qwen_vl").expected_zero_grad()
     model = made("monkey").train()
     torch.autograd.backward(model.losses(model.processor(samples(target=True)))["next_token"])
     still = {name for name, one in model.named_parameters() if one.grad is None or not one.grad.any()}
     still = {name for name in still if not name.endswith("attention.k.bias")}  # of which a softmax knows nothing
-    assert still == model.waiting()
+    assert still == model.expected_zero_grad()
     with torch.no_grad():
         for name, one in model.named_parameters():
             if ".up." in name:
                 one.add_(0.01)
-    assert not model.waiting()
+    assert not model.expected_zero_grad()

@@ -18,12 +18,12 @@ from chiasm.models import clip, siglip
 from chiasm.nn.image_towers import efficientnet_lite
 from chiasm.nn.patch_mask import PatchMask
 from chiasm.nn.text_towers import transformer
-from chiasm.objectives.siglip2 import Config, SigLIP2, Views
+from chiasm.objectives.siglip2 import Config, SigLIP2Objective, Views
 from tests.objectives.worlds import VIEWS, loop, made, tiny_siglip
 from tests.worlds import Patches, tiny_clip, tiny_processor
 
 
-def _batch(objective: SigLIP2, position: int = 0, count: int = 6) -> Batch:
+def _batch(objective: SigLIP2Objective, position: int = 0, count: int = 6) -> Batch:
     model = tiny_siglip()
     batch, skipped = Reader(Patches(60), model.processor, count, seed=1, extend=objective.extend).batch_at(position)
     assert not skipped
@@ -31,9 +31,9 @@ def _batch(objective: SigLIP2, position: int = 0, count: int = 6) -> Batch:
     return batch
 
 
-def _built() -> tuple[siglip.SigLIP, SigLIP2]:
+def _built() -> tuple[siglip.SigLIP, SigLIP2Objective]:
     model, objective = made("siglip2")
-    assert isinstance(objective, SigLIP2)
+    assert isinstance(objective, SigLIP2Objective)
     assert isinstance(model, siglip.SigLIP)
     return model, objective
 
@@ -151,7 +151,7 @@ def test_the_teacher_follows_from_where_it_begins() -> None:
     assert objective.patch_centre_K.any()
 
 
-def _compared(objective: SigLIP2, model: siglip.SigLIP, shown: PixelImages, taught: Views) -> dict[str, float]:
+def _compared(objective: SigLIP2Objective, model: siglip.SigLIP, shown: PixelImages, taught: Views) -> dict[str, float]:
     """The two losses of a student that sees some pictures, and a teacher that sees others."""
     pooled_BD, tokens_BPD = objective.teacher["vision"].both(taught.whole)  # type: ignore[operator]
     local_BVK = objective.head(model.vision(taught.local)).unflatten(0, (len(shown), -1))
@@ -173,7 +173,7 @@ def test_a_run_learns_to_tell_its_pictures_by_a_view_and_its_patches_by_their_su
     assert "self_distillation" not in lines[0]
     assert "self_distillation" in lines[-1]
     objective, model = run.objective.eval(), run.model.eval()
-    assert isinstance(objective, SigLIP2)
+    assert isinstance(objective, SigLIP2Objective)
     assert isinstance(model, siglip.SigLIP)
     batch = _batch(objective, count=24)
     views = batch.part(Views)

@@ -21,7 +21,7 @@ from chiasm.serving import page
 from chiasm.serving.index import Index
 from chiasm.serving.page import app as app_module
 from chiasm.serving.page import make_app, serve
-from chiasm.serving.page.thumbnails import Thumbnails
+from chiasm.serving.page.thumbnails import IndexThumbnails
 from chiasm.serving.search import Finder
 from tests.serving.made import colour_model, folder_of, picture
 
@@ -189,9 +189,9 @@ def test_bytes_that_are_no_text_in_names_are_shown(photos: Path) -> None:
 
 def test_thumbnails_are_kept_up_to_a_limit(finder: Finder, tmp_path: Path) -> None:
     names = {entry.key: entry.name for entry in finder.entries}
-    made = Thumbnails(finder.index.folder, names, tmp_path / "kept")
+    made = IndexThumbnails(finder.index.folder, names, tmp_path / "kept")
     one = len(made.small(next(iter(names))))
-    few = Thumbnails(finder.index.folder, names, tmp_path / "few", most_bytes=8 * one)
+    few = IndexThumbnails(finder.index.folder, names, tmp_path / "few", most_bytes=8 * one)
     for key in names:
         few.small(key)
         assert sum(file.stat().st_size for file in (tmp_path / "few").iterdir()) <= 8 * one * 1.2
@@ -207,7 +207,7 @@ def test_thumbnails_are_kept_up_to_a_limit(finder: Finder, tmp_path: Path) -> No
 def test_a_large_picture_is_scaled(photos: Path) -> None:
     PIL.Image.new("RGB", (4000, 1000), (200, 0, 0)).save(photos / "wide.png")
     key = Image(photos / "wide.png").key
-    made = Thumbnails(photos, {key: "wide.png"}, photos.parent / "kept")
+    made = IndexThumbnails(photos, {key: "wide.png"}, photos.parent / "kept")
     assert PIL.Image.open(io.BytesIO(made.small(key))).size == (320, 80)
     assert PIL.Image.open(io.BytesIO(made.large(key))).size == (1600, 400)
 

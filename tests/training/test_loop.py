@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -23,15 +24,18 @@ from chiasm.data.reader import Reader
 from chiasm.errors import TrainingError
 from chiasm.models import clip
 from chiasm.models.model import Model
+from chiasm.nn import precision
+from chiasm.training import loop as loop_module
 from chiasm.training.loop import Loop
 from chiasm.training.settings import PartSettings, Training
 from tests.worlds import Patches, tiny_clip, tiny_processor
 
 
-def _loop(folder: Path, model: Model | None = None, **changes: Any) -> Loop:
+def _loop(folder: Path, model: Model | None = None, console: Console | None = None, **changes: Any) -> Loop:
     settings = Training(**{"steps": 12, "learning_rate": 1e-3, "device": "cpu", "log_every": 1, **changes})
     reader = Reader(Patches(64), tiny_processor(), 16, seed=1)
-    return Loop(model or tiny_clip(), reader, settings, folder, recipe="name: test\n", console=Console(quiet=True))
+    shown = console or Console(quiet=True)
+    return Loop(model or tiny_clip(), reader, settings, folder, recipe="name: test\n", console=shown)
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
@@ -182,6 +186,35 @@ def test_bf16_learns_in_low_precision_and_keeps_full_weights(tmp_path: Path) -> 
     assert set(seen) == {torch.bfloat16}
     assert all(tensor.dtype == torch.float32 for tensor in _weights(loop).values())
     assert [line["loss"] for line in _lines(tmp_path)] == pytest.approx(_full_losses(tmp_path / "full"), rel=0.05)
+
+
+def test_auto_is_chosen_once_and_kept_where_another_machine_would_choose_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _loop(tmp_path / "whole", precision="bf16")
+    whole.run()
+    _bf16_is(4.0, monkeypatch)
+    first = _loop(tmp_path / "cut", precision="auto", checkpoint_every=5)
+    first.run()
+    assert _lines(tmp_path / "cut")[0] == {"step": 0, "precision": "bf16", "bf16_gain": 4.0}
+    _bf16_is(0.2, monkeypatch)
+    told = Console(record=True, width=200, quiet=False, file=io.StringIO())
+    second = _loop(tmp_path / "cut", tiny_clip(seed=9), precision="auto", console=told)
+    assert second.resume() == 10
+    assert "auto goes on in bf16, in which this run began; here a new run would take float32" in told.export_text()
+    second.run()
+    assert second.pace.work.dtype == torch.bfloat16
+    for name, tensor in _weights(whole).items():
+        assert torch.equal(_weights(second)[name], tensor), name
+    fresh = _loop(tmp_path / "fresh", precision="auto", steps=1)
+    fresh.run()
+    assert _lines(tmp_path / "fresh")[0] == {"step": 0, "precision": "float32", "bf16_gain": 0.2}
+
+
+def _bf16_is(gain: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has this device multiply bf16 matrices so many times as fast as float32 ones."""
+    for module in (precision, loop_module):
+        monkeypatch.setattr(module, "bf16_gain", lambda _device: gain)
 
 
 def _full_losses(folder: Path) -> list[float]:

@@ -19,7 +19,7 @@ import pytest
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import DataError, MissingExtra, RecipeError, RemoteError
-from chiasm.weights.endpoint import Encoding, Endpoint, ScoringEndpoint, Settings, connect
+from chiasm.weights.endpoint import Encoding, Endpoint, EndpointSettings, ScoringEndpoint, connect
 from chiasm.weights.endpoint import client as client_module
 from tests.weights.served import KEY, Answer, images_of, likely, said, served, words_of
 
@@ -33,7 +33,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def endpoint(url: str, **entries: Any) -> Endpoint:
-    return connect(Settings(url, "pictor", **{"key": "PICTOR_KEY", "timeout": 5.0, "retries": 2, **entries}))
+    return connect(EndpointSettings(url, "pictor", **{"key": "PICTOR_KEY", "timeout": 5.0, "retries": 2, **entries}))
 
 
 def sample(words: str = "What is it?", *pictures: Image) -> Sample:
@@ -322,13 +322,13 @@ def test_mistakes_in_the_settings_are_told(entries: dict[str, Any], told: str) -
     from chiasm.config import parse
 
     with pytest.raises(RecipeError, match=told) as caught:
-        Endpoint(parse(Settings, {"url": "https://host/v1", "model": "m", **entries}))
+        Endpoint(parse(EndpointSettings, {"url": "https://host/v1", "model": "m", **entries}))
     assert "sk-abc" not in str(caught.value)
     assert "word@" not in str(caught.value)
 
 
 def test_the_protocol_is_what_replies_depend_on() -> None:
-    base = Settings("https://host/v1", "m")
+    base = EndpointSettings("https://host/v1", "m")
     same = replace(base, url="https://other/v1", concurrency=1, timeout=1.0, price_in=2.0, requests_a_minute=5.0)
     assert same.protocol() == base.protocol()
     others = [
@@ -346,4 +346,4 @@ def test_the_protocol_is_what_replies_depend_on() -> None:
 def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx", None)
     with pytest.raises(MissingExtra, match=r"needs the package 'httpx': pip install 'chiasm\[remote\]'"):
-        Endpoint(Settings("https://host/v1", "m"))
+        Endpoint(EndpointSettings("https://host/v1", "m"))

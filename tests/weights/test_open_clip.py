@@ -232,7 +232,7 @@ def test_a_picture_smaller_than_its_crop_is_framed_in_black() -> None:
     crop = open_clip.transform.CenterCropOrPad(301)
     for size in ((200, 330), (330, 200), (200, 210), (301, 200)):
         picture = tiny.rgb(file).resize(size)
-        made = ImageTransform(301, "none", centre="even").levels(Image(np.asarray(picture)))
+        made = ImageTransform(301, "none", centre="even").pixels_uint8(Image(np.asarray(picture)))
         assert np.array_equal(made, np.asarray(crop(picture)))
 
 

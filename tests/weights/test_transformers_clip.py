@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+import chiasm
 from chiasm.data.batch import Batch
 from chiasm.data.image import Image
 from chiasm.data.processor import PairProcessor
@@ -74,6 +75,23 @@ def test_each_activation_computes_what_transformers_computes(act: str, tmp_path:
     ours = hub.load(written(tmp_path, peer))
     assert isinstance(ours, clip.CLIP)
     assert_same_model(ours, peer, tmp_path)
+
+
+def test_bf16_rounds_no_more_than_transformers_does(tmp_path: Path) -> None:
+    exact, pictures = tiny.clip_model(), tiny.photos()[: len(tiny.CAPTIONS)]
+    ours = chiasm.load(written(tmp_path, exact), precision="bf16")
+    theirs = transformers.CLIPModel.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    batch = peer_batch(tmp_path, exact.config.text_config.max_position_embeddings, pictures)
+    assert isinstance(ours, clip.CLIP)
+    with torch.no_grad():
+        wanted, rounded = exact(**batch), theirs(**batch)
+        images = ours.embed_images([Image(one) for one in pictures])
+        texts = ours.embed_texts(tiny.CAPTIONS[: len(pictures)])
+    for found, by_theirs, exactly in (
+        (images, rounded.image_embeds, wanted.image_embeds),
+        (texts, rounded.text_embeds, wanted.text_embeds),
+    ):
+        assert 0 < (found - exactly).square().mean() <= 1.2 * (by_theirs - exactly).square().mean()
 
 
 @pytest.mark.parametrize(

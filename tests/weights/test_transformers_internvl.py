@@ -259,7 +259,7 @@ def test_what_cannot_be_followed_is_refused(tmp_path: Path) -> None:
     for change, told in (
         ({"vision_feature_layer": -2}, "vision_feature_layer"),
         ({"downsample_ratio": 0.4}, r"downsample_ratio 0\.4 makes no squares"),
-        ({"image_seq_length": 9}, "image_seq_length is 9, but the model makes 4 slots"),
+        ({"image_seq_length": 9}, "image_seq_length is 9, but a tile makes 4 image tokens"),
         ({"vision_config": settings["vision_config"] | {"use_mean_pooling": False}}, "use_mean_pooling"),
         ({"vision_config": settings["vision_config"] | {"image_size": [56, 70]}}, "56x70 pixels are not square"),
         ({"vision_config": settings["vision_config"] | {"image_size": [112, 112]}}, "but the model sees 112"),

@@ -91,6 +91,20 @@ def test_scores_and_answers_agree_with_transformers(kind: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_bf16_rounds_no_more_than_transformers_does(kind: str, tmp_path: Path) -> None:
+    exact = peer(kind, tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    ours = chiasm.load(tmp_path, precision="bf16")
+    assert isinstance(ours, Language)
+    rows = [torch.randint(3, 300, (20,)).tolist() for _ in range(16)]
+    with torch.no_grad():
+        wanted = exact(torch.tensor(rows)).logits
+        off = (torch.stack(logits(ours, rows)) - wanted).square().mean()
+        theirs_off = (theirs(torch.tensor(rows)).logits - wanted).square().mean()
+    assert 0 < off <= 1.2 * theirs_off
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_we_write_transformers_reads(kind: str, tmp_path: Path) -> None:
     theirs = peer(kind, tmp_path / "theirs")
     ours = chiasm.load(tmp_path / "theirs")

@@ -118,6 +118,7 @@ def workers_of(options: argparse.Namespace) -> Workers:
 def _words(options: argparse.Namespace) -> list[str]:
     """The command line again, for another process."""
     words = [str(options.model), *options.overrides, "--device", options.device]
+    words += ["--precision", options.precision]
     words += ["--batch-tokens", str(options.batch_tokens), "--baselines", *options.baselines]
     words += [word for package in options.allow for word in ("--allow", package)]
     for name in ("tasks", "out", "score_by"):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from chiasm.cli._precision import add_precision
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a run's folder, a checkpoint's, or the name of one on the Hub (OWNER/NAME)")
@@ -22,6 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=("float32", "float16"), default="float32", help="of the rows (default: float32)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    add_precision(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -32,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     from chiasm.weights import load
 
     source = source_of(options.what, options.overrides)
-    model = load(options.model, options.device)
+    model = load(options.model, options.device, precision=options.precision)
     told = embed(
         model,
         source,

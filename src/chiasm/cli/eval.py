@@ -13,6 +13,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chiasm.cli._precision import add_precision
+
 if TYPE_CHECKING:
     from chiasm.cli._workers import Workers
     from chiasm.models.model import Model
@@ -32,6 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, help="where answers, scores and report go (default: the run's folder)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    add_precision(parser)
     parser.add_argument("--score-by", help="of generative models: likelihood, gain or yes (default: the recipe's)")
     parser.add_argument(
         "--baselines",
@@ -112,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
         model,
         recipe.evaluation,
         folder / EVALUATION,
-        about={"name": name, "checkpoint": str(options.model)},
+        about={"name": name, "checkpoint": str(options.model), **_precision_of(model)},
         fingerprint=marks,
         baselines=baselines,
         options=how,
@@ -127,7 +130,15 @@ def run(options: argparse.Namespace) -> int:
 def _loaded(options: argparse.Namespace, workers: Workers) -> Model:
     from chiasm.weights import load
 
-    return load(options.model, workers.device(options.device))
+    return load(options.model, workers.device(options.device), precision=options.precision)
+
+
+def _precision_of(model: Model | Endpoint) -> dict[str, str]:
+    """What results say of the precision that was computed in; nothing of float32, and of what another machine does."""
+    from torch import nn
+
+    dtype = next(model.parameters()).dtype if isinstance(model, nn.Module) else None
+    return {} if dtype is None or str(dtype) == "torch.float32" else {"precision": str(dtype).removeprefix("torch.")}
 
 
 def _connected(options: argparse.Namespace) -> Endpoint:
@@ -135,11 +146,11 @@ def _connected(options: argparse.Namespace) -> Endpoint:
 
     from chiasm.config import parse
     from chiasm.experiment.entries import read_entries
-    from chiasm.weights.endpoint import Settings, connect
+    from chiasm.weights.endpoint import EndpointSettings, connect
 
     if options.processes > 1 or options.share:
         from chiasm.errors import RecipeError
 
         raise RecipeError("one process asks an endpoint many things at once; set `concurrency` in its file instead")
-    settings = parse(Settings, read_entries(Path(options.model)), options.model)
+    settings = parse(EndpointSettings, read_entries(Path(options.model)), options.model)
     return connect(replace(settings, score_by=options.score_by) if options.score_by else settings)

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chiasm.cli._precision import add_precision
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -41,6 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--index", type=Path, help="where indexes are kept (default: the user's cache)")
     parser.add_argument("--exact", action="store_true", help="compare every picture, however many there are")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    add_precision(parser, default="auto")
     written = parser.add_mutually_exclusive_group()
     written.add_argument("--json", action="store_true", help="the answer as JSON")
     written.add_argument("--csv", action="store_true", help="the answer as CSV")
@@ -60,7 +63,8 @@ def run(options: argparse.Namespace) -> int:
     home = index_home(options.folder, options.index)
     name = _model(options, home)
     given = Path(name).resolve() if Path(name).exists() else name  # found again from anywhere
-    index = Index(options.folder, load(name, options.device), home, about=str(given))
+    model = load(name, options.device, precision=options.precision)
+    index = Index(options.folder, model, home, about=str(given))
     _tell(index.update(notes), notes)
     finder = Finder(index, sys.maxsize if options.exact else EXACT_UP_TO)
     if options.serve:

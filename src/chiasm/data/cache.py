@@ -238,12 +238,12 @@ class DecodedSource(Source):
 
     def _decoded(self, image: Image) -> NDArray[np.uint8]:
         if self.crops is not None:
-            whole = Image(image.levels())
+            whole = Image(image.pixels_uint8())
             # Drawn from the content, so that a cache made in two sittings is the one made in one.
             drawn = (np.random.default_rng([int(image.key, 16), at]) for at in range(self.crops))
-            return np.concatenate([self.transform.levels(whole, generator) for generator in drawn])
+            return np.concatenate([self.transform.pixels_uint8(whole, generator) for generator in drawn])
         if self.side is None:
-            return self.transform.levels(image)
+            return self.transform.pixels_uint8(image)
         picture = image.decode()
         size = _shrunk(picture.size, self.side)
         return np.asarray(picture) if size == picture.size else resized(picture, size, self.transform.interpolation)

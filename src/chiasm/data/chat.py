@@ -32,6 +32,26 @@ class Rendered:
     text: str
     spans: tuple[tuple[int, int], ...]
 
+    def expanded(self, written: Sequence[str]) -> Rendered:
+        """The text with each IMAGE and VIDEO replaced by what is written for it, in order; the spans move along."""
+        pieces = re.split(f"[{IMAGE}{VIDEO}]", self.text)
+        text, end = pieces[0], len(pieces[0])
+        shifts = [(0, 0)]  # (character, by how much everything from it on moves)
+        for placeholder, piece in zip(written, pieces[1:], strict=True):
+            end += 1
+            shifts.append((end, shifts[-1][1] + len(placeholder) - 1))
+            text += placeholder + piece
+            end += len(piece)
+
+        def moved(character: int) -> int:
+            return character + next(shift for start, shift in reversed(shifts) if character >= start)
+
+        return Rendered(text, tuple((moved(first), moved(last)) for first, last in self.spans))
+
+    def covered(self, offsets: Sequence[tuple[int, int]]) -> list[bool]:
+        """Which tokens hold a character of a span. offsets: (start, end) of each token in the text."""
+        return [any(start < last and end > first for first, last in self.spans) for start, end in offsets]
+
 
 @dataclass(frozen=True)
 class ChatTemplate:
@@ -240,28 +260,3 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, Mapping | list):
         for one in value.values() if isinstance(value, Mapping) else value:
             yield from _strings(one)
-
-
-def expanded(rendered: Rendered, written: Sequence[str]) -> Rendered:
-    """The text with every IMAGE and VIDEO replaced by what stands for it, and the spans moved along."""
-    pieces = re.split(f"[{IMAGE}{VIDEO}]", rendered.text)
-    text, moved = pieces[0], []
-    shifts = [(0, 0)]  # from this character on, everything stands so much later
-    at = len(pieces[0])
-    for image_tokens, piece in zip(written, pieces[1:], strict=True):
-        at += 1
-        shifts.append((at, shifts[-1][1] + len(image_tokens) - 1))
-        text += image_tokens + piece
-        at += len(piece)
-
-    def later(place: int) -> int:
-        return place + next(shift for start, shift in reversed(shifts) if place >= start)
-
-    for first, behind in rendered.spans:
-        moved.append((later(first), later(behind)))
-    return Rendered(text, tuple(moved))
-
-
-def covered(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[bool]:
-    """Which tokens hold a character of a span."""
-    return [any(start < behind and end > first for first, behind in spans) for start, end in offsets]

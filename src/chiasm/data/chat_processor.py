@@ -19,7 +19,7 @@ from chiasm.config import dump, parse
 from chiasm.data.attention_blocks import prefix_blocks
 from chiasm.data.batch import Batch, Images, Stream
 from chiasm.data.box_format import BoxFormat, ParsedText
-from chiasm.data.chat import IMAGE, VIDEO, ChatTemplate, Rendered, covered, expanded
+from chiasm.data.chat import IMAGE, VIDEO, ChatTemplate, Rendered
 from chiasm.data.infilling import Infilling, moved, segments_of
 from chiasm.data.layout import Layout, VideoLayout
 from chiasm.data.processor import Cost, Preview, Processor, TokenizerEntry
@@ -77,7 +77,7 @@ class ChatProcessor(Processor):
         video = self.layout.video_placeholder if isinstance(self.layout, VideoLayout) else "<video>"
         self.template = ChatTemplate(template, image, video, settings.marks, settings.ends)
         self.end_ids = tuple(self._id(end) for end in settings.ends)
-        image_tokens = _image_tokens(self.layout)
+        image_tokens = self.layout.placeholder_tokens if self.layout is not None else ()
         self.image_token_ids = tuple(self._id(image_token) for image_token in image_tokens)
         self.start_ids = (self._id(settings.start),) if settings.start else ()
         codes = self.layout.image_codes if self.layout is not None else None
@@ -131,20 +131,20 @@ class ChatProcessor(Processor):
         return self._batch(samples, None, answer=True)
 
     def render(self, sample: Sample, answer: bool = False) -> Rendered:
-        """The sample as the tokenizer reads it, slots of pictures written out, with the spans that are learned."""
+        """The sample as the tokenizer reads it, image tokens written out, with the spans that are learned."""
         rendered = self.template.render(self._with_boxes(sample), answer)
         self._check_image_tokens(rendered, sample)
-        return expanded(rendered, self._all_written(sample, rendered.text))
+        return rendered.expanded(self._all_written(sample, rendered.text))
 
     def tokens(self, sample: Sample, *, answer: bool = False) -> tuple[list[int], list[bool]]:
-        """The ids of a sample, slots included, and which of them are learned; of pictures no more than sizes are read.
+        """The ids of a sample, image tokens included, and which of them are learned; of images only sizes are read.
 
         answer: as a prompt, see `prompts`. Raises DataError for what is empty or longer than the context.
         """
         rendered = self.render(sample, answer)
         encoding = self.backend.encode(rendered.text, add_special_tokens=False)
         ids = [*self.start_ids, *encoding.ids]
-        targets = [False] * len(self.start_ids) + covered(encoding.offsets, rendered.spans)
+        targets = [False] * len(self.start_ids) + rendered.covered(encoding.offsets)
         if len(ids) > self.settings.context:
             image_tokens = self._count_image_tokens(ids)
             raise DataError(
@@ -168,7 +168,7 @@ class ChatProcessor(Processor):
         encoding = self.backend.encode(rendered.text, add_special_tokens=False)
         tokens, limit = len(self.start_ids) + len(encoding.ids), self.settings.context
         image_tokens = self._count_image_tokens(encoding.ids)
-        targets = sum(covered(encoding.offsets, rendered.spans))
+        targets = sum(rendered.covered(encoding.offsets))
         beyond = f", beyond the context of {limit:,}" if tokens > limit else ""
         return Preview(
             text=start + rendered.text,
@@ -381,11 +381,3 @@ def _silent(backend: tokenizers.Tokenizer, boxes: BoxFormat | None) -> frozenset
     said = frozenset(boxes.marks) if boxes is not None else frozenset()
     added = backend.get_added_tokens_decoder().items()
     return frozenset(at for at, token in added if token.special and token.content not in said)
-
-
-def _image_tokens(layout: Layout | None) -> tuple[str, ...]:
-    if layout is None:
-        return ()
-    if isinstance(layout, VideoLayout) and layout.video_token != layout.image_token:
-        return (layout.image_token, layout.video_token)
-    return (layout.image_token,)

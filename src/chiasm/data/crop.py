@@ -24,7 +24,7 @@ class Crop(Image):
 
     @property
     def source(self) -> NDArray[np.uint8]:  # type: ignore[override]  # made anew each time, never set
-        return self.levels()
+        return self.pixels_uint8()
 
     @property
     def name(self) -> str:
@@ -51,12 +51,12 @@ class Crop(Image):
         del at_least
         return self._whole.decode().crop(self._corners)
 
-    def levels(self) -> NDArray[np.uint8]:
+    def pixels_uint8(self) -> NDArray[np.uint8]:
         return np.asarray(self.decode())
 
     def encoded(self) -> bytes:
         """The part as a PNG."""
-        return Image(self.levels()).encoded()
+        return Image(self.pixels_uint8()).encoded()
 
     def jpeg(self) -> None:
         """None: the whole picture may be a JPEG, its part is none."""

@@ -64,7 +64,7 @@ class Jpeg:
     size: tuple[int, int]
     orientation: int
 
-    def levels(self, eighths: int) -> NDArray[np.uint8]:
+    def pixels_uint8(self, eighths: int) -> NDArray[np.uint8]:
         """(H, W, 3) grey levels, upright, at 1/8, 2/8, 4/8 or 8/8 of the size, rounded up.
 
         At 8/8 they are Pillow's own, as long as both use libjpeg-turbo. A picture that is broken only a little comes

@@ -116,7 +116,7 @@ class Image:
         """Whether the picture was given as an array."""
         return isinstance(self.source, np.ndarray)
 
-    def levels(self) -> NDArray[np.uint8]:
+    def pixels_uint8(self) -> NDArray[np.uint8]:
         """The picture's grey levels, (H, W, 3): the array that it is, or its exact decoding."""
         return self.source if isinstance(self.source, np.ndarray) else np.asarray(self.decode())
 

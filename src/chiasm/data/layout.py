@@ -1,4 +1,4 @@
-"""How a picture becomes pixels and slots: what resolution, how many tiles, how many tokens of a decoder's stream."""
+"""How an image becomes pixels and image tokens: its resolution, its tiles, and its tokens in a decoder's stream."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from chiasm.data.transforms import ImageTransform
 class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
     """One strategy of resolution. A subclass is a frozen dataclass; it is saved with the checkpoint.
 
-    The slots of a picture follow from its size alone, so they are known before anything is decoded or computed.
+    The image tokens of a picture follow from its size alone, so they are known before anything is decoded or computed.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {"slots": "image_tokens"}
@@ -34,12 +34,12 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
 
     @property
     def alike(self) -> ImageTransform | None:
-        """What makes every picture's pixels and slots, where all are made alike, whatever their sizes; else None."""
+        """What makes the pixels and image tokens of every image, all of them alike whatever their sizes; or None."""
         return None
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Tokens around and between slots, which a tokenizer that is learned must have too."""
+        """Tokens around and between image tokens, which a tokenizer that is learned must have too."""
         return ()
 
     @property
@@ -48,13 +48,18 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
         return None
 
     @property
+    def placeholder_tokens(self) -> tuple[str, ...]:
+        """All tokens that keep the place of a feature, each once."""
+        return (self.image_token,)
+
+    @property
     def placeholder(self) -> str:
         """How a chat template that goes with this layout writes a picture."""
         return self.image_token
 
     @abstractmethod
     def written(self, width: int, height: int) -> str:
-        """What stands in the text for a picture of that size in pixels: slots, and marks around and between them."""
+        """What is written for an image of that size in pixels: image tokens, and marks around and between them."""
 
     def numbered(self, written: str, at: int) -> str:  # noqa: ARG002  # most do not count
         """What stands for a picture before which `at` others stand in its sample."""
@@ -71,7 +76,7 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
     def positions(self, image_mask_T: Tensor, shown: Sequence[Image | Video]) -> Tensor | None:  # noqa: ARG002  # see below
         """(A, T) positions of a sample's tokens, where they have several axes; None: the place in the sample.
 
-        slot_T: which tokens are slots. shown: what stands in them, in order.
+        image_mask_T: which tokens are image tokens. shown: what stands in them, in order.
         """
         return None
 
@@ -83,6 +88,10 @@ class VideoLayout(Layout):
     @abstractmethod
     def video_token(self) -> str:
         """As `image_token`, of videos."""
+
+    @property
+    def placeholder_tokens(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.image_token, self.video_token)))
 
     @property
     @abstractmethod

@@ -11,8 +11,8 @@ from torch import Tensor
 def three_axes(image_mask_T: Tensor, spans: Sequence[tuple[int, int, int]]) -> Tensor:
     """(3, T) positions of one sample's tokens.
 
-    slot_T: which tokens are slots of pictures. spans: (times, rows, columns) of each picture's slots, in order.
-    A word stands at one number on all axes. A picture begins at the next number, to which each of its slots adds its
+    image_mask_T: which tokens are image tokens. spans: (times, rows, columns) of each picture's image tokens, in order.
+    A word stands at one number on all axes. An image begins at the next number, to which each of its tokens adds its
     time, row and column. What follows goes on behind the largest number so far. Two words, a picture of two rows and
     three columns, and a word:
 
@@ -20,15 +20,15 @@ def three_axes(image_mask_T: Tensor, spans: Sequence[tuple[int, int, int]]) -> T
         height  0 1  2 2 2 3 3 3  5
         width   0 1  2 3 4 2 3 4  5
 
-    Raises ValueError where the slots are not those of the spans.
+    Raises ValueError where the image tokens are not those of the spans.
     """
     image_tokens = image_mask_T.nonzero()[:, 0].tolist()
     if len(image_tokens) != sum(times * rows * columns for times, rows, columns in spans):
         raise ValueError(
-            f"{len(image_tokens)} slots are not those of pictures with {list(spans)} times, rows and columns"
+            f"{len(image_tokens)} image tokens are not those of pictures with {list(spans)} times, rows and columns"
         )
     parts: list[Tensor] = []
-    at = used = begins = 0  # in the stream, among the slots, on the axes
+    at = used = begins = 0  # in the stream, among the image tokens, on the axes
     for span in spans:
         first = image_tokens[used]
         parts.append(_words(begins, first - at))

@@ -201,7 +201,7 @@ class PairProcessor(Processor):
         shape = (len(images), 3, self.image.size, self.image.size)
         pixels = torch.empty(shape) if generators is None else self._buffers.empty(*shape)
         for image, generator, out in zip(images, drawn, pixels, strict=True):
-            self.image.normalised(self.image.levels(image, generator), out)
+            self.image.normalised(self.image.pixels_uint8(image, generator), out)
         return PixelImages(pixels, torch.arange(len(images)))
 
     def texts(self, texts: Sequence[str]) -> Tokens:

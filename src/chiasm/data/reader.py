@@ -39,7 +39,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a batch of all ranks may hold: tokens, pictures included, and of these slots of pictures.
+    """How much a batch of all ranks may hold: tokens, pictures included, and of these image tokens.
 
     A batch takes as many of the next samples as fit. What a sample needs is known before a picture is decoded.
     """
@@ -55,7 +55,7 @@ class Budget:
         return Budget(self.tokens // ranks, self.image_tokens // ranks if self.image_tokens is not None else None)
 
     def __str__(self) -> str:
-        image_tokens = f" and {self.image_tokens} slots of pictures" if self.image_tokens is not None else ""
+        image_tokens = f" and {self.image_tokens} image tokens" if self.image_tokens is not None else ""
         return f"{self.tokens} tokens{image_tokens}"
 
 

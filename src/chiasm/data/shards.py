@@ -22,7 +22,7 @@ _BLOCK = 512  # bytes; a tar file is made of such blocks, and one of zeros ends 
 
 
 @dataclass(slots=True)
-class Entry:
+class ShardEntry:
     """A sample in a shard: where the members are, by ending, as (first byte, size); or why it cannot be read."""
 
     key: str
@@ -37,7 +37,7 @@ class Entry:
 class Entries:
     """The samples of a shard, in arrays: some 90 bytes a sample, where objects take 770. Millions are kept."""
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    def __init__(self, entries: Iterable[ShardEntry]) -> None:
         self._problems: dict[int, str] = {}
         kinds: dict[str, int] = {}  # a number for each ending
         keys = bytearray()
@@ -59,12 +59,12 @@ class Entries:
     def __len__(self) -> int:
         return len(self._key_ends) - 1
 
-    def __getitem__(self, index: int) -> Entry:
+    def __getitem__(self, index: int) -> ShardEntry:
         place = range(len(self))[index]
         key = self._keys[self._key_ends[place] : self._key_ends[place + 1]].decode("utf-8", "surrogateescape")
         members = range(self._member_ends[place], self._member_ends[place + 1])
         found = {self._names[self._kinds[at]]: (self._firsts[at], self._sizes[at]) for at in members}
-        return Entry(key, found, self._problems.get(place, ""))
+        return ShardEntry(key, found, self._problems.get(place, ""))
 
 
 def expand(pattern: str) -> list[str]:
@@ -97,7 +97,9 @@ def index_of(shard: Location, copies: FileCache) -> Entries:
         kept = cache_folder() / "indexes" / f"{copy_name(shard)}.json"
         if kept.exists():
             told = read_json(kept)
-            return Entries(Entry(key, {e: (a, n) for e, (a, n) in members.items()}, no) for key, members, no in told)
+            return Entries(
+                ShardEntry(key, {e: (a, n) for e, (a, n) in members.items()}, no) for key, members, no in told
+            )
         with copies.open(shard) as file:
             entries = read_index(shard, file)
         told = [(entry.key, entry.members, entry.problem) for entry in entries]
@@ -107,9 +109,9 @@ def index_of(shard: Location, copies: FileCache) -> Entries:
         return Entries(read_index(shard, file))
 
 
-def read_index(shard: Location, file: BinaryIO) -> list[Entry]:
+def read_index(shard: Location, file: BinaryIO) -> list[ShardEntry]:
     """The samples of a shard from the headers of its members."""
-    entries: list[Entry] = []
+    entries: list[ShardEntry] = []
     size = file.seek(0, 2)
     file.seek(0)
     try:
@@ -133,14 +135,14 @@ def read_index(shard: Location, file: BinaryIO) -> list[Entry]:
     return entries
 
 
-def _tell_the_cut(entries: list[Entry], end: int, size: int) -> None:
+def _tell_the_cut(entries: list[ShardEntry], end: int, size: int) -> None:
     """Makes the last entry say what became of a shard without an end: it counts as one sample, and stands for many."""
     last = entries[-1].members
     in_member = any(first + length > size for first, length in last.values())
     # With fewer members than the one before, the last sample lost some between two of them.
     in_sample = len(entries) > 1 and last.keys() < entries[-2].members.keys()
     if not (in_member or in_sample):
-        entries.append(Entry(f"after {entries[-1].key}"))
+        entries.append(ShardEntry(f"after {entries[-1].key}"))
     kept = sum(not entry.problem for entry in entries[:-1])
     entries[-1].problem = (
         f"the shard is cut short or broken at byte {min(end, size)}; {kept} whole samples before that are kept, "
@@ -148,7 +150,7 @@ def _tell_the_cut(entries: list[Entry], end: int, size: int) -> None:
     )
 
 
-def _add(entries: list[Entry], keys: set[str], member: tarfile.TarInfo, size: int) -> None:
+def _add(entries: list[ShardEntry], keys: set[str], member: tarfile.TarInfo, size: int) -> None:
     """Puts a member to the sample it belongs to: the last one, or a new one."""
     folder, slash, file = member.name.removeprefix("./").rpartition("/")
     stem, _, ending = file.partition(".")
@@ -157,7 +159,7 @@ def _add(entries: list[Entry], keys: set[str], member: tarfile.TarInfo, size: in
     key, ending = folder + slash + stem, ending.lower()
     if not entries or entries[-1].key != key or ending in entries[-1].members:
         again = f"another sample of the shard has the same key '{key}'; only the first is read" if key in keys else ""
-        entries.append(Entry(key, problem=again))
+        entries.append(ShardEntry(key, problem=again))
         keys.add(key)
     entry = entries[-1]
     entry.members[ending] = (member.offset_data, member.size)

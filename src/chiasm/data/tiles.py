@@ -17,7 +17,7 @@ from chiasm.data.transforms import OPENAI_MEAN, OPENAI_STD, ImageTransform
 
 @dataclass(frozen=True)
 class TileTransform:
-    """Resizing and normalisation. There is no augmentation: slots follow from the size of a picture as it is."""
+    """Resizing and normalisation. There is no augmentation: image tokens follow from the size of a picture as it is."""
 
     interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = OPENAI_MEAN

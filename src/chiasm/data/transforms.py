@@ -51,7 +51,7 @@ class Views(Image):
 
     def drawn(self, generator: np.random.Generator | None) -> NDArray[np.uint8]:
         """One of them, (size, size, 3); the first where nothing is to be drawn."""
-        levels = self.levels()
+        levels = self.pixels_uint8()
         side = levels.shape[1]
         at = 0 if generator is None else int(generator.integers(len(levels) // side))
         return levels[at * side : (at + 1) * side]
@@ -123,9 +123,9 @@ class ImageTransform:
 
     def __call__(self, image: Image, generator: np.random.Generator | None = None) -> Tensor:
         """The picture's pixels. generator: draws the augmentation in training; None where a model is asked."""
-        return self.normalised(self.levels(image, generator))
+        return self.normalised(self.pixels_uint8(image, generator))
 
-    def levels(self, image: Image, generator: np.random.Generator | None = None) -> NDArray[np.uint8]:
+    def pixels_uint8(self, image: Image, generator: np.random.Generator | None = None) -> NDArray[np.uint8]:
         """The picture's grey levels, (size, size, 3), before they are normalised."""
         if isinstance(image, Views):
             return image.drawn(generator)
@@ -169,12 +169,12 @@ class ImageTransform:
         """The same view, of a JPEG decoded at no more than the size that it takes."""
         jpeg = image.jpeg()
         if jpeg is None:
-            levels = image.levels()
+            levels = image.pixels_uint8()
             view = self._view((levels.shape[1], levels.shape[0]), generator)
             box = view.box
         else:
             view = self._view(jpeg.size, generator)
-            levels = jpeg.levels(_eighths(view))
+            levels = jpeg.pixels_uint8(_eighths(view))
             across, down = levels.shape[1] / jpeg.size[0], levels.shape[0] / jpeg.size[1]
             left, top, right, bottom = view.box
             box = int(left * across), int(top * down), math.ceil(right * across), math.ceil(bottom * down)

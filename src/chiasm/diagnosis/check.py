@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from chiasm.config import Component
-from chiasm.diagnosis.finding import Finding, Row, Rows, Severity
+from chiasm.diagnosis.finding import Finding, FlaggedRow, FlaggedRows, Severity
 from chiasm.diagnosis.seen import Seen
 from chiasm.diagnosis.setting import Setting
 
@@ -37,13 +37,13 @@ class Check(Component, ABC, package="chiasm.diagnosis.checks", key="check"):
         why: str = "",
         mend: str = "",
         *,
-        rows: Rows | None = None,
+        rows: FlaggedRows | None = None,
         count: int = 0,
         of: int = 0,
         figures: Mapping[str, float] | None = None,
         lines: tuple[str, ...] = (),
     ) -> Finding:
         """A finding of this check; `rows` are named and, unless `count` says otherwise, counted."""
-        kept: tuple[Row, ...] = tuple(rows.kept) if rows is not None else ()
+        kept: tuple[FlaggedRow, ...] = tuple(rows.kept) if rows is not None else ()
         counted = count or (rows.count if rows is not None else 0)
         return Finding(self.chosen(), severity, title, why, mend, counted, of, kept, figures or {}, lines)

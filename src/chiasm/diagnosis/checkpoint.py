@@ -26,7 +26,7 @@ _RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelPart:
     """A line of the tree of parameters. depth: from 0, the whole model. shape: of a tensor, () for what holds several.
 
     alike: how many parts in a row this one stands for.
@@ -46,7 +46,7 @@ class Checkpoint:
 
     name: str
     facts: Mapping[str, Mapping[str, str]]
-    parts: tuple[Part, ...]
+    parts: tuple[ModelPart, ...]
     template: str = ""
 
 
@@ -171,7 +171,7 @@ def _lines(file: Path) -> list[str]:
     return [line for line in lines if line.endswith("\n")]  # a kill may have cut the last one short
 
 
-def parts_of(model: nn.Module) -> Iterator[Part]:
+def parts_of(model: nn.Module) -> Iterator[ModelPart]:
     """The tree of a model's parameters, depth first; numbered parts that are alike stand in one line."""
     tree: dict[str, Any] = {}
     for name, tensor in model.named_parameters():
@@ -183,10 +183,10 @@ def parts_of(model: nn.Module) -> Iterator[Part]:
     yield from _parts(type(model).__name__, tree, 0, 1)
 
 
-def _parts(name: str, tree: dict[str, Any], depth: int, alike: int) -> Iterator[Part]:
+def _parts(name: str, tree: dict[str, Any], depth: int, alike: int) -> Iterator[ModelPart]:
     leaves = _leaves(tree)
     dtypes = sorted({dtype for _, _, dtype in leaves})
-    yield Part(name, depth, sum(_count(shape) for _, shape, _ in leaves), ", ".join(dtypes), alike=alike)
+    yield ModelPart(name, depth, sum(_count(shape) for _, shape, _ in leaves), ", ".join(dtypes), alike=alike)
     for _, run in groupby(tree.items(), key=_likeness):
         group = list(run)
         first, one = group[0]
@@ -195,7 +195,7 @@ def _parts(name: str, tree: dict[str, Any], depth: int, alike: int) -> Iterator[
             yield from _parts(title, one, depth + 1, len(group))
         else:
             shape = tuple(one.shape)
-            yield Part(first, depth + 1, _count(shape), str(one.dtype).removeprefix("torch."), shape)
+            yield ModelPart(first, depth + 1, _count(shape), str(one.dtype).removeprefix("torch."), shape)
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, tuple[int, ...], str]]:

@@ -17,8 +17,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from chiasm.diagnosis.blocks import blocks
-from chiasm.diagnosis.checkpoint import Checkpoint, Part
-from chiasm.diagnosis.shown import Shown
+from chiasm.diagnosis.checkpoint import Checkpoint, ModelPart
+from chiasm.diagnosis.shown import ShownSample
 from chiasm.diagnosis.spans import Kind
 from chiasm.evaluation.files import write_file
 from chiasm.evaluation.report import environment
@@ -29,7 +29,7 @@ _SMALL = 128  # pixels; smaller pictures are shown as the pixels they are
 Facts = Mapping[str, Mapping[str, str]]
 
 
-def told_samples(samples: Sequence[Shown], console: Console) -> Iterator[RenderableType]:
+def told_samples(samples: Sequence[ShownSample], console: Console) -> Iterator[RenderableType]:
     """Samples for a terminal: pictures in blocks where it has colours, beside their texts with what is learned."""
     coloured = console.is_terminal and console.color_system in ("256", "truecolor")
     for shown in samples:
@@ -60,7 +60,7 @@ def told_checkpoint(checkpoint: Checkpoint, depth: int) -> Iterator[RenderableTy
     yield _tree(checkpoint.parts, depth)
 
 
-def _tree(parts: Sequence[Part], depth: int) -> Tree:
+def _tree(parts: Sequence[ModelPart], depth: int) -> Tree:
     root = Tree(_line(parts[0]), guide_style="dim")
     branches = [root]
     for part in parts[1:]:
@@ -70,11 +70,11 @@ def _tree(parts: Sequence[Part], depth: int) -> Tree:
     return root
 
 
-def _line(part: Part) -> Text:
+def _line(part: ModelPart) -> Text:
     return Text.assemble(part.name, (f"  {counted(part)}", "dim"))
 
 
-def counted(part: Part) -> str:
+def counted(part: ModelPart) -> str:
     """ "12 x 7,087,872 float32", "(768, 3072) float32"."""
     number = f"{part.parameters:,}" if not part.shape else str(part.shape)
     return f"{part.alike} x {number} {part.dtype}" if part.alike > 1 else f"{number} {part.dtype}"
@@ -93,9 +93,9 @@ def write_page(
     file: Path,
     *,
     kicker: str,
-    samples: Sequence[Shown] = (),
+    samples: Sequence[ShownSample] = (),
     facts: Facts | None = None,
-    parts: Sequence[Part] = (),
+    parts: Sequence[ModelPart] = (),
     template: str = "",
 ) -> Path:
     """Writes one self-contained HTML page; returns where it is. Raises MissingExtra without chiasm[eval]."""

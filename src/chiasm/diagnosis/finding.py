@@ -14,7 +14,7 @@ KEPT = 8  # rows that are named; the others are counted
 
 
 @dataclass(frozen=True)
-class Row:
+class FlaggedRow:
     """A sample, or a pair of them, that a finding is about.
 
     name: where it is, "training 17 (dog.jpg)". told: what is the matter with it. pictures: for the page.
@@ -26,16 +26,16 @@ class Row:
 
 
 @dataclass
-class Rows:
+class FlaggedRows:
     """The first few rows of a kind, and how many there are of it."""
 
     count: int = 0
-    kept: list[Row] = field(default_factory=list)
+    kept: list[FlaggedRow] = field(default_factory=list)
 
     def add(self, name: str, told: str = "", pictures: tuple[Image, ...] = ()) -> None:
         self.count += 1
         if len(self.kept) < KEPT:
-            self.kept.append(Row(name, told, pictures))
+            self.kept.append(FlaggedRow(name, told, pictures))
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Finding:
     mend: str = ""
     count: int = 0
     of: int = 0
-    rows: tuple[Row, ...] = ()
+    rows: tuple[FlaggedRow, ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
 
@@ -65,7 +65,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Read:
+class Coverage:
     """How much of a set was read. name: "training", or the tasks that ask about it."""
 
     name: str
@@ -79,7 +79,7 @@ class Diagnosis:
 
     recipe: str
     findings: tuple[Finding, ...]
-    read: tuple[Read, ...]
+    read: tuple[Coverage, ...]
     seconds: float
 
     def of(self, severity: Severity) -> tuple[Finding, ...]:

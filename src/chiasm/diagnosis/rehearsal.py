@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,8 @@ from chiasm.data.sample import Sample
 from chiasm.diagnosis.setting import Setting
 from chiasm.errors import DataError
 from chiasm.models.model import Model
+from chiasm.nn.device import choose_device
+from chiasm.nn.precision import Precision, autocast, choose_precision
 from chiasm.training.dummy_images import with_dummy_images
 from chiasm.training.learner import Learner
 from chiasm.training.optimiser import freeze
@@ -26,7 +27,6 @@ MOST_PARAMETERS = 200_000_000  # of a model that is built to be tried; of a larg
 _SAMPLES = (2, 6)  # batch sizes that are tried; a line through both gives any other
 _LOW = 0.6  # of what is kept in float32 is kept in 16 bits: norms and softmaxes stay as they are
 Drawn = list[tuple[Sample, np.random.Generator]]  # samples, with the generators that draw for them
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ def rehearse(setting: Setting) -> Rehearsal | None:
     count = sum(one.numel() for one in setting.model.parameters())
     if count <= MOST_PARAMETERS:
         return _tried(setting, setting.processor, read, sizes)
-    low = setting.recipe.training.precision in _DTYPES
-    return _walked(setting.model, batches, sizes, _LOW if low else 1.0)
+    return _walked(setting.model, batches, sizes, 1.0 if _precision(setting) == "float32" else _LOW)
 
 
 def _batches(setting: Setting, processor: Processor) -> list[tuple[Batch, Drawn]] | None:
@@ -108,18 +107,18 @@ def _tried(setting: Setting, processor: Processor, read: list[tuple[Batch, Drawn
                 nn.init.normal_(one, std=0.02)
     freeze(model, settings)
     model.train()
-    autocast = torch.autocast("cpu", _DTYPES[settings.precision]) if settings.precision in _DTYPES else nullcontext()
     kept: list[int] = []
     named: dict[str, Tensor] = {}
+    cpu, precision = torch.device("cpu"), _precision(setting)
     learner = Learner(model, objective)
     objective.begin_step(model, settings.steps - 1, settings.steps)  # when all of its losses are there
     for bare, drawn in read:
         learner.zero_grad()
         batch = objective.extend(processor, bare, [one for one, _ in drawn], [two for _, two in drawn])
-        with autocast:
-            batch = learner.prepare(batch)
-        with autocast, _Kept(learner) as counter:
-            named = learner.losses(with_dummy_images(batch, model, processor))
+        with autocast(cpu, precision):
+            batch = with_dummy_images(learner.prepare(batch), model, processor)
+        with autocast(cpu, precision), _Kept(learner) as counter:
+            named = learner.losses(batch)
         kept.append(counter.bytes)
         weighed = [settings.loss_weights.get(name, 1.0) * one for name, one in named.items() if name[0] != "_"]
         torch.autograd.backward(torch.stack(weighed).sum())
@@ -129,6 +128,12 @@ def _tried(setting: Setting, processor: Processor, read: list[tuple[Batch, Drawn
     finite = all(math.isfinite(float(one.detach())) for one in named.values())
     fixed, each = _line(sizes, kept)
     return Rehearsal(fixed, each, True, tuple(name for name in named if name[0] != "_"), finite, tuple(dead))
+
+
+def _precision(setting: Setting) -> Precision:
+    """That the run would learn in on this machine."""
+    settings = setting.recipe.training
+    return choose_precision(settings.precision, choose_device(settings.device))
 
 
 def _walked(model: Model, batches: list[Batch], sizes: list[int], share: float) -> Rehearsal | None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chiasm.data.image import Image
-from chiasm.diagnosis.finding import SEVERITIES, Diagnosis, Finding, Read, Severity, share
+from chiasm.diagnosis.finding import SEVERITIES, Coverage, Diagnosis, Finding, Severity, share
 from chiasm.errors import DataError
 from chiasm.evaluation.files import write_file
 from chiasm.evaluation.report import environment
@@ -40,7 +40,7 @@ def told(diagnosis: Diagnosis) -> Iterator[RenderableType]:
         table.add_row(Text(mark, style=style), finding.check, Text(finding.title), counted)
     yield Padding(table, (1, 0, 1, 0))
     yield Text(
-        f"{verdict(diagnosis)}. Read in {duration(diagnosis.seconds)}: {'; '.join(map(how_much, diagnosis.read))}."
+        f"{verdict(diagnosis)}. Coverage in {duration(diagnosis.seconds)}: {'; '.join(map(how_much, diagnosis.read))}."
     )
 
 
@@ -51,7 +51,7 @@ def verdict(diagnosis: Diagnosis) -> str:
     return ", ".join(words) or "nothing found"
 
 
-def how_much(read: Read) -> str:
+def how_much(read: Coverage) -> str:
     """ "2,000 of 1,000,000 samples of training, evenly spread"."""
     if read.read == read.of:
         return f"all {read.of:,} samples of {read.name}"

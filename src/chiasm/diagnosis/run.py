@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from chiasm.diagnosis.check import Check
-from chiasm.diagnosis.finding import Diagnosis, Finding, Read, worst_first
+from chiasm.diagnosis.finding import Coverage, Diagnosis, Finding, worst_first
 from chiasm.diagnosis.seen import Seen
 from chiasm.diagnosis.setting import Set, Setting
 from chiasm.errors import ChiasmError
@@ -33,7 +33,7 @@ def diagnose(recipe: Recipe, sample: int | None = SAMPLE, console: Console | Non
     started = time.perf_counter()
     stages = {one.name: replace(recipe.stage(at, None), name=recipe.name) for at, one in enumerate(recipe.stages)}
     told: list[tuple[Finding, list[str]]] = []  # with the stages that it concerns
-    read: list[Read] = []
+    read: list[Coverage] = []
     left = dict(stages or {"": recipe})
     with _bars(console) as bars, ThreadPoolExecutor(min(4, os.cpu_count() or 1), "doctor") as pool:
         while left:
@@ -75,7 +75,7 @@ class _Look:
         kinds = [Check.choose(name) for name in Check.names()]
         checks = [kind(setting) for kind in kinds if reads or not _sees(kind)]
         self.of_data: list[Finding] = []
-        self.read: list[Read] = []
+        self.read: list[Coverage] = []
         for one in setting.sets if reads else ():
             try:
                 indexes = one.spread(sample)
@@ -84,7 +84,7 @@ class _Look:
                     why = "None of its samples can be read."
                     self.of_data.append(Finding("readable", "error", f"{one.name}: {error}", why))
                 continue
-            self.read.append(Read(one.name, len(indexes), len(one.source)))
+            self.read.append(Coverage(one.name, len(indexes), len(one.source)))
             onlookers = [check for check in checks if check.evaluation or one is setting.sets[-1]]
             shown = bars.add_task(f"reading {one.name}", total=len(indexes))
             for seen in _seen(setting, one, indexes, pool):

@@ -85,14 +85,14 @@ class Setting:
             return None
 
     @property
-    def contrastive(self) -> bool:
-        """Whether samples of a batch are compared with each other, so that equal ones deny each other."""
-        return isinstance(self.model, ContrastiveModel)
-
-    @property
     def objective(self) -> ObjectiveConfig:
         """What is learned: the recipe's choice, or the family's own losses."""
         return self.recipe.objective if self.recipe.objective is not None else own.Config()
+
+    @property
+    def contrastive(self) -> bool:
+        """Whether samples of a batch are compared with each other, so that equal ones deny each other."""
+        return isinstance(self.model, ContrastiveModel)
 
     @property
     def transform(self) -> ImageTransform | None:

@@ -27,7 +27,7 @@ _WIDTH = 320  # pixels, of a picture as a source gives it
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownSample:
     """One sample. facts: what else is to be said of it, in a few words. pictures: (H, W, 3) each."""
 
     key: str
@@ -40,7 +40,7 @@ class Shown:
         return "".join(piece.text for piece in self.pieces)
 
 
-def of_samples(samples: Sequence[Sample], boxes: bool = False) -> list[Shown]:
+def of_samples(samples: Sequence[Sample], boxes: bool = False) -> list[ShownSample]:
     """Samples as they are: the first picture, all captions, or else all texts. Raises DataError for a broken one."""
     found = []
     for sample in samples:
@@ -48,19 +48,19 @@ def of_samples(samples: Sequence[Sample], boxes: bool = False) -> list[Shown]:
         texts = sample.captions or tuple(text.text for text in sample.texts)
         facts = f"{len(sample.images)} pictures, {len(sample.captions)} captions, {len(sample.boxes)} boxes"
         shown = (np.asarray(picture),) if picture is not None else ()
-        found.append(Shown(sample.key, (Piece("\n".join(texts), "read"),), shown, facts))
+        found.append(ShownSample(sample.key, (Piece("\n".join(texts), "read"),), shown, facts))
     return found
 
 
-def of_source(processor: Processor, source: Source, count: int) -> list[Shown]:
+def of_source(processor: Processor, source: Source, count: int) -> list[ShownSample]:
     """The first samples of a source as a processor reads them, whole, with what is learned of them."""
     return [_previewed(processor, source[index]) for index in range(min(count, len(source)))]
 
 
-def _previewed(processor: Processor, sample: Sample) -> Shown:
+def _previewed(processor: Processor, sample: Sample) -> ShownSample:
     preview = processor.preview(sample)
     pieces = collapsed(preview.text, preview.spans, preview.image_token)
-    return Shown(sample.key, tuple(pieces), _thumbs(sample), preview.summary)
+    return ShownSample(sample.key, tuple(pieces), _thumbs(sample), preview.summary)
 
 
 def _thumbs(sample: Sample) -> tuple[Pixels, ...]:
@@ -72,7 +72,7 @@ def _thumbs(sample: Sample) -> tuple[Pixels, ...]:
 class ShownBatch:
     """A batch as the model gets it. facts: of the whole, by name."""
 
-    rows: tuple[Shown, ...]
+    rows: tuple[ShownSample, ...]
     facts: dict[str, str]
 
 
@@ -92,7 +92,7 @@ def of_batch(setting: Setting, count: int) -> ShownBatch:
     decode = _decoder(setting.processor)
     pieces = list(_of_tokens(batch.texts, decode) if batch.texts is not None else _of_stream(batch.stream, decode))
     rows = tuple(
-        Shown(key, tuple(parts), tuple(_images(setting, batch, row)), told)
+        ShownSample(key, tuple(parts), tuple(_images(setting, batch, row)), told)
         for row, (key, (parts, told)) in enumerate(zip(batch.keys, pieces, strict=True))
     )
     return ShownBatch(rows, _facts(setting, batch, len(skipped)))
@@ -175,6 +175,6 @@ def _word(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def image_of(shown: Shown) -> Sample:
+def image_of(shown: ShownSample) -> Sample:
     """A shown sample as one for a contact sheet."""
     return Sample(shown.key, tuple(Image(one) for one in shown.pictures[:1]), captions=(shown.text,))

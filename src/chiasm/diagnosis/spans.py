@@ -1,4 +1,4 @@
-"""A rendered chat in pieces: what is learned, what is read, and the slots of pictures, told by their number."""
+"""A rendered chat in pieces: what is learned, what is read, and the image tokens, told by their number."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Kind = Literal["read", "learned", "picture", "padding"]
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of a text that is of one kind. A picture's slots are one piece: "<image> x 576"."""
+    """A run of a text that is of one kind. A picture's image tokens are one piece: "<image> x 576"."""
 
     text: str
     kind: Kind
 
 
 def collapsed(text: str, spans: Sequence[tuple[int, int]], image_token: str) -> list[Piece]:
-    """The text in pieces. slot: the token that keeps the place of one feature, "" where there are no pictures."""
+    """The text in pieces. image_token: keeps the place of one feature, "" where there are no pictures."""
     pieces: list[Piece] = []
     at = 0
     for first, behind in spans:

@@ -71,7 +71,7 @@ class Choice(Task, ABC):
         found = []
         for item in picked(ranking.hits(1), scores_IC, true_IC):
             request, response = asked[item], responses[item]
-            one = example(
+            shown = example(
                 request.key,
                 show(request.images[0]),
                 scores_IC[item],
@@ -79,7 +79,7 @@ class Choice(Task, ABC):
                 partial(_phrase, request),
                 request.kind,
             )
-            found.append(replace(one, reply=response) if isinstance(response, str) else one)
+            found.append(replace(shown, reply=response) if isinstance(response, str) else shown)
         return found
 
 

@@ -54,7 +54,7 @@ def confidences(
     """
     found_I = np.full(len(scores_IC), np.nan)
     asked_I = (~np.isnan(scores_IC) & true_IC).any(axis=1) if len(scores_IC) else np.zeros(0, np.bool_)
-    half_I = np.array([hashlib.blake2b(one.encode(), digest_size=1).digest()[0] % 2 for one in samples], np.bool_)
+    half_I = np.array([hashlib.blake2b(sample.encode(), digest_size=1).digest()[0] % 2 for sample in samples], np.bool_)
     halves = [np.flatnonzero(asked_I & (half_I == half)) for half in (False, True)]
     if min(map(len, halves)) == 0:
         return found_I
@@ -84,9 +84,11 @@ def calibration(confidence_I: NDArray[np.float64], credit_I: NDArray[np.float64]
     place_I = np.minimum((confidence_I * BINS).astype(np.int64), BINS - 1)
     members = [np.flatnonzero(place_I == place) for place in range(BINS)]
     bins = tuple(
-        Bin(len(one), float(confidence_I[one].mean()), float(credit_I[one].mean())) for one in members if len(one)
+        Bin(len(items), float(confidence_I[items].mean()), float(credit_I[items].mean()))
+        for items in members
+        if len(items)
     )
-    error = sum(one.items * abs(one.confidence - one.accuracy) for one in bins) / len(confidence_I)
+    error = sum(bucket.items * abs(bucket.confidence - bucket.accuracy) for bucket in bins) / len(confidence_I)
     risk_I = _risks(confidence_I, credit_I)
     kept = np.unique(np.linspace(0, len(risk_I) - 1, min(_POINTS, len(risk_I))).round().astype(np.int64))
     return Calibration(

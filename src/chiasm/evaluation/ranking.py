@@ -61,7 +61,7 @@ def rank(scores_IC: NDArray[np.float32], true_IC: NDArray[np.bool_]) -> Ranking:
     rows = max(1, _CELLS // max(1, scores_IC.shape[1]))
     starts = range(0, max(1, len(scores_IC)), rows)
     parts = [_rank(scores_IC[at : at + rows], true_IC[at : at + rows]) for at in starts]
-    joined = {one.name: np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Ranking)}
+    joined = {entry.name: np.concatenate([getattr(part, entry.name) for part in parts]) for entry in fields(Ranking)}
     return Ranking(**joined)
 
 

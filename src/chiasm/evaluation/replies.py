@@ -71,9 +71,9 @@ class Replies:
                 self._progress.update(bar, advance=1, description=f"replies, {cost}")
             return
         if isinstance(self._model, PrefixSharing):
-            prompts = [prompt for one in instances if (prompt := _measured(one, self._model)) is not None]
-            self._progress.advance(bar, len(instances) - len(prompts))
-            batches = batched(prompts, self._batch_tokens)
+            pending = [prompt for instance in instances if (prompt := _measured(instance, self._model)) is not None]
+            self._progress.advance(bar, len(instances) - len(pending))
+            batches = batched(pending, self._batch_tokens)
         else:
             batches = list(_in_turn([PendingReply(instance) for instance in instances]))
         for batch in batches:
@@ -97,7 +97,7 @@ class Replies:
             return [Failed(str(error))]
 
 
-def batched(prompts: Sequence[PendingReply], budget: int) -> list[list[PendingReply]]:
+def batched(pending: Sequence[PendingReply], budget: int) -> list[list[PendingReply]]:
     """Batches of at most `budget` tokens, a row counted as long as the longest, or of a single row.
 
     Requests that share nothing are generated from, all with one limit; they stand in batches of their own.
@@ -105,7 +105,7 @@ def batched(prompts: Sequence[PendingReply], budget: int) -> list[list[PendingRe
     do, and the time left is told on the safe side.
     """
     groups: dict[Hashable, list[PendingReply]] = {}
-    for at, prompt in enumerate(prompts):
+    for at, prompt in enumerate(pending):
         groups.setdefault(prompt.prefix if prompt.prefix is not None else at, []).append(prompt)
     chunks: list[list[PendingReply]] = []
     for group in groups.values():
@@ -144,11 +144,11 @@ def _measured(instance: Instance[GenerateRequest], model: PrefixSharing) -> Pend
 def _with_shared_prefixes(batch: Sequence[PendingReply], model: PrefixSharing) -> list[Response]:
     groups = []
     for _, several in groupby(batch, key=lambda prompt: prompt.prefix if prompt.prefix is not None else id(prompt)):
-        prompts = list(several)
-        first = prompts[0].request.sample
-        begun = replace(first, parts=first.parts[: prompts[0].shareable])
-        added = tuple(_texts(prompt.request.sample.parts[prompt.shareable :]) for prompt in prompts)
-        groups.append(SharedPrefix(begun, added, tuple(prompt.request.max_tokens for prompt in prompts)))
+        pending = list(several)
+        first = pending[0].request.sample
+        begun = replace(first, parts=first.parts[: pending[0].shareable])
+        added = tuple(_texts(prompt.request.sample.parts[prompt.shareable :]) for prompt in pending)
+        groups.append(SharedPrefix(begun, added, tuple(prompt.request.max_tokens for prompt in pending)))
     return [reply for several in model.replies(groups) for reply in several]
 
 
@@ -156,8 +156,8 @@ def _texts(parts: Sequence[Part]) -> tuple[Text, ...]:
     return tuple(part for part in parts if isinstance(part, Text))
 
 
-def _in_turn(prompts: Sequence[PendingReply]) -> Iterator[list[PendingReply]]:
-    for _, several in groupby(prompts, key=lambda prompt: prompt.request.max_tokens):
+def _in_turn(pending: Sequence[PendingReply]) -> Iterator[list[PendingReply]]:
+    for _, several in groupby(pending, key=lambda prompt: prompt.request.max_tokens):
         alike = list(several)
         yield from (alike[at : at + _SAMPLES] for at in range(0, len(alike), _SAMPLES))
 

@@ -72,9 +72,10 @@ class Request(ABC):
         del verbs
         return self
 
-    @abstractmethod
     def put(self, queues: Queues[T], tag: T) -> None:
-        """Adds itself to the queue of the verb that answers it."""
+        """Adds itself to the queue of the verb that answers it. A kind that always takes another `form` needs none."""
+        del queues, tag
+        raise TypeError(f"{type(self).__name__} is in no queue: its `form` must give a request that a verb answers")
 
     @abstractmethod
     def content(self, hashed: Hashed) -> list[object]:

@@ -123,9 +123,9 @@ def _rated(model: RemoteScorer) -> Callable[[ScoreRequest], tuple[Response, Usag
         try:
             for row, image in enumerate(request.images):
                 for text, column in places.items():
-                    scores_NT[row, column], one = model.rate(image, text)
-                    tokens = {name: count + one.get(name, 0) for name, count in tokens.items()}
-                    usage = {**one, **tokens}
+                    scores_NT[row, column], latest = model.rate(image, text)
+                    tokens = {name: count + latest.get(name, 0) for name, count in tokens.items()}
+                    usage = {**latest, **tokens}
         except DataError as error:
             return Failed(str(error)), usage
         return columns_of(request, scores_NT, places), usage

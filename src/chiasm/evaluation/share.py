@@ -36,7 +36,7 @@ class Share:
 
     def others(self, cache: Path) -> list[Path]:
         """Where others keep theirs, whatever number of processes there was before."""
-        return [one for one in (cache, *sorted(cache.glob("share-*"))) if one != self.folder(cache)]
+        return [folder for folder in (cache, *sorted(cache.glob("share-*"))) if folder != self.folder(cache)]
 
     def mine(self, keys: Iterable[str]) -> set[str]:
         """Those of the keys that are in this share, by the order in which they first come."""

@@ -138,9 +138,9 @@ def _score(
     parts = list(members_by_kind(metric).values()) if metric.mean == "kinds" else [members]
     low, high = _interval(metric, parts, seed)
 
-    def over(one: MetricCounts, values_I: NDArray[np.float64], weight_I: NDArray[np.float64] | None) -> float:
+    def over(counted: MetricCounts, values_I: NDArray[np.float64], weight_I: NDArray[np.float64] | None) -> float:
         if len(members) == len(values_I):
-            return value_of(one, values_I, weight_I)
+            return value_of(counted, values_I, weight_I)
         return _mean(values_I[members], None if weight_I is None else weight_I[members])
 
     lenient = None
@@ -250,7 +250,7 @@ def compare(
         )
     keys, of = list(first), [samples[key] for key in first]
     credits_2I = [np.array([credit[key] for key in keys]) for credit in (first, second)]
-    weights_2I = [None, None] if weights is None else [np.array([one[key] for key in keys]) for one in weights]
+    weights_2I = [None, None] if weights is None else [np.array([weight[key] for key in keys]) for weight in weights]
     pairs = list(zip(credits_2I, weights_2I, strict=True))
     ours, theirs = (_mean(credit_I, weight_I) for credit_I, weight_I in pairs)
     # The same seed draws the same samples for both: the bootstrap is paired.

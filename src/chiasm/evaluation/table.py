@@ -39,17 +39,18 @@ def table(evaluations: Sequence[Evaluation], *, by_kind: bool = True) -> Table:
         name = kind.replace("_", " ") if kind else metric
         found.add_row(f"{'    ' if kind else '  '}{escape(name)}", _share(chance), *cells)
         last = task
-    told = [(_name(one), task, why) for one in evaluations for task, why in one.left_out.items()]
-    for task in dict.fromkeys(task for _, task, _ in told if task not in {row[0] for row in rows}):
+    left_out = [(_name(model), task, why) for model in evaluations for task, why in model.left_out.items()]
+    for task in dict.fromkeys(task for _, task, _ in left_out if task not in {row[0] for row in rows}):
         found.add_section()
         found.add_row(f"[bold]{escape(task)}[/]", "", *_left_out(evaluations, task))
-    found.caption = "\n".join(escape(f"{task} was left out for {name}: it {why}") for name, task, why in told) or None
+    reasons = [escape(f"{task} was left out for {name}: it {why}") for name, task, why in left_out]
+    found.caption = "\n".join(reasons) or None
     return found
 
 
 def _left_out(evaluations: Sequence[Evaluation], task: str) -> list[str]:
     """The cells of all models beside a task's name."""
-    return [cell for one in evaluations for cell in ("left out" if task in one.left_out else "", "")]
+    return [cell for evaluation in evaluations for cell in ("left out" if task in evaluation.left_out else "", "")]
 
 
 def _name(evaluation: Evaluation) -> str:

@@ -20,7 +20,7 @@ from chiasm.data.image import Image
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError, RecipeError
-from chiasm.evaluation.request import Broken, Request, Response
+from chiasm.evaluation.request import Broken, Request, Response, of_type
 from chiasm.evaluation.result import Example, TextOrImage
 from chiasm.models.model import Loader
 
@@ -128,7 +128,7 @@ class Task(Component, ABC, package="chiasm.evaluation.tasks", key="task"):
         """All requests, made once. Raises DataError if the data hold nothing to ask about."""
         requests = tuple(self.build_all_requests())
         if not any(request.verbs for request in requests):
-            why = next((f": {request.reason}" for request in requests if isinstance(request, Broken)), "")
+            why = next((f": {broken.reason}" for _, broken in of_type(requests, Broken)), "")
             raise DataError(f"task '{self.title}' finds nothing to ask about in {len(self.data)} samples{why}")
         return tuple(_unique(requests))
 
@@ -166,7 +166,7 @@ class Task(Component, ABC, package="chiasm.evaluation.tasks", key="task"):
 
     def settings(self) -> Mapping[str, object]:
         """What of the task's recipe entry a score depends on; the data count by their content."""
-        entries = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "name"}
+        entries = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "name"}
         return {name: dump(entry) for name, entry in entries.items() if not isinstance(entry, Source)}
 
     def constant(self, request: Request) -> Response:

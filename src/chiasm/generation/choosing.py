@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from chiasm.errors import RecipeError
+from chiasm.nn.precision import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def penalised(scores_RV: Tensor, held: list[list[int]], penalty: float) -> Tenso
     """Scores of the tokens that each row already holds, made smaller by the repetition penalty."""
     if penalty == 1:
         return scores_RV
-    scores_RV = scores_RV.clone()
+    scores_RV = at_least_float32(scores_RV).clone()
     for row, tokens in enumerate(held):
         known = torch.tensor(sorted(set(tokens)), dtype=torch.long, device=scores_RV.device)
         scores = scores_RV[row, known]

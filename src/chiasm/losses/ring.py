@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from chiasm.nn.precision import at_least_float32
+
 # Rows and columns of logits held at once: 16 MB in float32, which fits the last cache of a CPU and keeps a GPU busy.
 CHUNK = 2048
 
@@ -106,4 +108,4 @@ class Scratch:
 
 def full(tensor: Tensor) -> Tensor:
     """At least float32: a logit of 100 in bfloat16 is off by a quarter."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32)).contiguous()
+    return at_least_float32(tensor).contiguous()

@@ -103,9 +103,11 @@ class Flamingo(VisionLanguageModel):
         runs_T2 = last_seen(words.image_mask_T, ends_T, words.lengths_B.tolist(), len(features_SD) // len(images))
         return VisibleImages(EncoderStates(features_SD), runs_T2)
 
-    def waiting(self) -> frozenset[str]:
+    def expected_zero_grad(self) -> frozenset[str]:
         """What comes after closed gates; the pictures' parts too, while every layer's gate to them is closed."""
-        found = {f"language.look.{at}.{name}" for at, look in enumerate(self._looks) for name in look.waiting()}
+        found = {
+            f"language.look.{at}.{name}" for at, look in enumerate(self._looks) for name in look.expected_zero_grad()
+        }
         if not any(look.gate1.any() for look in self._looks):
             parts = {"vision": self.vision, "connector": self.connector}
             found |= {f"{part}.{name}" for part, module in parts.items() for name, _ in module.named_parameters()}

@@ -112,7 +112,7 @@ def require_current(folder: Path) -> None:
     if written.startswith("0.1."):
         raise CheckpointError(
             f"{folder} was written by chiasm {written}, whose checkpoints version {__version__} does not read; open it "
-            f"with that one (pip install 'chiasm=={written}'), or train it anew"
+            "with the version that wrote it, or train it anew"
         )
 
 

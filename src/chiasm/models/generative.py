@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,10 +28,30 @@ from chiasm.losses.next_token import next_token
 from chiasm.models.caption_scores import CaptionScorer, shown
 from chiasm.models.model import Model
 from chiasm.models.needed_layout import NeededLayout
-from chiasm.models.shared_prefixes import SharedPrefix as SharedPrefix
-from chiasm.models.shared_prefixes import common_tokens, shared_prefixes
+from chiasm.models.shared_prefixes import shared_length, shared_prefixes
 from chiasm.nn.decoder import Decoder, Packed, positions_of
 from chiasm.nn.visible_images import VisibleImages
+
+
+@dataclass(frozen=True)
+class SharedPrefix:
+    """Questions with a prefix in common. begun: the prefix, images above all. questions: what each adds to it.
+
+    limits: the most new tokens of each answer.
+    """
+
+    begun: Sample
+    questions: tuple[tuple[Text, ...], ...]
+    limits: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(part, Text) for question in self.questions for part in question):
+            raise DataError(f"sample '{self.begun.key}': the questions add images; give them in what all share")
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Each question as a sample of its own."""
+        return [replace(self.begun, parts=(*self.begun.parts, *question)) for question in self.questions]
 
 
 class GenerativeModel(Model):
@@ -234,7 +255,7 @@ class GenerativeModel(Model):
     def _read_shared(self, groups: Sequence[SharedPrefix], owners: Sequence[int]) -> tuple[Cache, Prompt]:
         """What the questions of each group begin with, read into a row of a cache, and what each question adds."""
         ids = [[self.processor.tokens(sample, answer=True)[0] for sample in group.samples] for group in groups]
-        alike = [common_tokens(rows, self.unshareable_ids) for rows in ids]
+        alike = [shared_length(rows, self.unshareable_ids) for rows in ids]
         rest = [row[shared:] for shared, rows in zip(alike, ids, strict=True) for row in rows]
         firsts = self.processor.prompts([group.samples[0] for group in groups])
         begun = self.embedded(firsts.to(self.device)).heads(alike)
@@ -348,7 +369,7 @@ class VisionLanguageModel(CaptionScorer, GenerativeModel):
             prompts = (self.embedded(self.processor.prompts([question]).to(self.device)) for question in questions)
             return torch.stack([-log_likelihoods(self.language, prompt, words).diff()[0] for prompt in prompts])
         ids = [self.processor.tokens(question, answer=True)[0] for question in questions]
-        alike = common_tokens(ids, self.unshareable_ids)
+        alike = shared_length(ids, self.unshareable_ids)
         begun = self.embedded(self.processor.prompts(questions[:1]).to(self.device)).heads([alike])
         found = log_likelihoods(self.language, begun, [row[alike:] + word for word in words for row in ids])
         return found[: len(texts)] - found[len(texts) :]

@@ -120,8 +120,8 @@ class Model(nn.Module, ABC):
     def require_own(self, action: str) -> None:
         """Raises CapabilityError for a model that can only be asked. deed: what was to be done, such as "blended"."""
 
-    def waiting(self) -> frozenset[str]:
-        """Names of the tensors that no gradient reaches yet, by design: others have to move first."""
+    def expected_zero_grad(self) -> frozenset[str]:
+        """Names of parameters whose gradient is zero at initialisation by design, such as those behind a zero gate."""
         return frozenset()
 
     def caching_processor(self, folder: Path, frozen: Collection[str]) -> CachingProcessor:  # noqa: ARG002  # a default

@@ -52,10 +52,10 @@ class Monkey(QwenVL):
         shape = {"window": config.vision.image_size, "rows": config.rows, "columns": config.columns}
         return NeededLayout(Windows, {**shape, "image_tokens": config.connector.queries})
 
-    def waiting(self) -> frozenset[str]:
+    def expected_zero_grad(self) -> frozenset[str]:
         """What of fresh adapters learns only from the second step on."""
         adapters = ((name, part) for name, part in self.named_modules() if isinstance(part, windowed.Adapters))
-        return frozenset(f"{name}.{one}" for name, part in adapters for one in part.waiting())
+        return frozenset(f"{name}.{one}" for name, part in adapters for one in part.expected_zero_grad())
 
 
 def _adapted(tower: bare.Config, windows: int, dropout: float = 0.05) -> windowed.Config:

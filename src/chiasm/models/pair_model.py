@@ -23,6 +23,7 @@ from chiasm.losses.best_query import Similarities
 from chiasm.losses.gather import gathered, summed
 from chiasm.losses.ring import full
 from chiasm.models.model import ContrastiveModel
+from chiasm.nn.precision import at_least_float32
 
 T = TypeVar("T")
 ScoreBy = Literal["itc", "itm"]
@@ -173,8 +174,8 @@ def require_texts(texts: Sequence[str]) -> None:
 
 
 def unit(x: Tensor) -> Tensor:
-    """Scaled to length 1 along the last dimension."""
-    return F.normalize(x, dim=-1)
+    """Scaled to length 1 along the last dimension, in float32 at least."""
+    return F.normalize(at_least_float32(x), dim=-1)
 
 
 def chunks(whole: Sequence[T], size: int) -> list[Sequence[T]]:

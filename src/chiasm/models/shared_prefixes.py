@@ -3,35 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
 
-from chiasm.data.sample import Sample, Text
+from chiasm.data.sample import Sample
 from chiasm.errors import DataError
 
 Tokens = tuple[list[int], list[bool]]  # of a sample: its ids, and which of them are targets
-
-
-@dataclass(frozen=True)
-class SharedPrefix:
-    """Questions with a prefix in common. begun: the prefix, images above all. questions: what each adds to it.
-
-    limits: the most new tokens of each answer.
-    """
-
-    begun: Sample
-    questions: tuple[tuple[Text, ...], ...]
-    limits: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not all(isinstance(part, Text) for question in self.questions for part in question):
-            raise DataError(
-                f"sample '{self.begun.key}': the questions add images; give them in what the questions share"
-            )
-
-    @property
-    def samples(self) -> list[Sample]:
-        """Each question as a sample of its own."""
-        return [replace(self.begun, parts=(*self.begun.parts, *question)) for question in self.questions]
 
 
 def shared_prefixes(
@@ -55,14 +31,16 @@ def shared_prefixes(
     return groups
 
 
-def common_tokens(rows: Sequence[Sequence[int]], image_token_ids: Sequence[int]) -> int:
-    """How many tokens all rows have in common at their start, leaving at least one to each. Raises DataError if image
-    tokens are left."""
+def shared_length(rows: Sequence[Sequence[int]], image_token_ids: Sequence[int]) -> int:
+    """How many tokens all rows have in common at their start, leaving at least one to each.
+
+    Raises DataError if image tokens are left.
+    """
     alike = 0
     for tokens in zip(*(row[:-1] for row in rows), strict=False):
         if len(set(tokens)) > 1:
             break
         alike += 1
     if any(image_token in row[alike:] for row in rows for image_token in image_token_ids):
-        raise DataError("the chat template puts images after what the questions share; ask them one by one")
+        raise DataError("the chat template parts the pictures from what the questions share; ask them one by one")
     return alike

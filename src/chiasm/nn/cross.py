@@ -122,7 +122,7 @@ class GatedCross(nn.Module):
             x_TD = x_TD + self.gate1.tanh() * self.attention(self.norm1(x_TD), layer, visible)
         return x_TD + self.gate2.tanh() * self.mlp(self.norm2(x_TD))
 
-    def waiting(self) -> list[str]:
+    def expected_zero_grad(self) -> list[str]:
         """Names of the tensors after a gate that is closed: no gradient reaches them until it has moved."""
         behind = {"gate1": ("norm1", "attention"), "gate2": ("norm2", "mlp")}
         closed = [part for gate, parts in behind.items() if not getattr(self, gate).any() for part in parts]

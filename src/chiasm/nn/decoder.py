@@ -20,6 +20,7 @@ from chiasm.config import Component
 from chiasm.errors import RecipeError
 from chiasm.nn.attention_mask import attention_mask
 from chiasm.nn.linear import Linear, linear
+from chiasm.nn.packed_attention import PackedSequences
 from chiasm.nn.recompute import Recomputable, recomputed
 from chiasm.nn.rotary import Rotary, turn
 from chiasm.nn.visible_images import VisibleImages
@@ -50,9 +51,12 @@ class Packed:
         self, lengths: Sequence[int], visible: VisibleImages | None = None, blocks_T: Tensor | None = None
     ) -> None:
         self.lengths, self.visible = list(lengths), visible
-        self.blocks = torch.split(blocks_T, self.lengths) if blocks_T is not None else [None] * len(self.lengths)
+        self._sequences = PackedSequences(self.lengths)
+        self.blocks = torch.split(blocks_T, self.lengths) if blocks_T is not None else None
 
     def __call__(self, _layer: int, q_THE: Tensor, k_TGE: Tensor, v_TGE: Tensor, window: int | None) -> Tensor:
+        if self.blocks is None:
+            return self._sequences.attention(q_THE, k_TGE, v_TGE, causal=True, window=window)
         sequences = zip(*(torch.split(x, self.lengths) for x in (q_THE, k_TGE, v_TGE)), self.blocks, strict=True)
         mixed = [
             attention(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), window, blocks).transpose(0, 1)

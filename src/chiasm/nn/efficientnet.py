@@ -147,7 +147,7 @@ class EfficientNetLite(nn.Module):
     def forward(self, pixels_NCHW: Tensor) -> Tensor:
         """The last map as patches (N, P, D), what attention pooling reads."""
         # Channels last is what CPU and GPU convolve fastest; the layout of the input decides it for the whole tower.
-        map_NCHW = pixels_NCHW.contiguous(memory_format=torch.channels_last)
+        map_NCHW = pixels_NCHW.to(next(self.parameters()).dtype).contiguous(memory_format=torch.channels_last)
         map_NCHW = F.relu6(self.stem(map_NCHW), inplace=True)
         for block in self.blocks:
             map_NCHW = block(map_NCHW)

@@ -8,19 +8,18 @@ Shapes: P patches of all pictures, D width, H heads, E width of a head."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chiasm.data.batch import Images, PackedImages
 from chiasm.errors import DataError, RecipeError
 from chiasm.nn.attention import MLP, Activation
 from chiasm.nn.decoder import DecoderBlock, GroupedAttention
+from chiasm.nn.packed_attention import PackedSequences
 from chiasm.nn.rotary import Rotary
 
 
@@ -88,7 +87,7 @@ class PackedViT(nn.Module):
                 f"with patch {self.config.patch} and time {self.config.time}"
             )
         turns, backend = self._turns(images.grid_N2.tolist()), Apart(images.lengths_N.tolist())
-        x_PD = self.embed(images.pixels)
+        x_PD = self.embed(images.pixels.to(self.embed.weight.dtype))
         for layer, block in enumerate(self.blocks):
             x_PD = block(x_PD, turns, layer, backend)
         return x_PD
@@ -102,22 +101,15 @@ class PackedViT(nn.Module):
 
 
 class Apart:
-    """An `AttentionBackend` in which every picture sees itself, whole, and no other.
-
-    Neighbours of one size go together."""
+    """An `AttentionBackend` in which every picture sees itself, whole, and no other."""
 
     visible = None  # beside each other they see nothing
 
     def __init__(self, lengths: Sequence[int]) -> None:
-        self._runs = [(len(list(run)), length) for length, run in itertools.groupby(lengths)]
+        self._sequences = PackedSequences(lengths)
 
     def __call__(self, _layer: int, q_PHE: Tensor, k_PHE: Tensor, v_PHE: Tensor, _window: int | None) -> Tensor:
-        pieces = [count * length for count, length in self._runs]
-        mixed = []
-        for run, *parts in zip(self._runs, *(torch.split(one, pieces) for one in (q_PHE, k_PHE, v_PHE)), strict=True):
-            q, k, v = (part.unflatten(0, run).transpose(1, 2) for part in parts)
-            mixed.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1))
-        return torch.cat(mixed)
+        return self._sequences.attention(q_PHE, k_PHE, v_PHE, causal=False)
 
 
 class PatchMerger(nn.Module):

@@ -45,8 +45,10 @@ class ImageTower(nn.Module, ABC):
         return True
 
     def pixels(self, images: Images) -> Tensor:
-        """(M, C, H, W), of whole pictures or tiles. Raises DataError for another layout, and for another size than the
-        one that it sees."""
+        """(M, C, H, W), of whole pictures or tiles, in the type of the weights.
+
+        Raises DataError for another layout, and for another size than the one that it sees.
+        """
         if not isinstance(images, PixelImages):
             raise DataError(
                 f"this {type(self).__name__} sees whole pictures, but was given {type(images).__name__}; set "
@@ -54,7 +56,7 @@ class ImageTower(nn.Module, ABC):
             )
         if self.image_size is not None:
             self._require_size(images)
-        return images.pixels
+        return images.pixels.to(next(self.parameters()).dtype)
 
     def _require_size(self, images: PixelImages) -> None:
         size, (height, width) = self.image_size, images.pixels.shape[-2:]

@@ -106,7 +106,7 @@ class Objective(nn.Module, ABC):
         return self.state_dict()
 
     def train(self, mode: bool = True) -> Any:
-        """Parts of which no parameter learns stay in eval mode."""
+        """Parts of which no parameter learns, such as a teacher, stay in eval mode."""
         super().train(mode)
         if mode:
             keep_frozen_in_eval(self)

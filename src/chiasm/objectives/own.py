@@ -27,7 +27,7 @@ class Own(Objective):
         return model.losses(batch)
 
     def expected_zero_grad(self, model: Model) -> frozenset[str]:
-        return model.waiting()
+        return model.expected_zero_grad()
 
 
 class OwnContrastive(ContrastiveObjective):
@@ -49,4 +49,4 @@ class OwnContrastive(ContrastiveObjective):
         return model.losses_of(features)
 
     def expected_zero_grad(self, model: Model) -> frozenset[str]:
-        return model.waiting()
+        return model.expected_zero_grad()

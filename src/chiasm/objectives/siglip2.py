@@ -91,9 +91,9 @@ class Config(ObjectiveConfig):
                 f"objective.hidden: {self.hidden:g} of {self._patches(model)} patches hides none of them, or all"
             )
 
-    def build(self, model: Model) -> SigLIP2:
+    def build(self, model: Model) -> SigLIP2Objective:
         assert isinstance(model, DualEncoder)
-        return SigLIP2(self, model, self._patches(model))
+        return SigLIP2Objective(self, model, self._patches(model))
 
     @staticmethod
     def _patches(model: DualEncoder) -> int:
@@ -133,7 +133,7 @@ class PrototypeHead(nn.Module):
         return F.normalize(self.layers(x), dim=-1) @ F.normalize(self.prototypes_KE, dim=-1).T
 
 
-class SigLIP2(ContrastiveObjective):
+class SigLIP2Objective(ContrastiveObjective):
     """The model's own losses, and from `start` on "self_distillation" and "masked_prediction"."""
 
     def __init__(self, config: Config, model: DualEncoder, patches: int) -> None:
@@ -258,4 +258,4 @@ class SigLIP2(ContrastiveObjective):
 
     def expected_zero_grad(self, model: Model) -> frozenset[str]:
         own = [f"objective.{name}" for name, one in self.named_parameters() if one.requires_grad]
-        return model.waiting() | frozenset([] if self.active else own)
+        return model.expected_zero_grad() | frozenset([] if self.active else own)

@@ -40,7 +40,7 @@ INSERT OR IGNORE INTO facts VALUES ('generation', 0), ('walk', 0);
 
 
 @dataclass(frozen=True)
-class Entry:
+class IndexEntry:
     """A picture of the index. name: below the folder; key: hash of its content; place: of its vector."""
 
     name: str
@@ -107,13 +107,13 @@ class Index:
             pictures = database.execute("SELECT count(*) FROM files JOIN contents USING (key) WHERE place >= 0")
             return Changes(pictures.fetchone()[0], embedded, known, removed, tuple(unreadable))
 
-    def entries(self) -> tuple[list[Entry], GrowingArray]:
+    def entries(self) -> tuple[list[IndexEntry], GrowingArray]:
         """The pictures, sorted by name, and the vectors that they point into (unit length, float32)."""
         with self._database() as database:
             found = database.execute(
                 "SELECT name, key, place FROM files JOIN contents USING (key) WHERE place >= 0 ORDER BY name"
             )
-            entries = [Entry(os.fsdecode(name), key, place) for name, key, place in found]
+            entries = [IndexEntry(os.fsdecode(name), key, place) for name, key, place in found]
             vectors = GrowingArray(self._vector_file(database), (self.width,))
             vectors.count = _placed(database)  # what an update in another process has not finished does not count
             return entries, vectors

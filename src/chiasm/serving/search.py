@@ -15,7 +15,7 @@ from chiasm.data.image import Image
 from chiasm.data.vectors import GrowingArray
 from chiasm.errors import ChiasmError, DataError, MissingExtra
 from chiasm.evaluation.templates import OPENAI
-from chiasm.serving.index import Entry, Index
+from chiasm.serving.index import Index, IndexEntry
 
 if TYPE_CHECKING:
     import usearch.index
@@ -29,7 +29,7 @@ _SPREAD = 4096  # vectors by which the spread of a query's scores is estimated
 class Hit:
     """A picture and the cosine between its vector and the query's."""
 
-    entry: Entry
+    entry: IndexEntry
     score: float
 
 
@@ -38,7 +38,7 @@ class Sorted:
     """Pictures by name. best_N: which of the names fits each entry best; probability_N: the model's, for that name."""
 
     names: tuple[str, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[IndexEntry, ...]
     best_N: NDArray[np.int64]
     probability_N: NDArray[np.float32]
 
@@ -64,7 +64,7 @@ class Finder:
         self._graph = _graph(index, self.vectors) if len(self.entries) > exact_up_to else None
 
     def query(
-        self, texts: Sequence[str] = (), images: Sequence[Image] = (), entries: Sequence[Entry] = ()
+        self, texts: Sequence[str] = (), images: Sequence[Image] = (), entries: Sequence[IndexEntry] = ()
     ) -> NDArray[np.float32]:
         """The unit vector, (D,), of words, of pictures, of entries of the index, or of several of them together.
 

@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from chiasm.errors import CheckpointError
 from chiasm.models import folder as model_folder
 from chiasm.models.model import Model
+from chiasm.nn.precision import Precision
 from chiasm.training.distributed import Ranks, StoppedElsewhere
 from chiasm.training.parallel import SingleProcess, first_row, local
 from chiasm.training.settings import Training
@@ -35,7 +36,10 @@ T = TypeVar("T")
 
 @dataclass
 class Progress:
-    """How far a run has come. position: samples of the data handed out. seconds: spent training, over all sittings."""
+    """How far a run has come. position: samples of the data handed out. seconds: spent training, over all sittings.
+
+    precision: that it learns in, which another machine might not choose again.
+    """
 
     step: int = 0
     position: int = 0
@@ -43,6 +47,7 @@ class Progress:
     skipped_steps: int = 0
     samples_seen: int = 0
     samples_skipped: int = 0
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from chiasm.data.reader import Reader
 from chiasm.errors import DataError, RecipeError, TrainingError
 from chiasm.models.model import Model
 from chiasm.nn.device import choose_device
+from chiasm.nn.precision import DTYPES, Precision, autocast, bf16_gain, choose_precision
 from chiasm.nn.recompute import recompute_layers
 from chiasm.objectives.objective import Objective
 from chiasm.training.average import Average
@@ -34,7 +35,6 @@ from chiasm.training.settings import Training
 from chiasm.training.signals import stopping
 
 Evaluate = Callable[[Model], Mapping[str, float]]
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SIGNAL_GRACE = 2.0  # seconds; with torchrun a Ctrl-C comes twice
 
 
@@ -64,6 +64,7 @@ class Loop:
         self.model, self.ranks = model, ranks or Ranks()
         folder.mkdir(parents=True, exist_ok=True)
         self.device = choose_device(settings.device)
+        self.precision = self._agreed_precision()
         freeze(model, settings)
         if settings.recompute and not recompute_layers(model):
             raise RecipeError("training.recompute: this model has no layers that can be computed again")
@@ -71,9 +72,9 @@ class Loop:
         self.learner = self.parallel.learner
         self.objective = self.learner.objective
         self.optimiser = build_optimiser(model, settings, self.objective)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.average = Average(model, settings.ema) if settings.ema is not None else None
-        self.progress = Progress()
+        self.progress = Progress(precision=self.precision)
         self.monitor = Monitor(
             folder,
             settings.steps,
@@ -83,7 +84,7 @@ class Loop:
             recipe=recipe,
             silent=not self.ranks.first,
         )
-        self.pace = Pace(self.device, _DTYPES.get(settings.precision, torch.float32), counts=not settings.compile)
+        self.pace = Pace(self.device, DTYPES[self.precision], counts=not settings.compile)
         self.checkpoints = Checkpoints(folder / "checkpoints", settings, self.ranks, self._warn)
         self._features = torch.compile(self.learner.features) if settings.compile and self.learner.compares else None
         self._losses: Callable[[Batch], dict[str, Tensor]] = (
@@ -98,6 +99,7 @@ class Loop:
         """Goes back to the newest sound checkpoint, if there is one; returns its step."""
         progress = self.checkpoints.restore(self.model, self._state())
         if progress is not None:
+            self._keep_precision(progress)
             self.progress = progress
             self.reader.position = progress.position
             if self.ranks.first:  # the counts are of all ranks, which are summed at each step
@@ -114,6 +116,7 @@ class Loop:
         self.learner.train()
         self._since = time.perf_counter()
         grace = _SIGNAL_GRACE if self.ranks.count > 1 else 0.0
+        self._tell_precision()
         with self.monitor, stopping(self._on_signal, grace=grace), self.ranks.watching(self.checkpoints.newest):
             with closing(self._batches()) as batches:  # a generator left behind keeps its threads
                 for batch, sizes in batches:
@@ -128,6 +131,31 @@ class Loop:
     def finished(self) -> Model | None:
         """The model that stands for the run, on the first rank; with the averaged weights where the recipe has them."""
         return self.parallel.whole(self.average.state_dict(self.model) if self.average is not None else None)
+
+    def _agreed_precision(self) -> Precision:
+        """What the recipe says; where it leaves the choice, what is the better one on every rank's device."""
+        choice = choose_precision(self.settings.precision, self.device)
+        if self.settings.precision != "auto":
+            return choice
+        return "float32" if self.ranks.any(choice == "float32") else choice
+
+    def _keep_precision(self, progress: Progress) -> None:
+        """Has a resumed run go on in the precision that it began in, whatever this device would have chosen."""
+        if self.settings.precision != "auto" or progress.precision == self.precision:
+            return
+        self._warn(
+            f"training.precision: auto goes on in {progress.precision}, in which this run began; here a new run would "
+            f"take {self.precision}"
+        )
+        self.precision = progress.precision
+        self.pace = Pace(self.device, DTYPES[self.precision], counts=not self.settings.compile)
+
+    def _tell_precision(self) -> None:
+        """As a run begins: what `auto` took, and why."""
+        if self.settings.precision == "auto" and self.progress.step == 0:
+            gain = bf16_gain(self.device)
+            self.monitor.say(f"precision: {self.precision}; bf16 products are {gain:.1f} times as fast as float32 here")
+            self.monitor.write({"step": 0, "precision": self.precision, "bf16_gain": round(gain, 2)})
 
     def _batches(self) -> Generator[tuple[Batch, list[int]]]:
         """This rank's share of each batch with the sizes of all shares, until the last step or a signal to any rank."""
@@ -236,9 +264,7 @@ class Loop:
         )
 
     def _autocast(self) -> torch.autocast:
-        precision = self.settings.precision
-        dtype = _DTYPES.get(precision, torch.bfloat16)
-        return torch.autocast(self.device.type, dtype=dtype, enabled=precision != "float32")
+        return autocast(self.device, self.precision)
 
     def _weighed(self, named: Mapping[str, Tensor]) -> Tensor:
         """The sum of the losses, each times its weight in the recipe."""
@@ -336,7 +362,7 @@ class Loop:
 
     def _nonfinite(self, batch: Batch, losses: dict[str, float], norm: float) -> None:
         step = self.progress.step + 1
-        overflow = self.settings.precision == "fp16" and math.isfinite(losses["loss"])
+        overflow = self.precision == "fp16" and math.isfinite(losses["loss"])
         if overflow:
             self.scaler.step(self.optimiser)  # does nothing but lower the scale: so it finds the one that fits
         if overflow or self.settings.on_nonfinite == "skip":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from chiasm.data.file_cache import cache_folder, write_whole
+from chiasm.nn.precision import matrix_rate
 
 _TRIES = 6  # products; the fastest counts, for others may use the device too
 _SIDES = {"cpu": 1024, "cuda": 4096}  # large enough for the peak, small enough for a blink
@@ -74,16 +74,7 @@ def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second of the fastest of a few large matrix products."""
-    side = _SIDES.get(device.type, 1024)
-    left, right, out = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(3))
-    seconds = []
-    for _ in range(_TRIES):
-        _wait(device)
-        start = time.perf_counter()
-        torch.mm(left, right, out=out)
-        _wait(device)
-        seconds.append(time.perf_counter() - start)
-    return 2 * side**3 / min(seconds)
+    return matrix_rate(device, dtype, _SIDES.get(device.type, 1024), _TRIES)
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
@@ -120,11 +111,6 @@ _OF_CPU: dict[object, Callable[..., int]] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _cached(device: torch.device, dtype: torch.dtype) -> Path:

@@ -108,7 +108,7 @@ def test_aro_cuts_a_picture_in_a_store(tmp_path: Path, monkeypatch: pytest.Monke
         assert image.size == (40, 5)
         assert not any("0.jpg" in path for path, _ in asked)  # nothing is fetched before it is needed
         whole = PIL.Image.open(images / "0.jpg").convert("RGB")
-        np.testing.assert_array_equal(image.levels(), np.asarray(whole.crop((3, 2, 43, 7))))
+        np.testing.assert_array_equal(image.pixels_uint8(), np.asarray(whole.crop((3, 2, 43, 7))))
         assert image.name == f"{address}/images/0.jpg cut to (3, 2, 43, 7)"
         fails(source, 1, "there is no picture at http.*/images/absent.jpg")
         fails(source, 2, "leads out of")

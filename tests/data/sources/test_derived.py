@@ -14,7 +14,7 @@ from chiasm.data.source import Source
 from chiasm.data.sources.answered import Answered
 from chiasm.data.sources.grounded import Grounded
 from chiasm.data.sources.mixture import Mixture
-from chiasm.data.sources.part import Part
+from chiasm.data.sources.part import Subset
 from chiasm.data.sources.prompts import Prompts
 from chiasm.data.sources.referring import Referring
 from tests.evaluation.fakes import Listed, picture
@@ -64,7 +64,7 @@ def test_rounds_are_shuffled_among_each_other() -> None:
 
 def test_a_part_is_read_shard_by_shard() -> None:
     whole = sharded("a")
-    part, rest = Part(whole, 0.7), Part(whole, 0.7, rest=True)
+    part, rest = Subset(whole, 0.7), Subset(whole, 0.7, rest=True)
     starts = (0, 8, 24, 32)
     for one in (part, rest):
         told = one.blocks()
@@ -76,4 +76,4 @@ def test_a_part_is_read_shard_by_shard() -> None:
         shards = [sum(at >= start for start in starts) for at in order]
         assert sum(a != b for a, b in pairwise(shards)) == 2, "each shard is read once"
         assert sorted(order) == list(one.indices)
-    assert Part(Listed(whole.samples), 0.5).blocks() is None
+    assert Subset(Listed(whole.samples), 0.5).blocks() is None

@@ -15,7 +15,7 @@ import pytest
 from chiasm.config import dump, parse
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample
-from chiasm.data.shards import Entries, Entry, expand
+from chiasm.data.shards import Entries, ShardEntry, expand
 from chiasm.data.source import Source
 from chiasm.data.sources.captions import Captions
 from chiasm.data.sources.webdataset import WebDataset, write_shards
@@ -306,11 +306,11 @@ def test_other_formats_are_written_as_png(tmp_path: Path) -> None:
 
 def test_the_index_of_a_shard_keeps_all_of_its_samples_in_little_memory() -> None:
     listed = [
-        Entry(f"{place:06}", {"jpg": (place * 10_000, 9000), "txt": (place * 10_000 + 9500, place)})
+        ShardEntry(f"{place:06}", {"jpg": (place * 10_000, 9000), "txt": (place * 10_000 + 9500, place)})
         for place in range(1000)
     ]
-    listed[3] = Entry("狗", {}, "it is broken")
-    listed[4] = Entry("\udcff", {"0.jpg": (2**40, 0)})  # a byte of a name that is no UTF-8, as tarfile gives it
+    listed[3] = ShardEntry("狗", {}, "it is broken")
+    listed[4] = ShardEntry("\udcff", {"0.jpg": (2**40, 0)})  # a byte of a name that is no UTF-8, as tarfile gives it
     tracemalloc.start()
     kept = Entries(iter(listed))
     taken, _ = tracemalloc.get_traced_memory()

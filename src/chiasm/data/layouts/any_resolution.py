@@ -27,7 +27,7 @@ GRIDS: Grids = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 
 @dataclass(frozen=True)
 class AnyResolution(Layout):
-    """tile: side of a tile in pixels. patch: side of a patch, each a slot. grids: (height, width) to choose among."""
+    """tile: side of a tile in pixels. patch: side of a patch, an image token each. grids: (height, width) to choose."""
 
     tile: int = 336
     patch: int = 14
@@ -44,7 +44,7 @@ class AnyResolution(Layout):
         return self.token
 
     def image_tokens(self, width: int, height: int) -> int:
-        """How many slots a picture of that size takes: all of it once, then its rows, each with its mark."""
+        """How many image tokens a picture of that size takes: all of it once, then its rows, each with its mark."""
         side = self.tile // self.patch
         rows, columns = window(width, height, *grid_shape(width, height, self.grids, self.tile), side)
         return side**2 + rows * (columns + 1)

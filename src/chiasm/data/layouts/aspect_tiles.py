@@ -26,7 +26,7 @@ from chiasm.errors import RecipeError
 
 @dataclass(frozen=True)
 class AspectTiles(VideoLayout):
-    """size: side of a tile in pixels. slots: features a tile. min_tiles, max_tiles: how many make a picture; training
+    """size: side of a tile in pixels. image_tokens: of a tile. min_tiles, max_tiles: how many make a picture; training
     took up to 12, and 40 may be given later.
 
     thumbnail: whether the whole picture follows as one more tile, where it has more than one.
@@ -51,7 +51,7 @@ class AspectTiles(VideoLayout):
     def __post_init__(self) -> None:
         if self.size < 1 or self.image_tokens < 1:
             raise RecipeError(
-                f"a tile of {self.size} pixels with {self.image_tokens} slots is none; both must be 1 or more"
+                f"a tile of {self.size} pixels with {self.image_tokens} image tokens is none; both must be 1 or more"
             )
         if not 1 <= self.min_tiles <= self.max_tiles:
             raise RecipeError(f"a picture cannot have between {self.min_tiles} and {self.max_tiles} tiles")

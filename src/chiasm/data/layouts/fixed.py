@@ -1,4 +1,4 @@
-"""Every picture at one size, as one row of slots: LLaVA, BLIP-2, MiniGPT-4, Kosmos-2, Frozen."""
+"""Every picture at one size, as one row of image_tokens: LLaVA, BLIP-2, MiniGPT-4, Kosmos-2, Frozen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chiasm.errors import RecipeError
 
 @dataclass(frozen=True)
 class Fixed(Layout):
-    """slots: features a picture. token: what keeps their places. before, behind: texts around them.
+    """image_tokens: features a picture. token: what keeps their places. before, behind: texts around them.
 
     number: stands before each picture, its number in the sample, from 1 on, in the place of "{}".
     """
@@ -30,7 +30,7 @@ class Fixed(Layout):
 
     def __post_init__(self) -> None:
         if self.image_tokens < 1:
-            raise RecipeError(f"a picture needs at least one slot, not {self.image_tokens}")
+            raise RecipeError(f"a picture needs at least one image token, not {self.image_tokens}")
 
     @property
     def image_token(self) -> str:

@@ -1,6 +1,6 @@
 """A picture at its own aspect ratio, in four quarters and as a whole: Idefics2 (arXiv:2405.02246, section 3).
 
-Each part takes the same few slots, whatever its size."""
+Each part takes the same few image tokens, whatever its size."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HALF = (0.5, 0.5, 0.5)
 @dataclass(frozen=True)
 class Native(Layout):
     """shortest, longest: bounds of a part's sides in pixels; the upper one keeps the aspect ratio, the lower one need
-    not. patch: side of a patch in pixels. slots: features of a part.
+    not. patch: side of a patch in pixels. image_tokens: features of a part.
 
     split: False shows the whole picture alone. token: keeps the place of a feature; around: stands around each part.
     """

@@ -1,7 +1,7 @@
 """Pictures and videos at their own resolution, as packed patches: Qwen2-VL (Wang et al. 2024, arXiv:2409.12191).
 
-A picture is resized so that its sides are whole slots and its pixels between two bounds; its aspect ratio stays as
-near as that allows. Nothing is cut off or padded. A video is a row of pictures, each of two frames."""
+A picture is resized so that its sides are whole image tokens and its pixels between two bounds; its aspect ratio
+stays as near as that allows. Nothing is cut off or padded. A video is a row of pictures, each of two frames."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NARROWEST = 200  # as the published code: the longer side over the shorter one
 
 @dataclass(frozen=True)
 class PackedPatches(VideoLayout):
-    """patch: side of a patch in pixels. merge: so many patches, along each side, make one slot.
+    """patch: side of a patch in pixels. merge: so many patches, along each side, make one image token.
 
     time: frames that a patch spans; a picture stands still for that long, a video's last frame is repeated to fill it.
     min_pixels, max_pixels: bounds of a resized picture. video_min_pixels, video_max_pixels: of each frame of a video.
@@ -62,12 +62,12 @@ class PackedPatches(VideoLayout):
         for low, high in ((self.min_pixels, self.max_pixels), (self.video_min_pixels, self.video_max_pixels)):
             if not 0 < low <= high or high < self.side**2:
                 raise RecipeError(
-                    f"a picture cannot have between {low} and {high} pixels in whole slots of {self.side}x{self.side}"
+                    f"an image cannot have between {low} and {high} pixels in image tokens of {self.side}x{self.side}"
                 )
 
     @property
     def side(self) -> int:
-        """Of a slot, in pixels."""
+        """Of an image token, in pixels."""
         return self.patch * self.merge
 
     @property
@@ -104,7 +104,7 @@ class PackedPatches(VideoLayout):
         images: Sequence[Image | Video],
         generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # there is no augmentation
     ) -> Images:
-        """Patches of all pictures behind each other, (M, 3 * time * patch * patch), those of a slot together.
+        """Patches of all pictures behind each other, (M, 3 * time * patch * patch), those of an image token together.
 
         Each picture, or each `time` frames of a video, counts as one.
         """
@@ -119,7 +119,7 @@ class PackedPatches(VideoLayout):
         return PackedImages(torch.cat(patches), torch.tensor(rows), grid_N2.prod(1), grid_N2)
 
     def _span(self, width: int, height: int, frames: int = 0) -> tuple[int, int, int]:
-        """(times, rows, columns) of the slots of a picture, or of a video of so many frames."""
+        """(times, rows, columns) of the image tokens of a picture, or of a video of so many frames."""
         fitted_height, fitted_width = self._fitted(width, height, moving=frames > 0)
         return max(1, -(-frames // self.time)), fitted_height // self.side, fitted_width // self.side
 
@@ -141,7 +141,7 @@ class PackedPatches(VideoLayout):
         return shown.size if isinstance(shown, Image) else (*shown.size, len(self.frame_indices(shown)))
 
     def _patches(self, frames_TCHW: Tensor) -> Tensor:
-        """(P, C * T * p * p): the patches of a slot one after another, row by row, and so the slots."""
+        """(P, C * T * p * p): the patches of an image token one after another, row by row, and so the image tokens."""
         times, channels, height, width = frames_TCHW.shape
         down, across = height // self.side, width // self.side
         cut = frames_TCHW.view(times, channels, down, self.merge, self.patch, across, self.merge, self.patch)

@@ -2,7 +2,7 @@
 MiniCPM-V (Yao et al. 2024, arXiv:2408.01800, section 3.2.1).
 
 Slices keep the picture's aspect ratio as nearly as their grid does, so they differ in shape from picture to picture; a
-resampler makes as many slots of each, whatever its shape. Version 2.6 numbers the pictures of a prompt; 2.5 does not,
+resampler makes as many image tokens of each, whatever its shape. Version 2.6 numbers the images of a prompt; 2.5 not,
 and marks slices as it marks wholes, and all slices of a picture together."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from chiasm.errors import RecipeError
 @dataclass(frozen=True)
 class Slices(Layout):
     """size: side in pixels of the squares that have as many pixels as a slice. patch: side of a patch. most: slices of
-    a picture, the whole not counted. slots: of a slice, and of the whole.
+    a picture, the whole not counted. image_tokens: of a slice, and of the whole.
 
     merge: both sides of a slice are whole multiples of so many patches (4 in version 4.6).
     token: keeps the places. before, behind: around the whole; slice_before, slice_behind: around a slice; grid_before,
@@ -60,7 +60,7 @@ class Slices(Layout):
     def __post_init__(self) -> None:
         if min(self.image_tokens, self.most, self.merge) < 1 or not 1 <= self.unit <= self.size:
             raise RecipeError(
-                f"up to {self.most} slices of about {self.size} pixels with {self.image_tokens} slots, in {self.merge} "
+                f"{self.most} slices of about {self.size} pixels with {self.image_tokens} image tokens in {self.merge} "
                 f"patches of {self.patch}, do not make a layout"
             )
 

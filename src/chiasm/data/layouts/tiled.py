@@ -26,7 +26,7 @@ _HALF = (0.5, 0.5, 0.5)
 @dataclass(frozen=True)
 class Tiled(Layout):
     """tile: side of a tile in pixels. longest: the longer side that every picture is scaled to, before it is stretched
-    to whole tiles. patch: side of a patch in pixels. slots: features of a tile.
+    to whole tiles. patch: side of a patch in pixels. image_tokens: features of a tile.
 
     split: False shows the whole picture alone, at one tile's size.
     token: keeps the place of a feature; around: stands around tiles; whole: before the features of the whole picture.

@@ -1,5 +1,5 @@
 """A picture stretched to a few windows, and a small view of the whole: Monkey (Li et al. 2023, arXiv:2311.06607,
-section 3.1): 1344x896 pixels, six windows of 448, 1,792 slots."""
+section 3.1): 1344x896 pixels, six windows of 448, 1,792 image tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from chiasm.errors import RecipeError
 
 @dataclass(frozen=True)
 class Windows(Layout):
-    """window: its side in pixels. rows, columns: of windows; every picture is stretched to them. slots: of a part.
+    """window: its side in pixels. rows, columns: of windows; every image is stretched to them. image_tokens: of a part.
 
     token: keeps the place of a feature. before, behind: around a picture.
     """

@@ -15,7 +15,7 @@ from chiasm.errors import DataError, RecipeError
 
 
 @dataclass(frozen=True)
-class Part(Source):
+class Subset(Source):
     """A random `share` of the samples of a source, in their order; with `rest: true` all the others.
 
     of: the source. share: above 0 and below 1; rounded to whole samples.

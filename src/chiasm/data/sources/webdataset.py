@@ -24,7 +24,7 @@ from chiasm.data.image import Image
 from chiasm.data.locations import Location, Url, place, short_names
 from chiasm.data.order import Blocks
 from chiasm.data.sample import Sample
-from chiasm.data.shards import Entries, Entry, expand, index_of
+from chiasm.data.shards import Entries, ShardEntry, expand, index_of
 from chiasm.data.source import Source
 from chiasm.errors import DataError
 
@@ -138,7 +138,7 @@ class WebDataset(Source):
         key = f"{self._names[number]}/{entry.key}"
         return Sample(key, images, captions=tuple(captions), label=label, meta=meta)
 
-    def _content(self, shard: Location, entry: Entry) -> dict[str, bytes]:
+    def _content(self, shard: Location, entry: ShardEntry) -> dict[str, bytes]:
         """The members of a sample that are used, by their endings."""
         content = {}
         try:

@@ -9,20 +9,20 @@ import numpy as np
 
 from chiasm.data.processor import Cost
 from chiasm.diagnosis.check import Check
-from chiasm.diagnosis.finding import Finding, Rows
+from chiasm.diagnosis.finding import Finding, FlaggedRows
 from chiasm.diagnosis.histogram import histogram
 from chiasm.diagnosis.seen import Seen
 from chiasm.diagnosis.setting import Setting
 
 
 class Budget(Check):
-    """Counts the tokens and slots of every sample, against the context and what a batch holds; nothing is decoded."""
+    """Counts all tokens and image tokens of every sample, against the context and a batch's bounds; decodes nothing."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self._lengths, self._image_tokens = array("l"), array("l")
         self._context = 0  # that of the processor, known by the first sample that it takes
-        self._long, self._filled, self._refused, self._over = Rows(), Rows(), Rows(), Rows()
+        self._long, self._filled, self._refused, self._over = FlaggedRows(), FlaggedRows(), FlaggedRows(), FlaggedRows()
 
     def see(self, seen: Seen) -> None:
         if seen.refused:

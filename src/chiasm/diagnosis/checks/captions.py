@@ -1,4 +1,4 @@
-"""Captions that are empty, and captions that several samples share."""
+"""CaptionsCheck that are empty, and captions that several samples share."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chiasm.diagnosis.check import Check
-from chiasm.diagnosis.finding import KEPT, Finding, Row, Rows
+from chiasm.diagnosis.finding import KEPT, Finding, FlaggedRow, FlaggedRows
 from chiasm.diagnosis.seen import Seen
 from chiasm.diagnosis.setting import Setting
 
 _MANY = 0.1  # share of samples whose caption another has, above which a contrastive loss is spoiled
 
 
-class Captions(Check):
+class CaptionsCheck(Check):
     """Holds 16 bytes a caption."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self._hashes, self._places = array("q"), array("q")
-        self._empty, self._samples = Rows(), 0
+        self._empty, self._samples = FlaggedRows(), 0
 
     def see(self, seen: Seen) -> None:
         if seen.sample is None:
@@ -53,7 +53,7 @@ class Captions(Check):
         samples = len(np.unique(places[shared]))
         if not samples:
             return
-        rows = Rows(count=samples)
+        rows = FlaggedRows(count=samples)
         for group in np.argsort(-counts, kind="stable")[:KEPT]:
             if counts[group] > 1:
                 members = places[inverse == group]
@@ -68,12 +68,12 @@ class Captions(Check):
             of=self._samples,
         )
 
-    def _row(self, hash_: int, members: NDArray[np.int64]) -> Row:
+    def _row(self, hash_: int, members: NDArray[np.int64]) -> FlaggedRow:
         sample = self.setting.recipe.data.train[int(members[0])]
         text = next((one for one in sample.captions if text_hash(one) == hash_), "")
         named = ", ".join(str(one) for one in members[:5].tolist())
         more = f" and {len(members) - 5:,} more" if len(members) > 5 else ""
-        return Row(f"training {named}{more}", f"{len(members):,} times “{text}”", sample.images)
+        return FlaggedRow(f"training {named}{more}", f"{len(members):,} times “{text}”", sample.images)
 
 
 def text_hash(text: str) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import tokenizers
 
 from chiasm.diagnosis.check import Check
-from chiasm.diagnosis.finding import Finding, Rows
+from chiasm.diagnosis.finding import Finding, FlaggedRows
 from chiasm.diagnosis.histogram import histogram
 from chiasm.diagnosis.seen import Seen
 from chiasm.diagnosis.setting import Setting
@@ -22,7 +22,7 @@ class Cut(Check):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self._lengths, self._cut = array("l"), Rows()
+        self._lengths, self._cut = array("l"), FlaggedRows()
         self._tokenizer = setting.processor.caption_tokenizer if setting.processor is not None else None
         self._whole: tokenizers.Tokenizer | None = None
         if self._tokenizer is not None:

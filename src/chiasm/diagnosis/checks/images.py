@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from chiasm.diagnosis.check import Check
-from chiasm.diagnosis.finding import KEPT, Finding, Row, Rows, Severity
+from chiasm.diagnosis.finding import KEPT, Finding, FlaggedRow, FlaggedRows, Severity
 from chiasm.diagnosis.prints import MOST, Prints, alike
 from chiasm.diagnosis.seen import Seen
 from chiasm.diagnosis.setting import Setting
@@ -36,7 +36,7 @@ class ImageCollection(Check):
         # Chats often ask several times about one picture.
         severity: Severity = "warning" if self.setting.contrastive else "note"
         if (again := int((counts - 1).sum())) > 0:
-            rows = Rows(count=again)
+            rows = FlaggedRows(count=again)
             for group in np.argsort(-counts, kind="stable")[:KEPT]:
                 if counts[group] > 1:
                     rows.kept.append(self._row(places[inverse == group].tolist(), f"{counts[group]:,} times"))
@@ -48,7 +48,7 @@ class ImageCollection(Check):
                 rows=rows,
                 of=len(keys),
             )
-        near = Rows()
+        near = FlaggedRows()
         for at, (first, second) in enumerate(self._prints.pairs()):
             if at == _CONFIRMED:
                 break
@@ -70,7 +70,7 @@ class ImageCollection(Check):
     def _limits(self) -> str:
         return f" Only {MOST:,} pictures, evenly spread, were compared." if len(self._prints) > MOST else ""
 
-    def _row(self, indexes: list[int], told: str) -> Row:
+    def _row(self, indexes: list[int], told: str) -> FlaggedRow:
         shown = list(dict.fromkeys(indexes))[:5]
         samples = []
         for index in shown:
@@ -80,7 +80,9 @@ class ImageCollection(Check):
                 continue
         more = f" and {len(indexes) - 5:,} more" if len(indexes) > 5 else ""
         named = ", ".join(f"{index} ({sample.key})" for index, sample in zip(shown, samples, strict=False))
-        return Row(f"training {named}{more}", told, tuple(sample.images[0] for sample in samples if sample.images)[:2])
+        return FlaggedRow(
+            f"training {named}{more}", told, tuple(sample.images[0] for sample in samples if sample.images)[:2]
+        )
 
 
 def key_number(key: str) -> int:

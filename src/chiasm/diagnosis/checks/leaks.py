@@ -11,7 +11,7 @@ from chiasm.data.image import Image
 from chiasm.diagnosis.check import Check
 from chiasm.diagnosis.checks.captions import text_hash
 from chiasm.diagnosis.checks.images import key_number
-from chiasm.diagnosis.finding import Finding, Rows
+from chiasm.diagnosis.finding import Finding, FlaggedRows
 from chiasm.diagnosis.prints import Prints, alike
 from chiasm.diagnosis.seen import TRAINING, Seen
 from chiasm.diagnosis.setting import Setting
@@ -27,8 +27,8 @@ class _Asked:
     texts: dict[int, int] = field(default_factory=dict)
     prints: Prints = field(default_factory=Prints)
     read: int = 0
-    same: Rows = field(default_factory=Rows)
-    said: Rows = field(default_factory=Rows)
+    same: FlaggedRows = field(default_factory=FlaggedRows)
+    said: FlaggedRows = field(default_factory=FlaggedRows)
     met: set[tuple[int, int]] = field(default_factory=set)  # (training, asked) pairs that are already told
 
 
@@ -111,8 +111,8 @@ class Leaks(Check):
                     of=self._trained,
                 )
 
-    def _near(self, name: str, asked: _Asked) -> Rows:
-        near = Rows()
+    def _near(self, name: str, asked: _Asked) -> FlaggedRows:
+        near = FlaggedRows()
         for at, (trained, place) in enumerate(self._prints.pairs(asked.prints)):
             if at == _CONFIRMED:
                 break

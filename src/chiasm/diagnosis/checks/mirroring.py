@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from chiasm.diagnosis.check import Check
-from chiasm.diagnosis.finding import Finding, Rows
+from chiasm.diagnosis.finding import Finding, FlaggedRows
 from chiasm.diagnosis.seen import Seen
 from chiasm.diagnosis.setting import Setting
 
@@ -21,7 +21,7 @@ class Mirroring(Check):
         super().__init__(setting)
         augment = setting.transform.augment if setting.transform is not None else None
         self._flip = augment.flip if augment is not None else 0.0
-        self._samples, self._sided = 0, Rows()
+        self._samples, self._sided = 0, FlaggedRows()
 
     def see(self, seen: Seen) -> None:
         if not self._flip or seen.sample is None:

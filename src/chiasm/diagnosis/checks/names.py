@@ -8,7 +8,7 @@ from pathlib import Path
 import PIL.Image
 
 from chiasm.diagnosis.check import Check
-from chiasm.diagnosis.finding import Finding, Rows
+from chiasm.diagnosis.finding import Finding, FlaggedRows
 from chiasm.diagnosis.seen import Seen
 from chiasm.diagnosis.setting import Setting
 
@@ -21,7 +21,7 @@ class Names(Check):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self._endings = PIL.Image.registered_extensions()
-        self._named, self._wrong = 0, Rows()
+        self._named, self._wrong = 0, FlaggedRows()
 
     def see(self, seen: Seen) -> None:
         for one in seen.pictures:

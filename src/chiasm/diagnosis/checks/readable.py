@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from chiasm.diagnosis.check import Check
-from chiasm.diagnosis.finding import Finding, Rows, Severity, share
+from chiasm.diagnosis.finding import Finding, FlaggedRows, Severity, share
 from chiasm.diagnosis.seen import TRAINING, Kind, Seen
 from chiasm.diagnosis.setting import Setting
 
@@ -36,7 +36,7 @@ class Readable(Check):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self._read: Counter[str] = Counter()
-        self._rows: dict[tuple[str, Kind], Rows] = defaultdict(Rows)
+        self._rows: dict[tuple[str, Kind], FlaggedRows] = defaultdict(FlaggedRows)
 
     def see(self, seen: Seen) -> None:
         self._read[seen.set] += 1

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from chiasm.diagnosis.check import Check
-from chiasm.diagnosis.finding import Finding, Rows
+from chiasm.diagnosis.finding import Finding, FlaggedRows
 from chiasm.diagnosis.seen import Seen
 from chiasm.diagnosis.setting import Setting
 
@@ -19,7 +19,7 @@ class Scripts(Check):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self._samples = 0
-        self._rows: dict[str, Rows] = defaultdict(Rows)
+        self._rows: dict[str, FlaggedRows] = defaultdict(FlaggedRows)
 
     def see(self, seen: Seen) -> None:
         self._samples += seen.sample is not None

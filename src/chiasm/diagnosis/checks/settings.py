@@ -1,4 +1,4 @@
-"""Settings of the recipe that are surely mistakes, or do not do what they seem to."""
+"""SettingsCheck of the recipe that are surely mistakes, or do not do what they seem to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chiasm.nn.device import choose_device
 _LONG = 2000  # steps without a checkpoint
 
 
-class Settings(Check):
+class SettingsCheck(Check):
     """Reads the recipe alone."""
 
     def findings(self) -> Iterator[Finding]:
@@ -89,7 +89,7 @@ class Settings(Check):
                 "warning",
                 "training.precision is fp16, and there is no GPU",
                 "Most CPUs compute 16 bits slower than 32.",
-                "Set training.precision: float32.",
+                "Set training.precision: float32, or auto, which measures what is faster.",
             )
 
     def _parts(self) -> Iterator[Finding]:

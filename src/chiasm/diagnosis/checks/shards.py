@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from chiasm.diagnosis.check import Check
-from chiasm.diagnosis.finding import Finding, Rows
+from chiasm.diagnosis.finding import Finding, FlaggedRows
 from chiasm.diagnosis.seen import Seen
 from chiasm.diagnosis.setting import Setting
 
@@ -41,7 +41,7 @@ class Shards(Check):
                 figures={"shards": shards, "readers": readers},
             )
         mean = sum(self._counts.values()) / shards
-        short = Rows()
+        short = FlaggedRows()
         for name, count in sorted(self._counts.items()):
             if count < _SHORT * mean:
                 short.add(f"shard {name}", f"{count:,} samples of those read, {mean:,.0f} in the mean")

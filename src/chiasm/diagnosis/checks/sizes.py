@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from chiasm.diagnosis.check import Check
-from chiasm.diagnosis.finding import Finding, Rows
+from chiasm.diagnosis.finding import Finding, FlaggedRows
 from chiasm.diagnosis.seen import Seen
 from chiasm.diagnosis.setting import Setting
 
@@ -20,7 +20,7 @@ class Sizes(Check):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self._images = 0
-        self._tiny, self._small, self._long, self._huge = Rows(), Rows(), Rows(), Rows()
+        self._tiny, self._small, self._long, self._huge = FlaggedRows(), FlaggedRows(), FlaggedRows(), FlaggedRows()
 
     def see(self, seen: Seen) -> None:
         transform = self.setting.transform

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from chiasm.diagnosis.check import Check
-from chiasm.diagnosis.finding import Finding, Row, Rows, Severity
+from chiasm.diagnosis.finding import Finding, FlaggedRow, FlaggedRows, Severity
 from chiasm.diagnosis.seen import Seen
 from chiasm.diagnosis.setting import Setting
 from chiasm.diagnosis.spans import collapsed
@@ -19,7 +19,7 @@ class Supervision(Check):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self._samples = self._tokens = self._targets = self._image_tokens = 0
-        self._none, self._example = Rows(), Rows()
+        self._none, self._example = FlaggedRows(), FlaggedRows()
 
     def see(self, seen: Seen) -> None:
         if seen.preview is None:
@@ -54,7 +54,7 @@ class Supervision(Check):
         part, words = self._targets / self._tokens, self._targets / max(1, self._tokens - self._image_tokens)
         title = f"{part:.1%} of all tokens are learned, {words:.1%} of those that are words"
         why = "Between ⟦ and ⟧ stands what is learned." if self._example.count else ""
-        rows: tuple[Row, ...] = tuple(self._example.kept)
+        rows: tuple[FlaggedRow, ...] = tuple(self._example.kept)
         figures = {"learned": part, "learned words": words}
         severity: Severity = "warning" if words < _LITTLE else "note"
         mend = "Look at the example: most of the work is spent on what is not learned." if words < _LITTLE else ""

@@ -29,9 +29,9 @@ def ref_clip_score(
     """
     seen_I = clip_score(image_ID, candidate_ID)
     cosines_R = _cosines(np.repeat(candidate_ID, counts_I, axis=0), reference_RD)
-    said_I = np.maximum(np.maximum.reduceat(cosines_R, np.cumsum(counts_I) - counts_I), 0)
-    both_I = seen_I + said_I
-    return np.divide(2 * seen_I * said_I, both_I, np.zeros_like(both_I), where=both_I > 0)
+    reply_I = np.maximum(np.maximum.reduceat(cosines_R, np.cumsum(counts_I) - counts_I), 0)
+    both_I = seen_I + reply_I
+    return np.divide(2 * seen_I * reply_I, both_I, np.zeros_like(both_I), where=both_I > 0)
 
 
 def _cosines(one_ND: NDArray[np.float64], other_ND: NDArray[np.float64]) -> NDArray[np.float64]:

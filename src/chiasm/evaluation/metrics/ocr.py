@@ -62,13 +62,13 @@ def _plain(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _similarity(one: str, other: str, threshold: float) -> float:
-    share = edits(one, other) / max(len(one), len(other), 1)
+def _similarity(first: str, second: str, threshold: float) -> float:
+    share = edits(first, second) / max(len(first), len(second), 1)
     return 1 - share if share < threshold else 0.0
 
 
 def _near(reply: str, answer: str, tolerance: float) -> bool:
-    said, right = as_number(reply), as_number(answer)
-    if said is not None and right:
-        return abs(said - right) / abs(right) <= tolerance
+    given, right = as_number(reply), as_number(answer)
+    if given is not None and right:
+        return abs(given - right) / abs(right) <= tolerance
     return reply.lower() == answer.lower()

@@ -54,8 +54,8 @@ def vqa_accuracy(reply: str, answers: Sequence[str]) -> float:
     answers: one a person, repetitions included; replies and answers are both normalised. A single answer is the
     answer, and is right or wrong.
     """
-    said = normalised(reply)
-    same, people = sum(normalised(answer) == said for answer in answers), len(answers)
+    given = normalised(reply)
+    same, people = sum(normalised(answer) == given for answer in answers), len(answers)
     if people == 1:
         return float(same)
     return (same * min(1.0, (same - 1) / 3) + (people - same) * min(1.0, same / 3)) / people

@@ -55,10 +55,11 @@ def difference_table(comparison: Comparison) -> Table:
         table.add_column(column, justify="left" if column == "%" else "right", no_wrap=column != "%")
     for task in comparison.tasks:
         table.add_row(f"[bold]{_safe(task.task)}[/] ({task.headline.items:,})")
-        for one in task.differences:
-            figures = percent(one.first), percent(one.second), points(one.value)
-            interval, changed = f"{points(one.low)} to {points(one.high)}", f"{one.wins:,} / {one.losses:,}"
-            table.add_row(f"  {_safe(one.name)}", *figures, interval, p_value(one.p), changed)
+        for difference in task.differences:
+            figures = percent(difference.first), percent(difference.second), points(difference.value)
+            interval = f"{points(difference.low)} to {points(difference.high)}"
+            changed = f"{difference.wins:,} / {difference.losses:,}"
+            table.add_row(f"  {_safe(difference.name)}", *figures, interval, p_value(difference.p), changed)
     return table
 
 
@@ -78,14 +79,14 @@ def changed_lines(comparison: Comparison, shown: int) -> list[str]:
 
 def verdict(task: Compared, comparison: Comparison) -> str:
     """Whether the headline's difference is more than chance, in words."""
-    one, (first, second) = task.headline, comparison.names
-    if one.wins == one.losses == 0:
+    difference, (first, second) = task.headline, comparison.names
+    if difference.wins == difference.losses == 0:
         return "no item changed"
-    better = first if one.value > 0 else second
-    split = f"{first} did better in {one.wins:,} items, {second} in {one.losses:,}"
+    better = first if difference.value > 0 else second
+    split = f"{first} did better in {difference.wins:,} items, {second} in {difference.losses:,}"
     if task.adjusted >= _CERTAIN:
         return f"no clear difference ({_p_in_words(task.adjusted)} after Holm's correction; {split})"
-    lead = points(abs(one.value)).lstrip("+")
+    lead = points(abs(difference.value)).lstrip("+")
     return f"{better} is better by {lead} points ({_p_in_words(task.adjusted)} after Holm's correction; {split})"
 
 

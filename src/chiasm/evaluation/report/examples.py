@@ -148,14 +148,14 @@ def _card(item: _Item, runs: Sequence[Run], ranges: dict[int, tuple[float, float
     answers = tuple(
         Answer(
             at,
-            one.right,
-            _options(one, ranges[at], runs[at]),
-            one.reply,
-            _data_uri(one.image, runs[at]),
-            one.references,
-            one.earned,
+            kept.right,
+            _options(kept, ranges[at], runs[at]),
+            kept.reply,
+            _data_uri(kept.image, runs[at]),
+            kept.references,
+            kept.earned,
         )
-        for at, one in item.examples
+        for at, kept in item.examples
     )
     return Card(item.key, item.group, _page_content(example.query, runs[first]), answers)
 
@@ -163,7 +163,9 @@ def _card(item: _Item, runs: Sequence[Run], ranges: dict[int, tuple[float, float
 def _options(example: Example, span: tuple[float, float], run: Run) -> tuple[Option, ...]:
     """The best candidates, and the best right one wherever it stands."""
     best, others = example.candidates[:_CANDIDATES], example.candidates[_CANDIDATES:]
-    late = [] if any(one.true for one in best) else [one for one in others if one.true][:1]
+    late = [candidate for candidate in others if candidate.true][:1]
+    if any(candidate.true for candidate in best):
+        late = []
     low, high = span
     digits = max(0, 2 - math.floor(math.log10(high - low))) if high > low else 3
     return tuple(

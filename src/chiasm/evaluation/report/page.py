@@ -122,7 +122,7 @@ def _curves(runs: Sequence[Run]) -> list[Curves]:
         )
         for word, by in axes.items()
     ]
-    return [one for one in found if one.any]
+    return [curves for curves in found if curves.any]
 
 
 def _dot_plot(panel: panels.DotPanel, name: str) -> Plot:

@@ -79,7 +79,8 @@ def dot_panels(runs: Sequence[Run]) -> tuple[DotPanel, ...]:
         grouped = list(dict.fromkeys(name for name, group in pairs if group))
         first = grouped[0] if grouped else ""
         for name in grouped:
-            rows = tuple(_row(runs, task, name, group, label=group) for one, group in pairs if one == name and group)
+            groups = [group for metric, group in pairs if metric == name and group]
+            rows = tuple(_row(runs, task, name, group, label=group) for group in groups)
             shown, note = shortened(ordered(rows))
             panels.append(DotPanel(task, f"{task}: {name} by kind", shown, note, main=name == first))
     return tuple(panels)

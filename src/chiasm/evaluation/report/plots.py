@@ -193,11 +193,11 @@ def _draw_line(axes: Any, line: Line, hides: bool) -> None:
         curve.set_dashes((4, 4))
 
 
-def _coincide(one: Line, other: Line) -> bool:
-    if len(one.raw.x) != len(other.raw.x):
+def _coincide(line: Line, other: Line) -> bool:
+    if len(line.raw.x) != len(other.raw.x):
         return False
-    span = max(float(np.ptp(one.smooth)), 1e-12)
-    return bool(np.mean(np.abs(one.smooth - other.smooth)) < 0.01 * span)
+    span = max(float(np.ptp(line.smooth)), 1e-12)
+    return bool(np.mean(np.abs(line.smooth - other.smooth)) < 0.01 * span)
 
 
 def _label_ends(axes: Any, panel: LinePanel, with_names: bool) -> None:

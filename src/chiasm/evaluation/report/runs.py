@@ -100,7 +100,7 @@ class Run:
         result = self.results.get(task)
         if result is None:
             return None
-        return next((one for one in result.scores if (one.name, one.group) == (metric, group)), None)
+        return next((score for score in result.scores if (score.name, score.group) == (metric, group)), None)
 
 
 def load_runs(folders: Sequence[Path]) -> tuple[Run, ...]:

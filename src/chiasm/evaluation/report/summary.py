@@ -94,9 +94,9 @@ def lede(runs: Sequence[Run]) -> str:
     rows = headline_rows(runs)
     if not rows:
         return f"{_who(runs)}: trained, not evaluated."
-    told = _one_model(rows) if len(runs) == 1 else _several_models(rows, runs)
-    clauses = [f"{_who(runs)}: {told}", _where_it_fails(runs), _left_out(runs)]
-    return "; ".join(clause for clause in clauses if clause) + "."
+    clause = _one_model(rows) if len(runs) == 1 else _several_models(rows, runs)
+    clauses = [f"{_who(runs)}: {clause}", _where_it_fails(runs), _left_out(runs)]
+    return "; ".join(filter(None, clauses)) + "."
 
 
 def trained(run: Run) -> str:
@@ -160,17 +160,18 @@ def _where_it_fails(runs: Sequence[Run]) -> str:
     found = failures_by_task(runs)
     if not found:
         return "every task and kind is better than chance"
-    told = [f"{task}{_for_whom(one, runs)}" for task, failing in found.items() for one in failing if not one.group]
+    whole = [(task, failure) for task, failing in found.items() for failure in failing if not failure.group]
+    parts = [f"{task}{_for_whom(failure, runs)}" for task, failure in whole]
     for task, failing in found.items():
-        kinds = [f"{one.group}{_for_whom(one, runs)}" for one in failing if one.group]
+        kinds = [f"{failure.group}{_for_whom(failure, runs)}" for failure in failing if failure.group]
         if kinds:
-            told.append(f"{_first_few(kinds)} ({task})")
-    return f"not better than chance: {', '.join(told)}"
+            parts.append(f"{_first_few(kinds)} ({task})")
+    return f"not better than chance: {', '.join(parts)}"
 
 
 def _left_out(runs: Sequence[Run]) -> str:
-    told = [f"{listing(list(run.evaluation.left_out))} for {run.name}" for run in runs if run.evaluation.left_out]
-    return f"left out: {', '.join(told)}" if told else ""
+    parts = [f"{listing(list(run.evaluation.left_out))} for {run.name}" for run in runs if run.evaluation.left_out]
+    return f"left out: {', '.join(parts)}" if parts else ""
 
 
 def _for_whom(failure: Failure, runs: Sequence[Run]) -> str:

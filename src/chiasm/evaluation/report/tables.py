@@ -98,8 +98,8 @@ def baseline_names(rows: Sequence[TableRow]) -> list[str]:
 
 def facts(runs: Sequence[Run]) -> tuple[Fact, ...]:
     """What each run is and what it took; a line that no run can fill is left out."""
-    told = dict.fromkeys(key for run in runs for key in run.evaluation.model if key != "name")
-    lines = [Fact(key, tuple(_readable(run.evaluation.model.get(key, "")) for run in runs)) for key in told]
+    keys = dict.fromkeys(key for run in runs for key in run.evaluation.model if key != "name")
+    lines = [Fact(key, tuple(_readable(run.evaluation.model.get(key, "")) for run in runs)) for key in keys]
     lines += [
         Fact(
             "samples seen", tuple(count(run.log.last["samples"]) if "samples" in run.log.last else "" for run in runs)
@@ -154,9 +154,9 @@ def recipe_differences(runs: Sequence[Run]) -> tuple[Fact, ...]:
 
 def model_size(run: Run) -> str:
     """The parameters at a glance, such as "2.1M"; as the model tells them where that is not a number; "" if unknown."""
-    told = run.evaluation.model.get("parameters", "")
-    digits = told.replace(",", "").replace("_", "")
-    return compact(int(digits)) if digits.isdecimal() else told
+    parameters = run.evaluation.model.get("parameters", "")
+    digits = parameters.replace(",", "").replace("_", "")
+    return compact(int(digits)) if digits.isdecimal() else parameters
 
 
 def _row(runs: Sequence[Run], task: str, metric: str, group: str) -> TableRow:
@@ -179,8 +179,8 @@ def _evaluation_time(run: Run) -> str:
 
 
 def _other(run: Run, task: str, key: str) -> str:
-    told = run.results[task].facts if task in run.results else {}
-    return number(told[key]) if key in told else ""
+    known = run.results[task].facts if task in run.results else {}
+    return number(known[key]) if key in known else ""
 
 
 def _flat(value: Any, key: str = "") -> dict[str, str]:

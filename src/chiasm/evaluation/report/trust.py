@@ -41,13 +41,14 @@ def draw_reliability(panel: TrustPanel, name: str) -> Drawing:
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, dashes=(3, 3))
         for index, found in panel.known:
-            most = max(one.items for one in found.bins)
-            firm = [one for one in found.bins if one.items >= _FEW * sum(one.items for one in found.bins)]
-            x, y = [one.confidence for one in firm], [one.accuracy for one in firm]
+            most = max(group.items for group in found.bins)
+            firm = [group for group in found.bins if group.items >= _FEW * sum(group.items for group in found.bins)]
+            x, y = [group.confidence for group in firm], [group.accuracy for group in firm]
             axes.plot(x, y, color=colour(index), linewidth=1.5)
-            for one in found.bins:
-                size = 4 + 7 * (one.items / most) ** 0.5
-                axes.plot([one.confidence], [one.accuracy], color=colour(index), marker=marker(index), markersize=size)
+            for group in found.bins:
+                size = 4 + 7 * (group.items / most) ** 0.5
+                point = [group.confidence], [group.accuracy]
+                axes.plot(*point, color=colour(index), marker=marker(index), markersize=size)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         _percent_axes(axes, "confidence", "right answers")

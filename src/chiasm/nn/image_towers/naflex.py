@@ -102,7 +102,7 @@ class PatchTower(ImageTower):
                 f"values), but was given {images.pixels.shape[-1]} values a patch; set the patch of "
                 "processor.patches or processor.layout"
             )
-        x_NPD, mask_NP = self.embed(images.pixels), patch_mask(images)
+        x_NPD, mask_NP = self.embed(images.pixels.to(self.position.dtype)), patch_mask(images)
         if hidden is not None:
             x_NPD = hidden.replaced(x_NPD)
         x_NPD = x_NPD + on_grids(images.grid_M2, images.pixels.shape[1], self._spread)

@@ -110,7 +110,7 @@ class Adapters(nn.Module):
         for one in self.down:
             nn.init.uniform_(one, -(width**-0.5), width**-0.5)
 
-    def waiting(self) -> list[str]:
+    def expected_zero_grad(self) -> list[str]:
         """Names of what no gradient reaches while `up` is zeros."""
         closed = [at for at, up in enumerate(self.up) if not up.any()]
         return [f"{part}.{at}" for at in closed for part in ("down", "scale")]
@@ -120,5 +120,5 @@ class Adapters(nn.Module):
         windows_NWPD = x_MPD.view(-1, len(self.down) + 1, *x_MPD.shape[1:])[:, :-1]
         down_WRD, up_WOR, scale_W = (torch.stack(list(one)) for one in (self.down, self.up, self.scale))
         low_NWPR = self.dropout(windows_NWPD) @ down_WRD.transpose(1, 2)
-        made_NWPO = low_NWPR @ (up_WOR * scale_W[:, None, None]).transpose(1, 2)
+        made_NWPO = low_NWPR @ (up_WOR * scale_W[:, None, None]).to(up_WOR.dtype).transpose(1, 2)
         return F.pad(made_NWPO, (0, 0, 0, 0, 0, 1)).flatten(0, 1)

@@ -19,8 +19,8 @@ from chiasm.errors import ChiasmError, DataError, MissingExtra
 from chiasm.evaluation import report
 from chiasm.evaluation.templates import OPENAI
 from chiasm.serving.images import shown
-from chiasm.serving.index import Entry
-from chiasm.serving.page.thumbnails import Thumbnails
+from chiasm.serving.index import IndexEntry
+from chiasm.serving.page.thumbnails import IndexThumbnails
 from chiasm.serving.search import Finder, Sorted
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Answers:
         self.finder, self.templates = finder, tuple(templates)
         self.entries = {entry.key: entry for entry in reversed(finder.entries)}
         names = {key: entry.name for key, entry in self.entries.items()}
-        self.thumbnails = Thumbnails(finder.index.folder, names, finder.index.home.parent / "thumbnails")
+        self.thumbnails = IndexThumbnails(finder.index.folder, names, finder.index.home.parent / "thumbnails")
         self._lock = threading.Lock()
         self._sorted: tuple[tuple[str, ...], Sorted] | None = None  # the page asks for it name by name
 
@@ -70,7 +70,7 @@ class Answers:
         if like and like not in self.entries:
             raise DataError("that picture is not in the index any more; load the page again")
         entries = [self.entries[like]] if like else []
-        hits: list[tuple[Entry, float | None]] = [(entry, None) for entry in self.finder.entries[:top]]
+        hits: list[tuple[IndexEntry, float | None]] = [(entry, None) for entry in self.finder.entries[:top]]
         if words or images or entries:
             with self._lock:
                 found = self.finder.find(self.finder.query([words] if words else [], images, entries), top)

@@ -19,7 +19,7 @@ _MOST_BYTES = 256_000_000
 _AT_ONCE = 2  # pictures decoded at the same time; each may take a quarter of a GiB
 
 
-class Thumbnails:
+class IndexThumbnails:
     """JPEGs of the pictures of an index, by the hash of their content.
 
     names: each picture's file below `folder`, by that hash. kept: where small ones are kept; of more than `most_bytes`

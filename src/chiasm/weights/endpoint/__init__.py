@@ -18,10 +18,10 @@ from chiasm.errors import DataError
 from chiasm.models.caption_scores import shown
 from chiasm.models.remote import Found, Item, RemoteModel, RemoteScorer, Usage
 from chiasm.weights.endpoint.client import Client
-from chiasm.weights.endpoint.settings import Encoding, Settings
+from chiasm.weights.endpoint.settings import Encoding, EndpointSettings
 from chiasm.weights.endpoint.wire import Reply, messages
 
-__all__ = ["Encoding", "Endpoint", "Reply", "ScoringEndpoint", "Settings", "connect"]
+__all__ = ["Encoding", "Endpoint", "EndpointSettings", "Reply", "ScoringEndpoint", "connect"]
 
 _LISTED = 20  # how many of the likeliest tokens endpoints tell at most
 
@@ -29,7 +29,7 @@ _LISTED = 20  # how many of the likeliest tokens endpoints tell at most
 class Endpoint(RemoteModel):
     """A remote model that generates. Nothing is sent before the first request."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EndpointSettings) -> None:
         self.settings = settings
         self._client = Client(settings)
 
@@ -140,6 +140,6 @@ class ScoringEndpoint(Endpoint, RemoteScorer):
         return yes / (yes + no), reply.usage
 
 
-def connect(settings: Settings) -> Endpoint:
+def connect(settings: EndpointSettings) -> Endpoint:
     """The endpoint with the verbs that its settings ask for."""
     return ScoringEndpoint(settings) if settings.score_by else Endpoint(settings)

@@ -14,8 +14,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from chiasm.errors import DataError, MissingExtra, RecipeError, RemoteError
-from chiasm.weights.endpoint.pace import Pace, Purse
-from chiasm.weights.endpoint.settings import Settings
+from chiasm.weights.endpoint.pace import Purse, RateLimiter
+from chiasm.weights.endpoint.settings import EndpointSettings
 from chiasm.weights.endpoint.wire import Reply, complaint, read
 
 _AGAIN = (408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529)
@@ -32,12 +32,12 @@ class Client:
     Raises MissingExtra without httpx, RecipeError where the environment variable with the key is not set.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EndpointSettings) -> None:
         try:
             import httpx
         except ImportError as error:
             raise MissingExtra("httpx", "remote", "a model behind an endpoint") from error
-        self.settings, self.pace, self.purse = settings, Pace(settings), Purse(settings)
+        self.settings, self.pace, self.purse = settings, RateLimiter(settings), Purse(settings)
         self.stopped = threading.Event()
         self._key = os.environ.get(settings.key, "").strip() if settings.key else ""
         if settings.key and not self._key:

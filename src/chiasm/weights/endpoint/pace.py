@@ -9,15 +9,15 @@ from contextlib import contextmanager
 
 from chiasm.errors import RemoteError
 from chiasm.models.remote import Usage
-from chiasm.weights.endpoint.settings import Settings
+from chiasm.weights.endpoint.settings import EndpointSettings
 
 _PICTURE = 1_500  # tokens that a picture is taken for until the endpoint has told what it counts
 
 
-class Pace:
+class RateLimiter:
     """Requests start evenly spaced, so that neither limit a minute is passed; all wait where the endpoint says so."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EndpointSettings) -> None:
         self._request = 60 / settings.requests_a_minute if settings.requests_a_minute else 0.0
         self._token = 60 / settings.tokens_a_minute if settings.tokens_a_minute else 0.0
         self._next, self._until = 0.0, 0.0
@@ -51,7 +51,7 @@ class Pace:
 class Purse:
     """What was spent, in tokens and in money. Each request lays aside what it may cost before it is sent."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EndpointSettings) -> None:
         self._settings = settings
         self._changed = threading.Condition()
         self._in, self._out, self._laid_aside, self._most_in = 0, 0, 0.0, 0

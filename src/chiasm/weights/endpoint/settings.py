@@ -39,7 +39,7 @@ class Encoding:
 
 
 @dataclass(frozen=True)
-class Settings:
+class EndpointSettings:
     """url: up to and without "/chat/completions". model: its name there. key: which environment variable holds the key.
 
     temperature, seed: not sent where None. limit: what the endpoint calls the most tokens of a reply.

@@ -69,7 +69,9 @@ def save(model: BLIP2, folder: Path) -> None:
     if not isinstance(config.connector, q_former.Config) or not config.class_token:
         raise CheckpointError(f"transformers' BLIP-2 has a Q-Former over all features; this model has {config}")
     if not isinstance(layout, Fixed) or layout.before:
-        raise CheckpointError(f"transformers' BLIP-2 writes pictures as slots at the very beginning; this has {layout}")
+        raise CheckpointError(
+            f"transformers' BLIP-2 writes pictures as image tokens at the very beginning; this has {layout}"
+        )
     if not isinstance(config.language, opt.Config):
         raise CheckpointError(f"BLIP-2 is written with OPT, not with a {config.language.chosen()}")
     settings = {

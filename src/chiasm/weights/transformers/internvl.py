@@ -232,7 +232,7 @@ def _layout(folder: CheckpointFolder, settings: Mapping[str, Any], config: Confi
         raise CheckpointError(f"{file} makes tiles of {pixels.size} pixels, but the model sees {needed}")
     if (image_tokens := settings.get("image_seq_length", 256)) != config.image_tokens:
         raise CheckpointError(
-            f"{folder}: image_seq_length is {image_tokens}, but the model makes {config.image_tokens} slots a tile"
+            f"{folder}: image_seq_length is {image_tokens}, but a tile makes {config.image_tokens} image tokens"
         )
     names = folder.entries("tokenizer_config.json")
     names = {**names, **_mapping(names.get("extra_special_tokens"))}

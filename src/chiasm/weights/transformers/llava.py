@@ -51,7 +51,7 @@ def save(model: LLaVA, folder: Path) -> None:
     layout = model.processor.layout
     if not isinstance(layout, Fixed) or layout.before or layout.behind:
         raise CheckpointError(
-            f"transformers' LLaVA writes pictures of one size as slots alone; this model has {layout}"
+            f"transformers' LLaVA writes pictures of one size as image tokens alone; this model has {layout}"
         )
     settings = {
         "architectures": ["LlavaForConditionalGeneration"],
