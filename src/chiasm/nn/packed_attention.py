@@ -1,4 +1,4 @@
-"""Attention within sequences that stand behind each other in one stream, without padding.
+"""Attention within sequences that stand one after another in one stream, without padding.
 
 On a GPU it is one call: torch's variable-length kernel (`torch.nn.attention.varlen`, after FlashAttention, Dao et al.
 2022, arXiv:2205.14135) where type, head and card allow it, else one padded call. On a CPU neighbours of one length go
