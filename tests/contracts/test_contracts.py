@@ -158,7 +158,7 @@ def test_a_broken_task_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     kind: Any = Task.choose("retrieval")
     for contract in contracts_of(kind):
         contract(kind, tmp_path)
-    ask = kind.questions
+    ask = kind.build_all_requests
 
     def twice(self: Task) -> list[Any]:
         return [*ask(self), *ask(self)]
@@ -170,7 +170,7 @@ def test_a_broken_task_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return replace(measured, metrics=tuple(replace(one, credit_I=one.credit_I + 1) for one in measured.metrics))
 
     with monkeypatch.context() as patched:
-        patched.setattr(kind, "questions", twice)
+        patched.setattr(kind, "build_all_requests", twice)
         with pytest.raises(ContractError, match="two questions share the key"):
             tasks.asks_what_can_be_told_apart(kind, tmp_path)
     monkeypatch.setattr(kind, "measure", generous)

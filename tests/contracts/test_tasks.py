@@ -14,8 +14,10 @@ import pytest
 
 from chiasm.config import dump, parse
 from chiasm.data.box_formats.kosmos import Kosmos
+from chiasm.data.sample import Sample, Text
 from chiasm.data.source import Source
 from chiasm.data.sources.scenes import Scenes
+from chiasm.errors import DataError
 from chiasm.evaluation.choice import Choice
 from chiasm.evaluation.protocol import requests_hash
 from chiasm.evaluation.request import Broken, EmbedRequest, GenerateRequest, Response, ScoreOrGenerate, ScoreRequest
@@ -33,7 +35,7 @@ from tests.contracts.task_data import (
     perfect_words,
     right_answers,
 )
-from tests.evaluation.fakes import Listed
+from tests.evaluation.fakes import Listed, picture
 
 EVERY = pytest.mark.parametrize("name", Task.names())
 BEST = {"CIDEr": 10.0}  # of metrics whose best is not 1
@@ -271,7 +273,34 @@ def test_the_hash_moves_with_every_setting_that_matters_and_not_with_the_name(na
         hashes[entry] = requests_hash(other, other.requests)
     elsewhere = made(kind, start=100)
     hashes["data"] = requests_hash(elsewhere, elsewhere.requests)
+    assert isinstance(task.data, Listed)
+    others = tuple(repainted(sample) for sample in task.data.samples)
+    repaint = replace(task, data=replace(task.data, samples=others))
+    hashes["images under the same keys"] = requests_hash(repaint, repaint.requests)
     assert len(set(hashes.values())) == len(hashes), hashes
+
+
+def repainted(sample: Sample) -> Sample:
+    """The sample with other images, and all else as it is."""
+    return replace(
+        sample,
+        parts=tuple(part if isinstance(part, Text) else picture(7777 + at) for at, part in enumerate(sample.parts)),
+    )
+
+
+@EVERY
+def test_a_sample_that_lacks_what_is_needed_is_not_passed_over_in_silence(name: str) -> None:
+    """Where a task cannot ask about a sample, that is an item which counts as wrong; else it asks nothing of it."""
+    task = made(Task.choose(name))
+    bare = Sample("bare", (picture(5000),))
+    assert isinstance(task.data, Listed)
+    more = replace(task, data=replace(task.data, samples=(*task.data.samples, bare)))
+    try:
+        lacks = not list(task.construct_requests(bare)) and ""
+    except DataError as error:
+        lacks = str(error)
+    broken = [request.reason for request in more.requests if isinstance(request, Broken)]
+    assert broken == ([lacks] if lacks else [])
 
 
 @EVERY

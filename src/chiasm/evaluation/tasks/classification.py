@@ -58,7 +58,9 @@ class Classification(Choice):
         """What the templates put for each label, in the order of the columns."""
         if isinstance(self.classes, Path):
             return _read(self.classes)
-        labels = self.classes or sorted({label_of(sample) for sample in self.samples() if isinstance(sample, Sample)})
+        labels = self.classes or sorted(
+            {sample.label for sample in self.samples() if isinstance(sample, Sample) and sample.label is not None}
+        )
         return {label: label.replace("_", " ") for label in labels}
 
     @cached_property
