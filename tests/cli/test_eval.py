@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from chiasm.cli import _workers, main
+from chiasm.cli import _workers, main, shared_arguments
 from chiasm.cli import eval as eval_command
 from chiasm.evaluation.result import Evaluation
 from chiasm.models import folder
@@ -104,6 +104,7 @@ def test_precision_reaches_the_model_and_its_results(made: list[str], tmp_path: 
 def _options(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     eval_command.arguments(parser)
+    shared_arguments(parser)
     return parser.parse_args(words[1:])
 
 

@@ -279,7 +279,9 @@ def test_a_broken_sample_does_not_take_its_batch_with_it(tmp_path: Path) -> None
 
 def test_a_model_without_the_verb_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
     model = HashEmbedder()
-    with pytest.raises(CapabilityError, match=r"task '[a-z.]*test_run' needs a model that can generate, but HashEmbedder can"):
+    with pytest.raises(
+        CapabilityError, match=r"task '[a-z.]*test_run' needs a model that can generate, but HashEmbedder can"
+    ):
         run(model, [Pairs(world(3)), NumberAsked(world(3))], tmp_path)
     assert not model.pictures
     with pytest.raises(CapabilityError, match="can embed or score, but Echo can only generate"):
