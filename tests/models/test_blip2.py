@@ -277,5 +277,7 @@ def test_a_layout_of_other_slots_is_refused() -> None:
     model = small("blip2")
     assert isinstance(model.processor.layout, Fixed)
     model.processor.layout = replace(model.processor.layout, image_tokens=3)
-    with pytest.raises(RecipeError, match=r"size 64, slots 3, but BLIP2 is made for transform\.size 64, slots 8"):
+    with pytest.raises(
+        RecipeError, match=r"size 64, image_tokens 3, but BLIP2 is made for transform\.size 64, image_tokens 8"
+    ):
         model.check()

@@ -87,12 +87,21 @@ def test_a_picture_that_fills_the_context_names_the_sample(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "layout", "told"),
     [
-        ("qwen_vl", {"image_tokens": 4}, r"size 64, slots 4, but QwenVL is made for transform\.size 64, slots 16"),
-        ("minicpm_v", {"image_tokens": 4}, "has patch 8, slots 4, but MiniCPMV is made for patch 8, slots 8"),
+        (
+            "qwen_vl",
+            {"image_tokens": 4},
+            r"size 64, image_tokens 4, but QwenVL is made for transform\.size 64, image_tokens 16",
+        ),
+        (
+            "minicpm_v",
+            {"image_tokens": 4},
+            "has patch 8, image_tokens 4, but MiniCPMV is made for patch 8, image_tokens 8",
+        ),
         (
             "monkey",
             {"columns": 1},
-            "has window 64, rows 1, columns 1, slots 16, but Monkey is made for window 64, rows 1, columns 2, slots 16",
+            "has window 64, rows 1, columns 1, image_tokens 16, but Monkey is made for window 64, rows 1, columns 2, "
+            "image_tokens 16",
         ),
     ],
 )

@@ -59,7 +59,7 @@ def test_the_sizes_of_qwen_vls_parts() -> None:
     assert round((found["connector"] - last) / 1e9, 2) == 0.08
     assert round(found["language"] / 1e9, 1) == 7.7
     assert 9.6 < sum(found.values()) / 1e9 < 9.7
-    assert config.processor_entries()["layout"]["slots"] == 256
+    assert config.processor_entries()["layout"]["image_tokens"] == 256
     assert config.vision.patches == (448 // 14) ** 2 == 1024
 
 

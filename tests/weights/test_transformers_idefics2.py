@@ -175,7 +175,9 @@ def test_a_layout_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None
     ours = loaded(tmp_path)
     assert isinstance(ours.processor.layout, Native)
     ours.processor.layout = replace(ours.processor.layout, image_tokens=3)
-    with pytest.raises(RecipeError, match="has patch 7, slots 3, but Idefics2 is made for patch 7, slots 6"):
+    with pytest.raises(
+        RecipeError, match="has patch 7, image_tokens 3, but Idefics2 is made for patch 7, image_tokens 6"
+    ):
         ours.check()
 
 

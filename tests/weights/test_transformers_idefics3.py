@@ -150,7 +150,7 @@ def test_a_layout_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None
     ours = loaded(tmp_path)
     assert isinstance(ours.processor.layout, Tiled)
     ours.processor.layout = replace(ours.processor.layout, image_tokens=3)
-    told = "has tile 28, patch 7, slots 3, but Idefics3 is made for tile 28, patch 7, slots 4"
+    told = "has tile 28, patch 7, image_tokens 3, but Idefics3 is made for tile 28, patch 7, image_tokens 4"
     with pytest.raises(RecipeError, match=told):
         ours.check()
 
