@@ -100,8 +100,7 @@ def test_a_picture_that_fills_the_context_names_the_sample(name: str) -> None:
         (
             "monkey",
             {"columns": 1},
-            "has window 64, rows 1, columns 1, image_tokens 16, but Monkey is made for window 64, rows 1, columns 2, "
-            "image_tokens 16",
+            "has window 64, rows 1, columns 1, image_tokens 16, but Monkey is made for window 64, rows 1, columns 2",
         ),
     ],
 )
