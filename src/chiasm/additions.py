@@ -30,7 +30,7 @@ _allowed: ContextVar[frozenset[str]] = ContextVar("allowed", default=frozenset()
 
 @contextmanager
 def allowing(*packages: str) -> Iterator[None]:
-    """Within it, what is named in these packages is imported; ANY allows all, as the user's own recipe does."""
+    """A context in which classes named in these packages are imported; ANY allows all, as a user's own recipe does."""
     token = _allowed.set(_allowed.get() | frozenset(packages))
     try:
         yield
@@ -39,7 +39,7 @@ def allowing(*packages: str) -> Iterator[None]:
 
 
 def is_dotted(name: str) -> bool:
-    """Whether a name says a module, or a class in one, rather than a choice that comes with chiasm."""
+    """Whether a name is that of a module, or of a class in one, rather than of a choice that comes with chiasm."""
     return _DOTTED.fullmatch(name) is not None
 
 
@@ -53,7 +53,7 @@ def entries_of(group: str) -> Mapping[str, tuple[str, ...]]:
 
 
 def find(name: str, base: type, where: str) -> type:
-    """The subclass of `base` that a dotted name says.
+    """The subclass of `base` that a dotted name names.
 
     Raises RecipeError where the module is missing, fails to import, or defines no such class, and where it may not be
     imported here.

@@ -181,7 +181,7 @@ def _parse_union(choices: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in choices:
         return None
     alike = [choice for choice in choices if _has_the_form(choice, value)]
-    if len(alike) == 1:  # a list, or named entries: what is wrong inside of it is all there is to tell
+    if len(alike) == 1:  # a list, or named entries: what is wrong inside of it is all there is to say
         return _parse(alike[0], value, where)
     errors = []
     for choice in choices:
@@ -195,7 +195,7 @@ def _parse_union(choices: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def _has_the_form(choice: Any, value: Any) -> bool:
-    """Whether the value, a list or named entries, is written as the choice is."""
+    """Whether the value, a list or named entries, has the form of the choice."""
     if isinstance(value, (list, tuple)):
         return get_origin(choice) is tuple
     named = dataclasses.is_dataclass(choice) or (isinstance(choice, type) and issubclass(choice, Component))
@@ -256,14 +256,14 @@ def _parse_fields(kind: Any, entries: Mapping[str, Any], where: str, base: Mappi
         raise RecipeError(f"{_join(where, key)}: there is no such key{suggest(str(key), fields)}")
     values = dict(base)
     for key, entry in entries.items():
-        place = _join(where, key)
+        path = _join(where, key)
         nested = values.get(key)
         if dataclasses.is_dataclass(nested) and isinstance(entry, Mapping) and _same_choice(nested, entry):
             inner = {name: given for name, given in entry.items() if name != getattr(nested, "key", None)}
             start = {field.name: getattr(nested, field.name) for field in _fields(type(nested))}
-            values[key] = _parse_fields(type(nested), inner, place, start)
+            values[key] = _parse_fields(type(nested), inner, path, start)
         else:
-            values[key] = _parse(hints[key], entry, place)
+            values[key] = _parse(hints[key], entry, path)
     missing = [
         name
         for name, field in fields.items()

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one sentence that says what, where, and how.
+"""Errors that a user can fix: one sentence that says what is wrong, where, and how to mend it.
 
 The command line prints these without a traceback; everything else is a defect of chiasm and keeps its traceback."""
 

@@ -1,6 +1,6 @@
 """Models with adapters: made, saved beside what else learned, loaded onto their base, and merged where that can be.
 
-adapters.json       the base, a mark of its weights, and the adapter of each part as a recipe writes it
+adapters.json       the base, a fingerprint of its weights, and the adapter of each part as a recipe writes it
 adapters/PART/      what each adapter writes; those of peft adapter_config.json and adapter_model.safetensors
 model.safetensors   the other tensors that learned, such as a connector"""
 
@@ -34,14 +34,14 @@ M = TypeVar("M", bound=Model)
 
 @dataclass
 class Adaptation:
-    """What was added to a model. It is kept beside the model, as `model.adaptation`, and travels with its checkpoints.
+    """The adapters of a model, kept as `model.adaptation` and saved with its checkpoints.
 
-    base: what `chiasm.load` opens for the model without adapters. mark: of the base's weights, see `fingerprint_of`.
+    base: what `chiasm.load` opens for the model without adapters. fingerprint: `fingerprint_of` the base's weights.
     configs, adapters: by part, what was chosen and what it became. An adapter that another program wrote has no config.
     """
 
     base: str
-    mark: str
+    fingerprint: str
     configs: dict[str, AdapterConfig] = field(default_factory=dict)
     adapters: dict[str, Adapter] = field(default_factory=dict)
 
@@ -71,7 +71,7 @@ class Adaptation:
         facts = {
             "base": base,
             "near": os.path.relpath(Path(self.base).resolve(), folder.resolve()) if here else None,
-            "mark": self.mark,
+            "mark": self.fingerprint,
             "adapters": {part: dump(self.configs[part]) if part in self.configs else None for part in self.adapters},
         }
         (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
@@ -110,7 +110,7 @@ class Adaptation:
             quantise(model.get_submodule(part), config.quantise)
 
     def _others(self, model: nn.Module) -> set[str]:
-        """Tensors beside the adapters that training changes: what is not frozen, and the averages that norms count."""
+        """Names of the other tensors that training changes: parameters that are not frozen, and running statistics."""
         adapters = frozenset[str]().union(*(adapter.names for adapter in self.adapters.values()))
         found = {name for name, tensor in model.named_parameters(remove_duplicate=False) if tensor.requires_grad}
         for name, module in model.named_modules():
@@ -120,7 +120,7 @@ class Adaptation:
 
 
 def adapt(model: M, adapters: Mapping[str, AdapterConfig], base: str = "") -> M:
-    """The model, with adapters in its parts: what was in these stands still, and the adapters learn in its place.
+    """Puts adapters into parts of a model and returns it: the parts' own weights are frozen, and the adapters learn.
 
     adapters: by part, such as {"language": lora.Config(rank=8, targets=("q", "v"))}. Other parts stay as they are.
     base: where `chiasm.load` finds the model as it is now; checkpoints refer to it.
@@ -151,7 +151,7 @@ def check_adapters(model: Model, adapters: Mapping[str, AdapterConfig]) -> None:
 
 
 def load(folder: Path, open_base: Callable[[str], Model], device: str = "cpu") -> Model:
-    """The model of a checkpoint with adapters, ready to be asked; open_base: how a base is opened, by name."""
+    """The model of a checkpoint with adapters, in eval mode; open_base: opens a base model by its name."""
     facts = _facts(folder)
     config = model_folder.read_config(folder)
     processor = config.model().processor_type.load(folder / model_folder.PROCESSOR)
@@ -162,13 +162,13 @@ def load(folder: Path, open_base: Callable[[str], Model], device: str = "cpu") -
 
 
 def apply(model: Model, folder: Path) -> Model:
-    """Puts the adapters, and what else learned, of a checkpoint on to the model that it began from.
+    """Loads the adapters of a checkpoint, and the other tensors that learned, on to its base model.
 
     Raises CheckpointError if the model is another one.
     """
     facts = _facts(folder)
     adaptation = Adaptation(str(facts["base"]), fingerprint_of(model.state_dict()))
-    if adaptation.mark != facts["mark"]:
+    if adaptation.fingerprint != facts["mark"]:
         raise CheckpointError(
             f"{folder} holds adapters of {facts['base']}, and this model has other weights; load them on to that one"
         )
@@ -237,7 +237,7 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 
 def _base_of(folder: Path, facts: Mapping[str, Any]) -> str:
-    """Where the base is now: beside the checkpoint as it was then, where it was then, or by its name on the Hub."""
+    """Where the base is: by its path relative to the checkpoint, by its absolute path, or by its name on the Hub."""
     near = folder / str(facts["near"]) if facts["near"] else None
     if near is not None and near.exists():
         return str(near)

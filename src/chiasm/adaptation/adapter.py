@@ -1,4 +1,4 @@
-"""What an adapter is: chosen in a recipe, put into a part of a model, written, read, and merged where it can be."""
+"""Base classes of adapters: chosen in a recipe, put into a part of a model, saved, loaded, merged where possible."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Quantised = Literal["nf4", "int8"]
 
 @dataclass(frozen=True)
 class AdapterConfig(Component, ABC, package="chiasm.adaptation.adapters", key="adapter"):
-    """A recipe's choice of an adapter: a part of a model stands still, and few new tensors learn in its place.
+    """A recipe's choice of an adapter: a part of a model is frozen, and few new tensors learn instead.
 
     quantise: keeps the frozen linear layers of the part in 4 or 8 bits, a quarter to an eighth of their memory
         (QLoRA, Dettmers et al. 2023, arXiv:2305.14314).
@@ -31,7 +31,7 @@ class AdapterConfig(Component, ABC, package="chiasm.adaptation.adapters", key="a
 
     @abstractmethod
     def check(self, part: nn.Module, where: str) -> None:
-        """Raises RecipeError for a part that this adapter cannot be put into. where: its place in the recipe."""
+        """Raises RecipeError for a part that this adapter cannot be put into. where: its entry in the recipe."""
 
     @abstractmethod
     def put_into(self, model: nn.Module, part: str) -> Adapter:

@@ -1,7 +1,7 @@
-"""Two models of one shape as one, tensor by tensor: WiSE-FT (Wortsman et al. 2021, arXiv:2109.01903).
+"""Linear interpolation of the weights of two models of one shape: WiSE-FT (Wortsman et al. 2021, arXiv:2109.01903).
 
-A fine-tuned model and the one that it began from lie in one basin of the loss; between them, much of what was learned
-and most of what would be forgotten can be had together."""
+A fine-tuned model and the one that it began from lie in one basin of the loss; models between them keep much of what
+was learned and most of what would be forgotten."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _BLOCK = 64  # weights that share a scale
 
 
 class SmallLinear(nn.Linear, ABC):
-    """A frozen linear layer that keeps its weight in few bits and computes with the values that these stand for.
+    """A frozen linear layer with a quantised weight: y = x dequantize(W)^T, plus the bias where there is one.
 
     What it is given stays as it is, so it computes alike in training and evaluation, and merging changes nothing.
     """
@@ -39,11 +39,11 @@ class SmallLinear(nn.Linear, ABC):
 
     @abstractmethod
     def kept(self, weight: Tensor) -> dict[str, Tensor]:
-        """The tensors that stand for a weight."""
+        """The tensors that a weight is quantised to."""
 
     @abstractmethod
     def dequantize(self) -> Tensor:
-        """The weight that they stand for, in float32."""
+        """The weight in float32, (out, in)."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = cast("Tensor", _Product.apply(x, self))  # type: ignore[no-untyped-call]  # torch types it not
@@ -51,7 +51,7 @@ class SmallLinear(nn.Linear, ABC):
 
 
 class Int8Linear(SmallLinear):
-    """Numbers from -127 to 127, times a scale a row."""
+    """int8 linear layer: integers from -127 to 127, times one scale per row."""
 
     scale: nn.Parameter
 
@@ -64,7 +64,7 @@ class Int8Linear(SmallLinear):
 
 
 class Nf4Linear(SmallLinear):
-    """16 levels spread as a normal distribution, times a scale for each 64 weights."""
+    """NF4 linear layer: 16 levels at quantiles of a normal distribution, times one scale per 64 weights."""
 
     scale: nn.Parameter
     levels: nn.Parameter
@@ -103,7 +103,7 @@ class _Product(torch.autograd.Function):
 
 
 def quantise(part: nn.Module, kind: Quantised) -> None:
-    """Puts layers of few bits in the place of the linear layers of a part; they are frozen.
+    """Replaces the linear layers of a part by quantised ones, in place; they are frozen.
 
     Weights are quantised on the device that they are on. Raises MissingExtra where bitsandbytes is needed and absent.
     """

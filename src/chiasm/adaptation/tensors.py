@@ -1,4 +1,4 @@
-"""Tensors of a model by name: read from files, put in place, and a short mark by which its weights are known again."""
+"""Tensors of a model by name: read from files, copied into it, and the fingerprint of its weights."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from chiasm.errors import CheckpointError
 
 
 def fingerprint_of(state: Mapping[str, Tensor]) -> str:
-    """A short mark of a model's weights: of names, shapes, and up to 64 values of each tensor, evenly spread.
+    """A hash of a model's weights: of names, shapes, and up to 64 values of each tensor, evenly spread.
 
-    A model on the meta device has no weights, and no mark.
+    A model on the meta device has no weights, and the fingerprint "".
     """
     if any(tensor.is_meta for tensor in state.values()):
         return ""
-    mark = hashlib.sha256()
+    found = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         flat = tensor.detach().flatten()
         some = flat[:: max(1, len(flat) // 64)][:64].float().cpu()
-        mark.update(f"{name} {tuple(tensor.shape)} ".encode() + some.numpy().tobytes())
-    return mark.hexdigest()[:32]
+        found.update(f"{name} {tuple(tensor.shape)} ".encode() + some.numpy().tobytes())
+    return found.hexdigest()[:32]
 
 
 @torch.no_grad()
@@ -48,5 +48,5 @@ def tensors_of(file: Path) -> dict[str, Tensor]:
 
 
 def dotted(part: str, name: str) -> str:
-    """The name in the model of what has this name in a part of it."""
+    """The name in the whole model of a tensor or module that has this name in a part."""
     return f"{part}.{name}" if part else name

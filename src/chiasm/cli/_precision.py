@@ -1,4 +1,4 @@
-"""The flag of commands that ask a model: the precision that it computes in."""
+"""The flag --precision of commands that run a model."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ def add_precision(parser: argparse.ArgumentParser, default: str = "float32") -> 
         "--precision",
         choices=("auto", "float32", "bf16", "fp16"),
         default=default,
-        help="that the model computes in; auto measures whether this device is faster in bf16 (default: %(default)s)",
+        help="precision of the model; auto measures whether bf16 is faster on this device (default: %(default)s)",
     )

@@ -1,4 +1,4 @@
-"""What several commands do at their end: write a report, or say what is missing for it."""
+"""Writes the HTML report at the end of a command, where the plotting library is installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chiasm.errors import MissingExtra
 
 
 def write_report_if_possible(runs: Sequence[Path], file: Path, console: Console) -> None:
-    """A run is not lost because the drawing library is not installed: then one line says how to get the report."""
+    """Writes the report of the runs; without the plotting library, prints one line that says how to get it."""
     from chiasm.evaluation.report import write_report
 
     try:

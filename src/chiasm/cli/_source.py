@@ -1,4 +1,4 @@
-"""What several commands are pointed at: a source by name, a file of its entries, a recipe, or a folder of pictures."""
+"""The source that a command's argument names: a source by name, a file of its entries, a recipe, or an image folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def source_of(what: str, overrides: Sequence[str], *, to_look_at: bool = False) -> Source:
     """The source that `what` names; of a recipe, its training data.
 
-    to_look_at: start from the entries with which a person is shown a source. Raises ChiasmError for what is unknown.
+    to_look_at: start from the source's entries for display (`Source.to_look_at`). Raises ChiasmError for unknown names.
     """
     from chiasm.additions import ANY, allowing, is_dotted
     from chiasm.config import parse

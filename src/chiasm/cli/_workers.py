@@ -1,4 +1,4 @@
-"""Several processes that ask one model: started here, by torchrun, or one by one by hand."""
+"""Evaluation in several processes: started by --processes, by torchrun, or by hand with --share."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from chiasm.evaluation.share import Share
 
 
 class Workers:
-    """This process among others, entered while it asks its share.
+    """This process among others, as a context manager around evaluating its share of the requests.
 
-    ends: whether it waits for the others and measures all answers. shown: whether it shows its progress.
+    ends: whether it waits for the others and computes all metrics. shown: whether it shows its progress.
     """
 
     ends, shown = True, True
 
     def __init__(self, share: Share) -> None:
         self.share = share
-        self.lost: list[str] = []  # what to tell of processes that died
+        self.lost: list[str] = []  # messages about processes that died
 
     def __enter__(self) -> Self:
         return self
@@ -41,13 +41,13 @@ class Workers:
 
 
 class _ByHand(Workers):
-    """Asks its share, and leaves the rest to a later run."""
+    """Evaluates its share, and leaves the metrics to a later run."""
 
     ends = False
 
 
 class _Started(Workers):
-    """The first of processes that it starts itself. What one that died has not answered, it asks when it measures."""
+    """The first process, which starts the others. It repeats the requests that a process which died left unanswered."""
 
     def __init__(self, share: Share, options: argparse.Namespace) -> None:
         super().__init__(share)
@@ -81,7 +81,7 @@ class _Started(Workers):
 
 
 class _Torchrun(Workers):
-    """One of the processes of `torchrun -m chiasm eval ...`; the first waits for all and measures."""
+    """One of the processes of `torchrun -m chiasm eval ...`; the first waits for all and computes the metrics."""
 
     def __init__(self, share: Share) -> None:
         super().__init__(share)
@@ -101,7 +101,7 @@ class _Torchrun(Workers):
 
 
 def workers_of(options: argparse.Namespace) -> Workers:
-    """The crew that the command line, or torchrun's environment, asks for. Raises RecipeError for a count below 1."""
+    """The workers of the command line, or of torchrun's environment. Raises RecipeError for a count below 1."""
     if options.processes < 1:
         raise RecipeError(f"--processes must be at least 1, not {options.processes}")
     if options.share and options.processes > 1:

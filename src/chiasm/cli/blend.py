@@ -1,4 +1,4 @@
-"""Blend the weights of two models of one shape, such as a fine-tuned one and the one that it began from (WiSE-FT).
+"""Interpolate the weights of two models of one shape, such as a pretrained and a fine-tuned one (WiSE-FT).
 
 chiasm blend runs/photos runs/cifar-full --alpha 0.5 --out runs/blend
 chiasm blend runs/photos runs/cifar-full --tasks finetune/full data.root=DATA --out runs/curve"""
@@ -16,10 +16,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", type=Path, metavar="A", help="a run's folder or a checkpoint's: alpha 0")
     parser.add_argument("second", type=Path, metavar="B", help="another of the same shape: alpha 1")
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="entries of the tasks' recipe to change")
-    parser.add_argument("--alpha", type=float, help="B's share of the weights, 0 to 1: the blend that is saved")
-    parser.add_argument("--tasks", metavar="RECIPE", help="ask blends at several alphas the tasks of this recipe")
-    parser.add_argument("--alphas", type=_shares, default=_STEPS, help="which, as in 0,0.5,1 (default: 0,0.1,...,1)")
-    parser.add_argument("--out", type=Path, required=True, help="the folder that the model and the curve go to")
+    parser.add_argument("--alpha", type=float, help="weight of B, 0 to 1, in the model that is saved")
+    parser.add_argument("--tasks", metavar="RECIPE", help="evaluate the tasks of this recipe at several alphas")
+    parser.add_argument(
+        "--alphas", type=_shares, default=_STEPS, help="the alphas of --tasks, as in 0,0.5,1 (default: 0,0.1,...,1)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="output folder for the model and the curve")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
 
 
@@ -50,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         raise RecipeError(
             "say with --alpha which blend to save, or with --tasks RECIPE what to ask blends along the way"
         )
-    if wrong := [one for one in (*options.alphas, options.alpha or 0) if not 0 <= one <= 1]:
+    if wrong := [alpha for alpha in (*options.alphas, options.alpha or 0) if not 0 <= alpha <= 1]:
         raise RecipeError(f"alpha is the share of the second model, 0 to 1, not {wrong[0]:g}")
     target = options.out / CHECKPOINT
     if options.alpha is not None and target.exists():

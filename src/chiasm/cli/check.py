@@ -1,4 +1,4 @@
-"""Run the contracts that chiasm's own models, sources, tasks and recipes keep on those of a package.
+"""Test the models, sources, tasks and recipes of your package against chiasm's contracts.
 
 chiasm check my_package
 chiasm check my_package.my_source"""
@@ -10,7 +10,7 @@ import argparse
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("package", metavar="PACKAGE", help="an importable package or module; its modules are imported")
-    parser.add_argument("--verbose", action="store_true", help="list the promises that are kept too")
+    parser.add_argument("--verbose", action="store_true", help="list the contracts that pass too")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Compare two runs item by item: which differences are more than chance, and what changed.
+"""Compare two evaluated runs item by item: which differences are significant, and which items changed.
 
 chiasm compare runs/clip-scenes runs/siglip-scenes
 chiasm compare runs/before runs/after --tasks probes --json difference.json"""
@@ -10,14 +10,14 @@ from pathlib import Path
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("first", type=Path, metavar="RUN_A", help="folder of a run that was evaluated")
-    parser.add_argument("second", type=Path, metavar="RUN_B", help="folder of another, asked the same questions")
+    parser.add_argument("first", type=Path, metavar="RUN_A", help="folder of an evaluated run")
+    parser.add_argument("second", type=Path, metavar="RUN_B", help="folder of another run, evaluated on the same tasks")
     parser.add_argument(
-        "--tasks", nargs="+", default=[], metavar="TASK", help="only these (default: all that both hold)"
+        "--tasks", nargs="+", default=[], metavar="TASK", help="only these tasks (default: all that both runs have)"
     )
-    parser.add_argument("--out", type=Path, help="the page with the changed items (default: compare.html in RUN_B)")
+    parser.add_argument("--out", type=Path, help="HTML page with the changed items (default: compare.html in RUN_B)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the comparison as JSON")
-    parser.add_argument("--shown", type=int, default=3, help="changed items a task in the terminal (default: 3)")
+    parser.add_argument("--shown", type=int, default=3, help="changed items printed per task (default: 3)")
 
 
 def run(options: argparse.Namespace) -> int:

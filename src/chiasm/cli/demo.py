@@ -1,6 +1,6 @@
 """Train a small CLIP, a small SigLIP and a small chat model on rendered scenes, compare them, and write a report.
 
-The chat model sees with the image tower that the CLIP learned. Needs nothing but this package and its extra `eval`;
+The chat model's image tower is the CLIP's. Needs nothing but this package and its extra `eval`;
 takes about six minutes on two cores."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RECIPES = ("clip/scenes", "siglip/scenes", "llava/scenes")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="entries of all recipes to change")
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="where it all goes (default: runs/demo)")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="output folder (default: runs/demo)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -47,13 +47,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _among(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the parts that it takes from other runs taken from those in this folder."""
+    """The recipe with its pretrained parts taken from the runs in this folder."""
     from chiasm.experiment.recipe import PretrainedPart
 
     taken = {
-        part: replace(one, checkpoint=str(folder / Path(one.checkpoint).name))
-        if isinstance(one, PretrainedPart)
-        else one
-        for part, one in recipe.pretrained.items()
+        part: replace(weights, checkpoint=str(folder / Path(weights.checkpoint).name))
+        if isinstance(weights, PretrainedPart)
+        else weights
+        for part, weights in recipe.pretrained.items()
     }
     return replace(recipe, pretrained=taken)

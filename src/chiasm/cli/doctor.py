@@ -1,4 +1,4 @@
-"""Look at a recipe and its data before training: what would break the run, or spoil it.
+"""Check a recipe and its data before training, for what would stop the run or spoil its result.
 
 chiasm doctor clip/scenes
 chiasm doctor mine.yaml data.root=DATA --all --out doctor.html --json doctor.json
@@ -16,11 +16,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="entries of the recipe to change")
     much = parser.add_mutually_exclusive_group()
     much.add_argument(
-        "--sample", type=int, default=2000, help="samples read of each set, evenly spread (default: 2000)"
+        "--sample", type=int, default=2000, help="samples read of each data set, evenly spread (default: 2000)"
     )
     much.add_argument("--all", action="store_true", help="read every sample")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the findings as JSON")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write a page with the pictures concerned")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write an HTML page with the images concerned")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Evaluate a trained model, or one behind an endpoint, on the tasks of a recipe.
+"""Evaluate a trained model, or one served by an OpenAI-compatible endpoint, on the tasks of a recipe.
 
 chiasm eval runs/clip-scenes
 chiasm eval openai/clip-vit-base-patch32 --tasks clip/scenes --out runs/openai-on-scenes
@@ -24,34 +24,46 @@ if TYPE_CHECKING:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
-        help="a run's folder, a checkpoint's, the name of one on the Hub (OWNER/NAME), or the file of an endpoint",
+        help="folder of a run or a checkpoint, a name on the Hub (OWNER/NAME), or the YAML file of an endpoint",
     )
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="entries of the tasks' recipe to change")
     parser.add_argument(
         "--tasks",
         metavar="RECIPE",
-        help="the recipe whose evaluation is run, or a file that has no more than one (default: the model's own)",
+        help="the recipe whose `evaluation` is run, or a file with nothing else (default: the run's own recipe)",
     )
-    parser.add_argument("--out", type=Path, help="where answers, scores and report go (default: the run's folder)")
+    parser.add_argument(
+        "--out", type=Path, help="output folder for responses, scores and report (default: the run's folder)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     add_precision(parser)
-    parser.add_argument("--score-by", help="of generative models: likelihood, gain or yes (default: the recipe's)")
+    parser.add_argument(
+        "--score-by", help="how generative models score texts: likelihood, gain or yes (default: the recipe's)"
+    )
     parser.add_argument(
         "--baselines",
         nargs="*",
         choices=("constant", "blind", "shuffled"),
         default=("constant", "blind", "shuffled"),
-        help="what stands beside each score (default: all); blind and shuffled ask everything anew",
+        help="baselines beside each score (default: all); blind and shuffled each evaluate everything once more",
     )
     parser.add_argument(
         "--leave-out-impossible",
         action="store_true",
-        help="leave out tasks that need a verb which the model lacks, and say which, instead of stopping",
+        help="skip, and list, tasks that the model cannot do (such as captioning with a CLIP), instead of stopping",
     )
-    parser.add_argument("--batch-tokens", type=int, default=8192, help="of prompts and replies at once (default: 8192)")
-    parser.add_argument("--keep-failed", action="store_true", help="do not ask again what failed in an earlier run")
-    parser.add_argument("--processes", type=int, default=1, help="that ask the model at once (default: 1)")
-    parser.add_argument("--share", metavar="K/N", help="only ask the K-th of N shares; a run without this then ends it")
+    parser.add_argument(
+        "--batch-tokens", type=int, default=8192, help="batch size in tokens of prompts and replies (default: 8192)"
+    )
+    parser.add_argument(
+        "--keep-failed", action="store_true", help="do not repeat requests that failed in an earlier run"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, help="number of processes, each with a copy of the model (default: 1)"
+    )
+    parser.add_argument(
+        "--share", metavar="K/N", help="evaluate only share K of N; a run without --share then computes the metrics"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -73,12 +85,12 @@ def run(options: argparse.Namespace) -> int:
     if options.batch_tokens < 1:
         raise RecipeError(f"--batch-tokens must be at least 1, not {options.batch_tokens}")
     workers = workers_of(options)
-    place = Path(options.model)
-    own = place / RECIPE
-    if place.is_file() and not (options.tasks and options.out):
+    path = Path(options.model)
+    own = path / RECIPE
+    if path.is_file() and not (options.tasks and options.out):
         raise RecipeError("an endpoint has no tasks and no folder of its own; give --tasks RECIPE and --out FOLDER")
-    if not place.exists() and (options.tasks is None or options.out is None):
-        raise RecipeError(f"there is no folder {place}; of a model on the Hub say with --tasks and --out what to do")
+    if not path.exists() and (options.tasks is None or options.out is None):
+        raise RecipeError(f"there is no folder {path}; of a model on the Hub say with --tasks and --out what to do")
     if options.out is None and (options.tasks or options.overrides or options.score_by):
         raise RecipeError(
             "another evaluation than the run's own would overwrite it; say with --out where this one goes"
@@ -86,19 +98,19 @@ def run(options: argparse.Namespace) -> int:
     if options.tasks is None and not own.exists():
         raise RecipeError(f"{options.model} holds no recipe; say with --tasks RECIPE what to evaluate")
     recipe = load_tasks(options.tasks or own, options.overrides, of_checkpoint=not options.tasks)
-    model = _connected(options) if place.is_file() else _loaded(options, workers)
-    folder = options.out or place
+    model = _connected(options) if path.is_file() else _loaded(options, workers)
+    folder = options.out or path
     how = RunOptions(
         options.score_by or recipe.score_by, options.batch_tokens, workers.share, options.keep_failed, load
     )
-    marks, baselines, progress = fingerprint(model), tuple(options.baselines), workers.shown and not options.quiet
+    weights, baselines, progress = fingerprint(model), tuple(options.baselines), workers.shown and not options.quiet
     if workers.share.of > 1:
         with workers:
             ask(
                 model,
                 recipe.evaluation,
                 folder / EVALUATION,
-                fingerprint=marks,
+                fingerprint=weights,
                 baselines=baselines,
                 options=how,
                 leave_out=options.leave_out_impossible,
@@ -110,13 +122,13 @@ def run(options: argparse.Namespace) -> int:
             return 0
         # Failures were asked again just now.
         how = RunOptions(how.score_by, how.batch_tokens, keep_failed=not workers.lost, load=load)
-    name = load_recipe(own, of_checkpoint=True).name if own.exists() else place.stem
+    name = load_recipe(own, of_checkpoint=True).name if own.exists() else path.stem
     evaluation = evaluate(
         model,
         recipe.evaluation,
         folder / EVALUATION,
         about={"name": name, "checkpoint": str(options.model), **_precision_of(model)},
-        fingerprint=marks,
+        fingerprint=weights,
         baselines=baselines,
         options=how,
         leave_out=options.leave_out_impossible,
@@ -134,7 +146,7 @@ def _loaded(options: argparse.Namespace, workers: Workers) -> Model:
 
 
 def _precision_of(model: Model | Endpoint) -> dict[str, str]:
-    """What results say of the precision that was computed in; nothing of float32, and of what another machine does."""
+    """The entry `precision` of the results; none for float32, or for a model on another machine."""
     from torch import nn
 
     dtype = next(model.parameters()).dtype if isinstance(model, nn.Module) else None

@@ -1,4 +1,4 @@
-"""List what there is: models, objectives, recipes, sources, tasks; those of installed packages too.
+"""List models, objectives, recipes, sources or tasks, those of installed packages too.
 
 chiasm ls models"""
 
@@ -73,7 +73,7 @@ def _components(base: Callable[[], type[Component]]) -> Callable[[], Table]:
 
 
 def _choices(base: type[C]) -> Iterator[tuple[str, type[C] | str]]:
-    """Each choice by its name; of an installed package's that cannot be imported, the reason."""
+    """Each choice by its name; where an installed package cannot be imported, the reason instead."""
     from chiasm.additions import ANY, allowing
     from chiasm.errors import RecipeError
 
@@ -86,7 +86,7 @@ def _choices(base: type[C]) -> Iterator[tuple[str, type[C] | str]]:
 
 
 def _about(kind: type) -> str:
-    """What the module that defines a component says of itself first: its first paragraph, in one line."""
+    """The first paragraph of the docstring of a component's module, in one line."""
     import sys
 
     return " ".join((sys.modules[kind.__module__].__doc__ or "").strip().split("\n\n")[0].split())

@@ -1,4 +1,4 @@
-"""Merge the adapters of a run into its weights, or write either for transformers and peft.
+"""Merge the adapters of a run into the weights, or export the model for transformers or the adapters for peft.
 
 chiasm merge runs/lora --out models/tuned
 chiasm merge runs/lora --out models/tuned-hf --for transformers
@@ -12,15 +12,15 @@ from pathlib import Path
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run with adapters, or of its checkpoint")
-    parser.add_argument("--out", type=Path, required=True, help="the folder that is written")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
     parser.add_argument(
         "--for",
         dest="kind",
         choices=("chiasm", "transformers", "peft"),
         default="chiasm",
-        help="the merged model, for chiasm (default) or transformers; or the adapters alone, for peft",
+        help="format: the merged model for chiasm (default) or transformers, or the adapters alone for peft",
     )
-    parser.add_argument("--base", default="", help="with --for peft: what transformers opens as the model without them")
+    parser.add_argument("--base", default="", help="with --for peft: the base model's name or folder for transformers")
 
 
 def run(options: argparse.Namespace) -> int:

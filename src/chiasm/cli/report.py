@@ -1,4 +1,4 @@
-"""Write one HTML page that shows runs side by side: scores, curves, recipes; of unfinished runs too.
+"""Write one HTML page that compares runs, finished or not: scores, training curves, recipes.
 
 chiasm report runs/clip-scenes runs/siglip-scenes --out report.html"""
 

@@ -1,4 +1,4 @@
-"""Search a folder of pictures by words, by a picture, or by both; sort it by names; or look at it on a page.
+"""Search a folder of images by text, by image or by both; classify it zero-shot; or browse it on a web page.
 
 chiasm search photos/ "two dogs on a beach" --model runs/clip-photos
 chiasm search photos/ --like dog.jpg --top 50
@@ -23,30 +23,33 @@ if TYPE_CHECKING:
     from chiasm.serving.index import Changes
     from chiasm.serving.search import Finder
 
-_SHOWN = 5  # unreadable pictures that are named; the others are counted
+_SHOWN = 5  # unreadable images that are named; the others are counted
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="the pictures, at any depth")
-    parser.add_argument("words", nargs="?", help="what to look for")
-    parser.add_argument("--like", type=Path, action="append", default=[], help="a picture to look for; may be repeated")
-    parser.add_argument("--names", help="sort the pictures by these names: a,b,c or a file with one a line")
+    parser.add_argument("folder", type=Path, help="the folder of images, searched recursively")
+    parser.add_argument("words", nargs="?", help="the query text")
+    parser.add_argument("--like", type=Path, action="append", default=[], help="a query image; may be repeated")
+    parser.add_argument("--names", help="zero-shot classes: a,b,c or a file with one per line")
     parser.add_argument(
-        "--template", action="append", help="sentence with {} for a name; may be repeated (default: CLIP's 80)"
+        "--template", action="append", help="prompt template with {} for a class; may be repeated (default: CLIP's 80)"
     )
-    parser.add_argument("--serve", action="store_true", help="a page on this machine, instead of an answer here")
-    parser.add_argument("--port", type=int, default=8123, help="of the page; 0 takes any (default: 8123)")
+    parser.add_argument("--serve", action="store_true", help="serve a search page on this machine instead")
+    parser.add_argument("--port", type=int, default=8123, help="port of the page; 0 takes any free one (default: 8123)")
     parser.add_argument(
-        "--model", help="a run's folder, a checkpoint's, or OWNER/NAME (default: the one used here last)"
+        "--model",
+        help="folder of a run or a checkpoint, or OWNER/NAME on the Hub (default: the one last used on this folder)",
     )
-    parser.add_argument("--top", type=int, default=20, help="how many pictures are listed (default: 20)")
+    parser.add_argument("--top", type=int, default=20, help="how many images are listed (default: 20)")
     parser.add_argument("--index", type=Path, help="where indexes are kept (default: the user's cache)")
-    parser.add_argument("--exact", action="store_true", help="compare every picture, however many there are")
+    parser.add_argument(
+        "--exact", action="store_true", help="compare every image instead of using an approximate index"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     add_precision(parser, default="auto")
     written = parser.add_mutually_exclusive_group()
-    written.add_argument("--json", action="store_true", help="the answer as JSON")
-    written.add_argument("--csv", action="store_true", help="the answer as CSV")
+    written.add_argument("--json", action="store_true", help="print JSON")
+    written.add_argument("--csv", action="store_true", help="print CSV")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -59,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     from chiasm.weights import load
 
     _check(options)
-    notes = Console(stderr=True)  # so that an answer in a pipe is nothing but the answer
+    notes = Console(stderr=True)  # so that stdout in a pipe is nothing but the results
     home = index_home(options.folder, options.index)
     name = _model(options, home)
     given = Path(name).resolve() if Path(name).exists() else name  # found again from anywhere
@@ -77,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raises ChiasmError for questions that do not go together."""
+    """Raises ChiasmError for flags that exclude each other."""
     from chiasm.errors import ChiasmError
 
     if not options.folder.is_dir():
@@ -110,7 +113,7 @@ def _tell(changes: Changes, notes: Console) -> None:
     parts = [f"{changes.pictures:,} pictures"]
     parts += [f"{count:,} {what}" for what, count in changes.counts().items() if count]
     lines = [", ".join(parts)]
-    lines += [f"  {shown(one.name)}: {shown(one.reason)}" for one in changes.unreadable[:_SHOWN]]
+    lines += [f"  {shown(image.name)}: {shown(image.reason)}" for image in changes.unreadable[:_SHOWN]]
     if len(changes.unreadable) > _SHOWN:
         lines.append(f"  and {len(changes.unreadable) - _SHOWN:,} more")
     for line in lines:
@@ -158,7 +161,7 @@ def _write(columns: tuple[str, ...], rows: Sequence[tuple[object, ...]], options
     elif options.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows([shown(one) if isinstance(one, str) else one for one in row] for row in rows)
+        writer.writerows([shown(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
     else:
         _console().print(_table(columns, rows))
 
@@ -181,5 +184,5 @@ def _table(columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> obje
         numeric = name in ("rank", "score", "probability", "pictures")
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(f"{one:.3f}" if isinstance(one, float) else shown(str(one))) for one in row))
+        table.add_row(*(Text(f"{cell:.3f}" if isinstance(cell, float) else shown(str(cell))) for cell in row))
     return table

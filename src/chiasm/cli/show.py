@@ -1,4 +1,4 @@
-"""Show what there is: samples of a source, a training batch, chats as a model reads them, a checkpoint.
+"""Show samples of a source, a training batch, chats as a model reads them, or a checkpoint.
 
 chiasm show scenes
 chiasm show scenes seed=7 objects=[1,2] --count 12 --boxes --out few.png
@@ -6,7 +6,7 @@ chiasm show clip/scenes --batch --out batch.html
 chiasm show MODEL --source llava path=rows.json --out chats.html
 chiasm show runs/clip-scenes
 
-Samples go into a PNG file; the rest into the terminal. With --out page.html all of it is a page."""
+Samples are written to a PNG file; the rest is printed. With --out page.html all of it becomes an HTML page."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
-        help="a source (chiasm ls sources), a recipe (chiasm ls recipes), a folder of pictures, a run or a checkpoint",
+        help="a source (chiasm ls sources), a recipe (chiasm ls recipes), an image folder, a run or a checkpoint",
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="entries of the source or recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="entries of the source or recipe to change")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--batch", action="store_true", help="the first training batch of a recipe, as the model gets it")
     how.add_argument("--source", metavar="NAME", help="samples of this source, as the model or recipe reads them")
-    parser.add_argument("--count", type=int, help="how many samples (default: 24; 8 of a batch or of chats)")
-    parser.add_argument("--columns", type=int, default=6, help="pictures a row of the PNG file (default: 6)")
-    parser.add_argument("--depth", type=int, default=3, help="how deep parameters are unfolded (default: 3)")
+    parser.add_argument("--count", type=int, help="how many samples (default: 24; 8 with --batch or --source)")
+    parser.add_argument("--columns", type=int, default=6, help="images per row of the PNG file (default: 6)")
+    parser.add_argument("--depth", type=int, default=3, help="depth of the parameter tree (default: 3)")
     parser.add_argument("--out", type=Path, help="a PNG or HTML file (default: WHAT.png for samples)")
     parser.add_argument("--boxes", action="store_true", help="draw the boxes with their phrases")
 
@@ -114,7 +114,7 @@ def _show_read(options: argparse.Namespace, console: Console) -> None:
 
 
 def _processor(what: str) -> Processor:
-    """Of a model's folder, or of a recipe."""
+    """The processor of a model's folder, or of a recipe."""
     from chiasm.diagnosis.checkpoint import is_checkpoint
     from chiasm.experiment.assembly import build_processor
     from chiasm.experiment.recipe import load_recipe

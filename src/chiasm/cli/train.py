@@ -1,4 +1,4 @@
-"""Train a model by a recipe, evaluate it, and write a report.
+"""Train the model of a recipe, evaluate it, and write a report.
 
 chiasm train clip/scenes
 chiasm train recipes/clip/scenes.yaml training.steps=500 --out runs/short
@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="entries of the recipe to change")
     parser.add_argument("--out", type=Path, help="the run's folder (default: runs/NAME)")
     start = parser.add_mutually_exclusive_group()
-    start.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the run's folder")
+    start.add_argument("--resume", action="store_true", help="resume from the newest checkpoint in the run's folder")
     start.add_argument("--overwrite", action="store_true", help="remove an older run from the folder first")
 
 

@@ -41,6 +41,6 @@ def is_found_by_its_name(kind: type[Component], folder: Path) -> None:  # noqa: 
 def is_written_and_read_back(kind: type[Component], folder: Path) -> None:
     """An entry that is parsed and written down parses to an equal one; so do all of its named sizes."""
     sizes = kind.sizes()
-    for one in (*sizes.values(), *(() if sizes else (instance(kind, folder),))):
-        again = parse(kind.base, dump(one))
-        require(again == one, f"{dump(one)} parses to another: {dump(again)}")
+    for config in (*sizes.values(), *(() if sizes else (instance(kind, folder),))):
+        again = parse(kind.base, dump(config))
+        require(again == config, f"{dump(config)} parses to another: {dump(again)}")

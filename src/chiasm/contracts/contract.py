@@ -51,7 +51,7 @@ def instance(kind: type[C], folder: Path) -> C:
 
 
 def contracts_of(kind: type[Component]) -> Iterator[Contract]:
-    """Those of every choice, then those of this kind."""
+    """The contracts of every choice, then those of this kind."""
     for name in module_names(_PACKAGE):
         module = importlib.import_module(f"{_PACKAGE}.{name}")
         if issubclass(kind, getattr(module, "BASE", ())):
@@ -75,7 +75,7 @@ def recipes_in(package: str) -> list[Path]:
     """The recipes that a package brings, in its folder `recipes`."""
     root = import_named(package, "chiasm check")
     return [
-        file for place in getattr(root, "__path__", ()) for file in sorted((Path(place) / "recipes").rglob("*.yaml"))
+        file for folder in getattr(root, "__path__", ()) for file in sorted((Path(folder) / "recipes").rglob("*.yaml"))
     ]
 
 
@@ -93,7 +93,7 @@ def outcome(contract: Contract, subject: object, name: str) -> Outcome:
             contract(subject, Path(folder))
         except ChiasmError as error:
             return Outcome(name, promise, str(error))
-        except Exception as error:  # noqa: BLE001  # code under test may raise anything; that is a result, and it is told
+        except Exception as error:  # noqa: BLE001  # code under test may raise anything; that is a result, and it is reported
             last = traceback.extract_tb(error.__traceback__)[-1]
             reason = " ".join(str(error).split()) or "no reason given"
             return Outcome(name, promise, f"{type(error).__name__}: {reason} ({last.filename}:{last.lineno})")

@@ -122,13 +122,13 @@ def refuses_what_is_no_list(kind: Family, folder: Path) -> None:  # noqa: ARG001
         (model.embed_texts, "a red circle", "list of texts"),  # else it would be read letter by letter
         (model.embed_images, ["a.jpg"], "list of chiasm.Image"),
     )
-    for embed, given, said in calls:
+    for embed, given, expected in calls:
         try:
             embed(given)
         except TypeError as error:
-            require(said in str(error), f"the error for {given!r} does not say '{said}': {error}")
+            require(expected in str(error), f"the error for {given!r} does not say '{expected}': {error}")
         else:
-            raise ContractError(f"{given!r} is embedded, though it is no {said}")
+            raise ContractError(f"{given!r} is embedded, though it is no {expected}")
 
 
 def refuses_another_layout(kind: Family, folder: Path) -> None:  # noqa: ARG001  # all contracts take a folder

@@ -48,12 +48,12 @@ def its_order_follows_from_seed_and_position(kind: type[Source], folder: Path) -
     count, own_order = len(source), kind.at is not Source.at
     for seed in (0, 1):
         for epoch in (0, 1):
-            places = range(epoch * count, (epoch + 1) * count)
-            order = [source.at(place, seed) for place in places]
+            positions = range(epoch * count, (epoch + 1) * count)
+            order = [source.at(position, seed) for position in positions]
             require(all(0 <= index < count for index in order), f"at() gives indices outside of 0 to {count - 1}")
             once = sorted(order) == list(range(count))
             require(once or own_order, f"epoch {epoch} of seed {seed} is not every sample once")
-            backwards = [again.at(place, seed) for place in reversed(places)]
+            backwards = [again.at(position, seed) for position in reversed(positions)]
             require(backwards[::-1] == order, "at(position, seed) depends on what was asked before")
 
 

@@ -1,4 +1,4 @@
-"""What every task promises: questions that can be told apart, and a measure that nobody wins without looking."""
+"""What every task promises: requests with distinct keys, and metrics that a constant scorer does not win."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def asks_what_can_be_told_apart(kind: type[Task], folder: Path) -> None:
     """It asks something, each question under a key of its own, and the same again."""
     task, again = instance(kind, folder), instance(kind, folder)
     require(bool(task.requests), "it asks nothing")  # of its example
-    keys = [question.key for question in task.build_all_requests()]
+    keys = [request.key for request in task.build_all_requests()]
     require(len(set(keys)) == len(keys), f"two questions share the key '{max(keys, key=keys.count)}'")
     require(
-        keys == [question.key for question in again.requests], "a second task of the same entries asks something else"
+        keys == [request.key for request in again.requests], "a second task of the same entries asks something else"
     )
 
 
@@ -42,12 +42,12 @@ def measures_every_item(kind: type[Task], folder: Path) -> None:
 def a_constant_scorer_gets_chance(kind: type[Task], folder: Path) -> None:
     """A model that scores every text alike earns what chance does: ties are split, not won."""
     task = instance(kind, folder)
-    if not all(isinstance(question, ScoreRequest) for question in task.requests):
+    if not all(isinstance(request, ScoreRequest) for request in task.requests):
         return
     alike = [
-        np.zeros((len(one.images), len(one.texts)), np.float32)
-        for one in task.requests
-        if isinstance(one, ScoreRequest)
+        np.zeros((len(request.images), len(request.texts)), np.float32)
+        for request in task.requests
+        if isinstance(request, ScoreRequest)
     ]
     for metric in task.measure(task.requests, alike).metrics:
         if metric.corpus is None and metric.weight_I is None:

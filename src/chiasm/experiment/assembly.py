@@ -26,14 +26,14 @@ from chiasm.weights import load, packages
 
 log = logging.getLogger(__name__)
 
-_LEARNED_FROM = 4000  # samples whose captions a tokenizer is learned from
+_LEARNED_FROM = 4000  # the most samples on whose texts a tokenizer is trained
 
 
 def build_model(recipe: Recipe) -> Model:
     """The recipe's model before training: its processor, its first weights, its pretrained parts; or a trained one."""
     if recipe.start is not None:
         model = _started(recipe.start, recipe.processor)
-        torch.manual_seed(recipe.seed)  # dropout must not hang on what was drawn before, such as by a stage
+        torch.manual_seed(recipe.seed)  # dropout must not depend on what was drawn before, such as by a stage
         return model
     assert recipe.model is not None
     kind = recipe.model.model()
@@ -50,7 +50,7 @@ def build_model(recipe: Recipe) -> Model:
 
 
 def _take_part(model: Model, name: str, chosen: PretrainedPart) -> None:
-    """Puts a part of a trained model into a part of this one, which has just its tensors or fewer."""
+    """Copies a part of a trained model into a part of this one, which has the same tensors or fewer."""
     trained = merged(_opened(chosen.checkpoint, f"pretrained.{name}"))
     of_other = chosen.part or name
     for where, owner, part in (("", model, name), (".part", trained, of_other)):
@@ -96,7 +96,7 @@ def _started(start: Start, processor: Mapping[str, Any]) -> Model:
 
 
 def _trainable(start: Start) -> Model:
-    """The model to start from. Raises CapabilityError for one that can only be asked."""
+    """The model to start from. Raises CapabilityError for one that can only run inference."""
     model = _opened(start.checkpoint, "start")
     model.require_own("trained")
     return merged(model)
@@ -145,7 +145,7 @@ def _changed(trained: ModelConfig, start: Start) -> ModelConfig:
 def _with_packaged(entries: Mapping[str, Any], kind: type[Processor]) -> Mapping[str, Any]:
     """`tokenizer: {package: NAME}` names packaged weights; the file inside of them stands for it.
 
-    With the tokenizer of a model that chats come its template and its marks; the recipe's own entries go first.
+    With the tokenizer of a chat model come its template and special tokens; the recipe's own entries go first.
     """
     tokenizer = entries.get("tokenizer")
     if not isinstance(tokenizer, Mapping) or set(tokenizer) != {"package"}:

@@ -40,7 +40,7 @@ def find_recipe(name: str | Path) -> Path:
 
 
 def given_entries(name: str | Path, overrides: Sequence[str]) -> tuple[Path, dict[str, Any]]:
-    """The file of a recipe, and its entries with overrides, of which none is left to the user any more."""
+    """The file of a recipe, and its entries with overrides. Raises RecipeError where an entry is still "???"."""
     file = find_recipe(name)
     entries = read_entries(file)
     for change in overrides:
@@ -78,7 +78,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """SafeLoader keeps the last of two equal keys, so the first would be lost in silence."""
+    """A SafeLoader that refuses equal keys in one mapping; SafeLoader itself would keep the last without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key) for key, _ in node.value]
@@ -89,7 +89,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def deep_merge(base: Any, top: Any) -> Any:
-    """Entries with others over them: mappings are merged; anything else, lists too, is replaced whole."""
+    """`base` with the entries of `top` over it: mappings are merged; anything else, lists too, is replaced whole."""
     if not (isinstance(base, dict) and isinstance(top, dict)):
         return top
     merged = dict(base)
@@ -107,26 +107,26 @@ def override(entries: dict[str, Any], change: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"the value of the override '{change}' is not YAML") from error
-    place: Any = entries
+    node: Any = entries
     *parents, last = path.split(".")
     for at, parent in enumerate(parents):
-        if isinstance(place, list):
-            place = place[_index(place, parent, change)]
-        elif isinstance(place, dict):
-            place = place.setdefault(parent, {})
+        if isinstance(node, list):
+            node = node[_index(node, parent, change)]
+        elif isinstance(node, dict):
+            node = node.setdefault(parent, {})
         else:
             raise RecipeError(f"the override '{change}': {'.'.join(parents[:at])} holds no entries")
-    if isinstance(place, list):
-        place[_index(place, last, change)] = value
-    elif isinstance(place, dict):
-        place[last] = value
+    if isinstance(node, list):
+        node[_index(node, last, change)] = value
+    elif isinstance(node, dict):
+        node[last] = value
     else:
         raise RecipeError(f"the override '{change}': {'.'.join(parents)} holds no entries")
 
 
-def _index(place: list[Any], text: str, override: str) -> int:
-    if not text.isdigit() or int(text) >= len(place):
-        raise RecipeError(f"the override '{override}': '{text}' is not one of the {len(place)} list entries, 0 onwards")
+def _index(items: list[Any], text: str, override: str) -> int:
+    if not text.isdigit() or int(text) >= len(items):
+        raise RecipeError(f"the override '{override}': '{text}' is not one of the {len(items)} list entries, 0 onwards")
     return int(text)
 
 

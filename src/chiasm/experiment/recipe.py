@@ -32,7 +32,7 @@ from chiasm.training.settings import Training
 
 @dataclass(frozen=True)
 class Data:
-    """What is trained on, and in which batches.
+    """Training data and how batches are made of it.
 
     batch_size: samples of a batch. Or batch_tokens, for generative models, whose samples differ in length: as many
         samples as have so many tokens together, image tokens included. batch_image_tokens: a bound of those alone.
@@ -58,7 +58,7 @@ class Data:
 
     @property
     def budget(self) -> Budget | None:
-        """What a batch may hold, where it is not so many samples."""
+        """The bounds of a batch by tokens; None where batches are so many samples."""
         return Budget(self.batch_tokens, self.batch_image_tokens) if self.batch_tokens is not None else None
 
     @property
@@ -131,8 +131,9 @@ class Recipe:
     pretrained: weights to begin with, by part of a new model: packaged ones, such as `vision: efficientnet_lite0`, or
         those of another model's part, such as `vision: {checkpoint: runs/clip-scenes}`.
     objective: what is learned; without it, the family's own losses.
-    adapters: by part of the model, what learns in its place, such as `language: {adapter: lora, rank: 8}`.
-    stages: trained one after the other, in place of one training.
+    adapters: by part of the model, the adapter that learns while the part is frozen, such as
+        `language: {adapter: lora, rank: 8}`.
+    stages: trained one after the other, instead of one training.
     score_by: by what a generative model scores texts in the evaluation, "likelihood" (the default), "gain" or
         "yes"; see `CaptionScorer.score`.
     """
@@ -222,7 +223,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = (), *, of_checkpoin
 
 @dataclass(frozen=True)
 class EvaluationEntries:
-    """What a recipe asks of a model, whoever trained it. See Recipe."""
+    """The tasks of a recipe, for any model. See Recipe."""
 
     evaluation: tuple[Task, ...]
     score_by: str = ""
@@ -267,7 +268,7 @@ def learned_by(text: str) -> dict[str, Any]:
     """The entries of a recipe's text on which the bits of the trained model depend, for comparing two."""
     entries = yaml.safe_load(text)
 
-    def learned(one: Mapping[str, Any]) -> dict[str, Any]:
-        return {**one, "training": {key: value for key, value in one["training"].items() if key not in _CARRIED_OUT}}
+    def learned(run: Mapping[str, Any]) -> dict[str, Any]:
+        return {**run, "training": {key: value for key, value in run["training"].items() if key not in _CARRIED_OUT}}
 
     return {**learned(entries), "stages": [learned(stage) for stage in entries.get("stages", ())]}

@@ -39,7 +39,7 @@ RECIPE, CHECKPOINT, EVALUATION, BASE, STAGES = "recipe.yaml", "checkpoint", "eva
 class Experiment:
     """One recipe in one folder.
 
-    resume: go on from the newest checkpoint. Raises TrainingError if the folder holds another run and neither
+    resume: continue from the newest checkpoint. Raises TrainingError if the folder holds another run and neither
     `resume` nor `overwrite` says what to do with it.
     """
 
@@ -103,7 +103,7 @@ class Experiment:
 
     @property
     def steps(self) -> int:
-        """Of the whole run."""
+        """How many training steps the whole run has."""
         return self.recipe.training.steps
 
     @property
@@ -124,7 +124,7 @@ class Experiment:
         return True
 
     def evaluate(self) -> Evaluation | None:
-        """Asks the trained model all tasks of the recipe, and writes the answers and scores; None without tasks.
+        """Evaluates the trained model on all tasks of the recipe, and writes responses and scores; None without tasks.
 
         The first rank does this, and None is what the others get; none of them has to wait for it.
         """
@@ -144,7 +144,7 @@ class Experiment:
 
     @property
     def _base(self) -> str:
-        """What adapters are put on to: the model that the run starts from, or where a new one is kept."""
+        """The base of the adapters: the model that the run starts from, or where a new one is kept."""
         return self.recipe.start.checkpoint if self.recipe.start is not None else str(self.folder / BASE)
 
     def _keep_base(self) -> None:
@@ -168,7 +168,7 @@ class Experiment:
 
     @property
     def _options(self) -> RunOptions:
-        """How the trained model is evaluated."""
+        """The options with which the trained model is evaluated."""
         return RunOptions(self.recipe.score_by, load=load)
 
     def _live_figures(self, model: Model) -> Mapping[str, float]:
@@ -238,7 +238,9 @@ class Experiment:
         start = self.recipe.start
         begun = [start.checkpoint] if start is not None else []
         begun += [part.checkpoint for part in self.recipe.pretrained.values() if isinstance(part, PretrainedPart)]
-        if self.overwrite and any(Path(place).resolve().is_relative_to(self.folder.resolve()) for place in begun):
+        if self.overwrite and any(
+            Path(checkpoint).resolve().is_relative_to(self.folder.resolve()) for checkpoint in begun
+        ):
             raise TrainingError(
                 f"{self.folder} holds the model to start from, and --overwrite would remove it; give another --out"
             )
@@ -254,7 +256,7 @@ class Experiment:
         return self.recipe.objective if self.recipe.objective is not None else own.Config()
 
     def _objective(self) -> Objective:
-        """What is learned; its own parts draw their first values apart, so that the model's stay as they are."""
+        """The objective; its own parts are initialised apart, so that the model's random state stays as it is."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.seed)
             return self._chosen_objective.build(self.model)
@@ -265,7 +267,7 @@ class Experiment:
             for old in self.folder.iterdir() if self.overwrite else ():
                 if old.is_dir() and not old.is_symlink():
                     shutil.rmtree(old)
-                elif old.name != RECIPE:  # the mark of a run stays until another takes its place, whatever ends us
+                elif old.name != RECIPE:  # stays until the new one replaces it: the folder is always known as a run's
                     old.unlink()
             aside = self.folder / f"{RECIPE}.new"
             aside.write_text(self.text)

@@ -73,7 +73,7 @@ class Staged(Experiment):
 
     @property
     def steps(self) -> int:
-        """Of all stages."""
+        """How many training steps all stages have together."""
         return sum(recipe.training.steps for recipe in self.recipes)
 
     def _recipes(self) -> Iterator[Recipe]:
@@ -97,7 +97,7 @@ class Staged(Experiment):
             check_parts(config, recipe)
 
     def _join_metrics(self) -> None:
-        """The figures of all stages as those of one run; steps go on from stage to stage."""
+        """Joins the metrics of all stages into those of one run; steps are counted on from stage to stage."""
         lines, before = list[str](), 0
         for at, named in enumerate(self.recipe.stages):
             file = self._place(at) / METRICS

@@ -24,25 +24,25 @@ def train(
     evaluate: bool = True,
     console: Console | None = None,
 ) -> Model:
-    """The model that a recipe describes, trained; all that the run leaves behind is in the folder.
+    """Trains the model of a recipe and returns it; the folder holds checkpoints, metrics, scores and the report.
 
     recipe: one that was loaded, a file, or the name of a shipped one ("clip/scenes"). folder: `runs/<name>` by default.
-    overrides: entries of the form "a.b=c". resume: go on from the newest checkpoint in the folder; overwrite: remove
+    overrides: entries of the form "a.b=c". resume: continue from the newest checkpoint in the folder; overwrite: remove
     an older run first. evaluate: run the recipe's tasks at the end too. Under torchrun every process calls this; all
     but the first return their model without having evaluated it.
     Raises RecipeError for a recipe that is wrong, and TrainingError where the folder holds another run, where a loss is
-    not finite, or where a signal stopped the run; it then goes on with `resume`.
+    not finite, or where a signal stopped the run; `resume` continues it.
     """
     entries = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     if isinstance(recipe, Recipe) and overrides:
         raise TypeError(
             "overrides change a recipe as it is read; give its file or its name, or load_recipe(NAME, [...])"
         )
-    place = Path(folder) if folder is not None else Path("runs") / entries.name
+    target = Path(folder) if folder is not None else Path("runs") / entries.name
     with joined(lambda: entries.training) as ranks:
-        run = experiment(entries, place, resume=resume, overwrite=overwrite, console=console, ranks=ranks)
+        run = experiment(entries, target, resume=resume, overwrite=overwrite, console=console, ranks=ranks)
         if not run.train():
-            raise TrainingError(f"a signal stopped the run in {place}; go on with resume=True")
+            raise TrainingError(f"a signal stopped the run in {target}; go on with resume=True")
         if evaluate and ranks.first:
             run.evaluate()
         return run.model

@@ -1,1 +1,1 @@
-"""Pure functions on tensors: what models are trained to do, and how several processes compute it together."""
+"""Losses: pure functions on tensors, over any number of processes."""

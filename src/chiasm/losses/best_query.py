@@ -14,13 +14,16 @@ from torch import Tensor
 from chiasm.losses.gather import first_row, gathered, summed
 from chiasm.losses.ring import Ring, full
 
-_SMOOTHING = 0.1  # the released code's; the paper does not tell of it
+_SMOOTHING = 0.1  # the released code's; the paper does not mention it
 _FLOOR = 1e-4  # likewise: so that no negative is impossible
 
 
 @dataclass(frozen=True)
 class Similarities:
-    """Of this process's rows to those of all, scaled. images_NM: pictures to texts. texts_NM: texts to pictures."""
+    """Scaled similarities of this process's rows to those of all processes.
+
+    images_NM: pictures to texts. texts_NM: texts to pictures.
+    """
 
     images_NM: Tensor
     texts_NM: Tensor
@@ -34,8 +37,8 @@ class Similarities:
     def loss(self) -> Tensor:
         """Mean of the cross-entropies of both directions, over the pairs of all processes."""
         parts = [
-            F.cross_entropy(one, self.own_N, reduction="sum", label_smoothing=_SMOOTHING)
-            for one in (self.images_NM, self.texts_NM)
+            F.cross_entropy(logits_NM, self.own_N, reduction="sum", label_smoothing=_SMOOTHING)
+            for logits_NM in (self.images_NM, self.texts_NM)
         ]
         return summed(torch.stack(parts).sum() / 2 / self.ring.rows, self.ring)
 
@@ -68,5 +71,5 @@ def similarities(image_NKD: Tensor, text_ND: Tensor, scale: Tensor) -> Similarit
 
 
 def best(image_NKD: Tensor, text_MD: Tensor) -> Tensor:
-    """(N, M): of each picture's queries the one that is most like the text."""
+    """(N, M): the largest similarity of any of a picture's queries to a text, max_k image_nk . text_m."""
     return (image_NKD @ text_MD.T).amax(1)

@@ -104,7 +104,7 @@ def _log_sums(logits: Tensor, safe: bool) -> tuple[Tensor, Tensor]:
 
 
 def _softmaxes(logits: Tensor, row: Tensor, column: Tensor, safe: bool, other: Scratch) -> Tensor:
-    """softmax over rows + softmax over columns, in the place of the logits."""
+    """softmax over rows + softmax over columns, written over the logits."""
     second = other.tile(*logits.shape)
     if safe:
         torch.add((-row).exp()[:, None], (-column).exp(), out=second)

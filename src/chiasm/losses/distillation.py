@@ -1,4 +1,4 @@
-"""What one distribution says of another: a teacher's similarities (open_clip's `DistillClipLoss`), and its prototypes
+"""Distillation losses: cross-entropy with a teacher's similarities (open_clip's `DistillClipLoss`) and its prototypes
 (DINO, Caron et al. 2021, arXiv:2104.14294).
 
 Shapes: N pairs of this process, M of all processes, D and E widths of the student's and the teacher's space, K

@@ -1,4 +1,4 @@
-"""Rows of all processes on every process, with gradients: for losses that look at chosen rows of others.
+"""All-gather of rows with gradients, for losses that look at chosen rows of other processes.
 
 Where a loss only compares rows, `chiasm.losses.ring` does with far less memory. The convention for gradients is the
 same: a row is given what the sum over the processes of (what each multiplies its loss by) times the loss asks of it."""
@@ -30,7 +30,7 @@ def summed(part: Tensor, ring: Ring) -> Tensor:
 
 
 def first_row(ring: Ring) -> int:
-    """The place among the gathered rows at which those of this process begin."""
+    """The index among the gathered rows at which those of this process begin."""
     return sum(ring.shares[: ring.rank])
 
 

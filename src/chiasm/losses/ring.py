@@ -70,9 +70,9 @@ class Ring:
         buffers = [tensor.new_empty(self.shares[arriving], *tensor.shape[1:]) for tensor in tensors]
         ends = ((self.rank + 1) % self.size, (self.rank - 1) % self.size)
         moves = [
-            dist.P2POp(move, tensor, end, tag=tag * len(tensors) + place)
+            dist.P2POp(move, tensor, end, tag=tag * len(tensors) + number)
             for move, end, moved in zip((dist.isend, dist.irecv), ends, (tensors, buffers), strict=True)
-            for place, tensor in enumerate(moved)
+            for number, tensor in enumerate(moved)
             if tensor.numel()
         ]
         return buffers, dist.batch_isend_irecv(moves) if moves else []
@@ -86,7 +86,7 @@ def _arrived(coming: tuple[Sequence[Tensor], list[dist.Work]]) -> Sequence[Tenso
 
 
 def tiles(rows: int, columns: int, chunk: int) -> Iterator[tuple[slice, slice]]:
-    """A table cut into pieces of at most chunk x chunk."""
+    """Slices of a table, in tiles of at most chunk x chunk."""
     for row in range(0, rows, chunk):
         for column in range(0, columns, chunk):
             yield slice(row, min(row + chunk, rows)), slice(column, min(column + chunk, columns))
@@ -107,5 +107,5 @@ class Scratch:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """At least float32: a logit of 100 in bfloat16 is off by a quarter."""
+    """The tensor in float32 or more, contiguous: a logit of 100 in bfloat16 is off by a quarter."""
     return at_least_float32(tensor).contiguous()

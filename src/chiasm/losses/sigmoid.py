@@ -12,7 +12,7 @@ from chiasm.losses.ring import CHUNK, Ring, Scratch, full, tiles
 
 
 def pairwise_sigmoid(image_ND: Tensor, text_ND: Tensor, scale: Tensor, bias: Tensor, chunk: int = CHUNK) -> Tensor:
-    """Every pair of the batch on its own: does this text belong to this picture?
+    """Binary cross-entropy of every pair of the batch: does this text belong to this picture?
 
         loss = -1/N * sum_ij log sigmoid(z_ij * (scale * image_i . text_j + bias)),   z_ij = 1 if i == j else -1
 
@@ -21,7 +21,7 @@ def pairwise_sigmoid(image_ND: Tensor, text_ND: Tensor, scale: Tensor, bias: Ten
 
     Up to `chunk` pairs the formula is computed as it stands; beyond, and over several processes, by blocks, as
     `chiasm.losses.contrastive.info_nce` does. Nothing is computed twice here: a pair's gradient needs no other
-    pair, so that the forward pass leaves it behind.
+    pair, so it is computed in the forward pass.
     """
     with torch.autocast(image_ND.device.type, enabled=False):
         image_ND, text_ND, scale, bias = full(image_ND), full(text_ND), full(scale), full(bias)
@@ -80,4 +80,4 @@ class _PairwiseSigmoid(torch.autograd.Function):
         of_scale, of_bias, of_image, *of_text = ctx.saved_tensors
         share = ctx.ring.sum(gradients[0])
         given = (of_image, of_text[0] if of_text else None, of_scale, of_bias)
-        return *(None if one is None else one * share for one in given), None, None
+        return *(None if gradient is None else gradient * share for gradient in given), None, None

@@ -56,7 +56,7 @@ class Config(ObjectiveConfig):
 
 @dataclass(frozen=True)
 class TeacherInput(BatchPart):
-    """The samples as the teacher's own processor makes them."""
+    """Images and texts of the samples, made by the teacher's own processor."""
 
     images: Images
     texts: Tokens
@@ -64,7 +64,7 @@ class TeacherInput(BatchPart):
 
 @dataclass(frozen=True)
 class TeacherFeatures(BatchPart):
-    """What the teacher makes of each sample: (B, E) each, unit length."""
+    """The teacher's embeddings of each sample: (B, E) each, unit length."""
 
     image_BE: Annotated[Tensor, Per("sample")]
     text_BE: Annotated[Tensor, Per("sample")]
@@ -122,6 +122,6 @@ class Distillation(ContrastiveObjective):
 
 
 def _makes(processor: PairProcessor) -> tuple[object, ...]:
-    """What decides how a processor makes pictures and texts."""
+    """The settings that decide how a processor makes pixels and tokens, for comparing two."""
     tokenizer = processor.tokenizer
     return processor.image, tokenizer.rules, tokenizer.backend.to_str()

@@ -114,7 +114,7 @@ class Objective(nn.Module, ABC):
 
 
 class ContrastiveObjective(Objective):
-    """An objective that compares the samples of a batch. It says where the comparing begins, so that a batch larger
+    """An objective that compares the samples of a batch, split into `features` and `losses_of`, so that a batch larger
     than memory is learned from exactly; see `chiasm.models.model.ContrastiveModel`, whose terms these are."""
 
     compares = True
@@ -144,7 +144,7 @@ class ObjectiveConfig(Component, ABC, package="chiasm.objectives", key="objectiv
 
 @contextmanager
 def untouched(part: nn.Module) -> Iterator[None]:
-    """What is computed within sends no gradient to the parameters of a part, but through it.
+    """A context in which gradients flow through a part, but not to its parameters.
 
     For the loss by which a model plays against a discriminator; the discriminator learns from its own.
     """

@@ -1,4 +1,4 @@
-"""The losses of the family itself, which every model has; what a recipe without an objective trains."""
+"""The family's own losses, `Model.losses`: the objective of a recipe that names none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chiasm.objectives.objective import ContrastiveObjective, Objective, Objecti
 
 @dataclass(frozen=True)
 class Config(ObjectiveConfig):
-    """It has no settings."""
+    """The family's own losses; there are no settings."""
 
     def build(self, model: Model) -> Objective:
         return OwnContrastive(model) if isinstance(model, ContrastiveModel) else Own()
@@ -31,7 +31,7 @@ class Own(Objective):
 
 
 class OwnContrastive(ContrastiveObjective):
-    """`losses` of a model that compares samples; `features` and `losses_of` where a batch comes in parts."""
+    """The own losses of a model that compares samples: `losses`, or `features` and `losses_of` for a batch in parts."""
 
     def __init__(self, model: ContrastiveModel) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Random numbers that belong to samples, for what is drawn where no generator of the reader is at hand."""
+"""Per-sample random seeds, for objectives that draw outside of the reader."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Seeds(BatchPart):
 
     @classmethod
     def drawn(cls, generators: Sequence[np.random.Generator]) -> Seeds:
-        """One from each generator."""
+        """A seed from each generator."""
         return cls(torch.tensor([int(generator.integers(2**62)) for generator in generators], dtype=torch.long))
 
     @classmethod

@@ -2,7 +2,7 @@
 arXiv:2502.14786, section 2.2, after SILC, arXiv:2310.13355, and TIPS, arXiv:2410.16512).
 
 self_distillation: local views of a picture are to be what a teacher, the running mean of the image tower, makes of a
-global view. masked_prediction: with half of its patches hidden, the global view is to be, at the hidden places, what
+global view. masked_prediction: with half of its patches hidden, the global view is to be, at the hidden patches, what
 the teacher makes of it whole. The pictures that are compared with texts are not cropped for it.
 
 Differs from the paper: views are crops and mirrorings alone; local views are scaled to the tower's one size; the
@@ -195,7 +195,7 @@ class SigLIP2Objective(ContrastiveObjective):
             assert isinstance(teacher, PooledImageTower)
             pooled_BD, tokens_BPD = teacher.both(views.whole)
             whole_BK = self.teacher["head"](pooled_BD)
-            places_BHK = self.teacher["patch_head"](self._at_hidden(tokens_BPD, views, tower.prefix))
+            patches_BHK = self.teacher["patch_head"](self._at_hidden(tokens_BPD, views, tower.prefix))
         local_BVK = self.head(tower(views.local)).unflatten(0, (len(batch), -1))
         token = self.mask_token if tower.mask_token is None else tower.mask_token
         seen_BPD = tower.tokens(views.whole, PatchMask(views.hidden_BP, token))
@@ -203,9 +203,9 @@ class SigLIP2Objective(ContrastiveObjective):
         return {
             **found,
             "distilled": self._compared(local_BVK, whole_BK[:, None], self.centre_K).mean(1),
-            "predicted": self._compared(guessed_BHK, places_BHK, self.patch_centre_K).mean(1),
+            "predicted": self._compared(guessed_BHK, patches_BHK, self.patch_centre_K).mean(1),
             "centre_K": whole_BK,
-            "patch_centre_K": places_BHK.mean(1),
+            "patch_centre_K": patches_BHK.mean(1),
         }
 
     def losses_of(self, model: Model, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -222,7 +222,7 @@ class SigLIP2Objective(ContrastiveObjective):
         return losses
 
     def _at_hidden(self, tokens_BPD: Tensor, views: Views, prefix: int) -> Tensor:
-        """(B, H, D): the tokens at the hidden places."""
+        """(B, H, D): the tokens at the hidden patches."""
         return tokens_BPD[:, prefix:][views.hidden_BP].view(len(tokens_BPD), self._hidden, tokens_BPD.shape[2])
 
     def _compared(self, student: Tensor, teacher: Tensor, centre_K: Tensor) -> Tensor:
@@ -257,5 +257,5 @@ class SigLIP2Objective(ContrastiveObjective):
                 buffer.copy_(running)
 
     def expected_zero_grad(self, model: Model) -> frozenset[str]:
-        own = [f"objective.{name}" for name, one in self.named_parameters() if one.requires_grad]
+        own = [f"objective.{name}" for name, parameter in self.named_parameters() if parameter.requires_grad]
         return model.expected_zero_grad() | frozenset([] if self.active else own)

@@ -1,1 +1,1 @@
-"""Ways to adapt a part of a model by few tensors, one module each."""
+"""Adapters of a part of a model, one module each."""

@@ -1,4 +1,4 @@
-"""LoRA: linear layers change by few ranks (Hu et al. 2021, arXiv:2106.09685); DoRA (Liu et al. 2024, 2402.09353)."""
+"""LoRA: low-rank updates of linear layers (Hu et al. 2021, arXiv:2106.09685); DoRA (Liu et al. 2024, 2402.09353)."""
 
 from __future__ import annotations
 
