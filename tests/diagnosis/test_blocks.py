@@ -24,13 +24,13 @@ def test_two_pixels_a_character() -> None:
 
 def test_a_histogram_counts_everything_once() -> None:
     values = np.asarray([1, 1, 1, 2, 9, 30])
-    lines = histogram(values, bins=3, mark=20)
+    lines = histogram(values, bins=3, limit=20)
     assert [int(line.removesuffix("  beyond the limit").split()[-1]) for line in lines] == [5, 0, 1]
     assert [line.endswith("beyond the limit") for line in lines] == [False, False, True]
     assert len(histogram(np.asarray([7, 7]))) == 1
 
 
-def test_slots_are_told_by_their_number() -> None:
+def test_image_tokens_are_shortened_to_their_number() -> None:
     text = "user: <i><i><i> and <i><i> what? assistant: a cat"
     pieces = collapsed(text, [(text.index("a cat"), len(text))], "<i>")
     assert [(piece.text, piece.kind) for piece in pieces] == [

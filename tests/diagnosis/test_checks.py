@@ -87,7 +87,7 @@ def test_names_and_sizes(tmp_path: Path) -> None:
     add(tmp_path, "banner.jpg", jpeg(photo(63, 400, 100)), ["a banner"])
     found = diagnosed(file)
     assert [[row.name for row in one.rows] for one in of(found, "names")] == [["training 8 (really.jpg)"]]
-    assert of(found, "names")[0].rows[0].told == "named .jpg, but it is a PNG"
+    assert of(found, "names")[0].rows[0].detail == "named .jpg, but it is a PNG"
     sizes = {one.title.split(" ")[1]: [row.name for row in one.rows] for one in of(found, "sizes")}
     assert sizes == {
         "below": ["training 9 (spacer.jpg)"],
@@ -106,7 +106,7 @@ def test_captions_that_are_cut_show_the_cut(tmp_path: Path) -> None:
     setting = Setting(load_recipe(file))
     assert isinstance(setting.processor, PairProcessor)
     assert setting.processor.tokenizer.is_cut(words)
-    before = cut.rows[0].told.partition(": ")[2].partition(" ✂ ")[0].lstrip("…")
+    before = cut.rows[0].detail.partition(": ")[2].partition(" ✂ ")[0].lstrip("…")
     kept = setting.processor.tokenizer.decode(setting.processor.texts([words]).ids_BT[0]).strip()
     assert kept.endswith(before.strip()), "the cut stands where the tokenizer cuts"
     note = next(one for one in found if one.severity == "note")
@@ -239,8 +239,8 @@ def test_chats_too_long_or_with_nothing_to_learn(tmp_path: Path) -> None:
     }
     none, note = of(found, "supervision")
     assert (none.severity, [row.name for row in none.rows]) == ("error", ["training 8 (8/mute)"])
-    assert "<image> x 16" in note.rows[0].told
-    assert note.rows[0].told.endswith("⟦Patches, 0.<|endoftext|>⟧ ")
+    assert "<image> x 16" in note.rows[0].detail
+    assert note.rows[0].detail.endswith("⟦Patches, 0.<|endoftext|>⟧ ")
     setting = Setting(load_recipe(tmp_path / "recipe.yaml"))
     assert setting.processor is not None
     batch = setting.processor([setting.recipe.data.train[0]])
@@ -359,6 +359,6 @@ def test_pictures_of_findings_can_be_shown(tmp_path: Path) -> None:
     file = clean(tmp_path)
     add(tmp_path, "banner.jpg", jpeg(photo(63, 400, 100)), ["a banner"])
     (found,) = of(diagnosed(file), "sizes")
-    picture = found.rows[0].pictures[0].decode()
+    picture = found.rows[0].images[0].decode()
     assert isinstance(picture, PIL.Image.Image)
     assert picture.size == (400, 100)

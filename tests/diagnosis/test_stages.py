@@ -105,7 +105,7 @@ def test_frames_of_videos_are_read(tmp_path: Path) -> None:
     )
     whole, cut = (look("training", Listed(samples), at, None) for at in range(2))
     assert whole.trouble is None
-    assert whole.pictures == (), "neighbouring frames are no near copies"
+    assert whole.decoded == (), "neighbouring frames are no near copies"
     assert cut.trouble is not None
     assert cut.trouble.kind == "broken"
-    assert cut.trouble.told.startswith("frame 2 of video 0: ")
+    assert cut.trouble.reason.startswith("frame 2 of video 0: ")

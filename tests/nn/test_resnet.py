@@ -33,7 +33,7 @@ def test_other_sizes_are_refused() -> None:
 def test_attention_pooling_is_multi_head_attention_queried_by_the_mean() -> None:
     """Against PyTorch's own, in the way of the published code: all places are queried, the first is read."""
     torch.manual_seed(0)
-    pool = AttentionPool(32, heads=4, places=9)
+    pool = AttentionPool(32, heads=4, positions=9)
     for linear in (pool.q, pool.k, pool.v):
         torch.nn.init.normal_(linear.bias)
     x_NPD = torch.randn(5, 9, 32)

@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from chiasm.diagnosis.report import told, write_json, write_page
+    from chiasm.diagnosis.report import render, write_json, write_page
     from chiasm.diagnosis.run import diagnose
     from chiasm.errors import RecipeError
     from chiasm.experiment.recipe import load_recipe
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     diagnosis = diagnose(
         load_recipe(options.recipe, options.overrides), None if options.all else options.sample, console
     )
-    for line in told(diagnosis):
+    for line in render(diagnosis):
         console.print(line, soft_wrap=True)
     if options.json is not None:
         write_json(diagnosis, options.json)

@@ -79,7 +79,7 @@ def _show_samples(options: argparse.Namespace, console: Console) -> None:
 
 def _show_batch(options: argparse.Namespace, console: Console) -> None:
     from chiasm.data.contact_sheet import contact_sheet
-    from chiasm.diagnosis.display import told_facts, told_samples, write_page
+    from chiasm.diagnosis.display import render_facts, render_samples, write_page
     from chiasm.diagnosis.setting import Setting
     from chiasm.diagnosis.shown import image_of, of_batch
     from chiasm.experiment.recipe import load_recipe
@@ -92,7 +92,7 @@ def _show_batch(options: argparse.Namespace, console: Console) -> None:
         title = f"{options.what}: a training batch"
         write_page(title, options.out, kicker="chiasm show", samples=batch.rows, facts={"batch": batch.facts})
     else:
-        for line in (*told_samples(batch.rows, console), *told_facts({"batch": batch.facts})):
+        for line in (*render_samples(batch.rows, console), *render_facts({"batch": batch.facts})):
             console.print(line)
         return
     _tell(console, f"{len(batch.rows)} samples: {options.out.resolve().as_uri()}")
@@ -100,12 +100,12 @@ def _show_batch(options: argparse.Namespace, console: Console) -> None:
 
 def _show_read(options: argparse.Namespace, console: Console) -> None:
     from chiasm.cli._source import source_of
-    from chiasm.diagnosis.display import told_samples, write_page
+    from chiasm.diagnosis.display import render_samples, write_page
     from chiasm.diagnosis.shown import of_source
 
     rows = of_source(_processor(options.what), source_of(options.source, options.overrides), options.count or 8)
     if options.out is None:
-        for line in told_samples(rows, console):
+        for line in render_samples(rows, console):
             console.print(line)
         return
     title = f"{options.source} as {options.what} reads it"
@@ -125,11 +125,11 @@ def _processor(what: str) -> Processor:
 
 def _show_checkpoint(options: argparse.Namespace, console: Console) -> None:
     from chiasm.diagnosis.checkpoint import describe
-    from chiasm.diagnosis.display import told_checkpoint, write_page
+    from chiasm.diagnosis.display import render_checkpoint, write_page
 
     found = describe(Path(options.what))
     if options.out is None:
-        for line in told_checkpoint(found, options.depth):
+        for line in render_checkpoint(found, options.depth):
             console.print(line)
         return
     parts = [part for part in found.parts if part.depth <= options.depth]

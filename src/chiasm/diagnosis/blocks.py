@@ -11,13 +11,13 @@ from rich.text import Text
 
 
 def blocks(pixels_HWC: NDArray[np.uint8], columns: int = 28) -> Text:
-    """A picture of (H, W, 3) as lines of half blocks, `columns` characters wide and at most as high as wide."""
+    """An image of (H, W, 3) as lines of half blocks, `columns` characters wide and at most as high as wide."""
     height, width = pixels_HWC.shape[:2]
     scale = min(columns / width, columns / height)
     extent = (max(1, round(width * scale)), max(2, round(height * scale / 2) * 2))
-    levels = np.asarray(PIL.Image.fromarray(pixels_HWC).resize(extent, PIL.Image.Resampling.BOX))
+    pixels_uint8 = np.asarray(PIL.Image.fromarray(pixels_HWC).resize(extent, PIL.Image.Resampling.BOX))
     lines = []
-    for upper, lower in zip(levels[::2], levels[1::2], strict=True):
+    for upper, lower in zip(pixels_uint8[::2], pixels_uint8[1::2], strict=True):
         line = Text()
         for ink, ground in zip(upper.tolist(), lower.tolist(), strict=True):
             line.append("▀", Style(color=Color.from_rgb(*ink), bgcolor=Color.from_rgb(*ground)))

@@ -1,4 +1,4 @@
-"""What a check is: it looks on while the data pass by, and says at the end what it found."""
+"""The base class of a check: it is shown every sample in turn and reports its findings after the last."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from chiasm.diagnosis.setting import Setting
 
 
 class Check(Component, ABC, package="chiasm.diagnosis.checks", key="check"):
-    """One thing that is looked for. Its module's name is how findings call it.
+    """Looks for one kind of problem. Findings name it by its module's name.
 
-    evaluation: whether it is shown the samples of the evaluation too, which come before those of the training.
+    evaluation: whether it is also shown the evaluation's samples, which come before the training samples.
     """
 
     evaluation: ClassVar[bool] = False
@@ -24,11 +24,11 @@ class Check(Component, ABC, package="chiasm.diagnosis.checks", key="check"):
         self.setting = setting
 
     def see(self, seen: Seen) -> None:
-        """Takes note of one sample. Memory must not grow with it by more than a few bytes."""
+        """Takes note of one sample. Memory must not grow by more than a few bytes a sample."""
 
     @abstractmethod
     def findings(self) -> Iterator[Finding]:
-        """What was found, after the last sample."""
+        """The findings, asked for after the last sample."""
 
     def found(
         self,
@@ -43,7 +43,7 @@ class Check(Component, ABC, package="chiasm.diagnosis.checks", key="check"):
         figures: Mapping[str, float] | None = None,
         lines: tuple[str, ...] = (),
     ) -> Finding:
-        """A finding of this check; `rows` are named and, unless `count` says otherwise, counted."""
+        """Makes a finding of this check. rows: the samples concerned, which are counted unless `count` is given."""
         kept: tuple[FlaggedRow, ...] = tuple(rows.kept) if rows is not None else ()
         counted = count or (rows.count if rows is not None else 0)
         return Finding(self.chosen(), severity, title, why, mend, counted, of, kept, figures or {}, lines)

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: family and sizes, parameters by part, processor, special tokens, scores, training."""
+"""The contents of a checkpoint: family and sizes, parameters by part, processor, special tokens, scores, training."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _RESULTS = "results.json"
 
 @dataclass(frozen=True)
 class ModelPart:
-    """A line of the tree of parameters. depth: from 0, the whole model. shape: of a tensor, () for what holds several.
+    """A line of the tree of parameters. depth: 0 for the whole model. shape: a tensor's, () for a module.
 
-    alike: how many parts in a row this one stands for.
+    alike: how many equal parts in a row this line stands for.
     """
 
     name: str
@@ -42,7 +42,10 @@ class ModelPart:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """facts: by the name of a section, then by name. parts: the tree of parameters. template: of chats, "" if none."""
+    """A checkpoint's description. facts: by section, then by name. parts: the tree of parameters.
+
+    template: the chat template, "" if there is none.
+    """
 
     name: str
     facts: Mapping[str, Mapping[str, str]]
@@ -51,7 +54,7 @@ class Checkpoint:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder is a run's or a checkpoint's, of whatever format."""
+    """Whether a folder holds a run or a checkpoint of any known format."""
     names = (CONFIG, "open_clip_config.json", f"{CHECKPOINT}/{CONFIG}", RECIPE)
     return any((folder / name).is_file() for name in names)
 
@@ -69,13 +72,14 @@ def describe(folder: Path) -> Checkpoint:
 
 def _model(model: Model, folder: Path) -> dict[str, str]:
     parameters = list(model.parameters())
-    dtypes = sorted({str(one.dtype).removeprefix("torch.") for one in parameters})
+    dtypes = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters})
+    count = sum(parameter.numel() for parameter in parameters)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     return {
         "family": model.config.chosen(),
         "format": _format(folder),
         "verbs": ", ".join(verbs(type(model))),
-        "parameters": f"{sum(one.numel() for one in parameters):,} in {len(parameters):,} tensors, {', '.join(dtypes)}",
+        "parameters": f"{count:,} in {len(parameters):,} tensors, {', '.join(dtypes)}",
         "weights on disk": f"{size / 1e6:,.1f} MB",
         **({"adapters": model.adaptation.described()} if model.adaptation is not None else {}),
     }
@@ -97,8 +101,8 @@ def _flat(value: Any, name: str = "") -> dict[str, str]:
     """Nested entries by their dotted names."""
     if isinstance(value, Mapping) and value:
         found: dict[str, str] = {}
-        for key, one in value.items():
-            found |= _flat(one, f"{name}.{key}" if name else str(key))
+        for key, entry in value.items():
+            found |= _flat(entry, f"{name}.{key}" if name else str(key))
         return found
     return {name: _plain(value)}
 
@@ -111,17 +115,17 @@ def _processor(model: Model) -> dict[str, dict[str, str]]:
     backend = model.processor.backend
     if backend is None:
         return {}
-    added = {str(number): one.content for number, one in sorted(backend.get_added_tokens_decoder().items())}
+    added = {str(id_): token.content for id_, token in sorted(backend.get_added_tokens_decoder().items())}
     vocabulary = {"vocabulary": f"{backend.get_vocab_size():,} tokens"}
     return {"processor": vocabulary | _flat(model.processor.dumped()), **({"special tokens": added} if added else {})}
 
 
 def _scores(folder: Path, inner: Path) -> dict[str, str]:
-    """Of the run's results where they are there, else of the checkpoint's card."""
+    """Scores of the run's results if it has any, else those of the checkpoint's card."""
     if (folder / EVALUATION / _RESULTS).exists():
         results = Evaluation.load(folder / EVALUATION).results
         return dict(_score(result.name, score) for result in results for score in result.scores)
-    return dict(_of_card(inner / "README.md"))
+    return dict(_scores_of_card(inner / "README.md"))
 
 
 def _score(task: str, score: Score) -> tuple[str, str]:
@@ -130,7 +134,7 @@ def _score(task: str, score: Score) -> tuple[str, str]:
     return f"{task}: {figure}", f"{percent(score.value)}% ({span}), chance {percent(score.chance)}%"
 
 
-def _of_card(file: Path) -> Iterator[tuple[str, str]]:
+def _scores_of_card(file: Path) -> Iterator[tuple[str, str]]:
     """The rows of the card's table of scores: | task | figure | items | score | interval | chance |."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     if "| task | figure | items | score | 95% interval | chance |" not in lines:
@@ -144,23 +148,23 @@ def _of_card(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _training(folder: Path, inner: Path) -> dict[str, str]:
-    file = next((one / RECIPE for one in (folder, inner) if (one / RECIPE).is_file()), None)
+    file = next((parent / RECIPE for parent in (folder, inner) if (parent / RECIPE).is_file()), None)
     if file is None:
         return {}
     entries = yaml.safe_load(file.read_text(encoding="utf-8"))
     facts = {"recipe": str(entries.get("name", ""))}
-    for room, keys in _TOLD.items():
-        found = entries.get(room, {})
-        facts |= {f"{room}.{key}": _plain(found[key]) for key in keys if key in found}
+    for section, keys in _SHOWN_SETTINGS.items():
+        found = entries.get(section, {})
+        facts |= {f"{section}.{key}": _plain(found[key]) for key in keys if key in found}
     metrics = folder / METRICS
-    steps = [one for one in map(json.loads, _lines(metrics)) if "loss" in one]
+    steps = [step for step in map(json.loads, _lines(metrics)) if "loss" in step]
     if steps:
         last = steps[-1]
         facts["last step"] = f"{last['step']:,}, loss {last['loss']:.4f}, after {duration(last['seconds'])}"
     return facts
 
 
-_TOLD: dict[str, Sequence[str]] = {
+_SHOWN_SETTINGS: dict[str, Sequence[str]] = {
     "data": ("batch_size", "batch_tokens", "captions", "train"),
     "training": ("steps", "optimiser", "learning_rate", "schedule", "warmup", "precision", "ema", "parts"),
 }
@@ -172,14 +176,14 @@ def _lines(file: Path) -> list[str]:
 
 
 def parts_of(model: nn.Module) -> Iterator[ModelPart]:
-    """The tree of a model's parameters, depth first; numbered parts that are alike stand in one line."""
+    """The tree of a model's parameters, depth first; equal numbered parts share one line."""
     tree: dict[str, Any] = {}
     for name, tensor in model.named_parameters():
         *parents, last = name.split(".")
-        place = tree
+        branch = tree
         for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = tensor
+            branch = branch.setdefault(parent, {})
+        branch[last] = tensor
     yield from _parts(type(model).__name__, tree, 0, 1)
 
 
@@ -189,29 +193,29 @@ def _parts(name: str, tree: dict[str, Any], depth: int, alike: int) -> Iterator[
     yield ModelPart(name, depth, sum(_count(shape) for _, shape, _ in leaves), ", ".join(dtypes), alike=alike)
     for _, run in groupby(tree.items(), key=_likeness):
         group = list(run)
-        first, one = group[0]
+        first, part = group[0]
         title = first if len(group) == 1 else f"{first} to {group[-1][0]}"
-        if isinstance(one, dict):
-            yield from _parts(title, one, depth + 1, len(group))
+        if isinstance(part, dict):
+            yield from _parts(title, part, depth + 1, len(group))
         else:
-            shape = tuple(one.shape)
-            yield ModelPart(first, depth + 1, _count(shape), str(one.dtype).removeprefix("torch."), shape)
+            shape = tuple(part.shape)
+            yield ModelPart(first, depth + 1, _count(shape), str(part.dtype).removeprefix("torch."), shape)
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, tuple[int, ...], str]]:
     found = []
-    for name, one in tree.items():
-        if isinstance(one, dict):
-            found += _leaves(one, f"{prefix}{name}.")
+    for name, part in tree.items():
+        if isinstance(part, dict):
+            found += _leaves(part, f"{prefix}{name}.")
         else:
-            found.append((prefix + name, tuple(one.shape), str(one.dtype).removeprefix("torch.")))
+            found.append((prefix + name, tuple(part.shape), str(part.dtype).removeprefix("torch.")))
     return found
 
 
 def _likeness(item: tuple[str, Any]) -> tuple[Any, ...]:
-    """What numbered parts must share to stand in one line; others stand alone."""
-    name, one = item
-    return ("", *_leaves(one)) if name.isdigit() and isinstance(one, dict) else (name,)
+    """The key by which numbered parts share a line (their tensors' names, shapes and types); others stand alone."""
+    name, part = item
+    return ("", *_leaves(part)) if name.isdigit() and isinstance(part, dict) else (name,)
 
 
 def _count(shape: Sequence[int]) -> int:

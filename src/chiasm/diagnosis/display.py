@@ -1,4 +1,4 @@
-"""What `chiasm show` shows, in a terminal and as a page."""
+"""The output of `chiasm show`, for a terminal and as an HTML page."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from chiasm.diagnosis.spans import Kind
 from chiasm.evaluation.files import write_file
 from chiasm.evaluation.report import environment
 
-_ROOM = Path(__file__).parent
+_FOLDER = Path(__file__).parent
 _STYLES: dict[Kind, str] = {"read": "", "learned": "green underline", "picture": "bold blue", "padding": "dim"}
 _SMALL = 128  # pixels; smaller pictures are shown as the pixels they are
 Facts = Mapping[str, Mapping[str, str]]
 
 
-def told_samples(samples: Sequence[ShownSample], console: Console) -> Iterator[RenderableType]:
-    """Samples for a terminal: pictures in blocks where it has colours, beside their texts with what is learned."""
+def render_samples(samples: Sequence[ShownSample], console: Console) -> Iterator[RenderableType]:
+    """Samples for a terminal: images as colour blocks where it has colours, beside their texts, targets highlighted."""
     coloured = console.is_terminal and console.color_system in ("256", "truecolor")
     for shown in samples:
         text = Text.assemble(*((piece.text, _STYLES[piece.kind]) for piece in shown.pieces))
         about = Text.assemble((shown.key, "bold"), (f"  {shown.facts}", "dim"), "\n", text)
         grid = Table.grid(padding=(0, 2, 1, 0))
-        pictures = [blocks(image) for image in shown.pictures[:2]] if coloured else []
-        grid.add_row(*pictures, about)
+        images = [blocks(image) for image in shown.images[:2]] if coloured else []
+        grid.add_row(*images, about)
         yield grid
     if any(piece.kind == "learned" for shown in samples for piece in shown.pieces):
         yield Text.assemble(("learned", _STYLES["learned"]), "  what the model is taught to say")
 
 
-def told_facts(facts: Facts) -> Iterator[RenderableType]:
-    """Facts for a terminal, section by section."""
+def render_facts(facts: Facts) -> Iterator[RenderableType]:
+    """Facts for a terminal, a table for each section."""
     for section, entries in facts.items():
         yield Text(section, style="bold")
         table = Table.grid(padding=(0, 2, 0, 0))
@@ -53,9 +53,9 @@ def told_facts(facts: Facts) -> Iterator[RenderableType]:
         yield table
 
 
-def told_checkpoint(checkpoint: Checkpoint, depth: int) -> Iterator[RenderableType]:
+def render_checkpoint(checkpoint: Checkpoint, depth: int) -> Iterator[RenderableType]:
     """A checkpoint for a terminal. depth: how deep the tree of parameters is unfolded."""
-    yield from told_facts(checkpoint.facts)
+    yield from render_facts(checkpoint.facts)
     yield Text("parameters", style="bold")
     yield _tree(checkpoint.parts, depth)
 
@@ -75,14 +75,14 @@ def _line(part: ModelPart) -> Text:
 
 
 def counted(part: ModelPart) -> str:
-    """ "12 x 7,087,872 float32", "(768, 3072) float32"."""
+    """The number or shape of a part's parameters in words: "12 x 7,087,872 float32", "(768, 3072) float32"."""
     number = f"{part.parameters:,}" if not part.shape else str(part.shape)
     return f"{part.alike} x {number} {part.dtype}" if part.alike > 1 else f"{number} {part.dtype}"
 
 
 @dataclass(frozen=True)
 class _ImageFile:
-    """A picture on the page. uri: a data URI."""
+    """An image on the page. uri: a data URI. small: shown pixel by pixel."""
 
     uri: str
     small: bool
@@ -101,15 +101,15 @@ def write_page(
     """Writes one self-contained HTML page; returns where it is. Raises MissingExtra without chiasm[eval]."""
     made = environment.make()
     made.globals.update(counted=counted)
-    page = made.from_string((_ROOM / "show.html").read_text(encoding="utf-8")).render(
+    page = made.from_string((_FOLDER / "show.html").read_text(encoding="utf-8")).render(
         title=title,
         kicker=kicker,
-        samples=[(shown, [_image(one) for one in shown.pictures]) for shown in samples],
+        samples=[(shown, [_image(pixels) for pixels in shown.images]) for shown in samples],
         learned=any(piece.kind == "learned" for shown in samples for piece in shown.pieces),
         facts=facts or {},
         parts=parts,
         template=template,
-        css=environment.text("page.css") + (_ROOM / "page.css").read_text(encoding="utf-8"),
+        css=environment.text("page.css") + (_FOLDER / "page.css").read_text(encoding="utf-8"),
     )
     write_file(file, page)
     return file

@@ -1,4 +1,4 @@
-"""What was found: how bad it is, where, why it matters, and how to mend it."""
+"""The findings of a diagnosis: how bad each is, where, why it matters, and how to mend it."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ KEPT = 8  # rows that are named; the others are counted
 class FlaggedRow:
     """A sample, or a pair of them, that a finding is about.
 
-    name: where it is, "training 17 (dog.jpg)". told: what is the matter with it. pictures: for the page.
+    name: where it is, "training 17 (dog.jpg)". detail: what is wrong with it. images: shown on the page.
     """
 
     name: str
-    told: str = ""
-    pictures: tuple[Image, ...] = ()
+    detail: str = ""
+    images: tuple[Image, ...] = ()
 
 
 @dataclass
 class FlaggedRows:
-    """The first few rows of a kind, and how many there are of it."""
+    """The number of rows with one problem, the first few of them kept by name."""
 
     count: int = 0
     kept: list[FlaggedRow] = field(default_factory=list)
 
-    def add(self, name: str, told: str = "", pictures: tuple[Image, ...] = ()) -> None:
+    def add(self, name: str, detail: str = "", images: tuple[Image, ...] = ()) -> None:
         self.count += 1
         if len(self.kept) < KEPT:
-            self.kept.append(FlaggedRow(name, told, pictures))
+            self.kept.append(FlaggedRow(name, detail, images))
 
 
 @dataclass(frozen=True)
 class Finding:
-    """check: which one found it. title: what was found. why: what comes of it. mend: what to do.
+    """One problem or remark. check: which check found it. why: its consequence. mend: what to do about it.
 
-    count, of: how many samples (or captions, ...) of how many that were looked at; 0 where nothing is counted.
+    title: what was found. count, of: how many samples (or captions, ...) of how many that were looked at; 0 where
+        nothing is counted.
     figures: numbers to keep beside it. lines: a small drawing for the terminal.
     """
 
@@ -59,14 +60,14 @@ class Finding:
 
     def entries(self) -> dict[str, Any]:
         """As plain values for JSON; pictures are left out."""
-        rows = [{"name": row.name, "told": row.told} for row in self.rows]
+        rows = [{"name": row.name, "told": row.detail} for row in self.rows]
         plain = {key: getattr(self, key) for key in ("check", "severity", "title", "why", "mend", "count", "of")}
         return {**plain, "rows": rows, "figures": dict(self.figures), "lines": list(self.lines)}
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of a set was read. name: "training", or the tasks that ask about it."""
+    """How many samples of a set were read. name: "training", or the tasks that ask about it."""
 
     name: str
     read: int
@@ -92,16 +93,16 @@ class Diagnosis:
 
     def entries(self) -> dict[str, Any]:
         """As plain values for JSON."""
-        read = [{"name": one.name, "read": one.read, "of": one.of} for one in self.read]
+        read = [{"name": coverage.name, "read": coverage.read, "of": coverage.of} for coverage in self.read]
         findings = [finding.entries() for finding in self.findings]
         return {"recipe": self.recipe, "read": read, "seconds": round(self.seconds, 3), "findings": findings}
 
 
 def worst_first(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """Errors, then warnings, then notes; within them the checks in order of their names."""
-    return tuple(sorted(findings, key=lambda one: (SEVERITIES.index(one.severity), one.check)))
+    return tuple(sorted(findings, key=lambda finding: (SEVERITIES.index(finding.severity), finding.check)))
 
 
 def share(count: int, of: int) -> str:
-    """ "12 of 400 (3.0%)"."""
+    """A count as a share, "12 of 400 (3.0%)"; the count alone where `of` is 0."""
     return f"{count:,} of {of:,} ({count / of:.1%})" if of else f"{count:,}"

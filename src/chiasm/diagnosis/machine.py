@@ -1,4 +1,4 @@
-"""What this machine has to give: memory of a device, room on a disk."""
+"""The resources of this machine: free memory of a device, free space of a disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _GIB = 1 << 30
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that a process can still have on a device, limits of a container considered; None where unknown."""
+    """Free memory of a device in bytes, within the container's limit; None where unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu":
@@ -39,13 +39,13 @@ def _left_in_container() -> int | None:
 
 
 def free_disk(path: Path) -> int:
-    """Bytes free where a path is, or will be."""
-    place = path.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+    """Free bytes of the disk that holds a path, which need not exist yet."""
+    existing = path.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
 
 
 def gib(amount: float) -> str:
-    """Bytes as people read them: "1.42 GiB", "12.3 MiB"."""
+    """Bytes in a readable unit: "1.42 GiB", "12.3 MiB"."""
     return f"{amount / _GIB:.2f} GiB" if amount >= 0.1 * _GIB else f"{amount / (1 << 20):.1f} MiB"

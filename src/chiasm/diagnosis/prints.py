@@ -1,4 +1,4 @@
-"""Fingerprints of pictures: what tells that two of them are alike, though their bytes differ.
+"""Perceptual fingerprints of pictures, by which near copies are found though their bytes differ.
 
 A print is a difference hash of 64 bits (which of two neighbouring grey levels is higher; Krawetz 2013, "Kind of like
 that") and the colours of a 4 x 4 grid without the mean of each and without contrast. Pictures are candidates
@@ -28,43 +28,45 @@ MOST = 50_000  # pictures compared with each other; of more, an even spread
 
 @dataclass(frozen=True)
 class Print:
-    """bits_64: the difference hash, as booleans. colours_48: of the grid, unit length; None for a flat picture."""
+    """A picture's fingerprint. bits_64: the difference hash, as booleans.
+
+    colours_48: the colours of the grid, unit length; None for a flat picture.
+    """
 
     bits_64: NDArray[np.bool_]
     colours_48: NDArray[np.float32] | None
 
 
-def print_of(picture: PIL.Image.Image) -> Print:
+def print_of(image: PIL.Image.Image) -> Print:
     """The print of a decoded RGB picture."""
-    grey = np.asarray(picture.convert("L").resize((9, 8), PIL.Image.Resampling.BOX), np.int16)
-    return Print((grey[:, 1:] > grey[:, :-1]).reshape(-1), _standard(picture, _GRID))
+    grey = np.asarray(image.convert("L").resize((9, 8), PIL.Image.Resampling.BOX), np.int16)
+    return Print((grey[:, 1:] > grey[:, :-1]).reshape(-1), _standard(image, _GRID))
 
 
 def alike(first: Image, second: Image) -> bool:
     """Whether two pictures show the same, but for size, compression, and a little light."""
-    levels = [_standard(one.decode(at_least=SIDE), 32) for one in (first, second)]
-    one, other = levels
-    return one is not None and other is not None and float(one @ other) >= _ALIKE
+    left, right = (_standard(image.decode(at_least=SIDE), 32) for image in (first, second))
+    return left is not None and right is not None and float(left @ right) >= _ALIKE
 
 
-def _standard(picture: PIL.Image.Image, side: int) -> NDArray[np.float32] | None:
+def _standard(image: PIL.Image.Image, side: int) -> NDArray[np.float32] | None:
     """The colours of a picture scaled down, each with mean 0, all of length 1; None where there is no contrast."""
-    levels_PC = np.asarray(picture.resize((side, side), PIL.Image.Resampling.BOX), np.float32).reshape(-1, 3)
-    levels = (levels_PC - levels_PC.mean(axis=0)).reshape(-1)
-    length = float(np.linalg.norm(levels))
-    return None if length < _FLAT * np.sqrt(len(levels)) else levels / length
+    colours_PC = np.asarray(image.resize((side, side), PIL.Image.Resampling.BOX), np.float32).reshape(-1, 3)
+    colours = (colours_PC - colours_PC.mean(axis=0)).reshape(-1)
+    length = float(np.linalg.norm(colours))
+    return None if length < _FLAT * np.sqrt(len(colours)) else colours / length
 
 
 @dataclass
 class Prints:
-    """The prints of many pictures, 112 bytes each. numbers: by which the caller knows them."""
+    """The prints of many pictures, 112 bytes each. numbers: the caller's own number of each picture."""
 
     numbers: array[int] = field(default_factory=lambda: array("q"))
     _bits: bytearray = field(default_factory=bytearray)
     _colours: bytearray = field(default_factory=bytearray)
 
     def add(self, number: int, print_: Print) -> None:
-        """Flat pictures are passed over."""
+        """Adds a print; flat pictures are passed over."""
         if print_.colours_48 is not None:
             self.numbers.append(number)
             self._bits += np.packbits(print_.bits_64).tobytes()
@@ -75,12 +77,12 @@ class Prints:
 
     @property
     def compared(self) -> NDArray[np.int64]:
-        """The places of the prints that are compared: all, or of too many an even spread."""
+        """Indexes of the prints that are compared: all of them, or an even spread of at most MOST."""
         count = min(len(self), MOST)
         return np.arange(count, dtype=np.int64) * len(self) // max(1, count)
 
     def pairs(self, other: Prints | None = None) -> Iterator[tuple[int, int]]:
-        """Numbers of candidates: within these prints, or between them and others."""
+        """Pairs of numbers of candidates: within these prints, or between them and others."""
         mine, theirs = self._unpacked(), (other or self)._unpacked()
         of_mine, of_theirs = self.compared, (other or self).compared
         for start in range(0, len(of_mine), _CHUNK):
@@ -88,8 +90,8 @@ class Prints:
             columns = slice(start if other is None else 0, None)  # each pair once
             differing = (64 - mine[0][rows] @ theirs[0][columns].T) / 2  # of +1 and -1, the product counts what agrees
             close = (differing <= _MOST_BITS) & (mine[1][rows] @ theirs[1][columns].T >= _CLOSE)
-            for at, of in zip(*np.nonzero(close), strict=True):
-                first, second = start + int(at), int(of) + (columns.start or 0)
+            for row, column in zip(*np.nonzero(close), strict=True):
+                first, second = start + int(row), int(column) + (columns.start or 0)
                 if other is not None or first < second:
                     yield self.numbers[of_mine[first]], (other or self).numbers[of_theirs[second]]
 

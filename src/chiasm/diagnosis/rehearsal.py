@@ -1,4 +1,4 @@
-"""What a training step needs and does, tried on a few samples: activations, the names of losses, dead tensors."""
+"""A training step tried on a few samples: bytes of activations, names of losses, tensors without a gradient."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ Drawn = list[tuple[Sample, np.random.Generator]]  # samples, with the generators
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """fixed, each: bytes kept for the backward pass, for a batch of any size and for each sample of it, or for
+    """What a tried step needs and does.
+
+    fixed, per_unit: bytes kept for the backward pass, for a batch of any size and for each sample of it, or for
         each token where batches are bounded by tokens.
 
     tried: whether a step was really made; losses, finite and dead are known only then.
@@ -39,7 +41,7 @@ class Rehearsal:
     """
 
     fixed: float
-    each: float
+    per_unit: float
     tried: bool
     losses: tuple[str, ...] = ()
     finite: bool = True
@@ -47,7 +49,7 @@ class Rehearsal:
 
     def activations(self, size: int) -> float:
         """Bytes kept for the backward pass of a batch of so many samples, or tokens."""
-        return self.fixed + self.each * size
+        return self.fixed + self.per_unit * size
 
 
 def rehearse(setting: Setting) -> Rehearsal | None:
@@ -59,8 +61,8 @@ def rehearse(setting: Setting) -> Rehearsal | None:
         return None
     by_tokens = setting.recipe.data.budget is not None
     batches = [batch for batch, _ in read]
-    sizes = [len(one.stream.ids_T) if by_tokens and one.stream is not None else len(one) for one in batches]
-    count = sum(one.numel() for one in setting.model.parameters())
+    sizes = [len(batch.stream.ids_T) if by_tokens and batch.stream is not None else len(batch) for batch in batches]
+    count = sum(parameter.numel() for parameter in setting.model.parameters())
     if count <= MOST_PARAMETERS:
         return _tried(setting, setting.processor, read, sizes)
     return _walked(setting.model, batches, sizes, 1.0 if _precision(setting) == "float32" else _LOW)
@@ -87,9 +89,8 @@ def _batches(setting: Setting, processor: Processor) -> list[tuple[Batch, Drawn]
     if len(drawn) < 2:
         return None
     sizes = sorted({min(size, len(drawn)) for size in _SAMPLES})
-    return [
-        (processor([one for one, _ in drawn[:size]], [two for _, two in drawn[:size]]), drawn[:size]) for size in sizes
-    ]
+    chosen = [drawn[:size] for size in sizes]
+    return [(processor([sample for sample, _ in pairs], [rng for _, rng in pairs]), pairs) for pairs in chosen]
 
 
 def _tried(setting: Setting, processor: Processor, read: list[tuple[Batch, Drawn]], sizes: list[int]) -> Rehearsal:
@@ -99,12 +100,12 @@ def _tried(setting: Setting, processor: Processor, read: list[tuple[Batch, Drawn
         torch.manual_seed(setting.recipe.seed)
         assert setting.model is not None
         model = type(setting.model)(setting.model.config, processor)
-        whole = {id(one) for one in model.parameters()}
+        whole = {id(parameter) for parameter in model.parameters()}
         adapt(model, setting.recipe.adapters)
         objective = setting.objective.build(model).train()
-        for one in model.parameters():  # half of an adapter begins as zeros, through which no gradient goes at first
-            if id(one) not in whole and one.requires_grad and not one.any():
-                nn.init.normal_(one, std=0.02)
+        for parameter in model.parameters():  # half of an adapter begins as zeros, which let no gradient through
+            if id(parameter) not in whole and parameter.requires_grad and not parameter.any():
+                nn.init.normal_(parameter, std=0.02)
     freeze(model, settings)
     model.train()
     kept: list[int] = []
@@ -114,30 +115,30 @@ def _tried(setting: Setting, processor: Processor, read: list[tuple[Batch, Drawn
     objective.begin_step(model, settings.steps - 1, settings.steps)  # when all of its losses are there
     for bare, drawn in read:
         learner.zero_grad()
-        batch = objective.extend(processor, bare, [one for one, _ in drawn], [two for _, two in drawn])
+        batch = objective.extend(processor, bare, [sample for sample, _ in drawn], [rng for _, rng in drawn])
         with autocast(cpu, precision):
             batch = with_dummy_images(learner.prepare(batch), model, processor)
         with autocast(cpu, precision), _Kept(learner) as counter:
             named = learner.losses(batch)
         kept.append(counter.bytes)
-        weighed = [settings.loss_weights.get(name, 1.0) * one for name, one in named.items() if name[0] != "_"]
+        weighed = [settings.loss_weights.get(name, 1.0) * loss for name, loss in named.items() if name[0] != "_"]
         torch.autograd.backward(torch.stack(weighed).sum())
-    waiting = objective.expected_zero_grad(model)
-    learned = {name: one for name, one in learner.trainable() if name not in waiting}
-    dead = [name for name, one in learned.items() if one.grad is None or not one.grad.any()]
-    finite = all(math.isfinite(float(one.detach())) for one in named.values())
-    fixed, each = _line(sizes, kept)
-    return Rehearsal(fixed, each, True, tuple(name for name in named if name[0] != "_"), finite, tuple(dead))
+    zero_by_design = objective.expected_zero_grad(model)
+    learned = {name: tensor for name, tensor in learner.trainable() if name not in zero_by_design}
+    dead = [name for name, tensor in learned.items() if tensor.grad is None or not tensor.grad.any()]
+    finite = all(math.isfinite(float(loss.detach())) for loss in named.values())
+    fixed, per_unit = _line(sizes, kept)
+    return Rehearsal(fixed, per_unit, True, tuple(name for name in named if name[0] != "_"), finite, tuple(dead))
 
 
 def _precision(setting: Setting) -> Precision:
-    """That the run would learn in on this machine."""
+    """The precision that the run would train in on this machine."""
     settings = setting.recipe.training
     return choose_precision(settings.precision, choose_device(settings.device))
 
 
 def _walked(model: Model, batches: list[Batch], sizes: list[int], share: float) -> Rehearsal | None:
-    """The parts of the model on the meta device: sizes without numbers. None for models of unknown parts."""
+    """A pass over the model's parts on the meta device, shapes without values; None for models of unknown parts."""
     model.train()
     kept = []
     for batch in batches:
@@ -147,8 +148,8 @@ def _walked(model: Model, batches: list[Batch], sizes: list[int], share: float) 
             return None
         kept.append(round(counter.bytes * share))
         del outputs
-    fixed, each = _line(sizes, kept)
-    return Rehearsal(fixed, each, tried=False)
+    fixed, per_unit = _line(sizes, kept)
+    return Rehearsal(fixed, per_unit, tried=False)
 
 
 class _Kept:
@@ -156,13 +157,13 @@ class _Kept:
 
     def __init__(self, model: nn.Module) -> None:
         tensors = [*model.parameters(), *model.buffers()]
-        self._met = {_storage(one) for one in tensors}
+        self._met = {_storage(tensor) for tensor in tensors}
         self.bytes = 0
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._note, lambda tensor: tensor)
 
     def _note(self, tensor: Tensor) -> Tensor:
-        if (mark := _storage(tensor)) not in self._met:
-            self._met.add(mark)
+        if (storage := _storage(tensor)) not in self._met:
+            self._met.add(storage)
             self.bytes += tensor.untyped_storage().nbytes()
         return tensor
 
@@ -179,8 +180,8 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _line(sizes: list[int], kept: list[int]) -> tuple[float, float]:
-    """(fixed, each) of a line through two points; of one point, all of it by sample."""
+    """(intercept, slope) of the line through two points, none negative; (0, kept / size) of a single point."""
     if len(sizes) == 1:
         return 0.0, kept[0] / sizes[0]
-    each = (kept[1] - kept[0]) / (sizes[1] - sizes[0])
-    return max(0.0, kept[0] - each * sizes[0]), max(0.0, each)
+    per_unit = (kept[1] - kept[0]) / (sizes[1] - sizes[0])
+    return max(0.0, kept[0] - per_unit * sizes[0]), max(0.0, per_unit)

@@ -1,4 +1,4 @@
-"""A diagnosis as people read it: in a terminal, as JSON, and as a page with the pictures concerned."""
+"""Output of a diagnosis: for a terminal, as JSON, and as an HTML page with the pictures concerned."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from chiasm.evaluation.report import environment
 from chiasm.evaluation.report.display import duration
 from chiasm.evaluation.report.examples import data_uri
 
-_ROOM = Path(__file__).parent
+_FOLDER = Path(__file__).parent
 _MARKS: dict[Severity, tuple[str, str]] = {
     "error": ("✗", "bold red"),
     "warning": ("!", "bold yellow"),
@@ -29,10 +29,10 @@ _MARKS: dict[Severity, tuple[str, str]] = {
 _TERMINAL_ROWS = 3  # of each finding; JSON and the page have more
 
 
-def told(diagnosis: Diagnosis) -> Iterator[RenderableType]:
-    """The diagnosis for a terminal: each finding with its rows, then a table of all, and what was read."""
+def render(diagnosis: Diagnosis) -> Iterator[RenderableType]:
+    """A diagnosis for a terminal: each finding with its rows, then a table of all, and what was read."""
     for finding in diagnosis.findings:
-        yield from _told(finding)
+        yield from _render_finding(finding)
     table = Table("", "check", "found", "samples", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for finding in diagnosis.findings:
         mark, style = _MARKS[finding.severity]
@@ -45,20 +45,20 @@ def told(diagnosis: Diagnosis) -> Iterator[RenderableType]:
 
 
 def verdict(diagnosis: Diagnosis) -> str:
-    """ "2 errors, 1 warning, 3 notes"."""
+    """The numbers of findings by severity: "2 errors, 1 warning, 3 notes"."""
     counts = [(len(diagnosis.of(severity)), severity) for severity in SEVERITIES]
     words = [f"{count} {severity}{'' if count == 1 else 's'}" for count, severity in counts if count]
     return ", ".join(words) or "nothing found"
 
 
 def how_much(read: Coverage) -> str:
-    """ "2,000 of 1,000,000 samples of training, evenly spread"."""
+    """How much of a set was read: "2,000 of 1,000,000 samples of training, evenly spread"."""
     if read.read == read.of:
         return f"all {read.of:,} samples of {read.name}"
     return f"{read.read:,} of {read.of:,} samples of {read.name}, evenly spread"
 
 
-def _told(finding: Finding) -> Iterator[RenderableType]:
+def _render_finding(finding: Finding) -> Iterator[RenderableType]:
     mark, style = _MARKS[finding.severity]
     counted = f": {share(finding.count, finding.of)}" if finding.count else ""
     yield Text.assemble(
@@ -69,7 +69,7 @@ def _told(finding: Finding) -> Iterator[RenderableType]:
         if line:
             yield Text(f"    {line}")
     for row in shown:
-        yield Text.assemble(("    - ", "dim"), row.name, (f": {row.told}" if row.told else "", "dim"))
+        yield Text.assemble(("    - ", "dim"), row.name, (f": {row.detail}" if row.detail else "", "dim"))
     if len(finding.rows) > len(shown):
         yield Text("      and more; --out FILE and --json FILE name some of them", style="dim")
     for line in finding.lines:
@@ -83,21 +83,21 @@ def write_json(diagnosis: Diagnosis, file: Path) -> None:
 
 @dataclass(frozen=True)
 class _Card:
-    """A row on the page. pictures: data URIs."""
+    """A row on the page. detail: what is wrong with the sample. images: data URIs."""
 
     name: str
-    told: str
-    pictures: tuple[str, ...]
+    detail: str
+    images: tuple[str, ...]
 
 
 def write_page(diagnosis: Diagnosis, file: Path) -> Path:
     """Writes one self-contained HTML page; returns where it is. Raises MissingExtra without chiasm[eval]."""
-    template = environment.make().from_string((_ROOM / "doctor.html").read_text(encoding="utf-8"))
-    css = environment.text("page.css") + (_ROOM / "page.css").read_text(encoding="utf-8")
+    template = environment.make().from_string((_FOLDER / "doctor.html").read_text(encoding="utf-8"))
+    css = environment.text("page.css") + (_FOLDER / "page.css").read_text(encoding="utf-8")
     sections = [
-        (finding, [_card(row.name, row.told, row.pictures) for row in finding.rows]) for finding in diagnosis.findings
+        (finding, [_card(row.name, row.detail, row.images) for row in finding.rows]) for finding in diagnosis.findings
     ]
-    read = [how_much(one) for one in diagnosis.read]
+    read = [how_much(coverage) for coverage in diagnosis.read]
     seconds = duration(diagnosis.seconds)
     page = template.render(
         diagnosis=diagnosis,
@@ -112,11 +112,11 @@ def write_page(diagnosis: Diagnosis, file: Path) -> Path:
     return file
 
 
-def _card(name: str, told: str, pictures: tuple[Image, ...]) -> _Card:
+def _card(name: str, detail: str, images: tuple[Image, ...]) -> _Card:
     uris = []
-    for picture in pictures:
+    for image in images:
         try:
-            uris.append(data_uri(picture))
-        except DataError:  # what cannot be decoded is told by its name
+            uris.append(data_uri(image))
+        except DataError:  # what cannot be decoded is shown by its name alone
             continue
-    return _Card(name, told, tuple(uris))
+    return _Card(name, detail, tuple(uris))

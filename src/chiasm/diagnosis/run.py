@@ -1,4 +1,4 @@
-"""One pass over the data of a recipe; all checks look on."""
+"""A diagnosis: one pass over the data of a recipe, in which every check sees every sample."""
 
 from __future__ import annotations
 
@@ -31,41 +31,42 @@ def diagnose(recipe: Recipe, sample: int | None = SAMPLE, console: Console | Non
     several of them share are read once.
     """
     started = time.perf_counter()
-    stages = {one.name: replace(recipe.stage(at, None), name=recipe.name) for at, one in enumerate(recipe.stages)}
-    told: list[tuple[Finding, list[str]]] = []  # with the stages that it concerns
+    stages = {stage.name: replace(recipe.stage(at, None), name=recipe.name) for at, stage in enumerate(recipe.stages)}
+    reported: list[tuple[Finding, list[str]]] = []  # with the stages that it concerns
     read: list[Coverage] = []
     left = dict(stages or {"": recipe})
     with _bars(console) as bars, ThreadPoolExecutor(min(4, os.cpu_count() or 1), "doctor") as pool:
         while left:
-            alike = [name for name, one in left.items() if _data(one) == _data(next(iter(left.values())))]
+            alike = [name for name, other in left.items() if _data(other) == _data(next(iter(left.values())))]
             for at, name in enumerate(alike):
                 found = _Look(left.pop(name), sample, bars, pool, reads=not at)
-                read += [one for one in found.read if one not in read]
-                told += [(finding, alike) for finding in found.of_data] + [(one, [name]) for one in found.findings]
+                read += [coverage for coverage in found.read if coverage not in read]
+                reported += [(finding, alike) for finding in found.of_data]
+                reported += [(finding, [name]) for finding in found.findings]
     merged: list[tuple[Finding, list[str]]] = []
-    for finding, names in told:
-        if (known := next((others for one, others in merged if one == finding), None)) is not None:
+    for finding, names in reported:
+        if (known := next((others for other, others in merged if other == finding), None)) is not None:
             known += [name for name in names if name not in known]
         else:
             merged.append((finding, [*names]))
     whole = max(1, len(stages))
     findings = [
-        one if len(names) == whole else replace(one, title=f"stage {', '.join(names)}: {one.title}")
-        for one, names in merged
+        finding if len(names) == whole else replace(finding, title=f"stage {', '.join(names)}: {finding.title}")
+        for finding, names in merged
     ]
     return Diagnosis(recipe.name, worst_first(findings), tuple(read), time.perf_counter() - started)
 
 
 def _data(recipe: Recipe) -> tuple[object, ...]:
-    """What the checks that read samples depend on."""
+    """The settings that the checks of samples depend on."""
     data = recipe.data
     return data.train, data.budget, data.captions, data.max_skipped, data.threads
 
 
 class _Look:
-    """One look at a recipe without stages. reads: whether samples are read, or only what needs none is checked.
+    """One pass over a recipe without stages. reads: whether samples are read, or only what needs none is checked.
 
-    of_data, findings: what the samples tell, and the rest. read: how much of each set was read.
+    of_data, findings: those about the samples, and the rest. read: how much of each set was read.
     """
 
     def __init__(
@@ -76,18 +77,18 @@ class _Look:
         checks = [kind(setting) for kind in kinds if reads or not _sees(kind)]
         self.of_data: list[Finding] = []
         self.read: list[Coverage] = []
-        for one in setting.sets if reads else ():
+        for set_ in setting.sets if reads else ():
             try:
-                indexes = one.spread(sample)
+                indexes = set_.spread(sample)
             except ChiasmError as error:
-                if not any(str(error) in finding.title for finding in setting.findings):  # not told yet
+                if not any(str(error) in finding.title for finding in setting.findings):  # not reported yet
                     why = "None of its samples can be read."
-                    self.of_data.append(Finding("readable", "error", f"{one.name}: {error}", why))
+                    self.of_data.append(Finding("readable", "error", f"{set_.name}: {error}", why))
                 continue
-            self.read.append(Coverage(one.name, len(indexes), len(one.source)))
-            onlookers = [check for check in checks if check.evaluation or one is setting.sets[-1]]
-            shown = bars.add_task(f"reading {one.name}", total=len(indexes))
-            for seen in _seen(setting, one, indexes, pool):
+            self.read.append(Coverage(set_.name, len(indexes), len(set_.source)))
+            onlookers = [check for check in checks if check.evaluation or set_ is setting.sets[-1]]
+            shown = bars.add_task(f"reading {set_.name}", total=len(indexes))
+            for seen in _seen(setting, set_, indexes, pool):
                 for check in onlookers:
                     check.see(seen)
                 bars.advance(shown)
@@ -103,11 +104,11 @@ def _sees(kind: type[Check]) -> bool:
     return kind.see is not Check.see
 
 
-def _seen(setting: Setting, one: Set, indexes: Sequence[int], pool: ThreadPoolExecutor) -> Iterator[Seen]:
+def _seen(setting: Setting, set_: Set, indexes: Sequence[int], pool: ThreadPoolExecutor) -> Iterator[Seen]:
     """The samples in order, read a little ahead: decoding leaves Python's lock to others."""
     waiting: deque[Future[Seen]] = deque()
     for index in indexes:
-        waiting.append(pool.submit(setting.seen, one, index))
+        waiting.append(pool.submit(setting.seen, set_, index))
         if len(waiting) >= _AHEAD:
             yield waiting.popleft().result()
     while waiting:

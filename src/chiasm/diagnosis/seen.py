@@ -24,15 +24,15 @@ Kind = Literal["row", "missing", "empty", "no picture", "broken", "too large"]
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a sample cannot be used. kind: of the same kind are counted together."""
+    """Why a sample cannot be used. kind: by which troubles are counted together."""
 
     kind: Kind
-    told: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class SeenImage:
-    """A picture that was decoded. format: what its content is, "" for an array. bytes: its size as a file."""
+    """A decoded image. format: of its content, "" for an array. size: (width, height). bytes: its size as a file."""
 
     image: Image
     key: str
@@ -44,7 +44,8 @@ class SeenImage:
 
 @dataclass(frozen=True)
 class Seen:
-    """A sample of a set. sample: None where its row cannot be read. trouble: why it cannot be used, if so.
+    """A sample of a set. sample: None where its row cannot be read. decoded: its images. trouble: why it cannot be
+        used, if so.
 
     preview: of a processor that makes a stream; refused: why the processor cannot take it, in its words.
     """
@@ -52,14 +53,14 @@ class Seen:
     set: str
     index: int
     sample: Sample | None = None
-    pictures: tuple[SeenImage, ...] = ()
+    decoded: tuple[SeenImage, ...] = ()
     trouble: Trouble | None = None
     preview: Preview | None = None
     refused: str = ""
 
     @property
     def name(self) -> str:
-        """How findings call it."""
+        """Its name in findings: "training 17 (dog.jpg)"."""
         return f"{self.set} {self.index}" + (f" ({self.sample.key})" if self.sample is not None else "")
 
     @property
@@ -68,19 +69,20 @@ class Seen:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """All that is said in the sample: its captions, or else its texts."""
+        """The sample's captions, or else its texts."""
         if self.sample is None:
             return ()
         return self.sample.captions or tuple(text.text for text in self.sample.texts)
 
     @property
     def images(self) -> tuple[Image, ...]:
-        """Its pictures that can be shown."""
-        return tuple(one.image for one in self.pictures)
+        """Its images that could be decoded."""
+        return tuple(seen.image for seen in self.decoded)
 
 
 def look(name: str, source: Source, index: int, processor: Processor | None, captions: CaptionChoice = "keep") -> Seen:
-    """Reads one sample with all its pictures and frames of videos. Whatever is wrong with it is told, not raised.
+    """Reads one sample with all its pictures and frames of videos. Whatever is wrong with it is noted in `trouble`, not
+    raised.
 
     processor: that of the model, where there is one. captions: which of a sample's captions a stream is made with in
     training, see data.reader.Reader.
@@ -91,14 +93,14 @@ def look(name: str, source: Source, index: int, processor: Processor | None, cap
         return Seen(name, index, trouble=Trouble("row", str(error)))
     seen = Seen(name, index, sample)
     for image in sample.images:
-        found = _imaged(image)
+        found = _decoded(image)
         if isinstance(found, Trouble):
             return replace(seen, trouble=found)
-        seen = replace(seen, pictures=(*seen.pictures, found))
-    for at, video in enumerate(one for one in sample.shown if isinstance(one, Video)):
+        seen = replace(seen, decoded=(*seen.decoded, found))
+    for at, video in enumerate(shown for shown in sample.shown if isinstance(shown, Video)):
         for frame, image in enumerate(video.images):  # neighbours look alike, so no check of pictures is shown them
-            if isinstance(found := _imaged(image), Trouble):
-                return replace(seen, trouble=replace(found, told=f"frame {frame} of video {at}: {found.told}"))
+            if isinstance(found := _decoded(image), Trouble):
+                return replace(seen, trouble=replace(found, reason=f"frame {frame} of video {at}: {found.reason}"))
     if processor is None or not processor.packs or name != TRAINING:
         return seen
     try:
@@ -114,7 +116,7 @@ def _paired(sample: Sample, captions: CaptionChoice) -> Sample:
     return sample.with_caption(sample.captions[0] if captions == "first" else max(sample.captions, key=len))
 
 
-def _imaged(image: Image) -> SeenImage | Trouble:
+def _decoded(image: Image) -> SeenImage | Trouble:
     if isinstance(image.source, np.ndarray):
         height, width = image.source.shape[:2]
         small = PIL.Image.fromarray(image.source)
@@ -133,8 +135,8 @@ def _imaged(image: Image) -> SeenImage | Trouble:
         kind = "broken"
         small = inside.decode(at_least=SIDE)
     except DataError as error:
-        told = str(error).replace(inside.name, image.name)
-        return Trouble("too large" if _claims_too_much(content) else kind, told)
+        reason = str(error).replace(inside.name, image.name)
+        return Trouble("too large" if _claims_too_much(content) else kind, reason)
     with PIL.Image.open(io.BytesIO(content)) as header:
         return SeenImage(image, inside.key, header.format or "", size, len(content), print_of(small))
 
@@ -142,8 +144,8 @@ def _imaged(image: Image) -> SeenImage | Trouble:
 def _claims_too_much(content: bytes) -> bool:
     """Whether the header says more pixels than are allowed: Pillow itself raises at twice its limit."""
     try:
-        with PIL.Image.open(io.BytesIO(content)) as picture:
-            return picture.width * picture.height > MAX_PIXELS
+        with PIL.Image.open(io.BytesIO(content)) as header:
+            return header.width * header.height > MAX_PIXELS
     except PIL.Image.DecompressionBombError:
         return True
     except (OSError, ValueError, SyntaxError):

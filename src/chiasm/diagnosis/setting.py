@@ -1,4 +1,4 @@
-"""What the checks look at: the recipe, the sets that it names, and its processor and model, built without weights."""
+"""The subject of the checks: a recipe, the sets that it names, and its processor and model, built without weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Set:
-    """Data that is read. name: "training", or the titles of the tasks that ask about it. limit: as of the tasks."""
+    """A set of samples. name: "training", or the titles of the tasks that ask about it. limit: the tasks' limit."""
 
     name: str
     source: Source
@@ -42,8 +42,8 @@ class Set:
         count = len(self.source)
         asked = count if self.limit is None else min(count, self.limit)
         wanted = asked if sample is None else min(asked, sample)
-        places = (at * asked // max(1, wanted) for at in range(wanted))
-        return [place * count // asked for place in places]
+        asked_about = (at * asked // max(1, wanted) for at in range(wanted))
+        return [index * count // asked for index in asked_about]
 
 
 class Setting:
@@ -86,7 +86,7 @@ class Setting:
 
     @property
     def objective(self) -> ObjectiveConfig:
-        """What is learned: the recipe's choice, or the family's own losses."""
+        """The objective: the recipe's, or the family's own losses."""
         return self.recipe.objective if self.recipe.objective is not None else own.Config()
 
     @property
@@ -96,12 +96,16 @@ class Setting:
 
     @property
     def transform(self) -> ImageTransform | None:
-        """How pictures become pixels, where every picture does in one way."""
+        """The transform of images to pixels, where it is the same for all."""
         return self.processor.transform if self.processor is not None else None
 
     @property
     def trainable(self) -> list[nn.Parameter]:
-        return [one for one in self.model.parameters() if one.requires_grad] if self.model is not None else []
+        return (
+            []
+            if self.model is None
+            else [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        )
 
     @cached_property
     def sets(self) -> tuple[Set, ...]:

@@ -1,4 +1,4 @@
-"""Samples as one looks at them: as a source gives them, as a processor reads them, as a batch holds them."""
+"""Samples made ready to be shown: as a source gives them, as a processor reads them, as a batch holds them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from chiasm.diagnosis.spans import Kind, Piece, collapsed
 from chiasm.errors import DataError
 
 Pixels = NDArray[np.uint8]
-_WIDTH = 320  # pixels, of a picture as a source gives it
+_WIDTH = 320  # pixels, of an image as a source gives it
 
 
 @dataclass(frozen=True)
 class ShownSample:
-    """One sample. facts: what else is to be said of it, in a few words. pictures: (H, W, 3) each."""
+    """One sample. pieces: its text. facts: further facts in a few words. images: (H, W, 3) each."""
 
     key: str
     pieces: tuple[Piece, ...]
-    pictures: tuple[Pixels, ...] = ()
+    images: tuple[Pixels, ...] = ()
     facts: str = ""
 
     @property
@@ -44,10 +44,10 @@ def of_samples(samples: Sequence[Sample], boxes: bool = False) -> list[ShownSamp
     """Samples as they are: the first picture, all captions, or else all texts. Raises DataError for a broken one."""
     found = []
     for sample in samples:
-        picture = drawn(sample, _WIDTH, boxes)
+        image = drawn(sample, _WIDTH, boxes)
         texts = sample.captions or tuple(text.text for text in sample.texts)
         facts = f"{len(sample.images)} pictures, {len(sample.captions)} captions, {len(sample.boxes)} boxes"
-        shown = (np.asarray(picture),) if picture is not None else ()
+        shown = (np.asarray(image),) if image is not None else ()
         found.append(ShownSample(sample.key, (Piece("\n".join(texts), "read"),), shown, facts))
     return found
 
@@ -64,13 +64,13 @@ def _previewed(processor: Processor, sample: Sample) -> ShownSample:
 
 
 def _thumbs(sample: Sample) -> tuple[Pixels, ...]:
-    pictures = (drawn(Sample(sample.key, (image,)), _WIDTH) for image in sample.images)
-    return tuple(np.asarray(picture) for picture in pictures if picture is not None)
+    thumbs = (drawn(Sample(sample.key, (image,)), _WIDTH) for image in sample.images)
+    return tuple(np.asarray(thumb) for thumb in thumbs if thumb is not None)
 
 
 @dataclass(frozen=True)
 class ShownBatch:
-    """A batch as the model gets it. facts: of the whole, by name."""
+    """A batch as the model gets it. rows: its samples. facts: about the whole batch, by name."""
 
     rows: tuple[ShownSample, ...]
     facts: dict[str, str]
@@ -92,8 +92,8 @@ def of_batch(setting: Setting, count: int) -> ShownBatch:
     decode = _decoder(setting.processor)
     pieces = list(_of_tokens(batch.texts, decode) if batch.texts is not None else _of_stream(batch.stream, decode))
     rows = tuple(
-        ShownSample(key, tuple(parts), tuple(_images(setting, batch, row)), told)
-        for row, (key, (parts, told)) in enumerate(zip(batch.keys, pieces, strict=True))
+        ShownSample(key, tuple(parts), tuple(_images(setting, batch, row)), facts)
+        for row, (key, (parts, facts)) in enumerate(zip(batch.keys, pieces, strict=True))
     )
     return ShownBatch(rows, _facts(setting, batch, len(skipped)))
 
@@ -142,10 +142,10 @@ def _images(setting: Setting, batch: Batch, row: int) -> Iterator[Pixels]:
 
 
 def _stretched(pixels_CHW: Tensor) -> Pixels:
-    """Pixels whose normalisation is not known, from the darkest to the brightest."""
+    """Pixels of unknown normalisation, stretched so that the darkest is 0 and the brightest 255."""
     low, high = pixels_CHW.min(), pixels_CHW.max()
-    levels = (pixels_CHW - low) / (high - low).clamp(min=1e-6) * 255
-    return levels.byte().permute(1, 2, 0).numpy()
+    pixels_0_255 = (pixels_CHW - low) / (high - low).clamp(min=1e-6) * 255
+    return pixels_0_255.byte().permute(1, 2, 0).numpy()
 
 
 def _facts(setting: Setting, batch: Batch, skipped: int) -> dict[str, str]:
@@ -156,11 +156,11 @@ def _facts(setting: Setting, batch: Batch, skipped: int) -> dict[str, str]:
     if batch.images is not None:
         pixels = batch.images.pixels
         facts["pixels"] = (
-            f"{tuple(pixels.shape)} {_word(pixels)}, {float(pixels.min()):.2f} to {float(pixels.max()):.2f}"
+            f"{tuple(pixels.shape)} {_dtype(pixels)}, {float(pixels.min()):.2f} to {float(pixels.max()):.2f}"
         )
     if batch.texts is not None:
-        tokens, places = int(batch.texts.lengths_B.sum()), batch.texts.ids_BT.numel()
-        facts["tokens"] = f"{tuple(batch.texts.ids_BT.shape)}; {1 - tokens / places:.0%} padding"
+        tokens, positions = int(batch.texts.lengths_B.sum()), batch.texts.ids_BT.numel()
+        facts["tokens"] = f"{tuple(batch.texts.ids_BT.shape)}; {1 - tokens / positions:.0%} padding"
     if batch.stream is not None:
         length, targets = len(batch.stream.ids_T), int(batch.stream.target_T.sum())
         facts["tokens"] = f"{length:,} in one stream; {targets / length:.1%} learned"
@@ -171,10 +171,10 @@ def _facts(setting: Setting, batch: Batch, skipped: int) -> dict[str, str]:
     return facts
 
 
-def _word(tensor: Tensor) -> str:
+def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
 def image_of(shown: ShownSample) -> Sample:
-    """A shown sample as one for a contact sheet."""
-    return Sample(shown.key, tuple(Image(one) for one in shown.pictures[:1]), captions=(shown.text,))
+    """A shown sample as a sample for a contact sheet, its text as the caption."""
+    return Sample(shown.key, tuple(Image(pixels) for pixels in shown.images[:1]), captions=(shown.text,))

@@ -1,4 +1,4 @@
-"""A rendered chat in pieces: what is learned, what is read, and the image tokens, told by their number."""
+"""A rendered chat in pieces: what is learned, what is read, and runs of image tokens, shortened to their number."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ Kind = Literal["read", "learned", "picture", "padding"]
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of a text that is of one kind. A picture's image tokens are one piece: "<image> x 576"."""
+    """A run of text of one kind. An image's tokens are one piece: "<image> x 576"."""
 
     text: str
     kind: Kind
 
 
 def collapsed(text: str, spans: Sequence[tuple[int, int]], image_token: str) -> list[Piece]:
-    """The text in pieces. image_token: keeps the place of one feature, "" where there are no pictures."""
+    """The text in pieces. spans: (first, end) of what is learned. image_token: stands for one image feature, "" where
+    there are no images.
+    """
     pieces: list[Piece] = []
     at = 0
-    for first, behind in spans:
-        pieces += [*_around_slots(text[at:first], image_token), Piece(text[first:behind], "learned")]
-        at = behind
-    return [piece for piece in [*pieces, *_around_slots(text[at:], image_token)] if piece.text]
+    for first, end in spans:
+        pieces += [*_around_image_tokens(text[at:first], image_token), Piece(text[first:end], "learned")]
+        at = end
+    return [piece for piece in [*pieces, *_around_image_tokens(text[at:], image_token)] if piece.text]
 
 
-def _around_slots(text: str, image_token: str) -> list[Piece]:
+def _around_image_tokens(text: str, image_token: str) -> list[Piece]:
     if not image_token:
         return [Piece(text, "read")]
     pieces = []

@@ -60,15 +60,15 @@ def beam_search(
         for row in rows:
             if not found[row].over and (step == max_tokens or prompt.lengths[row] + step > decoder.context):
                 found[row].cut_short(length_penalty)
-        places = [place for place, row in enumerate(rows) if not found[row].over]
-        if not places:
+        alive = [index for index, row in enumerate(rows) if not found[row].over]
+        if not alive:
             break
-        rows = [rows[place] for place in places]
-        cache = cache.rows([origin for place in places for origin in origins[place]])
+        rows = [rows[index] for index in alive]
+        cache = cache.rows([origin for index in alive for origin in origins[index]])
         tokens = torch.tensor([tokens[-1] for row in rows for _, tokens in found[row].live], device=prompt.x_TD.device)
         at = [prompt.ends[row] + step - 1 for row in rows for _ in range(beams)]
         scores_RV = next_scores(decoder, tokens, at, cache)
-    return [max(one.done, key=lambda pair: pair[0])[1] for one in found]
+    return [max(search.done, key=lambda pair: pair[0])[1] for search in found]
 
 
 def _advance(
@@ -81,49 +81,52 @@ def _advance(
     length_penalty: float,
     allowed: AllowedTokens | None = None,
 ) -> list[list[int]]:
-    """Lengthens every live hypothesis of these rows by its best tokens; returns, a row, the places in the cache that
-    the new ones grew from."""
+    """Lengthens every live hypothesis of these rows by its best tokens. Returns, for each row, the indexes in the cache
+    of the hypotheses that the new ones grew from."""
     chances_RV = scores_RV.float().log_softmax(-1)
     if allowed is not None:
         hypotheses = [(row, tokens, chance) for row in rows for chance, tokens in found[row].live]
-        possible = [place for place, (_, _, chance) in enumerate(hypotheses) if chance > -torch.inf]
-        owners, held = [hypotheses[place][0] for place in possible], [hypotheses[place][1] for place in possible]
+        possible = [index for index, (_, _, chance) in enumerate(hypotheses) if chance > -torch.inf]
+        owners, held = [hypotheses[index][0] for index in possible], [hypotheses[index][1] for index in possible]
         chances_RV[possible] = constrained(chances_RV[possible], owners, held, allowed)
     vocabulary = chances_RV.shape[-1]
     origins: list[list[int]] = []
-    for place, row in enumerate(rows):
-        one = found[row]
-        before = torch.tensor([chance for chance, _ in one.live], device=scores_RV.device)
-        total = (chances_RV[place * beams : (place + 1) * beams] + before[:, None]).flatten()
+    for index, row in enumerate(rows):
+        search = found[row]
+        before = torch.tensor([chance for chance, _ in search.live], device=scores_RV.device)
+        total = (chances_RV[index * beams : (index + 1) * beams] + before[:, None]).flatten()
         live: list[tuple[float, list[int]]] = []
         grown: list[int] = []
         for rank, (chance, choice) in enumerate(_ranked(total, 2 * beams)):
             if len(live) == beams <= rank:
                 break
             origin, token = divmod(choice, vocabulary)
-            tokens = [*one.live[origin][1], token]
+            tokens = [*search.live[origin][1], token]
             if ended(row, tokens):
                 if rank < beams:
-                    one.done.append((chance / step**length_penalty, tokens))
+                    search.done.append((chance / step**length_penalty, tokens))
             elif len(live) < beams:
                 live.append((chance, tokens))
-                grown.append(place * beams + origin)
+                grown.append(index * beams + origin)
         while len(live) < beams:  # there are no more that do not end
             live.append((-torch.inf, live[0][1] if live else [0]))
-            grown.append(place * beams)
-        one.done = sorted(one.done, key=lambda pair: -pair[0])[:beams]
+            grown.append(index * beams)
+        search.done = sorted(search.done, key=lambda pair: -pair[0])[:beams]
         # No live hypothesis can still beat the worst of enough ended ones: log p only falls.
         reachable = live[0][0] / step**length_penalty
-        one.over = len(one.done) == beams and one.done[-1][0] >= reachable
-        one.live = live
+        search.over = len(search.done) == beams and search.done[-1][0] >= reachable
+        search.live = live
         origins.append(grown)
     return origins
 
 
 def _ranked(total_M: Tensor, first: int) -> Iterator[tuple[float, int]]:
-    """Values with their places, from the largest on. Where each beam has one token that ends it, twice as many as there
-    are beams will do; the others are ranked only where more of them end."""
-    best, places = total_M.topk(min(first, len(total_M)))
-    yield from zip(best.tolist(), places.tolist(), strict=True)
-    best, places = total_M.index_fill(0, places, -torch.inf).sort(descending=True)
-    yield from zip(best.tolist(), places.tolist(), strict=True)
+    """Values with their indexes, from the largest on.
+
+    Where each beam has one token that ends it, twice as many as there are beams will do; the others are ranked only
+    where more of them end.
+    """
+    best, indexes = total_M.topk(min(first, len(total_M)))
+    yield from zip(best.tolist(), indexes.tolist(), strict=True)
+    best, indexes = total_M.index_fill(0, indexes, -torch.inf).sort(descending=True)
+    yield from zip(best.tolist(), indexes.tolist(), strict=True)

@@ -87,7 +87,7 @@ class Cache:
     def __call__(self, layer: int, q_THE: Tensor, k_TGE: Tensor, v_TGE: Tensor, window: int | None) -> Tensor:
         if all(count == 1 for count in self._counts):
             return self._one_each(layer, q_THE, k_TGE, v_TGE, window)
-        parts = (torch.split(one, self._counts) for one in (q_THE, k_TGE, v_TGE))
+        parts = (torch.split(x, self._counts) for x in (q_THE, k_TGE, v_TGE))
         mixed = []
         for row, (q, k, v) in enumerate(zip(*parts, strict=True)):
             start, end = self._before[row], self.lengths[row]
@@ -118,7 +118,7 @@ class Cache:
         return F.scaled_dot_product_attention(q_RGHE, keys, values, attn_mask=mask).flatten(1, 2)
 
     def _mask(self) -> Tensor | None:
-        """(R, 1, 1, S): which places of each row hold tokens; None where all rows are of one length."""
+        """(R, 1, 1, S): which positions of each row hold tokens; None where all rows are of one length."""
         longest = max(self.lengths, default=0)
         if min(self.lengths, default=0) == longest:
             return None

@@ -57,9 +57,9 @@ def bounded(scores_RV: Tensor, sampling: Sampling) -> Tensor:
         least = scores_RV.topk(sampling.top_k).values[:, -1:]
         scores_RV = scores_RV.masked_fill(scores_RV < least, -torch.inf)
     if sampling.top_p < 1:
-        ordered, places = scores_RV.sort(descending=True)
+        ordered, indexes = scores_RV.sort(descending=True)
         before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # held by the more likely ones
-        out = torch.zeros_like(scores_RV, dtype=torch.bool).scatter(-1, places, before >= sampling.top_p)
+        out = torch.zeros_like(scores_RV, dtype=torch.bool).scatter(-1, indexes, before >= sampling.top_p)
         scores_RV = scores_RV.masked_fill(out, -torch.inf)
     if sampling.min_p > 0:
         chances = scores_RV.softmax(-1)

@@ -32,7 +32,7 @@ def constrained(
     if allowed is None:
         return scores_RV
     masks_RV = torch.ones_like(scores_RV, dtype=torch.bool)
-    for place, (row, new) in enumerate(zip(rows, tokens, strict=True)):
+    for index, (row, new) in enumerate(zip(rows, tokens, strict=True)):
         mask_V = allowed(row, new)
         if mask_V is None:
             continue
@@ -40,7 +40,7 @@ def constrained(
             raise DataError(
                 f"constrained decoding: no token may follow {list(new)[-8:]}, with which the answer goes on"
             )
-        masks_RV[place] = mask_V.to(scores_RV.device)
+        masks_RV[index] = mask_V.to(scores_RV.device)
     return scores_RV.masked_fill(~masks_RV, -torch.inf)
 
 
@@ -81,7 +81,7 @@ class ImageGrammar:
     """Answers in which every image is whole: its begin, as many codes as an image has, its end; no codes elsewhere.
 
     vocabulary: V. room: how many new tokens each row has room for; no image begins that has not enough. None: no image
-        begins at all. never: tokens that only keep places in prompts.
+        begins at all. never: tokens that are only placeholders in prompts.
     """
 
     def __init__(self, codes: CodeIds, vocabulary: int, room: Sequence[int] | None, never: Sequence[int] = ()) -> None:

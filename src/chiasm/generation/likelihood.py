@@ -29,7 +29,7 @@ class Branches:
 
     def __call__(self, layer: int, q_THE: Tensor, k_TGE: Tensor, v_TGE: Tensor, window: int | None) -> Tensor:
         mixed = []
-        parts = (torch.split(one.transpose(0, 1), self._lengths, dim=1) for one in (q_THE, k_TGE, v_TGE))
+        parts = (torch.split(x.transpose(0, 1), self._lengths, dim=1) for x in (q_THE, k_TGE, v_TGE))
         for q, k, v in zip(*parts, strict=True):
             keys, values = torch.cat((self._keys[layer], k), 1), torch.cat((self._values[layer], v), 1)
             mixed.append(attention(q, keys, values, window).transpose(0, 1))
@@ -60,17 +60,17 @@ def log_likelihoods(decoder: Decoder, prompt: Prompt, answers: Sequence[Sequence
     return found.cpu()
 
 
-def _passes(places: Sequence[int], answers: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Places in runs whose answers have at most _AT_ONCE tokens together, or are one."""
-    several: list[int] = []
+def _passes(indexes: Sequence[int], answers: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """The indexes of answers in batches of at most _AT_ONCE tokens together, or of one answer."""
+    batch: list[int] = []
     held = 0
-    for at in places:
-        if several and held + len(answers[at]) > _AT_ONCE:
-            yield several
-            several, held = [], 0
-        several.append(at)
-        held += len(answers[at])
-    yield several
+    for index in indexes:
+        if batch and held + len(answers[index]) > _AT_ONCE:
+            yield batch
+            batch, held = [], 0
+        batch.append(index)
+        held += len(answers[index])
+    yield batch
 
 
 def token_log_likelihoods(decoder: Decoder, h_TD: Tensor, targets_T: Tensor, chunk: int = 1024) -> Tensor:

@@ -46,7 +46,7 @@ class Prompt:
         """Text that goes on at the positions `ends`, one a row."""
         device = decoder.embed.weight.device
         lengths = tuple(len(row) for row in ids)
-        flat = torch.tensor([one for row in ids for one in row], dtype=torch.long, device=device)
+        flat = torch.tensor([id_ for row in ids for id_ in row], dtype=torch.long, device=device)
         start = torch.tensor(list(ends), device=device).repeat_interleave(torch.tensor(lengths, device=device))
         positions = positions_of(lengths, device) + start
         if decoder.rotary is not None and decoder.rotary.sections:
@@ -64,8 +64,8 @@ class Prompt:
                 if cuts_block(blocks, count):
                     raise ValueError(f"the first {count} of {len(blocks)} tokens see others, and cannot be read alone")
         lengths = torch.tensor(self.lengths)
-        place_T = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-        kept = (place_T < torch.tensor(list(counts)).repeat_interleave(lengths)).to(self.x_TD.device)
+        index_T = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        kept = (index_T < torch.tensor(list(counts)).repeat_interleave(lengths)).to(self.x_TD.device)
         positions = self.positions[..., kept]
         parts = torch.split(positions, list(counts), dim=-1)
         return Prompt(

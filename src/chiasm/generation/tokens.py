@@ -74,16 +74,16 @@ def stream(
             new[row].append(token)
         yield dict(zip(rows, chosen, strict=True))
         alive = [
-            place
-            for place, row in enumerate(rows)
-            if not ended(row, new[row]) and cache.lengths[place] < decoder.context
+            index
+            for index, row in enumerate(rows)
+            if not ended(row, new[row]) and cache.lengths[index] < decoder.context
         ]
         if not alive or step + 1 == max_tokens:
             return
         with torch.inference_mode():
             if len(alive) < len(rows):
-                cache, rows = cache.rows(alive), [rows[place] for place in alive]
-            tokens = torch.tensor([chosen[place] for place in alive], device=prompt.x_TD.device)
+                cache, rows = cache.rows(alive), [rows[index] for index in alive]
+            tokens = torch.tensor([chosen[index] for index in alive], device=prompt.x_TD.device)
             scores_RV = next_scores(decoder, tokens, [positions[row] for row in rows], cache)
         for row in rows:
             positions[row] += 1

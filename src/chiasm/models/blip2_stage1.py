@@ -187,10 +187,10 @@ class BLIP2Stage1(MatchingModel):
 
     def _captions(self, seen_NPF: Tensor, texts: Tokens) -> tuple[Tensor, Tensor]:
         """The sum of each caption's losses, (N,), and how many words it has to tell, its end mark included, (N,)."""
-        told = full(self.tell(seen_NPF, texts.ids_BT, texts.mask_BT)[:, :-1])
+        scores = full(self.tell(seen_NPF, texts.ids_BT, texts.mask_BT)[:, :-1])
         targets = texts.ids_BT[:, 1:].masked_fill(~texts.mask_BT[:, 1:], -100)
-        each = F.cross_entropy(told.transpose(1, 2), targets, reduction="none", label_smoothing=_SMOOTHING)
-        return each.sum(1), (targets != -100).sum(1)
+        losses_NT = F.cross_entropy(scores.transpose(1, 2), targets, reduction="none", label_smoothing=_SMOOTHING)
+        return losses_NT.sum(1), (targets != -100).sum(1)
 
 
 SIZES = {

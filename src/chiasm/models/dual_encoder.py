@@ -42,7 +42,9 @@ class DualEncoder(PairModel):
             )
         cut = image.patch if isinstance(image, PatchTransform) else None
         if cut != self.vision.patch:
-            seen, given = (f"patches of {one} pixels" if one else "whole pictures" for one in (self.vision.patch, cut))
+            seen, given = (
+                f"patches of {side} pixels" if side else "whole pictures" for side in (self.vision.patch, cut)
+            )
             raise RecipeError(f"the image tower sees {seen}, but the processor makes {given}; set processor.patches")
         if isinstance(image, ImageTransform) and self.vision.image_size not in (None, image.size):
             raise RecipeError(

@@ -61,14 +61,14 @@ class EarlyFusionModel(VisionLanguageModel):
         return self.language.embed(self.image_ids(images))
 
     def tokenized(self, batch: Batch) -> Batch:
-        """The batch with the codes of its images in the places that its stream keeps for them, and no images."""
+        """The batch with the codes of its images in place of its stream's image tokens, and no images."""
         words = batch.stream
         assert words is not None
         if batch.images is None:
             return replace(batch, dummy_images=None)
-        ids_S, places = self.image_ids(batch.images), int(words.image_mask_T.sum())
-        if len(ids_S) != places:
-            raise self._mismatch(batch, places, len(ids_S))
+        ids_S, image_tokens = self.image_ids(batch.images), int(words.image_mask_T.sum())
+        if len(ids_S) != image_tokens:
+            raise self._mismatch(batch, image_tokens, len(ids_S))
         order_S = words.image_order_S
         ids_S = ids_S if order_S is None else ids_S[order_S]
         written = words.ids_T.masked_scatter(words.image_mask_T, ids_S.to(words.ids_T.dtype))

@@ -87,7 +87,7 @@ class GenerativeModel(Model):
         return len(_predicted(_stream(batch)))
 
     def embedded(self, batch: Batch) -> Prompt:
-        """The stream with words and features in their places. Raises DataError where their numbers differ."""
+        """The stream with words and features in place. Raises DataError where their numbers differ."""
         batch = self.tokenized(batch)
         words = _stream(batch)
         x_TD = self.language.embed(words.ids_T)

@@ -65,9 +65,9 @@ class LLaVANeXT(LLaVA):
         assert isinstance(images, PixelImages)
         assert images.tiles_N is not None
         assert images.sizes_N2 is not None
-        pictures = torch.split(self.patch_features(images), images.tiles_N.tolist())
-        rows = [self._in_rows(*pair) for pair in zip(pictures, images.sizes_N2.tolist(), strict=True)]
-        return torch.cat([torch.cat([tiles[0], row]) for tiles, row in zip(pictures, rows, strict=True)])
+        per_image = torch.split(self.patch_features(images), images.tiles_N.tolist())
+        rows = [self._in_rows(*pair) for pair in zip(per_image, images.sizes_N2.tolist(), strict=True)]
+        return torch.cat([torch.cat([tiles[0], row]) for tiles, row in zip(per_image, rows, strict=True)])
 
     def _in_rows(self, tiles_MPD: Tensor, size: tuple[int, int]) -> Tensor:
         """(S, D): the tiles put together, cut down to what the picture covers, with a vector after each row."""

@@ -53,9 +53,9 @@ class Monkey(QwenVL):
         return NeededLayout(Windows, {**shape, "image_tokens": config.connector.queries})
 
     def expected_zero_grad(self) -> frozenset[str]:
-        """What of fresh adapters learns only from the second step on."""
+        """The tensors of fresh adapters that learn only from the second step on."""
         adapters = ((name, part) for name, part in self.named_modules() if isinstance(part, windowed.Adapters))
-        return frozenset(f"{name}.{one}" for name, part in adapters for one in part.expected_zero_grad())
+        return frozenset(f"{name}.{tensor}" for name, part in adapters for tensor in part.expected_zero_grad())
 
 
 def _adapted(tower: bare.Config, windows: int, dropout: float = 0.05) -> windowed.Config:

@@ -35,7 +35,7 @@ class RemoteModel(Protocol):
         """The sample with the answer as its last part, and what that took. Safe to call from several threads."""
 
     def concurrently(self, ask: Callable[[Item], Found], items: Sequence[Item]) -> Iterator[tuple[int, Found]]:
-        """(place, what `ask` makes of the item), as they come, as many at once as the model allows.
+        """(index, result of `ask`) of each item in the order of completion, as many at once as the model allows.
 
         After an error, or an interruption, nothing more is begun; what is under way (and paid for) is still yielded.
         """

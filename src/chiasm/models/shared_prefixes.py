@@ -45,13 +45,13 @@ def shared_prefixes(
     """
     first: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
     groups: dict[int, list[int]] = {}
-    for at, (sample, (ids, targets)) in enumerate(zip(samples, rows, strict=True)):
+    for index, (sample, (ids, targets)) in enumerate(zip(samples, rows, strict=True)):
         start, count = targets.index(True), sum(targets)
         answer = ids[start : start + count]
-        whole = start > 0 and all(targets[start : start + count]) and not any(one in answer[:-1] for one in unshareable)
-        shown = tuple(id(one) for one in sample.shown)
-        owner = first.setdefault((shown, tuple(ids[:start])), at) if whole else at
-        groups.setdefault(owner, []).append(at)
+        whole = start > 0 and all(targets[start : start + count]) and not any(id_ in answer[:-1] for id_ in unshareable)
+        shown = tuple(id(part) for part in sample.shown)
+        owner = first.setdefault((shown, tuple(ids[:start])), index) if whole else index
+        groups.setdefault(owner, []).append(index)
     return groups
 
 

@@ -1,6 +1,6 @@
 """Features before pooling: one vector a place of a picture, one a token of a text.
 
-Shapes: N images, B texts, P places, T tokens, D width of the tower (not of the shared space)."""
+Shapes: N images, B texts, P positions, T tokens, D width of the tower (not of the shared space)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from chiasm.data.batch import Images, PatchImages
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """What an image tower makes of pictures, place by place.
+    """The features of an image tower, position by position.
 
     They are normalised as the tower normalises them for pooling: transformers' `last_hidden_state` of SigLIP, and
     `post_layernorm(last_hidden_state)` of CLIP, which in transformers is not normalised yet.
 
-    tokens_NPD: the features, (N, P, D): first `prefix` that belong to no place (a class token), then the places, row by
-        row. Where pictures have grids of different sizes, what comes after a grid means nothing.
-    grid_N2: rows and columns of each picture's places.
+    tokens_NPD: the features, (N, P, D): first `prefix` that belong to no position (a class token), then the
+        positions, row by row. Where pictures have grids of different sizes, what comes after a grid means nothing.
+    grid_N2: rows and columns of each picture's positions.
     """
 
     tokens_NPD: Tensor
@@ -52,9 +52,9 @@ class TextTokens:
         return len(self.tokens_BTD)
 
 
-def grids(images: Images, places: int) -> Tensor:
-    """Rows and columns of the places of each picture, (N, 2): the pictures' own, or a square."""
+def grids(images: Images, positions: int) -> Tensor:
+    """Rows and columns of the positions of each picture, (N, 2): the pictures' own, or a square."""
     if isinstance(images, PatchImages):
         return images.grid_M2
-    side = math.isqrt(places)
+    side = math.isqrt(positions)
     return torch.full((len(images.pixels), 2), side, device=images.row_N.device)

@@ -93,8 +93,8 @@ class Attention(nn.Module):
         return self.out(torch.cat([self._mix(*part, mask, causal).flatten(0, 1) for part in parts]))
 
     def _mix(self, q_BTD: Tensor, k_BSD: Tensor, v_BSD: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        each = q_BTD.shape[2] // self.heads
-        q, k, v = (x.view(*x.shape[:2], self.heads, each).transpose(1, 2) for x in (q_BTD, k_BSD, v_BSD))
+        head_width = q_BTD.shape[2] // self.heads
+        q, k, v = (x.view(*x.shape[:2], self.heads, head_width).transpose(1, 2) for x in (q_BTD, k_BSD, v_BSD))
         mixed_BHTE = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return mixed_BHTE.transpose(1, 2).flatten(2)
 

@@ -99,7 +99,7 @@ class CrossAttention(nn.Module):
         return self.out(visible.look(q_THE, keys, values).flatten(1))
 
     def _keys_values(self, features_SD: Tensor) -> KeysValues:
-        keys, values = (one(features_SD).unflatten(-1, (-1, self.head_width)) for one in (self.k, self.v))
+        keys, values = (linear(features_SD).unflatten(-1, (-1, self.head_width)) for linear in (self.k, self.v))
         return self.k_norm(keys), values
 
 
@@ -124,8 +124,8 @@ class GatedCross(nn.Module):
 
     def expected_zero_grad(self) -> list[str]:
         """Names of the tensors after a gate that is closed: no gradient reaches them until it has moved."""
-        behind = {"gate1": ("norm1", "attention"), "gate2": ("norm2", "mlp")}
-        closed = [part for gate, parts in behind.items() if not getattr(self, gate).any() for part in parts]
+        gated = {"gate1": ("norm1", "attention"), "gate2": ("norm2", "mlp")}
+        closed = [part for gate, parts in gated.items() if not getattr(self, gate).any() for part in parts]
         return [name for name, _ in self.named_parameters() if name.partition(".")[0] in closed]
 
 

@@ -122,7 +122,7 @@ class GroupedAttention(nn.Module):
     def forward(
         self, x_TD: Tensor, turns: tuple[Tensor, Tensor] | None, layer: int, backend: AttentionBackend
     ) -> Tensor:
-        q, k, v = (one(x_TD).unflatten(-1, (-1, self.head_width)) for one in (self.q, self.k, self.v))
+        q, k, v = (linear(x_TD).unflatten(-1, (-1, self.head_width)) for linear in (self.q, self.k, self.v))
         q, k = self.q_norm(q), self.k_norm(k)
         if turns is not None:
             q, k = turn(q, turns), turn(k, turns)

@@ -161,11 +161,11 @@ class EfficientNetLite(nn.Module):
 
 def port_name(name: str) -> str:
     """The name of one of our tensors in the checkpoints of the PyTorch port (`efficientnet-lite-pytorch`)."""
-    place, part, leaf = name.rsplit(".", 2)
-    if place.startswith("blocks."):
-        _, index, layer = place.split(".")
+    parent, part, leaf = name.rsplit(".", 2)
+    if parent.startswith("blocks."):
+        _, index, layer = parent.split(".")
         return f"_blocks.{index}.{_PORT_BLOCK[layer, part]}.{leaf}"
-    return f"{_PORT[place, part]}.{leaf}"
+    return f"{_PORT[parent, part]}.{leaf}"
 
 
 _PORT = {

@@ -26,14 +26,14 @@ def sines(rows: int, columns: int, width: int) -> Tensor:
 def on_grids(grid_N2: Tensor, longest: int, make: Callable[[int, int], Tensor]) -> Tensor:
     """(N, longest, D): the vectors of each picture's own grid, zeros after them.
 
-    grid_N2: rows and columns. make: of these, the vectors of all places; pictures of one shape share them.
+    grid_N2: rows and columns. make: of these, the vectors of all its positions; pictures of one shape share them.
     """
     grids = [(rows, columns) for rows, columns in grid_N2.tolist()]
     if not grids:
-        one = make(1, 1)
-        return one.new_empty(0, longest, one.shape[1])
+        sample_PD = make(1, 1)
+        return sample_PD.new_empty(0, longest, sample_PD.shape[1])
     made = {grid: make(*grid) for grid in set(grids)}
-    padded = {grid: F.pad(one, (0, 0, 0, longest - len(one))) for grid, one in made.items()}
+    padded = {grid: F.pad(vectors, (0, 0, 0, longest - len(vectors))) for grid, vectors in made.items()}
     return torch.stack([padded[grid] for grid in grids])
 
 

@@ -41,7 +41,7 @@ class PackedSequences:
             return q_THE
         if q_THE.device.type in ("cpu", "meta"):
             return self.by_runs(q_THE, k_TGE, v_TGE, causal, window)
-        q, k, v = (_in_autocast(one) for one in (q_THE, k_TGE, v_TGE))
+        q, k, v = (_in_autocast(x) for x in (q_THE, k_TGE, v_TGE))
         if _varlen is not None and _fits_varlen(q):
             return self.by_varlen(q, k, v, causal, window)
         return self.by_padding(q, k, v, causal, window)
@@ -49,7 +49,7 @@ class PackedSequences:
     def by_runs(self, q_THE: Tensor, k_TGE: Tensor, v_TGE: Tensor, causal: bool, window: int | None) -> Tensor:
         """A call for each run of neighbours of one length."""
         pieces = [count * length for count, length in self.runs]
-        streams = (torch.split(one, pieces) for one in (q_THE, k_TGE, v_TGE))
+        streams = (torch.split(x, pieces) for x in (q_THE, k_TGE, v_TGE))
         mixed = []
         for run, *parts in zip(self.runs, *streams, strict=True):
             q, k, v = (part.unflatten(0, run).transpose(1, 2) for part in parts)
@@ -76,38 +76,39 @@ class PackedSequences:
 
     def by_padding(self, q_THE: Tensor, k_TGE: Tensor, v_TGE: Tensor, causal: bool, window: int | None) -> Tensor:
         """One call over N sequences filled up to L tokens; what fills them up is never seen."""
-        _, place_T = self._on(q_THE.device)
+        _, index_T = self._on(q_THE.device)
         rows, longest = len(self.lengths), max(self.lengths)
 
-        def filled(one: Tensor) -> Tensor:
-            padded = one.new_zeros(rows * longest, *one.shape[1:]).index_copy(0, place_T, one)
-            return padded.view(rows, longest, *one.shape[1:]).transpose(1, 2)
+        def filled(x_THE: Tensor) -> Tensor:
+            padded = x_THE.new_zeros(rows * longest, *x_THE.shape[1:]).index_copy(0, index_T, x_THE)
+            return padded.view(rows, longest, *x_THE.shape[1:]).transpose(1, 2)
 
         seen = None
-        if not causal and min(self.lengths) < longest:  # causal attention never comes to what stands behind
-            seen = torch.zeros(rows * longest, dtype=torch.bool, device=q_THE.device).index_fill(0, place_T, True)
+        if not causal and min(self.lengths) < longest:  # causal attention never comes to what stands after
+            seen = torch.zeros(rows * longest, dtype=torch.bool, device=q_THE.device).index_fill(0, index_T, True)
             seen = seen.view(rows, 1, 1, longest)
         mixed = _mix(filled(q_THE), filled(k_TGE), filled(v_TGE), seen, causal, window)
-        return mixed.transpose(1, 2).flatten(0, 1)[place_T]
+        return mixed.transpose(1, 2).flatten(0, 1)[index_T]
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Where sequences begin and the last ends, (N + 1,), and every token's place among N x L; made once."""
+        """Where sequences begin and the last ends, (N + 1,), and every token's index among N x L; made once."""
         if device not in self._moved:
             lengths_N = torch.tensor(self.lengths)
             ends_N = lengths_N.cumsum(0)
             bounds = torch.cat([ends_N.new_zeros(1), ends_N]).to(torch.int32)
             filling_N = torch.arange(len(lengths_N)) * max(self.lengths) - (ends_N - lengths_N)
-            place_T = torch.arange(int(ends_N[-1])) + filling_N.repeat_interleave(lengths_N)
-            self._moved[device] = (bounds.to(device), place_T.to(device))
+            index_T = torch.arange(int(ends_N[-1])) + filling_N.repeat_interleave(lengths_N)
+            self._moved[device] = (bounds.to(device), index_T.to(device))
         return self._moved[device]
 
 
 def _mix(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, causal: bool, window: int | None) -> Tensor:
-    """Of (N, H, L, E) and (N, G, L, E): every place over those that it may see, (N, H, L, E)."""
+    """softmax(q k^T / sqrt(E)) v over what each query may see, (N, H, L, E). q: (N, H, L, E). k, v: (N, G, L, E)."""
     length = q.shape[2]
     if window is not None and window < length:
-        at = torch.arange(length, device=q.device)
-        seen, causal = (at <= at[:, None]) & (at > at[:, None] - window), False
+        position = torch.arange(length, device=q.device)
+        seen = (position <= position[:, None]) & (position > position[:, None] - window)
+        causal = False
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=causal, enable_gqa=grouped)
 

@@ -65,12 +65,12 @@ class PackedViT(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config, self.width = config, config.width
-        width, each = config.width, config.width // config.heads
-        self.axis = Rotary(each // 2, config.theta)  # half of a head turns with the row, half with the column
+        width, head_width = config.width, config.width // config.heads
+        self.axis = Rotary(head_width // 2, config.theta)  # half of a head turns with the row, half with the column
         self.embed = nn.Linear(config.values, width, bias=False)
         self.blocks = nn.ModuleList(
             DecoderBlock(
-                GroupedAttention(width, config.heads, config.heads, each, rotary=None, bias=True, out_bias=True),
+                GroupedAttention(width, config.heads, config.heads, head_width, rotary=None, bias=True, out_bias=True),
                 MLP(width, config.mlp_width, config.act),
                 nn.LayerNorm(width, config.epsilon),
                 nn.LayerNorm(width, config.epsilon),
@@ -94,7 +94,7 @@ class PackedViT(nn.Module):
 
     def _turns(self, grids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Cosines and sines, (P, 1, E/2), of all patches; those that merge stand together."""
-        known = {(rows, columns): _places(rows, columns, self.config.merge) for rows, columns in grids}
+        known = {(rows, columns): _patch_positions(rows, columns, self.config.merge) for rows, columns in grids}
         places_P2 = torch.cat([known[rows, columns] for rows, columns in grids]).to(self.embed.weight.device)
         (row_cos, row_sin), (column_cos, column_sin) = (self.axis.turns(places_P2[:, axis]) for axis in (0, 1))
         return torch.cat((row_cos, column_cos), -1), torch.cat((row_sin, column_sin), -1)
@@ -127,10 +127,10 @@ class PatchMerger(nn.Module):
         return self.down(self.act(self.up(self.norm(x_PD).view(-1, self.values))))
 
 
-def _places(rows: int, columns: int, merge: int) -> Tensor:
+def _patch_positions(rows: int, columns: int, merge: int) -> Tensor:
     """(rows * columns, 2): row and column of each patch, those that merge one after another."""
-    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
-    cut = places.view(rows // merge, merge, columns // merge, merge, 2)
+    positions = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
+    cut = positions.view(rows // merge, merge, columns // merge, merge, 2)
     return cut.transpose(1, 2).reshape(-1, 2)
 
 

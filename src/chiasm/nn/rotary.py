@@ -63,7 +63,7 @@ class Rotary:
 
 def turn(x_THE: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
     """Each pair (i, i + E/2) of every head turned by its angle."""
-    cos, sin = (one.to(x_THE.dtype) for one in turns)
+    cos, sin = (table.to(x_THE.dtype) for table in turns)
     first, second = x_THE.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 

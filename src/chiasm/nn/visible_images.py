@@ -48,9 +48,9 @@ class VisibleImages:
     def __init__(self, memory: EncoderStates, runs_T2: Tensor) -> None:
         self.memory, self.runs_T2 = memory, runs_T2
 
-    def at(self, places: Sequence[int] | Tensor) -> VisibleImages:
-        """What the tokens at these places see, in this order; a place may stand several times."""
-        return VisibleImages(self.memory, self.runs_T2[torch.as_tensor(places, dtype=torch.long)])
+    def at(self, positions: Sequence[int] | Tensor) -> VisibleImages:
+        """The ranges of the tokens at these positions, in this order; a position may be given several times."""
+        return VisibleImages(self.memory, self.runs_T2[torch.as_tensor(positions, dtype=torch.long)])
 
     def look(self, q_THE: Tensor, k_SGE: Tensor, v_SGE: Tensor) -> Tensor:
         """softmax(q k^T / sqrt(E)) v of every token over its range, (T, H, E); zeros where it sees none."""
@@ -58,31 +58,31 @@ class VisibleImages:
             return (q_THE + (k_SGE.sum() + v_SGE.sum())) * 0
         parts = []
         for tokens_NT, seen_NS in self._groups:
-            q, k, v = (one.transpose(1, 2) for one in (q_THE[tokens_NT], k_SGE[seen_NS], v_SGE[seen_NS]))
+            q, k, v = (x.transpose(1, 2) for x in (q_THE[tokens_NT], k_SGE[seen_NS], v_SGE[seen_NS]))
             part = F.scaled_dot_product_attention(q, k, v, enable_gqa=q.shape[1] != k.shape[1])
             parts.append(part.transpose(1, 2).flatten(0, 1))
         mixed = torch.cat(parts)  # in lower precision than q, perhaps, under autocast
-        places = torch.cat([tokens_NT.flatten() for tokens_NT, _ in self._groups])
-        return mixed.new_zeros(q_THE.shape).index_copy(0, places, mixed)
+        positions = torch.cat([tokens_NT.flatten() for tokens_NT, _ in self._groups])
+        return mixed.new_zeros(q_THE.shape).index_copy(0, positions, mixed)
 
     @cached_property
     def _groups(self) -> list[tuple[Tensor, Tensor]]:
-        """Places of tokens, (N, t), and of what they see, (N, s): neighbours with one range together, those of equal
+        """Positions of tokens, (N, t), and of what they see, (N, s): neighbours with one range together, those of equal
         sizes side by side. A token's outcome depends on its range alone, so neighbours may be of different samples."""
         if not len(self.runs_T2):
             return []
         changes = (self.runs_T2[1:] != self.runs_T2[:-1]).any(1).nonzero()[:, 0] + 1
         bounds = [0, *changes.tolist(), len(self.runs_T2)]
         alike: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-        for (start, end), (first, behind) in zip(pairwise(bounds), self.runs_T2[bounds[:-1]].tolist(), strict=True):
-            if behind > first:
-                alike[end - start, behind - first].append((start, first))
+        for (start, end), (first, stop) in zip(pairwise(bounds), self.runs_T2[bounds[:-1]].tolist(), strict=True):
+            if stop > first:
+                alike[end - start, stop - first].append((start, first))
         return [
             (
-                _ranges([start for start, _ in several], tokens).to(self.memory.features_SD.device),
-                _ranges([first for _, first in several], features).to(self.memory.features_SD.device),
+                _ranges([start for start, _ in blocks], tokens).to(self.memory.features_SD.device),
+                _ranges([first for _, first in blocks], features).to(self.memory.features_SD.device),
             )
-            for (tokens, features), several in alike.items()
+            for (tokens, features), blocks in alike.items()
         ]
 
 

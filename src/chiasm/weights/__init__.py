@@ -1,4 +1,4 @@
-"""Checkpoints of any kind become models: chiasm's own folders, and the foreign formats, one adapter each."""
+"""Loading of checkpoints as models: chiasm's own folders, and the foreign formats, one adapter each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load(
         learned positions resized as open_clip resizes them; see `models/resolution.py` for other ways.
     adapter: a folder of adapters to put on to it: of a run that adapted this very model, or in peft's own format, with
         its modules named as here or as in transformers. A run with adapters needs none: it knows its base.
-    precision: that weights are held in and the model computes in, to be asked faster: "bf16" is half the memory, and
+    precision: of the weights and of the computation: "bf16" takes half the memory, and is
         fast on GPUs and on CPUs that multiply it in hardware; "auto" takes it where measuring the device shows that it
         is. "float32" is what scores are compared in.
     allow: packages whose classes the checkpoint may name, such as "my_package". They are imported, and importing runs

@@ -16,7 +16,7 @@ ARCHIVE = "bpe_simple_vocab_16e6.txt.gz"
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _VOCABULARY = 49_408
-# The marks, contractions, runs of letters, single digits, runs of anything else (CLIP's code, simple_tokenizer.py).
+# Special tokens, contractions, runs of letters, single digits, runs of anything else (CLIP's simple_tokenizer.py).
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 # Bytes that are letters of their own; the others are written as the letters from 256 on.
 OWN = (*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1))
@@ -32,14 +32,20 @@ def read_files(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
 
 def read_archive(file: Path) -> tokenizers.Tokenizer:
     """The tokenizer in OpenAI's archive of merges, which the vocabulary follows from."""
-    letters = [chr(byte) for byte in OWN] + [chr(256 + at) for at in range(256 - len(OWN))]
+    letters = [chr(byte) for byte in OWN] + [chr(256 + index) for index in range(256 - len(OWN))]
     try:
         lines = gzip.decompress(file.read_bytes()).decode().splitlines()
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{file} is not CLIP's archive of merges: {error}") from error
     pairs = _pairs(lines[1:])[: _VOCABULARY - 2 * len(letters) - 2]  # the first line tells where it is from
-    tokens = [*letters, *(f"{one}</w>" for one in letters), *(left + right for left, right in pairs), _START, _END]
-    return _tokenizer({token: at for at, token in enumerate(tokens)}, pairs, file)
+    tokens = [
+        *letters,
+        *(f"{letter}</w>" for letter in letters),
+        *(left + right for left, right in pairs),
+        _START,
+        _END,
+    ]
+    return _tokenizer({token: id_ for id_, token in enumerate(tokens)}, pairs, file)
 
 
 def _pairs(lines: Sequence[str]) -> _Pairs:
@@ -48,8 +54,8 @@ def _pairs(lines: Sequence[str]) -> _Pairs:
 
 
 def _tokenizer(vocabulary: Mapping[str, int], pairs: _Pairs, file: Path) -> tokenizers.Tokenizer:
-    """Lower case, white space only parts words, words end in "</w>"."""
-    if lost := [mark for mark in (_START, _END) if mark not in vocabulary]:
+    """CLIP's tokenizer: texts in lower case, split at white space, and words ending in "</w>"."""
+    if lost := [token for token in (_START, _END) if token not in vocabulary]:
         raise CheckpointError(f"the vocabulary beside {file} lacks {' and '.join(lost)}: it is not CLIP's")
     try:
         bpe = models.BPE(dict(vocabulary), list(pairs), end_of_word_suffix="</w>", unk_token=_END)
@@ -68,6 +74,6 @@ def _tokenizer(vocabulary: Mapping[str, int], pairs: _Pairs, file: Path) -> toke
         [decoders.ByteLevel(), decoders.Replace("</w>", " "), decoders.Strip(" ", 0, 1)]
     )
     backend.post_processor = processors.TemplateProcessing(
-        single=f"{_START} $A {_END}", special_tokens=[(mark, vocabulary[mark]) for mark in (_START, _END)]
+        single=f"{_START} $A {_END}", special_tokens=[(token, vocabulary[token]) for token in (_START, _END)]
     )
     return backend

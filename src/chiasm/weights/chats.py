@@ -1,4 +1,4 @@
-"""Tokenizer and chat template of foreign checkpoints that speak, as transformers lays them out."""
+"""Tokenizer and chat template of foreign generative checkpoints, as transformers lays them out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_chat(
     layout: Layout | None = None,
     boxes: BoxFormat | None = None,
 ) -> ChatProcessor:
-    """The processor of a checkpoint that speaks: tokenizer, chat template, and which tokens end its turns.
+    """The processor of a generative checkpoint: tokenizer, chat template, and which tokens end its turns.
 
     context, vocabulary: the model's. layout: of its pictures. boxes: how it writes regions of them.
     Raises CheckpointError where the tokenizer is missing or does not fit, or nothing says what ends a text.
@@ -43,11 +43,13 @@ def read_chat(
     return ChatProcessor(backend, ChatSettings(context, layout, start, ends, marks, boxes), template)
 
 
-def token_of(folder: CheckpointFolder, at: int) -> str:
-    """The token with an id, such as the one that a config names as the place of a picture."""
-    token = folder.tokenizer.id_to_token(at)
+def token_of(folder: CheckpointFolder, id_: int) -> str:
+    """The token with an id, such as the image token that a config names."""
+    token = folder.tokenizer.id_to_token(id_)
     if token is None:
-        raise CheckpointError(f"the tokenizer in {folder} has no token {at}, which keeps the place of a picture")
+        raise CheckpointError(
+            f"the tokenizer in {folder} has no token {id_}, which the config names as its image token"
+        )
     return str(token)
 
 
@@ -70,7 +72,7 @@ def write_chat(processor: ChatProcessor, folder: Path) -> None:
 
 
 def image_token_id(settings: Mapping[str, Any], default: int) -> int:
-    """The id of the token that keeps the place of a picture, by the names that configs give it."""
+    """The id of the image token, under any of the names that configs give it."""
     for name in ("image_token_id", "image_token_index"):
         if settings.get(name) is not None:
             return int(settings[name])
@@ -78,7 +80,7 @@ def image_token_id(settings: Mapping[str, Any], default: int) -> int:
 
 
 def write_ends(processor: ChatProcessor, folder: Path) -> None:
-    """Writes `generation_config.json`: which tokens end an answer."""
+    """Writes `generation_config.json`, which names the tokens that end an answer."""
     ends = list(processor.end_ids)
     write_json(folder / "generation_config.json", {"eos_token_id": ends[0] if len(ends) == 1 else ends})
 
@@ -95,9 +97,9 @@ def _ends(folder: CheckpointFolder, backend: tokenizers.Tokenizer, marks: Mappin
     if ids is None:
         ids = folder.entries("config.json").get("eos_token_id")
     listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
-    known = [backend.id_to_token(one) for one in listed]
+    known = [backend.id_to_token(id_) for id_ in listed]
     ends = [marks["eos_token"]] if "eos_token" in marks else []
-    ends += [one for one in known if one is not None and one not in ends]
+    ends += [token for token in known if token is not None and token not in ends]
     if not ends:
         raise CheckpointError(f"{folder} names no eos_token, so its model would never stop; set one")
     return tuple(ends)
@@ -111,7 +113,7 @@ def _template(folder: CheckpointFolder, settings: Mapping[str, Any]) -> str:
         return str(folder.entries("chat_template.json").get("chat_template") or "")
     found = settings.get("chat_template") or folder.entries("processor_config.json").get("chat_template")
     if isinstance(found, list):  # several, by name
-        named = {one["name"]: one["template"] for one in found}
+        named = {entry["name"]: entry["template"] for entry in found}
         found = named.get("default")
     return str(found or "")
 
@@ -125,5 +127,5 @@ def _start(backend: tokenizers.Tokenizer, marks: Mapping[str, str], template: st
 
 
 def _content(token: Any) -> str | None:
-    """A token, which the files give as itself or as a mapping with its content."""
+    """The text of a token, which the files give as itself or as a mapping with its content."""
     return token.get("content") if isinstance(token, Mapping) else token

@@ -39,7 +39,7 @@ class CheckpointFolder:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What `config.json` says. Raises CheckpointError where there is none."""
+        """The entries of `config.json`. Raises CheckpointError where there is none."""
         if "config.json" not in self._entries:
             self._entries["config.json"] = read_json(self / "config.json")
         return self._entries["config.json"]

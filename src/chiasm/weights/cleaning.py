@@ -1,4 +1,4 @@
-"""What is done to a text before a foreign checkpoint's tokenizer sees it, as a part of the tokenizer."""
+"""Normalisers that clean texts before a foreign checkpoint's tokenizer sees them, as a part of the tokenizer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tokenizers import Regex, normalizers
 
 Clean = Literal["whitespace", "lower", "canonicalize"]
 
-_PUNCTUATION = Regex("[" + "".join(f"\\{one}" for one in string.punctuation) + "]")
+_PUNCTUATION = Regex("[" + "".join(f"\\{sign}" for sign in string.punctuation) + "]")
 _SINGLE_SPACES = (normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip())
 
-# SigLIP's texts (big_vision's prompt_engineering.py): no ASCII punctuation, single spaces; the case is said apart.
+# SigLIP's texts (big_vision's prompt_engineering.py): no ASCII punctuation, single spaces; the case stays.
 SIGLIP: Sequence[normalizers.Normalizer] = (normalizers.Replace(_PUNCTUATION, ""), *_SINGLE_SPACES)
 LOWER: Sequence[normalizers.Normalizer] = (normalizers.Lowercase(),)
 
@@ -35,19 +35,19 @@ OPEN_CLIP: Mapping[Clean, Sequence[normalizers.Normalizer]] = {
 
 
 def clean_first(backend: tokenizers.Tokenizer, steps: Sequence[normalizers.Normalizer]) -> None:
-    """Has the tokenizer do these steps before its own; one that begins with them already is left as it is."""
+    """Puts these steps before a tokenizer's own; one that begins with them already is left as it is."""
     own = backend.normalizer
-    wanted = [_told(step) for step in steps]
+    wanted = [_as_json(step) for step in steps]
     if _steps_of(backend)[: len(wanted)] != wanted:
         backend.normalizer = normalizers.Sequence([*steps, own] if own is not None else [*steps])
 
 
 def _steps_of(backend: tokenizers.Tokenizer) -> list[object]:
-    told = json.loads(backend.to_str())["normalizer"] or {}
-    return list(told["normalizers"]) if told.get("type") == "Sequence" else [told]
+    entries = json.loads(backend.to_str())["normalizer"] or {}
+    return list(entries["normalizers"]) if entries.get("type") == "Sequence" else [entries]
 
 
-def _told(step: normalizers.Normalizer) -> object:
+def _as_json(step: normalizers.Normalizer) -> object:
     blank = tokenizers.Tokenizer(tokenizers.models.BPE())
     blank.normalizer = step
     return json.loads(blank.to_str())["normalizer"]

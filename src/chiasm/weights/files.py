@@ -44,14 +44,14 @@ def read_json_if_present(file: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Writes a mapping so that people can read it too."""
+    """Writes a mapping as indented JSON."""
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_section(defaults: T, entries: Mapping[str, Any], where: str) -> T:
     """A dataclass of the settings that we know, with the given ones laid over the defaults.
 
-    where: how errors call the place. Raises CheckpointError for a value of a wrong kind.
+    where: the section's name in errors. Raises CheckpointError for a value of a wrong kind.
     """
     known = dump(defaults)
     try:
@@ -61,7 +61,7 @@ def read_section(defaults: T, entries: Mapping[str, Any], where: str) -> T:
 
 
 def read_shards(index: Path, entries: Mapping[str, Any]) -> dict[str, Tensor]:
-    """All tensors of the shards that an index names, given what it says.
+    """All tensors of the shards that an index file names. entries: the index's content.
 
     Raises CheckpointError where a shard is missing, cannot be read, or lacks a tensor that the index says it holds.
     """
@@ -107,7 +107,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(file: Path) -> dict[str, Tensor]:
-    """What `torch.save` wrote: tensors by name, or a training checkpoint that holds them as `state_dict`."""
+    """The tensors of a file of `torch.save`: by name at its top, or in a training checkpoint's `state_dict`."""
     if is_torchscript(file):
         raise CheckpointError(TORCHSCRIPT.format(file=file))
     try:

@@ -24,7 +24,7 @@ from chiasm.models.language import Config, Language
 from chiasm.nn.decoders import llama
 from chiasm.weights.mapping import Form, Rule, take_tensors
 
-_CONTROL = 3  # the token type of marks
+_CONTROL = 3  # the token type of special tokens
 
 # How each pre-tokenizer that GGUF names splits text before byte pairs are merged.
 _WORDS = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -101,8 +101,8 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         reader = gguf.GGUFReader(file)
         facts = {name: field.contents() for name, field in reader.fields.items()}
         tensors = {
-            one.name: torch.from_numpy(np.array(gguf.dequantize(one.data, one.tensor_type), dtype=np.float32))
-            for one in reader.tensors
+            stored.name: torch.from_numpy(np.array(gguf.dequantize(stored.data, stored.tensor_type), dtype=np.float32))
+            for stored in reader.tensors
         }
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no {file}") from error
@@ -121,7 +121,7 @@ def _processor(facts: Mapping[str, Any], context: int, file: Path) -> ChatProces
     tokens, kinds = facts["tokenizer.ggml.tokens"], facts["tokenizer.ggml.token_type"]
     merges = [tuple(pair.split(" ")) for pair in facts["tokenizer.ggml.merges"]]
     backend = tokenizers.Tokenizer(
-        models.BPE({token: at for at, token in enumerate(tokens)}, [(left, right) for left, right in merges])
+        models.BPE({token: id_ for id_, token in enumerate(tokens)}, [(left, right) for left, right in merges])
     )
     backend.pre_tokenizer = _SPLITTERS[name]
     backend.decoder = decoders.ByteLevel()
@@ -135,9 +135,9 @@ def _processor(facts: Mapping[str, Any], context: int, file: Path) -> ChatProces
     )
     end = tokens[int(facts["tokenizer.ggml.eos_token_id"])]
     marks = {"eos_token": end}
-    for mark, key in (("bos_token", "bos"), ("unk_token", "unknown"), ("pad_token", "padding")):
-        if (at := facts.get(f"tokenizer.ggml.{key}_token_id")) is not None:
-            marks[mark] = tokens[int(at)]
+    for name, key in (("bos_token", "bos"), ("unk_token", "unknown"), ("pad_token", "padding")):
+        if (id_ := facts.get(f"tokenizer.ggml.{key}_token_id")) is not None:
+            marks[name] = tokens[int(id_)]
     template = str(facts.get("tokenizer.chat_template", ""))
     return ChatProcessor(backend, ChatSettings(context, None, "", (end,), marks), template)
 
@@ -163,7 +163,7 @@ def _table(decoder: llama.Config) -> tuple[Rule, ...]:
 
 
 def _interleaved(heads: int) -> Form:
-    """llama.cpp turns neighbours (2i, 2i + 1) of a head where we turn (i, i + E/2): rows stand in another order."""
+    """The form of q and k for rotary positions: llama.cpp turns neighbours (2i, 2i + 1) of a head, we (i, i + E/2)."""
 
     def join(ours: Any) -> Tensor:
         rows, width = ours[0].shape

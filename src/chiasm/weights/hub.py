@@ -1,7 +1,7 @@
 """Checkpoints by their names on the Hub of Hugging Face, through its own client and its cache.
 
     openai/clip-vit-base-patch32
-    google/siglip2-base-patch16-naflex@main        a branch, a tag or a commit behind the @
+    google/siglip2-base-patch16-naflex@main        a branch, a tag or a commit after the @
     hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K   open_clip's files of a repository that holds transformers' too
 
 Only settings, texts and tensors are fetched, from the top of a repository and from `processor/`; no code, and pickled
@@ -45,7 +45,7 @@ class Name:
 
 
 def name_of(text: str) -> Name | None:
-    """The name in a text of the form `owner/name`, `owner/name@revision` or `hf-hub:...`; None in any other."""
+    """The name in a text of the form `owner/name`, `owner/name@revision` or `hf-hub:...`; None for any other."""
     found = _NAME.fullmatch(text)
     if found is None or ".." in text:
         return None
@@ -56,9 +56,9 @@ def fetch(name: Name) -> tuple[CheckpointFolder, CheckpointFolder]:
     """The folder of a checkpoint in the Hub's cache, and that of its tokenizer, which may be another repository's.
 
     What is in the cache already is not fetched again; without a network what is there is taken.
-    Raises CheckpointError, saying which, if there is no such repository or revision, one may not read it, it cannot be
-    reached, or it holds no weights; before these are fetched, for an architecture that nobody here knows. MissingExtra
-    without the Hub's client.
+    Raises CheckpointError if there is no such repository or revision, it may not be read, it cannot be reached, or it
+    holds no weights, and, before weights are fetched, for an unknown architecture; MissingExtra without the Hub's
+    client.
     """
     folder = _fetch_settings(name)
     layout = open_clip.WEIGHTS if name.means_open_clip(folder) else transformers.stored_as(folder)
@@ -77,12 +77,12 @@ def _fetch_settings(name: Name) -> CheckpointFolder:
             name.repository, revision=name.revision, allow_patterns=_SETTINGS, ignore_patterns=_ELSEWHERE
         )
     except (OSError, ValueError, client.errors.HTTPError) as error:
-        raise CheckpointError(_told(name, error)) from error
+        raise CheckpointError(_explained(name, error)) from error
     return CheckpointFolder(Path(found))
 
 
 def _fetch_weights(name: Name, folder: CheckpointFolder, layout: Sequence[str]) -> None:
-    """Has the first set of weights of that layout that the repository holds lie in the folder."""
+    """Fetches into the folder the first set of weights of that layout that the repository holds."""
     client, errors = _client(name), []
     commit = folder.path.name  # of the settings, whatever the branch has become meanwhile
     for file in layout:
@@ -92,12 +92,12 @@ def _fetch_weights(name: Name, folder: CheckpointFolder, layout: Sequence[str]) 
         except client.errors.EntryNotFoundError as error:
             errors.append(error)
         except (OSError, ValueError, client.errors.HTTPError) as error:
-            raise CheckpointError(_told(name, error)) from error
+            raise CheckpointError(_explained(name, error)) from error
         else:
             return
     unreached = [error for error in errors if isinstance(error, client.errors.LocalEntryNotFoundError)]
     if unreached:
-        raise CheckpointError(_told(name, unreached[0])) from unreached[0]
+        raise CheckpointError(_explained(name, unreached[0])) from unreached[0]
     why = "; pickled ones are not read of a model that transformers computes" if layout == transformers.SAFE else ""
     raise CheckpointError(f"the repository {name} holds no weights; expected one of {', '.join(layout)}{why}")
 
@@ -113,7 +113,7 @@ def _parts(folder: CheckpointFolder, file: str) -> Iterator[str]:
 
 
 def _client(name: Name) -> Any:
-    """The Hub's client, a package that may not be there."""
+    """The Hub's client. Raises MissingExtra where it is not installed."""
     try:
         import huggingface_hub
         import huggingface_hub.errors
@@ -122,8 +122,8 @@ def _client(name: Name) -> Any:
     return huggingface_hub
 
 
-def _told(name: Name, error: Exception) -> str:
-    """What went wrong, in a sentence."""
+def _explained(name: Name, error: Exception) -> str:
+    """One sentence that says what went wrong."""
     from huggingface_hub import constants, errors
 
     missing = f"there is no folder {name} here"

@@ -1,4 +1,4 @@
-"""One table of names a family says how its tensors are stored elsewhere; it is read in both directions."""
+"""Tables that map a family's tensors to the names and forms in which others store them, read in both directions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Form:
-    """How values are stored. join: our tensors to theirs; split: theirs to as many of ours."""
+    """A conversion between our tensors and stored ones. join: ours to theirs; split: theirs to as many of ours."""
 
     join: Callable[[Sequence[Tensor]], Tensor]
     split: Callable[[Tensor, int], Sequence[Tensor]]
@@ -35,7 +35,7 @@ TWO_MORE = Form(lambda ours: ours[0][None, None], lambda theirs, _: (theirs[0, 0
 
 @dataclass(frozen=True)
 class Rule:
-    """A line of a table: our name, or several for tensors stored as one; their name; how the values are stored.
+    """A line of a table: our name, or several for tensors stored as one; their name; the form of the values.
 
     "*" stands for one part of a name, between dots; both sides have the same ones, in the same order.
     """
@@ -67,7 +67,7 @@ def links(table: Iterable[Rule], names: Iterable[str]) -> list[Link]:
         for name in names:
             if match := pattern.fullmatch(name):
                 parts = match.groups()
-                found.append(Link(tuple(_filled(one, parts) for one in ours), _filled(rule.theirs, parts), rule.form))
+                found.append(Link(tuple(_filled(name, parts) for name in ours), _filled(rule.theirs, parts), rule.form))
     linked = [name for link in found for name in link.ours]
     if sorted(linked) != sorted(names):
         raise ValueError(f"the table does not name each tensor once: {sorted(set(linked) ^ set(names)) or linked}")
@@ -99,13 +99,13 @@ def take_tensors(
 
 
 def renamed(state: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[str, Tensor]:
-    """A checkpoint with the beginnings of its names replaced: versions of a library name the same parts otherwise.
+    """A checkpoint with prefixes of its names replaced, as versions of a library name the same parts differently.
 
-    The first beginning that fits a name counts; names that none fits stay.
+    The first prefix that fits a name counts; names that none fits stay.
     """
 
     def name_of(name: str) -> str:
-        old = next((one for one in prefixes if name.startswith(one)), "")
+        old = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
         return prefixes.get(old, "") + name.removeprefix(old)
 
     return {name_of(name): tensor for name, tensor in state.items()}

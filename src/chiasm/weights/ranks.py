@@ -18,17 +18,17 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from chiasm.errors import CheckpointError
 from chiasm.weights.byte_pairs import OWN
 
-# Contractions, words with what stands before them, single digits, signs, ends of lines, blanks (Qwen's code).
+# Contractions, words with the sign before them, single digits, signs, ends of lines, blanks (Qwen's code).
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _OTHERS = [byte for byte in range(256) if byte not in OWN]
-_LETTER = {**{byte: chr(byte) for byte in OWN}, **{byte: chr(256 + at) for at, byte in enumerate(_OTHERS)}}
+_LETTER = {**{byte: chr(byte) for byte in OWN}, **{byte: chr(256 + index) for index, byte in enumerate(_OTHERS)}}
 _BYTE = {letter: byte for byte, letter in _LETTER.items()}
 
 
 def read_ranks(file: Path, specials: Sequence[str]) -> tokenizers.Tokenizer:
-    """The tokenizer in a file of ranks; the special tokens follow behind, in order.
+    """The tokenizer in a file of ranks; the special tokens come after them, in order.
 
     Raises CheckpointError for a file that holds something else.
     """
@@ -50,19 +50,19 @@ def read_ranks(file: Path, specials: Sequence[str]) -> tokenizers.Tokenizer:
         ]
     )
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([tokenizers.AddedToken(one, normalized=False, special=True) for one in specials])
+    backend.add_special_tokens([tokenizers.AddedToken(token, normalized=False, special=True) for token in specials])
     return backend
 
 
 def write_ranks(backend: tokenizers.Tokenizer, specials: Sequence[str], file: Path) -> None:
     """Writes the file of ranks that makes this tokenizer. Raises CheckpointError, and writes none, where none does."""
     model = json.loads(backend.to_str())["model"]
-    ranks = {token: at for token, at in model.get("vocab", {}).items() if token not in set(specials)}
+    ranks = {token: rank for token, rank in model.get("vocab", {}).items() if token not in set(specials)}
     if any(letter not in _BYTE for token in ranks for letter in token):
         raise CheckpointError("the tokenizer's tokens are not bytes, which is what a file of ranks holds")
     lines = [
-        f"{base64.b64encode(bytes(_BYTE[letter] for letter in token)).decode()} {at}"
-        for token, at in sorted(ranks.items(), key=lambda entry: entry[1])
+        f"{base64.b64encode(bytes(_BYTE[letter] for letter in token)).decode()} {rank}"
+        for token, rank in sorted(ranks.items(), key=lambda entry: entry[1])
     ]
     file.write_text("\n".join(lines) + "\n", encoding="ascii")
     try:
@@ -75,14 +75,14 @@ def write_ranks(backend: tokenizers.Tokenizer, specials: Sequence[str], file: Pa
 
 
 def _halves(token: bytes, ranks: Mapping[bytes, int], file: Path) -> tuple[bytes, bytes]:
-    """The two that a token is merged from: what its bytes become by all merges of lower rank."""
+    """The two tokens that a token is merged from: what its bytes become by all merges of lower rank."""
     parts, none = [bytes([byte]) for byte in token], len(ranks)
     while len(parts) > 2:
         costs = [ranks.get(left + right, none) for left, right in pairwise(parts)]
-        at = min(range(len(costs)), key=costs.__getitem__)
-        if costs[at] >= ranks[token]:
+        cheapest = min(range(len(costs)), key=costs.__getitem__)
+        if costs[cheapest] >= ranks[token]:
             raise CheckpointError(f"{file}: no merge of tokens of lower rank makes the token {token!r}")
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        parts[cheapest : cheapest + 2] = [parts[cheapest] + parts[cheapest + 1]]
     return parts[0], parts[1]
 
 

@@ -29,7 +29,7 @@ _SPACE = "▁"
 
 @dataclass
 class _Model:
-    """What we read of a file; the values are what the format means where a field is absent.
+    """The parts of a file that are read; the defaults are the format's own where a field is absent.
 
     prefix: texts begin with a space. tidy: other spaces are single, and none stand at the ends.
     """
@@ -57,7 +57,7 @@ def read(file: Path, end: str) -> tokenizers.Tokenizer:
         raise CheckpointError(
             f"{file} is a sentencepiece model of type {model.kind}; only unigrams (1) and byte pairs (2) are known"
         )
-    ids = {text: at for at, (text, _) in enumerate(model.pieces)}
+    ids = {text: id_ for id_, (text, _) in enumerate(model.pieces)}
     if end not in ids:
         raise CheckpointError(f"{file} has no piece {end!r} to end texts with")
     if model.kind == _BYTE_PAIRS and (model.tidy or model.prefix) and _USER_DEFINED in model.types:
@@ -69,7 +69,7 @@ def read(file: Path, end: str) -> tokenizers.Tokenizer:
 
 
 def _unigrams(model: _Model) -> tokenizers.Tokenizer:
-    """Texts whose words begin with a space, the first one too."""
+    """A unigram tokenizer, in which every word begins with a space, the first one too."""
     backend = tokenizers.Tokenizer(models.Unigram(model.pieces, unk_id=model.unknown, byte_fallback=False))
     tidy = [normalizers.Replace(_SPACE, " "), normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
     backend.normalizer = normalizers.Sequence(
@@ -81,8 +81,8 @@ def _unigrams(model: _Model) -> tokenizers.Tokenizer:
 
 
 def _byte_pairs(model: _Model) -> tokenizers.Tokenizer:
-    """Two pieces become one in the order of the scores of what they become."""
-    ids = {text: at for at, (text, _) in enumerate(model.pieces)}
+    """A byte-pair tokenizer, whose merges are ordered by the score of the merged piece."""
+    ids = {text: id_ for id_, (text, _) in enumerate(model.pieces)}
     made = [
         (score, text)
         for (text, score), kind in zip(model.pieces, model.types, strict=True)
@@ -90,7 +90,7 @@ def _byte_pairs(model: _Model) -> tokenizers.Tokenizer:
     ]
     merges = [
         (text[:cut], text[cut:])
-        for _, text in sorted(made, key=lambda one: -one[0])
+        for _, text in sorted(made, key=lambda scored: -scored[0])
         for cut in range(1, len(text))
         if text[:cut] in ids and text[cut:] in ids
     ]
@@ -114,18 +114,18 @@ def _byte_pairs(model: _Model) -> tokenizers.Tokenizer:
 
 def _model(content: bytes) -> _Model:
     model = _Model()
-    for at, value in _fields(content):
-        if at == _PIECES:
+    for number, value in _fields(content):
+        if number == _PIECES:
             parts = dict(_fields(_expect_bytes(value)))
             text, score = _expect_bytes(parts[_PIECE_TEXT]), _expect_bytes(parts.get(_PIECE_SCORE, bytes(4)))
             model.pieces.append((text.decode(), struct.unpack("<f", score)[0]))
             model.types.append(_expect_int(parts.get(_PIECE_TYPE, _NORMAL)))
-        elif at == _TRAINER:
+        elif number == _TRAINER:
             settings = dict(_fields(_expect_bytes(value)))
             model.kind = _expect_int(settings.get(_TRAINER_MODEL_TYPE, model.kind))
             model.unknown = _expect_int(settings.get(_TRAINER_UNKNOWN_ID, model.unknown))
             model.byte_fallback = bool(_expect_int(settings.get(_TRAINER_BYTE_FALLBACK, model.byte_fallback)))
-        elif at == _NORMALIZER:
+        elif number == _NORMALIZER:
             settings = dict(_fields(_expect_bytes(value)))
             model.charsmap = _expect_bytes(settings.get(_NORMALIZER_CHARSMAP, model.charsmap))
             model.prefix = bool(_expect_int(settings.get(_NORMALIZER_PREFIX, model.prefix)))
@@ -136,7 +136,7 @@ def _model(content: bytes) -> _Model:
 
 
 def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a message: numbers as int, everything else as its bytes; of a repeated one, each."""
+    """(number, value) of each field of a message: integers as int, everything else as its bytes."""
     at = 0
     while at < len(content):
         tag, at = _varint(content, at)
@@ -158,7 +158,7 @@ def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:
-    """A number in groups of seven bits, lowest first, and the place behind it."""
+    """A number in groups of seven bits, lowest first, and the offset after it."""
     value = shift = 0
     while True:
         byte = content[at]

@@ -35,11 +35,11 @@ def read_tokenizer(folder: CheckpointFolder, context: int, vocabulary: int, lowe
         raise CheckpointError(
             f"the tokenizer in {folder} has {backend.get_vocab_size()} tokens, but its model only {vocabulary}"
         )
-    said_lower = settings.get("do_lower_case")
+    lower_stated = settings.get("do_lower_case")
     if _class(settings) == "SiglipTokenizer":
-        lowered = cleaning.LOWER if said_lower in (None, True) else ()
+        lowered = cleaning.LOWER if lower_stated in (None, True) else ()
         cleaning.clean_first(backend, (*lowered, *cleaning.SIGLIP))
-    elif lower or _class(settings) == "Siglip2Tokenizer" or (_class(settings) in _GEMMA and said_lower):
+    elif lower or _class(settings) == "Siglip2Tokenizer" or (_class(settings) in _GEMMA and lower_stated):
         cleaning.clean_first(backend, cleaning.LOWER)
     longest = settings.get("model_max_length") or context
     rules = TextTransform(context=int(min(longest, context)), pad_id=_pad_id(folder, settings, backend))
@@ -56,11 +56,11 @@ def padded_to_context(tokenizer: Tokenizer, context: int, where: str) -> Tokeniz
 
 
 def end_id(tokenizer: Tokenizer) -> int:
-    """The id of the mark that ends every text. Raises CheckpointError for a tokenizer that sets none."""
-    marks: list[int] = tokenizer.backend.encode("").ids
-    if not marks:
+    """The id of the token that ends every text. Raises CheckpointError for a tokenizer that adds none."""
+    added: list[int] = tokenizer.backend.encode("").ids
+    if not added:
         raise CheckpointError("the tokenizer does not end texts with a mark, where a text tower would read them")
-    return marks[-1]
+    return added[-1]
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
@@ -72,10 +72,10 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """
     backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
     backend.no_truncation()  # the length stands in the settings; one caller may want another
-    marks = [backend.id_to_token(one) for one in backend.encode("").ids]
-    special = {at: token.content for at, token in backend.get_added_tokens_decoder().items() if token.special}
+    added = [backend.id_to_token(id_) for id_ in backend.encode("").ids]
+    special = {id_: token.content for id_, token in backend.get_added_tokens_decoder().items() if token.special}
     pad = special.get(tokenizer.rules.pad_id)
-    if pad is None and (tokenizer.rules.padding == "context" or not marks):
+    if pad is None and (tokenizer.rules.padding == "context" or not added):
         raise CheckpointError(
             f"pad_id {tokenizer.rules.pad_id} is not a special token; transformers cannot pad with it"
         )
@@ -87,12 +87,12 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "padding_side": "right",
         "truncation_side": "right",
         "clean_up_tokenization_spaces": False,
-        "pad_token": marks[-1] if pad is None else pad,  # a causal model does not see what stands behind the end
+        "pad_token": added[-1] if pad is None else pad,  # a causal model does not see what comes after the end
     }
-    if marks:
-        settings["eos_token"] = marks[-1]
-    if len(marks) > 1:
-        settings["bos_token"] = marks[0]
+    if added:
+        settings["eos_token"] = added[-1]
+    if len(added) > 1:
+        settings["bos_token"] = added[0]
     write_json(folder / "tokenizer_config.json", settings)
 
 
@@ -149,5 +149,5 @@ def _pad_id(folder: CheckpointFolder, settings: Mapping[str, Any], backend: toke
 
 
 def _content(token: Any) -> str | None:
-    """A token, which the files give as itself or as a mapping with its content."""
+    """The text of a token, which the files give as itself or as a mapping with its content."""
     return token.get("content") if isinstance(token, Mapping) else token

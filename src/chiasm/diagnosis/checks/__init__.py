@@ -1,1 +1,1 @@
-"""What is looked for, one file each; the folder is the registry."""
+"""The checks of a diagnosis, one file each; the folder is the registry."""

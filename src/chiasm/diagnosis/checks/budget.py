@@ -1,4 +1,4 @@
-"""Chats longer than the context, or than a batch, and how much of them is pictures."""
+"""Checks for chats longer than the context or than a batch, and reports the share of image tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chiasm.diagnosis.setting import Setting
 
 
 class Budget(Check):
-    """Counts all tokens and image tokens of every sample, against the context and a batch's bounds; decodes nothing."""
+    """Compares every sample's tokens and image tokens with the context and with a batch's bounds; decodes nothing."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -32,13 +32,13 @@ class Budget(Check):
         cost, self._context = Cost(seen.preview.tokens, seen.preview.image_tokens), seen.preview.limit
         self._lengths.append(cost.tokens)
         self._image_tokens.append(cost.image_tokens)
-        told = f"{cost.tokens:,} tokens, {cost.image_tokens:,} of them for {len(seen.pictures)} pictures"
+        detail = f"{cost.tokens:,} tokens, {cost.image_tokens:,} of them for {len(seen.decoded)} pictures"
         if cost.image_tokens > self._context:
-            self._filled.add(seen.name, told, seen.images)
+            self._filled.add(seen.name, detail, seen.images)
         elif cost.tokens > self._context:
-            self._long.add(seen.name, told, seen.images)
+            self._long.add(seen.name, detail, seen.images)
         elif (budget := self.setting.recipe.data.budget) is not None and not budget.holds(cost):
-            self._over.add(seen.name, told, seen.images)
+            self._over.add(seen.name, detail, seen.images)
 
     def findings(self) -> Iterator[Finding]:
         of, context = len(self._lengths) + self._refused.count, self._context
@@ -78,12 +78,16 @@ class Budget(Check):
             )
         if self._lengths:
             lengths, image_tokens = np.asarray(self._lengths), np.asarray(self._image_tokens)
-            middle, most, pictures = float(np.median(lengths)), int(lengths.max()), image_tokens.sum() / lengths.sum()
+            middle, most, pictured = (
+                float(np.median(lengths)),
+                int(lengths.max()),
+                image_tokens.sum() / lengths.sum(),
+            )
             yield self.found(
                 "note",
-                f"lengths of chats: {middle:,.0f} tokens in the middle, {most:,} at most; {pictures:.0%} for pictures",
-                figures={"median": middle, "longest": float(most), "pictures": float(pictures)},
-                lines=histogram(lengths, mark=context),
+                f"lengths of chats: {middle:,.0f} tokens in the middle, {most:,} at most; {pictured:.0%} for pictures",
+                figures={"median": middle, "longest": float(most), "pictures": float(pictured)},
+                lines=histogram(lengths, limit=context),
                 count=len(lengths),
                 of=len(lengths),
             )

@@ -1,4 +1,4 @@
-"""CaptionsCheck that are empty, and captions that several samples share."""
+"""Checks for empty captions, and for captions that several samples share."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _MANY = 0.1  # share of samples whose caption another has, above which a contras
 
 
 class CaptionsCheck(Check):
-    """Holds 16 bytes a caption."""
+    """Finds empty and shared captions by their hashes, 16 bytes a caption."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self._hashes, self._places = array("q"), array("q")
+        self._hashes, self._indexes = array("q"), array("q")
         self._empty, self._samples = FlaggedRows(), 0
 
     def see(self, seen: Seen) -> None:
@@ -33,7 +33,7 @@ class CaptionsCheck(Check):
         for caption in dict.fromkeys(captions):  # a caption that a sample has twice is no harm
             if caption.strip():
                 self._hashes.append(text_hash(caption))
-                self._places.append(seen.index)
+                self._indexes.append(seen.index)
             else:
                 self._empty.add(seen.name, "an empty caption", seen.images)
 
@@ -47,16 +47,16 @@ class CaptionsCheck(Check):
                 rows=self._empty,
                 of=self._samples,
             )
-        hashes, places = np.asarray(self._hashes), np.asarray(self._places)
+        hashes, indexes = np.asarray(self._hashes), np.asarray(self._indexes)
         _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
         shared = counts[inverse] > 1
-        samples = len(np.unique(places[shared]))
+        samples = len(np.unique(indexes[shared]))
         if not samples:
             return
         rows = FlaggedRows(count=samples)
         for group in np.argsort(-counts, kind="stable")[:KEPT]:
             if counts[group] > 1:
-                members = places[inverse == group]
+                members = indexes[inverse == group]
                 rows.kept.append(self._row(int(hashes[inverse == group][0]), members))
         contrastive = self.setting.contrastive and samples > _MANY * self._samples
         yield self.found(
@@ -70,13 +70,13 @@ class CaptionsCheck(Check):
 
     def _row(self, hash_: int, members: NDArray[np.int64]) -> FlaggedRow:
         sample = self.setting.recipe.data.train[int(members[0])]
-        text = next((one for one in sample.captions if text_hash(one) == hash_), "")
-        named = ", ".join(str(one) for one in members[:5].tolist())
+        text = next((caption for caption in sample.captions if text_hash(caption) == hash_), "")
+        named = ", ".join(str(index) for index in members[:5].tolist())
         more = f" and {len(members) - 5:,} more" if len(members) > 5 else ""
         return FlaggedRow(f"training {named}{more}", f"{len(members):,} times “{text}”", sample.images)
 
 
 def text_hash(text: str) -> int:
-    """64 bits by which equal texts are found, whatever their case and blanks."""
+    """A hash of 64 bits of a text, its case and its runs of blanks disregarded."""
     same = " ".join(text.lower().split())
     return int.from_bytes(hashlib.blake2b(same.encode(), digest_size=8).digest(), signed=True)

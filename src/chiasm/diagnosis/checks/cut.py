@@ -1,4 +1,4 @@
-"""Captions that are cut by the context, and the lengths of all texts."""
+"""Checks for captions that the context cuts, and reports the lengths of all captions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _AROUND = 60  # characters shown on each side of the cut
 
 
 class Cut(Check):
-    """Tokenises every caption that a pair may be made of."""
+    """Tokenises every caption that training may draw, without truncation."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -37,15 +37,15 @@ class Cut(Check):
         for text, encoding in zip(texts, self._whole.encode_batch(list(texts)), strict=True):
             self._lengths.append(len(encoding.ids))
             if len(encoding.ids) > context:
-                told = f"{len(encoding.ids)} tokens: {self._shown(text)}"
-                self._cut.add(seen.name, told, seen.images)
+                detail = f"{len(encoding.ids)} tokens: {self._shown(text)}"
+                self._cut.add(seen.name, detail, seen.images)
 
     def _shown(self, text: str) -> str:
-        """The text around the cut."""
+        """The text around the cut, which stands as ✂."""
         assert self._tokenizer is not None
         kept = self._tokenizer.backend.encode(text)
-        behind = max((end for _, end in kept.offsets), default=0)
-        before, after = text[:behind], text[behind:]
+        end_of_kept = max((end for _, end in kept.offsets), default=0)
+        before, after = text[:end_of_kept], text[end_of_kept:]
         start = "…" if len(before) > _AROUND else ""
         end = "…" if len(after) > _AROUND else ""
         return f"{start}{before[-_AROUND:]} ✂ {after[:_AROUND].lstrip()}{end}"
@@ -56,24 +56,23 @@ class Cut(Check):
         rules = self._tokenizer.rules
         lengths = np.asarray(self._lengths)
         if self._cut.count:
-            longest = int(lengths.max())
             yield self.found(
                 "warning",
                 f"captions longer than the context of {rules.context} tokens",
                 "What stands behind the cut is never learned, though the picture shows it.",
-                f"Raise processor.text.context and the tower's context (the longest has {longest} tokens), "
+                f"Raise processor.text.context and the tower's context (the longest has {int(lengths.max())} tokens), "
                 "or shorten the captions.",
                 rows=self._cut,
                 of=len(lengths),
             )
-        ends = np.percentile(lengths, (50, 95, 100))
-        title = f"lengths of captions: {ends[0]:.0f} tokens in the middle, {ends[1]:.0f} at 95%, {ends[2]:.0f} at most"
-        figures = {"median": float(ends[0]), "p95": float(ends[1]), "longest": float(ends[2])}
+        median, p95, longest = (float(length) for length in np.percentile(lengths, (50, 95, 100)))
+        title = f"lengths of captions: {median:.0f} tokens in the middle, {p95:.0f} at 95%, {longest:.0f} at most"
+        figures = {"median": median, "p95": p95, "longest": longest}
         why = ""
         if rules.padding == "context":
             padding = 1 - np.minimum(lengths, rules.context).mean() / rules.context
             why = f"This model pads to its context: {padding:.0%} of its text tokens are padding."
-        elif ends[2] < rules.context:
+        elif longest < rules.context:
             why = f"None fills the context of {rules.context}."
-        lines = histogram(lengths, mark=rules.context)
+        lines = histogram(lengths, limit=rules.context)
         yield self.found("note", title, why, figures=figures, lines=lines, count=len(lengths), of=len(lengths))

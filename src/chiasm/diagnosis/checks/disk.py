@@ -1,4 +1,4 @@
-"""Room on the disk for the checkpoints."""
+"""Checks that the disk has room for the checkpoints."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Disk(Check):
             return
         training = self.setting.recipe.training
         kept = self.setting.trainable if self.setting.recipe.adapters else self.setting.model.parameters()
-        weights = 4.0 * sum(one.numel() for one in kept)  # with adapters, what learns alone
-        one = weights + optimiser_bytes(self.setting) + (weights if training.ema is not None else 0)
+        weights = 4.0 * sum(parameter.numel() for parameter in kept)  # with adapters, only what is trained
+        checkpoint = weights + optimiser_bytes(self.setting) + (weights if training.ema is not None else 0)
         count = training.keep + 1 if training.checkpoint_every else 1  # a signal saves one too
-        needed = count * one + weights
+        needed = count * checkpoint + weights
         folder = Path("runs") / self.setting.recipe.name
         free = free_disk(folder)
         title = f"checkpoints take {gib(needed)} in {folder}; {gib(free)} are free"
@@ -33,7 +33,7 @@ class Disk(Check):
         yield self.found(
             "error" if needed > free else "warning",
             title,
-            f"{count} of {gib(one)} each, and the finished model. A run stops where the disk is full.",
+            f"{count} of {gib(checkpoint)} each, and the finished model. A run stops where the disk is full.",
             "Lower training.keep, or give --out a folder on another disk.",
             figures=figures,
         )

@@ -1,4 +1,4 @@
-"""Pictures that occur more than once in the training data, as the same bytes or as near copies."""
+"""Checks for images that occur more than once in the training data, as the same bytes or as near copies."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _CONFIRMED = 500  # candidates that are looked at again; of more, only the first
 
 
 class ImageCollection(Check):
-    """Holds 128 bytes a picture."""
+    """Finds repeated images by their hashes and prints, 128 bytes an image."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self._keys, self._places, self._prints = array("q"), array("q"), Prints()
+        self._keys, self._indexes, self._prints = array("q"), array("q"), Prints()
 
     def see(self, seen: Seen) -> None:
-        for one in seen.pictures:
-            self._keys.append(key_number(one.key))
-            self._places.append(seen.index)
-            self._prints.add(len(self._keys) - 1, one.print_)
+        for image in seen.decoded:
+            self._keys.append(key_number(image.key))
+            self._indexes.append(seen.index)
+            self._prints.add(len(self._keys) - 1, image.print_)
 
     def findings(self) -> Iterator[Finding]:
-        keys, places = np.asarray(self._keys), np.asarray(self._places)
+        keys, indexes = np.asarray(self._keys), np.asarray(self._indexes)
         _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
         # Chats often ask several times about one picture.
         severity: Severity = "warning" if self.setting.contrastive else "note"
@@ -39,7 +39,7 @@ class ImageCollection(Check):
             rows = FlaggedRows(count=again)
             for group in np.argsort(-counts, kind="stable")[:KEPT]:
                 if counts[group] > 1:
-                    rows.kept.append(self._row(places[inverse == group].tolist(), f"{counts[group]:,} times"))
+                    rows.kept.append(self._row(indexes[inverse == group].tolist(), f"{counts[group]:,} times"))
             yield self.found(
                 severity,
                 "pictures that are there again, byte by byte",
@@ -49,13 +49,13 @@ class ImageCollection(Check):
                 of=len(keys),
             )
         near = FlaggedRows()
-        for at, (first, second) in enumerate(self._prints.pairs()):
-            if at == _CONFIRMED:
+        for candidate, (first, second) in enumerate(self._prints.pairs()):
+            if candidate == _CONFIRMED:
                 break
             if keys[first] != keys[second]:
-                row = self._row([int(places[first]), int(places[second])], "alike")
-                if len(row.pictures) == 2 and alike(*row.pictures):
-                    near.add(row.name, row.told, row.pictures)
+                row = self._row([int(indexes[first]), int(indexes[second])], "alike")
+                if len(row.images) == 2 and alike(*row.images):
+                    near.add(row.name, row.detail, row.images)
         if near.count:
             yield self.found(
                 "note",
@@ -70,7 +70,7 @@ class ImageCollection(Check):
     def _limits(self) -> str:
         return f" Only {MOST:,} pictures, evenly spread, were compared." if len(self._prints) > MOST else ""
 
-    def _row(self, indexes: list[int], told: str) -> FlaggedRow:
+    def _row(self, indexes: list[int], detail: str) -> FlaggedRow:
         shown = list(dict.fromkeys(indexes))[:5]
         samples = []
         for index in shown:
@@ -81,7 +81,7 @@ class ImageCollection(Check):
         more = f" and {len(indexes) - 5:,} more" if len(indexes) > 5 else ""
         named = ", ".join(f"{index} ({sample.key})" for index, sample in zip(shown, samples, strict=False))
         return FlaggedRow(
-            f"training {named}{more}", told, tuple(sample.images[0] for sample in samples if sample.images)[:2]
+            f"training {named}{more}", detail, tuple(sample.images[0] for sample in samples if sample.images)[:2]
         )
 
 

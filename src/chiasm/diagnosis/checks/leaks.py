@@ -1,4 +1,4 @@
-"""Training samples that are also in an evaluation set: what is learned by heart is then taken for skill."""
+"""Checks for training samples that are also in an evaluation set, whose score then counts memory as skill."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ _CONFIRMED = 500  # candidates that are looked at again
 
 
 @dataclass
-class _Asked:
-    """What an evaluation set holds: pictures and texts by their hashes, with the place of one that has them."""
+class _EvaluationSet:
+    """An evaluation set as the check compares with it.
 
-    pictures: dict[int, int] = field(default_factory=dict)
+    images, texts: by their hashes, with the index of the first sample that has them. same, shared_texts: training
+        samples found in it.
+    """
+
+    images: dict[int, int] = field(default_factory=dict)
     texts: dict[int, int] = field(default_factory=dict)
     prints: Prints = field(default_factory=Prints)
     read: int = 0
     same: FlaggedRows = field(default_factory=FlaggedRows)
-    said: FlaggedRows = field(default_factory=FlaggedRows)
-    met: set[tuple[int, int]] = field(default_factory=set)  # (training, asked) pairs that are already told
+    shared_texts: FlaggedRows = field(default_factory=FlaggedRows)
+    met: set[tuple[int, int]] = field(default_factory=set)  # (training, evaluation) pairs that are already reported
 
 
 class Leaks(Check):
@@ -39,42 +43,42 @@ class Leaks(Check):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self._asked: dict[str, _Asked] = defaultdict(_Asked)
+        self._evaluated: dict[str, _EvaluationSet] = defaultdict(_EvaluationSet)
         self._prints, self._trained = Prints(), 0
-        self._sources = {one.name: one.source for one in setting.sets}
+        self._sources = {set_.name: set_.source for set_ in setting.sets}
 
     def see(self, seen: Seen) -> None:
         if seen.trains:
             self._compare(seen)
             return
-        asked = self._asked[seen.set]
-        asked.read += 1
-        for one in seen.pictures:
-            asked.pictures.setdefault(key_number(one.key), seen.index)
-            asked.prints.add(seen.index, one.print_)
+        evaluated = self._evaluated[seen.set]
+        evaluated.read += 1
+        for image in seen.decoded:
+            evaluated.images.setdefault(key_number(image.key), seen.index)
+            evaluated.prints.add(seen.index, image.print_)
         for text in seen.texts:
-            asked.texts.setdefault(text_hash(text), seen.index)
+            evaluated.texts.setdefault(text_hash(text), seen.index)
 
     def _compare(self, seen: Seen) -> None:
         self._trained += 1
-        for one in seen.pictures:
-            self._prints.add(seen.index, one.print_)
-            for name, asked in self._asked.items():
-                if (place := asked.pictures.get(key_number(one.key))) is not None:
-                    asked.same.add(self._pair(seen.index, name, place), "the same bytes", (one.image,))
-                    asked.met.add((seen.index, place))
-        for name, asked in self._asked.items():
-            places = ((text, asked.texts.get(text_hash(text))) for text in seen.texts)
-            text, place = next(((text, place) for text, place in places if place is not None), ("", None))
-            if place is not None:
-                asked.said.add(self._pair(seen.index, name, place), f"“{text}”")
+        for image in seen.decoded:
+            self._prints.add(seen.index, image.print_)
+            for name, evaluated in self._evaluated.items():
+                if (index := evaluated.images.get(key_number(image.key))) is not None:
+                    evaluated.same.add(self._pair(seen.index, name, index), "the same bytes", (image.image,))
+                    evaluated.met.add((seen.index, index))
+        for name, evaluated in self._evaluated.items():
+            indexes = ((text, evaluated.texts.get(text_hash(text))) for text in seen.texts)
+            text, index = next(((text, index) for text, index in indexes if index is not None), ("", None))
+            if index is not None:
+                evaluated.shared_texts.add(self._pair(seen.index, name, index), f"“{text}”")
 
-    def _pair(self, trained: int, name: str, place: int) -> str:
-        return f"{TRAINING} {trained} is {name} {place}"
+    def _pair(self, trained: int, name: str, index: int) -> str:
+        return f"{TRAINING} {trained} is {name} {index}"
 
     def findings(self) -> Iterator[Finding]:
         train = dump(self.setting.recipe.data.train)
-        for name, asked in self._asked.items():
+        for name, evaluated in self._evaluated.items():
             if dump(self._sources[name]) == train:
                 yield self.found(
                     "error",
@@ -83,16 +87,16 @@ class Leaks(Check):
                     "Give the task other data, such as another split or seed.",
                 )
                 continue
-            if asked.same.count:
+            if evaluated.same.count:
                 yield self.found(
                     "error",
                     f"training pictures that {name} asks about",
                     "Their items are known by heart, so the score is too high.",
                     "Take the pictures out of the training data.",
-                    rows=asked.same,
+                    rows=evaluated.same,
                     of=self._trained,
                 )
-            if (near := self._near(name, asked)).count:
+            if (near := self._near(name, evaluated)).count:
                 yield self.found(
                     "warning",
                     f"training pictures nearly like some that {name} asks about",
@@ -101,28 +105,28 @@ class Leaks(Check):
                     rows=near,
                     of=self._trained,
                 )
-            if asked.said.count:
+            if evaluated.shared_texts.count:
                 yield self.found(
                     "note",
                     f"training samples with a text that is also in {name}",
                     "Harmless for captions that many pictures have; not where a text names one picture or one answer.",
                     "Look at the pairs.",
-                    rows=asked.said,
+                    rows=evaluated.shared_texts,
                     of=self._trained,
                 )
 
-    def _near(self, name: str, asked: _Asked) -> FlaggedRows:
+    def _near(self, name: str, evaluated: _EvaluationSet) -> FlaggedRows:
         near = FlaggedRows()
-        for at, (trained, place) in enumerate(self._prints.pairs(asked.prints)):
-            if at == _CONFIRMED:
+        for candidate, (trained, index) in enumerate(self._prints.pairs(evaluated.prints)):
+            if candidate == _CONFIRMED:
                 break
-            if (trained, place) in asked.met:
+            if (trained, index) in evaluated.met:
                 continue
-            asked.met.add((trained, place))
-            for one in self.setting.recipe.data.train[trained].images:
-                other = _like(one, self._sources[name][place].images)
+            evaluated.met.add((trained, index))
+            for image in self.setting.recipe.data.train[trained].images:
+                other = _like(image, self._sources[name][index].images)
                 if other is not None:
-                    near.add(self._pair(trained, name, place), "alike", (one, other))
+                    near.add(self._pair(trained, name, index), "alike", (image, other))
         return near
 
 

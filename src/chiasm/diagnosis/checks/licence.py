@@ -1,4 +1,4 @@
-"""Data of which nobody wrote down what may be done with them."""
+"""Checks that the data have a licence."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ class Licence(Check):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self._told: Counter[str] = Counter()
+        self._licensed: Counter[str] = Counter()
 
     def see(self, seen: Seen) -> None:
         if seen.sample is not None:
             keys = {key.lower() for key, value in seen.sample.meta.items() if value}
-            self._told[seen.set] += any(key in keys for key in _KEYS)
+            self._licensed[seen.set] += any(key in keys for key in _KEYS)
 
     def findings(self) -> Iterator[Finding]:
-        for one in self.setting.sets:
-            folders = _folders(dump(one.source))
-            if self._told[one.name] or not folders or any(_speaks(folder) for folder in folders):
+        for set_ in self.setting.sets:
+            folders = _folders(dump(set_.source))
+            if self._licensed[set_.name] or not folders or any(_has_notice(folder) for folder in folders):
                 continue
             yield self.found(
                 "note",
-                f"{one.name}: no licence is written down",
+                f"{set_.name}: no licence is written down",
                 f"Neither a sample's meta nor a file in {', '.join(str(folder) for folder in folders)} tells what may "
                 "be done with the data, so nobody can say what may be done with the model.",
                 "Put a LICENSE or README beside the data.",
@@ -49,14 +49,16 @@ def _folders(value: Any) -> list[Path]:
     """The folders of all files and folders that a source's entry names."""
     values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
     if isinstance(value, (dict, list)):
-        return list(dict.fromkeys(folder for one in values for folder in _folders(one)))
+        return list(dict.fromkeys(folder for entry in values for folder in _folders(entry)))
     if not isinstance(value, str) or "/" not in value:
         return []
     path = Path(value)
     return [path] if path.is_dir() else [path.parent] if path.parent.is_dir() else []
 
 
-def _speaks(folder: Path) -> bool:
+def _has_notice(folder: Path) -> bool:
     """Whether a file about the data lies in a folder, or in the one above it."""
-    places = (folder, folder.absolute().parent)
-    return any(file.name.upper().startswith(_FILES) for place in places for file in place.iterdir() if file.is_file())
+    folders = (folder, folder.absolute().parent)
+    return any(
+        file.name.upper().startswith(_FILES) for parent in folders for file in parent.iterdir() if file.is_file()
+    )

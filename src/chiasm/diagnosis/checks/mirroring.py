@@ -1,4 +1,4 @@
-"""Pictures that are mirrored while their captions say "left" and "right"."""
+"""Checks for images that are mirrored while their captions say "left" and "right"."""
 
 from __future__ import annotations
 

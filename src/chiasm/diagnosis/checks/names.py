@@ -1,4 +1,4 @@
-"""Pictures that are not what their name says."""
+"""Checks for image files whose content is of another format than their name says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chiasm.diagnosis.finding import Finding, FlaggedRows
 from chiasm.diagnosis.seen import Seen
 from chiasm.diagnosis.setting import Setting
 
-_SAME = {"MPO": "JPEG"}  # what cameras write: JPEGs with more behind
+_SAME = {"MPO": "JPEG"}  # what cameras write: JPEGs with more after them
 
 
 class Names(Check):
@@ -24,14 +24,14 @@ class Names(Check):
         self._named, self._wrong = 0, FlaggedRows()
 
     def see(self, seen: Seen) -> None:
-        for one in seen.pictures:
-            if not isinstance(one.image.source, Path) or not one.format:
+        for image in seen.decoded:
+            if not isinstance(image.image.source, Path) or not image.format:
                 continue
             self._named += 1
-            suffix = one.image.source.suffix
-            said = self._endings.get(suffix.lower())
-            if said is not None and _SAME.get(one.format, one.format) != _SAME.get(said, said):
-                self._wrong.add(seen.name, f"named {suffix}, but it is a {one.format}", (one.image,))
+            suffix = image.image.source.suffix
+            expected = self._endings.get(suffix.lower())
+            if expected is not None and _SAME.get(image.format, image.format) != _SAME.get(expected, expected):
+                self._wrong.add(seen.name, f"named {suffix}, but it is a {image.format}", (image.image,))
 
     def findings(self) -> Iterator[Finding]:
         if self._wrong.count:

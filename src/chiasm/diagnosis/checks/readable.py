@@ -1,4 +1,4 @@
-"""Samples that cannot be read, by reason, and recipes whose run would stop for them."""
+"""Checks for samples that cannot be read, by reason, and whether a run would stop for them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MENDS: dict[Kind, str] = {
 
 
 class Readable(Check):
-    """Reads every sample that passes by, with its pictures."""
+    """Counts the samples that cannot be used, by set and kind of trouble."""
 
     evaluation = True
 
@@ -41,7 +41,7 @@ class Readable(Check):
     def see(self, seen: Seen) -> None:
         self._read[seen.set] += 1
         if seen.trouble is not None:
-            self._rows[seen.set, seen.trouble.kind].add(seen.name, seen.trouble.told)
+            self._rows[seen.set, seen.trouble.kind].add(seen.name, seen.trouble.reason)
 
     def findings(self) -> Iterator[Finding]:
         limit = self.setting.recipe.data.max_skipped

@@ -1,4 +1,4 @@
-"""Texts in another script than most."""
+"""Checks for texts in another script than most texts of the data."""
 
 from __future__ import annotations
 

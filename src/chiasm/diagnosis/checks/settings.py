@@ -1,4 +1,4 @@
-"""SettingsCheck of the recipe that are surely mistakes, or do not do what they seem to."""
+"""Checks for settings of the recipe that are surely mistakes, or do not do what they seem to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LONG = 2000  # steps without a checkpoint
 
 
 class SettingsCheck(Check):
-    """Reads the recipe alone."""
+    """Looks at the recipe alone, not at the data."""
 
     def findings(self) -> Iterator[Finding]:
         yield from self._rates()
@@ -22,10 +22,10 @@ class SettingsCheck(Check):
         yield from self._data()
 
     def _rates(self) -> Iterator[Finding]:
-        one = self.setting.recipe.training
-        rates = {"training.learning_rate": one.learning_rate} | {
+        training = self.setting.recipe.training
+        rates = {"training.learning_rate": training.learning_rate} | {
             f"training.parts.{name}.learning_rate": part.learning_rate
-            for name, part in one.parts.items()
+            for name, part in training.parts.items()
             if part.learning_rate is not None
         }
         for name, rate in rates.items():
@@ -35,56 +35,57 @@ class SettingsCheck(Check):
                 yield self.found(
                     "warning",
                     f"{name} is {rate:g}",
-                    f"Rates of {one.optimiser} lie between 1e-6 and 1e-2; above, training diverges.",
+                    f"Rates of {training.optimiser} lie between 1e-6 and 1e-2; above, training diverges.",
                     "Lower it; YAML reads 1e-3 as meant.",
                 )
-        if one.warmup > 0.5:
+        if training.warmup > 0.5:
             yield self.found(
-                "error" if one.warmup == 1 else "warning",
-                f"training.warmup is {one.warmup:.0%} of the steps",
+                "error" if training.warmup == 1 else "warning",
+                f"training.warmup is {training.warmup:.0%} of the steps",
                 "The learning rate rises for most of the run and hardly stays at its peak.",
                 "It is a share: 0.05 stands for 5% of the steps.",
             )
-        if one.schedule == "constant" and one.final_learning_rate:
+        if training.schedule == "constant" and training.final_learning_rate:
             yield self.found(
                 "warning",
                 "training.final_learning_rate is given, but the schedule is constant",
                 "It is not used.",
                 "Set training.schedule: cosine, or leave it out.",
             )
-        if one.final_learning_rate > 1:
+        if training.final_learning_rate > 1:
             yield self.found(
                 "warning",
-                f"training.final_learning_rate is {one.final_learning_rate:g} times the peak",
+                f"training.final_learning_rate is {training.final_learning_rate:g} times the peak",
                 "The learning rate grows to the end.",
                 "It is a share of the peak: 0.1 stands for a tenth of it.",
             )
-        if one.ema is not None and 1 / (1 - one.ema) > one.steps:
+        if training.ema is not None and 1 / (1 - training.ema) > training.steps:
             yield self.found(
                 "warning",
-                f"training.ema of {one.ema:g} looks back {1 / (1 - one.ema):,.0f} steps; the run has {one.steps:,}",
+                f"training.ema of {training.ema:g} looks back {1 / (1 - training.ema):,.0f} steps; "
+                f"the run has {training.steps:,}",
                 "The average is still mostly the first weights when the run ends, and it is what is evaluated.",
-                f"Set it to at most {1 - 10 / max(20, one.steps):.4f}.",
+                f"Set it to at most {1 - 10 / max(20, training.steps):.4f}.",
             )
 
     def _times(self) -> Iterator[Finding]:
-        one = self.setting.recipe.training
+        training = self.setting.recipe.training
         for name in ("evaluate_every", "checkpoint_every"):
-            if getattr(one, name) > one.steps:
+            if getattr(training, name) > training.steps:
                 yield self.found(
                     "warning",
-                    f"training.{name} is {getattr(one, name):,}, but the run has {one.steps:,} steps",
+                    f"training.{name} is {getattr(training, name):,}, but the run has {training.steps:,} steps",
                     "It never comes to that before the end.",
                     "Lower it, or set it to 0 if that is meant.",
                 )
-        if not one.checkpoint_every and one.steps > _LONG:
+        if not training.checkpoint_every and training.steps > _LONG:
             yield self.found(
                 "note",
-                f"no checkpoint is written in {one.steps:,} steps",
+                f"no checkpoint is written in {training.steps:,} steps",
                 "A run that is killed starts from the beginning.",
                 "Set training.checkpoint_every.",
             )
-        if one.precision == "fp16" and choose_device("auto").type == "cpu":
+        if training.precision == "fp16" and choose_device("auto").type == "cpu":
             yield self.found(
                 "warning",
                 "training.precision is fp16, and there is no GPU",
@@ -101,7 +102,7 @@ class SettingsCheck(Check):
             )
         parts, transform = self.setting.recipe.training.parts, self.setting.transform
         frozen = any(name.split(".")[0] == "vision" and part.frozen for name, part in parts.items())
-        if frozen and transform is not None and transform.augment is not None and not self._sees_anew():
+        if frozen and transform is not None and transform.augment is not None and not self._tower_learns():
             yield self.found(
                 "warning",
                 "pictures are augmented, but the vision tower is frozen",
@@ -109,17 +110,19 @@ class SettingsCheck(Check):
                 "Leave the augmentation out, or free the tower.",
             )
 
-    def _sees_anew(self) -> bool:
+    def _tower_learns(self) -> bool:
         """Whether some tensor of the vision tower still learns."""
         model = self.setting.model
         assert model is not None
-        return any(one.requires_grad for name, one in model.named_parameters() if name.startswith("vision."))
+        return any(
+            parameter.requires_grad for name, parameter in model.named_parameters() if name.startswith("vision.")
+        )
 
     def _data(self) -> Iterator[Finding]:
         recipe = self.setting.recipe
         try:
             count = len(recipe.data.train)
-        except DataError:  # told where the data are read
+        except DataError:  # reported where the data are read
             return
         if count < recipe.data.batch_size:
             yield self.found(

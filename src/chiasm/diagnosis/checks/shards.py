@@ -1,4 +1,4 @@
-"""Shards: fewer than there are readers, or of very unequal length."""
+"""Checks for too few shards for the readers, and for shards of very unequal length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures that are tiny, huge, or much longer than wide."""
+"""Checks for images that are tiny, huge, or much longer than wide."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HUGE = 25_000_000  # pixels
 
 
 class Sizes(Check):
-    """Looks at width and height."""
+    """Flags images by their width and height."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -24,18 +24,18 @@ class Sizes(Check):
 
     def see(self, seen: Seen) -> None:
         transform = self.setting.transform
-        for one in seen.pictures:
+        for image in seen.decoded:
             self._images += 1
-            width, height = one.size
-            told, shown = f"{width} x {height} pixels", (one.image,)
+            width, height = image.size
+            detail, shown = f"{width} x {height} pixels", (image.image,)
             if min(width, height) < _TINY:
-                self._tiny.add(seen.name, told, shown)
+                self._tiny.add(seen.name, detail, shown)
             elif transform is not None and 2 * min(width, height) < transform.size:
-                self._small.add(seen.name, told, shown)
+                self._small.add(seen.name, detail, shown)
             if max(width, height) >= _LONG * min(width, height):
-                self._long.add(seen.name, told, shown)
+                self._long.add(seen.name, detail, shown)
             if width * height > _HUGE:
-                self._huge.add(seen.name, told, shown)
+                self._huge.add(seen.name, detail, shown)
 
     def findings(self) -> Iterator[Finding]:
         of, transform = self._images, self.setting.transform

@@ -1,4 +1,4 @@
-"""The first step, tried on a few samples: memory, losses that are not finite, tensors that never learn."""
+"""Checks the first step on a few samples: its memory, losses that are not finite, tensors without a gradient."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _NEAR = 0.85  # of the free memory: beyond, the allocator's waste and the batche
 
 
 class Step(Check):
-    """Makes a forward and a backward pass; of a large model, only walks the shapes."""
+    """Runs a forward and a backward pass; for a large model, only computes shapes."""
 
     def findings(self) -> Iterator[Finding]:
         try:
             tried = rehearse(self.setting)
         except ChiasmError as error:
-            if not any(str(error) in finding.title for finding in self.setting.findings):  # not told yet
+            if not any(str(error) in finding.title for finding in self.setting.findings):  # not reported yet
                 yield self.found("error", f"the first step fails: {error}", "`chiasm train` stops here.")
             return
         if tried is not None and tried.tried:
@@ -71,8 +71,10 @@ class Step(Check):
         except ChiasmError as error:
             yield self.found("error", str(error), "`chiasm train` stops here.", "Set training.device.")
             return
-        needs = {"weights": float(sum(one.nbytes for one in self.setting.model.parameters()))}  # some in few bits
-        needs["gradients"] = 4.0 * sum(one.numel() for one in self.setting.trainable)
+        needs = {
+            "weights": float(sum(parameter.nbytes for parameter in self.setting.model.parameters()))
+        }  # some in few bits
+        needs["gradients"] = 4.0 * sum(parameter.numel() for parameter in self.setting.trainable)
         needs["optimiser"] = optimiser_bytes(self.setting)
         if recipe.training.ema is not None:
             needs["average"] = needs["weights"]
@@ -87,7 +89,8 @@ class Step(Check):
         title = f"a step takes about {gib(total)} on {device}" + (f"; {gib(free)} are free" if free is not None else "")
         why = f"Estimated: {parts} (for {part:,} {unit} at once)."
         of, learned = (
-            sum(one.numel() for one in some) for some in (self.setting.model.parameters(), self.setting.trainable)
+            sum(parameter.numel() for parameter in parameters)
+            for parameters in (self.setting.model.parameters(), self.setting.trainable)
         )
         if learned < of:
             why += f" {learned:,} of {of:,} values learn."
@@ -103,10 +106,10 @@ class Step(Check):
 
 
 def optimiser_bytes(setting: Setting) -> float:
-    """What the optimiser keeps: AdamW two numbers a weight, Muon one a weight of linear layers."""
-    trainable = {id(one): one.numel() for one in setting.trainable}
+    """Bytes of the optimiser's state: AdamW keeps two numbers a weight, Muon one for each weight of a linear layer."""
+    trainable = {id(parameter): parameter.numel() for parameter in setting.trainable}
     muon = 0
     if setting.recipe.training.optimiser == "muon" and setting.model is not None:
-        linears = {id(one.weight) for one in setting.model.modules() if isinstance(one, nn.Linear)}
-        muon = sum(count for mark, count in trainable.items() if mark in linears)
+        linears = {id(module.weight) for module in setting.model.modules() if isinstance(module, nn.Linear)}
+        muon = sum(count for parameter, count in trainable.items() if parameter in linears)
     return 4.0 * muon + 8.0 * (sum(trainable.values()) - muon)

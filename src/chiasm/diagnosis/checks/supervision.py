@@ -1,4 +1,4 @@
-"""What of the chats is learned: samples of which nothing is, and the share of tokens."""
+"""Checks for chats with no target tokens, and reports the share of tokens that are targets."""
 
 from __future__ import annotations
 

@@ -108,16 +108,16 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
-        for one in (self.q, self.k, self.v, self.out):
-            nn.init.xavier_uniform_(one.weight)
-            nn.init.zeros_(one.bias)
+        for linear in (self.q, self.k, self.v, self.out):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
 
     def forward(self, queries_KD: Tensor, keys_NPD: Tensor, values_NPD: Tensor, mask: Tensor | None) -> Tensor:
         """(N, K, D). mask: True where attention is allowed, (N, 1, 1, P)."""
         q_HKE = self.q(queries_KD).unflatten(-1, (self.heads, -1)).transpose(0, 1)
         k, v = (
-            one(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for one, x in ((self.k, keys_NPD), (self.v, values_NPD))
+            linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for linear, x in ((self.k, keys_NPD), (self.v, values_NPD))
         )
         mixed_NHKE = F.scaled_dot_product_attention(q_HKE.expand(len(k), -1, -1, -1), k, v, attn_mask=mask)
         return self.out(mixed_NHKE.transpose(1, 2).flatten(2))

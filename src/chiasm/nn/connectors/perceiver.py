@@ -118,8 +118,8 @@ class SharedAttention(nn.Module):
     def forward(self, latents_NKD: Tensor, context_NPD: Tensor, mask: Tensor | None) -> Tensor:
         seen_NSD = torch.cat([context_NPD, latents_NKD], dim=1)
         q, k, v = (
-            one(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
-            for one, x in ((self.q, latents_NKD), (self.k, seen_NSD), (self.v, seen_NSD))
+            linear(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+            for linear, x in ((self.q, latents_NKD), (self.k, seen_NSD), (self.v, seen_NSD))
         )
         q, k = self.q_norm(q), self.k_norm(k)
         mixed_NHKE = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])

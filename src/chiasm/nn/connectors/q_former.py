@@ -110,8 +110,8 @@ class QFormer(nn.Module):
     def told(self, features_NPF: Tensor, ids_NT: Tensor, mask_NT: Tensor) -> Tensor:
         """What it makes of each word by the picture and the words up to it, (N, T, D)."""
         queries, words = self.config.queries, ids_NT.shape[1]
-        place = torch.arange(queries + words, device=ids_NT.device)
-        seen = (place <= place[:, None]) | (place < queries)  # the last query sees all queries, but no word
+        position = torch.arange(queries + words, device=ids_NT.device)
+        seen = (position <= position[:, None]) | (position < queries)  # the last query sees all queries, but no word
         mask = seen & F.pad(mask_NT, (queries, 0), value=True)[:, None, None]
         return self._beside(features_NPF, ids_NT, mask)[:, queries:]
 

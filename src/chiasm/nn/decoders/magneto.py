@@ -104,7 +104,7 @@ def _blocks(config: Config) -> Sequence[DecoderBlock]:
     for block in blocks:
         mlp, attention = block.mlp, block.attention
         assert isinstance(mlp, SubNormMLP)
-        for one, by in (
+        for linear, scale in (
             (attention.q, 1.0),
             (attention.k, 1.0),
             (attention.v, gain),
@@ -112,8 +112,8 @@ def _blocks(config: Config) -> Sequence[DecoderBlock]:
             (mlp.up, gain),
             (mlp.down, gain),
         ):
-            nn.init.xavier_normal_(one.weight, gain=by)
-            nn.init.zeros_(one.bias)
+            nn.init.xavier_normal_(linear.weight, gain=scale)
+            nn.init.zeros_(linear.bias)
     return blocks
 
 

@@ -19,7 +19,7 @@ from chiasm.nn.patch_mask import PatchMask
 from chiasm.nn.tower import ImageTowerConfig, PooledImageTower, refuse_mask
 
 _EXPANSION = 4  # a block's output has four times the channels that it works in
-_SHRINKS = 32  # pixels of the picture, along a side, for one place of the last grid
+_SHRINKS = 32  # pixels of the picture, along a side, for one position of the last grid
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ class ResNet(PooledImageTower):
         incoming = channels
         for stage, depth in enumerate(config.layers):
             inner, blocks = channels * 2**stage, nn.Sequential()
-            for at in range(depth):
-                blocks.append(Bottleneck(incoming, inner, shrink=2 if stage > 0 and at == 0 else 1))
+            for block in range(depth):
+                blocks.append(Bottleneck(incoming, inner, shrink=2 if stage > 0 and block == 0 else 1))
                 incoming = inner * _EXPANSION
             self.stages.append(blocks)
-        self.pool = AttentionPool(self.width, config.heads, places=(config.image_size // _SHRINKS) ** 2)
+        self.pool = AttentionPool(self.width, config.heads, positions=(config.image_size // _SHRINKS) ** 2)
 
     def forward(self, images: Images, mask: PatchMask | None = None) -> Tensor:
         return self.pool(self.tokens(images, mask))
@@ -131,12 +131,12 @@ class Bottleneck(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """One layer of attention over all places and their mean, queried by the mean; there is no output projection."""
+    """One layer of attention over all positions and their mean, queried by the mean; there is no output projection."""
 
-    def __init__(self, width: int, heads: int, places: int) -> None:
+    def __init__(self, width: int, heads: int, positions: int) -> None:
         super().__init__()
         self.heads = heads
-        self.position = nn.Parameter(torch.empty(places + 1, width))
+        self.position = nn.Parameter(torch.empty(positions + 1, width))
         self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
         for linear in (self.q, self.k, self.v):
             nn.init.normal_(linear.weight, std=width**-0.5)

@@ -112,8 +112,8 @@ class ViT(PooledImageTower):
     def unread(self, layer: int) -> tuple[nn.Module, ...]:
         if not -len(self.blocks) <= layer <= -1:
             raise RecipeError(f"model.layer: the tower has layers from -{len(self.blocks)} to -1, not {layer}")
-        behind = self.blocks[len(self.blocks) + 1 + layer :]
-        return (self.norm, *behind) if self.pool is None else (self.norm, self.pool, *behind)
+        later = self.blocks[len(self.blocks) + 1 + layer :]
+        return (self.norm, *later) if self.pool is None else (self.norm, self.pool, *later)
 
     def _embedded(self, images: Images, mask: PatchMask | None = None) -> Tensor:
         pixels = self.pixels(images)
@@ -127,13 +127,11 @@ class ViT(PooledImageTower):
         x_NPD = x_NPD + self.position
         return self.pre_norm(x_NPD if mask is None else mask.dropped(x_NPD, self.prefix))
 
-    def _drawn(self, pictures: int) -> PatchMask:
-        """Hides what `keep` leaves over, drawn for each picture on its own."""
+    def _drawn(self, images: int) -> PatchMask:
+        """A mask that hides all but the share `keep` of the patches, drawn for each image on its own."""
         device, patches = self.position.device, len(self.position) - self.prefix
-        kept_NK = torch.rand(pictures, patches, device=device).argsort(1)[
-            :, : max(1, round(self.config.keep * patches))
-        ]
-        return PatchMask(torch.ones(pictures, patches, dtype=torch.bool, device=device).scatter(1, kept_NK, False))
+        kept_NK = torch.rand(images, patches, device=device).argsort(1)[:, : max(1, round(self.config.keep * patches))]
+        return PatchMask(torch.ones(images, patches, dtype=torch.bool, device=device).scatter(1, kept_NK, False))
 
     def _init(self) -> None:
         init_transformer(self.blocks, self.width)

@@ -82,14 +82,14 @@ class WindowBlock(Block):
         runs: Runs | None = None,
         asked_BQD: Tensor | None = None,
     ) -> Tensor:
-        """Of whole parts only: no mask, no packing."""
+        """The block's output for whole windows. Raises DataError for a mask or packed sequences."""
         if mask is not None or causal or runs is not None or asked_BQD is not None:
             raise DataError("a block with adapters sees whole windows and nothing else")
         seen_MPD, attention = self.norm1(x_BTD), self.attention
         own = self.qkv_adapters(seen_MPD).chunk(3, dim=-1)
         q, k, v = (
-            (one(seen_MPD) + more).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
-            for one, more in zip((attention.q, attention.k, attention.v), own, strict=True)
+            (linear(seen_MPD) + more).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+            for linear, more in zip((attention.q, attention.k, attention.v), own, strict=True)
         )
         mixed_MPD = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x_MPD = x_BTD + attention.out(mixed_MPD) + self.out_adapters(mixed_MPD)
@@ -102,23 +102,23 @@ class Adapters(nn.Module):
     def __init__(self, width: int, out: int, rank: int, config: Config) -> None:
         super().__init__()
         # Lists, as checkpoints hold them one by one.
-        each = range(config.windows)
-        self.down = nn.ParameterList(nn.Parameter(torch.empty(rank, width)) for _ in each)
-        self.up = nn.ParameterList(nn.Parameter(torch.zeros(out, rank)) for _ in each)
-        self.scale = nn.ParameterList(nn.Parameter(torch.ones(())) for _ in each)
+        windows = range(config.windows)
+        self.down = nn.ParameterList(nn.Parameter(torch.empty(rank, width)) for _ in windows)
+        self.up = nn.ParameterList(nn.Parameter(torch.zeros(out, rank)) for _ in windows)
+        self.scale = nn.ParameterList(nn.Parameter(torch.ones(())) for _ in windows)
         self.dropout = nn.Dropout(config.dropout)
-        for one in self.down:
-            nn.init.uniform_(one, -(width**-0.5), width**-0.5)
+        for weight in self.down:
+            nn.init.uniform_(weight, -(width**-0.5), width**-0.5)
 
     def expected_zero_grad(self) -> list[str]:
-        """Names of what no gradient reaches while `up` is zeros."""
-        closed = [at for at, up in enumerate(self.up) if not up.any()]
-        return [f"{part}.{at}" for at in closed for part in ("down", "scale")]
+        """Names of the tensors that no gradient reaches while `up` is zeros."""
+        closed = [window for window, up in enumerate(self.up) if not up.any()]
+        return [f"{part}.{window}" for window in closed for part in ("down", "scale")]
 
     def forward(self, x_MPD: Tensor) -> Tensor:
         """(M, P, out)."""
         windows_NWPD = x_MPD.view(-1, len(self.down) + 1, *x_MPD.shape[1:])[:, :-1]
-        down_WRD, up_WOR, scale_W = (torch.stack(list(one)) for one in (self.down, self.up, self.scale))
+        down_WRD, up_WOR, scale_W = (torch.stack(list(weights)) for weights in (self.down, self.up, self.scale))
         low_NWPR = self.dropout(windows_NWPD) @ down_WRD.transpose(1, 2)
         made_NWPO = low_NWPR @ (up_WOR * scale_W[:, None, None]).to(up_WOR.dtype).transpose(1, 2)
         return F.pad(made_NWPO, (0, 0, 0, 0, 0, 1)).flatten(0, 1)

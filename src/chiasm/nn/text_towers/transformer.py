@@ -1,4 +1,4 @@
-"""The text transformers of CLIP (causal, read at the end mark) and SigLIP (bidirectional, read at the last place)."""
+"""The text transformers of CLIP (causal, read at the end token) and SigLIP (bidirectional, read at the last one)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models behind OpenAI-compatible endpoints, asked by the same verbs as those at home."""
+"""Models behind OpenAI-compatible endpoints, with the same methods as local models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from chiasm.weights.endpoint.wire import Reply, messages
 
 __all__ = ["Encoding", "Endpoint", "EndpointSettings", "Reply", "ScoringEndpoint", "connect"]
 
-_LISTED = 20  # how many of the likeliest tokens endpoints tell at most
+_LISTED = 20  # how many of the likeliest tokens endpoints return at most
 
 
 class Endpoint(RemoteModel):
@@ -35,12 +35,12 @@ class Endpoint(RemoteModel):
 
     @property
     def fingerprint(self) -> str:
-        """Stands for the weights, of which only the endpoint and the name are known."""
+        """A hash of the endpoint, the model's name and the settings, in place of one of the weights."""
         identity = json.dumps([self.settings.url, self.settings.protocol()], sort_keys=True)
         return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
     def protocol(self) -> Mapping[str, Any]:
-        """What replies depend on besides the questions."""
+        """The settings that replies depend on besides the requests."""
         return self.settings.protocol()
 
     def description(self) -> Mapping[str, str]:
@@ -50,17 +50,20 @@ class Endpoint(RemoteModel):
     def generate(self, samples: Sequence[Sample], *, max_tokens: int = 128) -> list[Sample]:
         """Each sample with the reply as its last part. Raises DataError for the first that is refused."""
         found: dict[int, Sample] = {}
-        for at, reply in self.concurrently(lambda sample: self.reply(sample, max_tokens), samples):
-            found[at] = samples[at].answered(reply.text)
-        return [found[at] for at in range(len(samples))]
+        for index, reply in self.concurrently(lambda sample: self.reply(sample, max_tokens), samples):
+            found[index] = samples[index].answered(reply.text)
+        return [found[index] for index in range(len(samples))]
 
     def answer(self, sample: Sample, max_tokens: int) -> tuple[Sample, Usage]:
-        """The sample with the reply as its last part, and what that took; for errors see `Client.chat`."""
+        """The sample with the reply as its last part, and the tokens used; for errors see `Client.chat`."""
         reply = self.reply(sample, max_tokens)
         return sample.answered(reply.text), reply.usage
 
     def reply(self, sample: Sample, max_tokens: int, *, likeliest: bool = False) -> Reply:
-        """What the model says to one sample; for errors see `Client.chat`. likeliest: also of its first token."""
+        """The model's reply to one sample; for errors see `Client.chat`.
+
+        likeliest: whether to ask for the log-probabilities of its first token, too.
+        """
         settings = self.settings
         body: dict[str, Any] = {"model": settings.model, "messages": messages(sample, settings.pictures)}
         body[settings.limit] = max_tokens
@@ -70,15 +73,15 @@ class Endpoint(RemoteModel):
         return self._client.chat(body | dict(settings.extra), characters, len(sample.images), max_tokens)
 
     def concurrently(self, ask: Callable[[Item], Found], items: Sequence[Item]) -> Iterator[tuple[int, Found]]:
-        """(place, what `ask` makes of the item), as they come, several at once.
+        """(index, result of `ask`) of each item in the order of completion, several running at once.
 
         After an error, or an interruption, nothing more is begun; what is under way (and paid for) is still yielded.
         """
         stopped: BaseException | None = None
         self._client.stopped.clear()
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
-            places: dict[Future[Found], int] = {pool.submit(ask, item): at for at, item in enumerate(items)}
-            waiting = set(places)
+            indexes: dict[Future[Found], int] = {pool.submit(ask, item): index for index, item in enumerate(items)}
+            waiting = set(indexes)
             try:
                 while waiting:
                     try:
@@ -92,7 +95,7 @@ class Endpoint(RemoteModel):
                         if error_or_none is not None:
                             stopped = stopped or error_or_none
                         elif not future.cancelled():
-                            yield places[future], future.result()
+                            yield indexes[future], future.result()
                     if stopped is not None and not self._client.stopped.is_set():
                         self._client.stopped.set()
                         waiting = {future for future in waiting if not future.cancel()}
@@ -103,13 +106,13 @@ class Endpoint(RemoteModel):
             raise stopped
 
     def remember(self, usages: Iterable[Usage]) -> None:
-        """Counts what answers of earlier runs cost, so that a budget holds for all of them together."""
+        """Adds the cost of answers of earlier runs, so that a budget holds for all of them together."""
         for usage in usages:
             self._client.purse.pay(usage)
 
     @property
     def cost(self) -> str:
-        """What was spent so far, in words."""
+        """The cost so far, in words."""
         return str(self._client.purse)
 
 
@@ -127,10 +130,10 @@ class ScoringEndpoint(Endpoint, RemoteScorer):
             raise ValueError(f"an endpoint scores by {self.scorings}, not by '{by}'")
         pairs = [(image, text) for image in images for text in texts]
         found = dict(self.concurrently(lambda pair: self.rate(*pair)[0], pairs))
-        return torch.tensor([found[at] for at in range(len(pairs))]).reshape(len(images), len(texts))
+        return torch.tensor([found[index] for index in range(len(pairs))]).reshape(len(images), len(texts))
 
     def rate(self, image: Image, text: str) -> tuple[float, Usage]:
-        """The score of one pair, and what that took."""
+        """The score of one pair, and the tokens used."""
         reply = self.reply(shown(image, text), 1, likeliest=True)
         if not reply.likeliest:
             raise DataError("the endpoint tells no log-probabilities; leave score_by out, or choose another endpoint")
@@ -141,5 +144,5 @@ class ScoringEndpoint(Endpoint, RemoteScorer):
 
 
 def connect(settings: EndpointSettings) -> Endpoint:
-    """The endpoint with the verbs that its settings ask for."""
+    """The endpoint with the methods that its settings ask for."""
     return ScoringEndpoint(settings) if settings.score_by else Endpoint(settings)

@@ -1,4 +1,4 @@
-"""One request at a time through HTTP: sent again where that may help, given up or refused where it may not."""
+"""The HTTP client of an endpoint, which repeats a request where that may help."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _IN_A_ROW = 5  # requests given up, one after the other, after which nothing mor
 
 
 class Client:
-    """Asks an endpoint from any number of threads.
+    """Sends requests to an endpoint, from any number of threads.
 
     Raises MissingExtra without httpx, RecipeError where the environment variable with the key is not set.
     """
@@ -42,7 +42,7 @@ class Client:
         self._key = os.environ.get(settings.key, "").strip() if settings.key else ""
         if settings.key and not self._key:
             raise RecipeError(f"the environment variable {settings.key} is not set; it must hold the endpoint's key")
-        if not self._key.isascii() or any(one.isspace() for one in self._key):
+        if not self._key.isascii() or any(character.isspace() for character in self._key):
             raise RecipeError(f"the environment variable {settings.key} holds no key: it has blanks or accents in it")
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
@@ -77,16 +77,16 @@ class Client:
         with self._lock:
             self._given_up += 1
             hopeless = self._given_up >= _IN_A_ROW
-        told = f"no answer after {self.settings.retries + 1} tries; the last: {reason}"
+        failed = f"no answer after {self.settings.retries + 1} tries; the last: {reason}"
         if hopeless:
             raise RemoteError(
-                f"{self.settings.url} gave no answer to {_IN_A_ROW} requests in a row ({told}); run the same command "
+                f"{self.settings.url} gave no answer to {_IN_A_ROW} requests in a row ({failed}); run the same command "
                 "again to go on where this stopped"
             )
-        raise DataError(told)
+        raise DataError(failed)
 
     def _attempt(self, body: Mapping[str, Any]) -> Reply | str:
-        """A reply, or why there is none yet."""
+        """The reply to one attempt, or why there is none yet."""
         import httpx
 
         try:
@@ -132,32 +132,34 @@ class Client:
     def _judge(self, status: int, answer: Any) -> None:
         """Raises for a status that no repetition mends: RemoteError if it concerns all requests, else DataError."""
         message, code = complaint(answer)
-        told = self._safe(f"(status {status}{f': {message}' if message else ''})")
+        detail = self._safe(f"(status {status}{f': {message}' if message else ''})")
         url, settings = self.settings.url, self.settings
         if status == 401 or (status == 403 and not self._answered):
-            held = f"the key in the environment variable {settings.key}" if settings.key else "requests without a key"
-            raise RemoteError(f"{url} refuses {held} {told}")
+            refused = (
+                f"the key in the environment variable {settings.key}" if settings.key else "requests without a key"
+            )
+            raise RemoteError(f"{url} refuses {refused} {detail}")
         if status == 402 or code in _FATAL_CODES or (status == 404 and not self._answered):
-            raise RemoteError(f"{url} cannot be asked for the model '{settings.model}' {told}")
+            raise RemoteError(f"{url} cannot be asked for the model '{settings.model}' {detail}")
         if 300 <= status < 400:
-            raise RemoteError(f"{url} has moved {told}; give its new address")
+            raise RemoteError(f"{url} has moved {detail}; give its new address")
         if status not in _AGAIN:
-            raise DataError(f"the endpoint refuses the request {told}")
+            raise DataError(f"the endpoint refuses the request {detail}")
 
     def _safe(self, words: str) -> str:
-        """Without the key, should a server repeat it."""
+        """The words of a server without the key, should it repeat it."""
         return words.replace(self._key, "***") if self._key else words
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that the endpoint asks to wait, as a number or as a date; 0 where it says nothing that can be read."""
-    told = headers.get("retry-after", "").strip()
+    stated = headers.get("retry-after", "").strip()
     try:
-        return max(0.0, float(told))
+        return max(0.0, float(stated))
     except ValueError:
         pass
     try:
-        when = parsedate_to_datetime(told)
+        when = parsedate_to_datetime(stated)
     except ValueError:
         return 0.0
     when = when if when.tzinfo else when.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""How fast an endpoint is asked, and what that costs; both are shared by the threads that ask."""
+"""Rate limit and budget of an endpoint, shared by the threads that send requests."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from chiasm.errors import RemoteError
 from chiasm.models.remote import Usage
 from chiasm.weights.endpoint.settings import EndpointSettings
 
-_PICTURE = 1_500  # tokens that a picture is taken for until the endpoint has told what it counts
+_IMAGE_TOKENS = 1_500  # tokens that an image is taken for until the endpoint has told what it counts
 
 
 class RateLimiter:
-    """Requests start evenly spaced, so that neither limit a minute is passed; all wait where the endpoint says so."""
+    """Spaces the starts of requests evenly, so that neither limit a minute is passed, and pauses them on demand."""
 
     def __init__(self, settings: EndpointSettings) -> None:
         self._request = 60 / settings.requests_a_minute if settings.requests_a_minute else 0.0
@@ -24,7 +24,7 @@ class RateLimiter:
         self._lock = threading.Lock()
 
     def enter(self, tokens: int, stopped: threading.Event) -> None:
-        """Waits for a request's turn. tokens: what it is expected to take."""
+        """Waits for a request's turn. tokens: how many it is expected to use."""
         with self._lock:
             start = max(time.monotonic(), self._next)
             self._next = start + max(self._request, tokens * self._token)
@@ -33,23 +33,23 @@ class RateLimiter:
             self.wait(rest, stopped)
 
     def hold(self, seconds: float) -> None:
-        """Nothing more is sent for so long."""
+        """Pauses all requests for so many seconds."""
         with self._lock:
             self._until = max(self._until, time.monotonic() + seconds)
 
     def took(self, expected: int, tokens: int) -> None:
-        """Corrects for what a request took in truth."""
+        """Corrects the pace by the tokens that a request really used."""
         with self._lock:
             self._next += (tokens - expected) * self._token
 
     def wait(self, seconds: float, stopped: threading.Event) -> None:
-        """Raises RemoteError if everything is stopped meanwhile."""
+        """Waits so many seconds. Raises RemoteError if everything is stopped meanwhile."""
         if stopped.wait(max(0.0, seconds)):
             raise RemoteError("stopped")
 
 
 class Purse:
-    """What was spent, in tokens and in money. Each request lays aside what it may cost before it is sent."""
+    """The tokens and the money spent. Each request reserves what it may cost before it is sent."""
 
     def __init__(self, settings: EndpointSettings) -> None:
         self._settings = settings
@@ -58,13 +58,13 @@ class Purse:
 
     @property
     def spent(self) -> float:
-        """What all requests have cost."""
+        """The cost of all requests so far."""
         return self._price(self._in, self._out)
 
     @contextmanager
     def laid_aside(self, characters: int, images: int, out: int, stopped: threading.Event) -> Iterator[int]:
-        """What a request may cost, kept from others while it runs. Gives the tokens that its prompt is expected to
-        take: the most that one took so far, else a guess.
+        """Reserves what a request may cost while it runs. Yields the tokens that its prompt is expected to take: the
+        most that any took so far, else a guess.
 
         Where the budget is nearly spent, waits for what others turn out to cost. Raises RemoteError if the request
         might pass it even so, or if everything is stopped meanwhile.
@@ -72,7 +72,7 @@ class Purse:
         budget = self._settings.budget
         with self._changed:
             while True:
-                expected = self._most_in or characters // 3 + images * _PICTURE
+                expected = self._most_in or characters // 3 + images * _IMAGE_TOKENS
                 price = self._price(expected, out)
                 if budget is not None and self.spent + price > budget:
                     raise RemoteError(
@@ -93,7 +93,7 @@ class Purse:
                 self._changed.notify_all()
 
     def pay(self, usage: Usage) -> None:
-        """Counts what an answer took. Raises RemoteError where a budget is set and the endpoint does not tell."""
+        """Adds an answer's tokens. Raises RemoteError where a budget is set and the endpoint does not report them."""
         if self._settings.budget is not None and not {"in", "out"} <= usage.keys():
             raise RemoteError(
                 "the endpoint does not tell how many tokens it used, so no budget can be kept; leave it out"

@@ -1,4 +1,4 @@
-"""Where a remote model is, how it is asked, and what that may cost: the entries of an endpoint's file.
+"""The settings of a remote model, as an endpoint's file gives them: its address, requests, limits and prices.
 
 url: https://host/v1
 model: name-of-the-model
@@ -21,9 +21,10 @@ _OURS = ("model", "messages", "max_tokens", "max_completion_tokens", "logprobs",
 
 @dataclass(frozen=True)
 class Encoding:
-    """How pictures travel. longest: pixels of the longer side at most; a larger picture is scaled down (bicubic).
+    """The encoding of images in requests.
 
-    quality: of JPEG, 1 to 95. detail: OpenAI's `detail`; only sent where it is not "auto".
+    longest: pixels of the longer side at most; a larger image is scaled down (bicubic). quality: of JPEG, 1 to 95.
+    detail: OpenAI's `detail`; only sent where it is not "auto".
     """
 
     format: Literal["jpeg", "png"] = "jpeg"
@@ -40,7 +41,9 @@ class Encoding:
 
 @dataclass(frozen=True)
 class EndpointSettings:
-    """url: up to and without "/chat/completions". model: its name there. key: which environment variable holds the key.
+    """Address, model, requests, limits and prices of an endpoint.
+
+    url: up to and without "/chat/completions". model: its name there. key: which environment variable holds the key.
 
     temperature, seed: not sent where None. limit: what the endpoint calls the most tokens of a reply.
     extra: further entries of every request, such as `{top_p: 0.9}`.
@@ -70,10 +73,10 @@ class EndpointSettings:
     retries: int = 5
 
     def __post_init__(self) -> None:
-        place = urlsplit(self.url)
-        if place.scheme not in ("http", "https") or not place.hostname:
+        address = urlsplit(self.url)
+        if address.scheme not in ("http", "https") or not address.hostname:
             raise RecipeError("url must be that of an endpoint, such as https://host/v1")
-        if place.username or place.password or place.query:
+        if address.username or address.password or address.query:
             raise RecipeError("url must hold no user, password or query; give the key as an environment variable")
         if self.key and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key):
             raise RecipeError("key must be the name of an environment variable in capitals, not the key itself")
@@ -91,6 +94,6 @@ class EndpointSettings:
             raise RecipeError("a budget needs price_in and price_out, the prices of a million tokens")
 
     def protocol(self) -> dict[str, Any]:
-        """What replies depend on besides the questions; not where the endpoint is, nor how fast it is asked."""
+        """The settings that replies depend on besides the requests; not the address, nor the limits."""
         names = ("model", "temperature", "seed", "limit", "extra", "pictures", "score_by")
         return {name: dump(getattr(self, name)) for name in names}

@@ -20,7 +20,7 @@ from chiasm.weights.endpoint.settings import Encoding
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply and what it took. likeliest: log p of what the first token might have been, where that was asked."""
+    """A reply and the tokens it used. likeliest: log p of the likeliest first tokens, where that was asked for."""
 
     text: str
     usage: Usage
@@ -28,7 +28,7 @@ class Reply:
 
 
 def messages(sample: Sample, encoding: Encoding) -> list[dict[str, Any]]:
-    """Turns of one role each; a picture belongs to the turn of the text behind it, or of the last one."""
+    """A sample as messages of one role each; an image belongs to the turn of the text after it, or to the last one."""
     turns: list[dict[str, Any]] = []
     waiting: list[dict[str, Any]] = []
 
@@ -61,21 +61,23 @@ def messages(sample: Sample, encoding: Encoding) -> list[dict[str, Any]]:
 
 def data_url(image: Image, encoding: Encoding) -> str:
     """The picture as RGB, scaled down where it is larger than the encoding allows, as a data URL."""
-    picture = image.decode()
-    if max(picture.size) > encoding.longest:
-        scale = encoding.longest / max(picture.size)
-        size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-        picture = picture.resize(size, PIL.Image.Resampling.BICUBIC)
+    decoded = image.decode()
+    if max(decoded.size) > encoding.longest:
+        scale = encoding.longest / max(decoded.size)
+        size = max(1, round(decoded.width * scale)), max(1, round(decoded.height * scale))
+        decoded = decoded.resize(size, PIL.Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     if encoding.format == "jpeg":
-        picture.save(buffer, format="JPEG", quality=encoding.quality)
+        decoded.save(buffer, format="JPEG", quality=encoding.quality)
     else:
-        picture.save(buffer, format="PNG")
+        decoded.save(buffer, format="PNG")
     return f"data:image/{encoding.format};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def read(body: Any) -> Reply:
-    """Raises ValueError for what is no reply of this protocol, DataError for one in which the model refuses."""
+    """The reply in an answer's body. Raises ValueError where it is no reply of this protocol, DataError where the model
+    refuses.
+    """
     if not isinstance(body, dict) or not isinstance(body.get("choices"), list) or not body["choices"]:
         raise ValueError("the answer holds no choices")
     choice = body["choices"][0]
@@ -90,7 +92,7 @@ def read(body: Any) -> Reply:
 
 
 def complaint(body: Any) -> tuple[str, str]:
-    """The (message, code) of an error's body; empty where it says nothing."""
+    """(message, code) of an error's body; empty where it gives none."""
     error = body.get("error", body) if isinstance(body, dict) else None
     if isinstance(error, str):
         return _short(error), ""
@@ -127,10 +129,11 @@ def _likeliest(choice: Mapping[str, Any]) -> dict[str, float]:
     first = content[0] if isinstance(content, list) and content and isinstance(content[0], dict) else {}
     listed = first.get("top_logprobs")
     found: dict[str, float] = {}
-    for one in listed if isinstance(listed, list) else ():
-        if isinstance(one, dict) and isinstance(one.get("token"), str) and isinstance(one.get("logprob"), (int, float)):
-            word = one["token"].strip().lower()
-            found[word] = math.log(math.exp(found.get(word, -math.inf)) + math.exp(one["logprob"]) or 1e-300)
+    for entry in listed if isinstance(listed, list) else ():
+        token, log_p = (entry.get("token"), entry.get("logprob")) if isinstance(entry, dict) else (None, None)
+        if isinstance(token, str) and isinstance(log_p, (int, float)):
+            word = token.strip().lower()
+            found[word] = math.log(math.exp(found.get(word, -math.inf)) + math.exp(log_p) or 1e-300)
     return found
 
 

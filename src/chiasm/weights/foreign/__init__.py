@@ -1,4 +1,4 @@
-"""Models of architectures that chiasm has none of its own for: transformers computes them, behind the same verbs.
+"""Models of architectures that chiasm does not have, computed by transformers behind the same methods.
 
 They can be asked, compared and evaluated, but not trained or blended. Only classes that come with the installed
 transformers are used, and only safetensors are read: no code of a checkpoint ever runs."""

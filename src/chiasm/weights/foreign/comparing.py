@@ -1,4 +1,4 @@
-"""Models of transformers that compare pictures with texts: by two towers, or by a head that judges pairs."""
+"""Models of transformers that score images against texts: by two towers, or by a head that judges pairs."""
 
 from __future__ import annotations
 
@@ -40,23 +40,25 @@ class ForeignEmbedder(ForeignModel):
     def _embedded(
         self, encode: Callable[..., Any], rows: Sequence[Mapping[str, Tensor]], needed: tuple[str, ...]
     ) -> Tensor:
-        """Rows of equal shapes go through a tower together."""
+        """The vectors of all rows; rows of equal shapes go through the tower together."""
         self.eval()
         taken = set(inspect.signature(encode).parameters)
         alike: dict[tuple[tuple[int, ...], ...], list[int]] = {}
-        given = [{name: one for name, one in row.items() if name in taken or name in needed} for row in rows]
-        for at, row in enumerate(given):
-            alike.setdefault(tuple(tuple(one.shape) for one in row.values()), []).append(at)
+        given = [{name: tensor for name, tensor in row.items() if name in taken or name in needed} for row in rows]
+        for index, row in enumerate(given):
+            alike.setdefault(tuple(tuple(tensor.shape) for tensor in row.values()), []).append(index)
         found: dict[int, Tensor] = {}
-        for places in alike.values():
-            for start in range(0, len(places), _ROWS):
-                some = places[start : start + _ROWS]
-                batch = {name: torch.cat([given[at][name] for at in some]).to(self.device) for name in given[some[0]]}
+        for indexes in alike.values():
+            for start in range(0, len(indexes), _ROWS):
+                some = indexes[start : start + _ROWS]
+                batch = {
+                    name: torch.cat([given[index][name] for index in some]).to(self.device) for name in given[some[0]]
+                }
                 found |= dict(zip(some, self._vectors(encode(**batch)), strict=True))
-        return torch.stack([found[at] for at in range(len(rows))]) if rows else torch.empty(0, 0)
+        return torch.stack([found[index] for index in range(len(rows))]) if rows else torch.empty(0, 0)
 
-    def _vectors(self, told: Any) -> Tensor:
-        vectors = told if isinstance(told, Tensor) else getattr(told, "pooler_output", None)
+    def _vectors(self, output: Any) -> Tensor:
+        vectors = output if isinstance(output, Tensor) else getattr(output, "pooler_output", None)
         if vectors is None or vectors.ndim != 2:
             raise CheckpointError(f"{type(self.inner).__name__} does not make one vector of a picture or text")
         return F.normalize(vectors.float(), dim=-1).cpu()
@@ -80,24 +82,24 @@ class ForeignMatcher(ForeignModel):
         rows = []
         for image in images:
             pixels = self.processor.pixels(image)["pixel_values"].to(self.device)
-            told = [self._told(pixels, one, by == "matching") for one in words]
-            rows.append(torch.stack(told) if told else torch.empty(0))
+            scores = [self._pair_score(pixels, inputs, by == "matching") for inputs in words]
+            rows.append(torch.stack(scores) if scores else torch.empty(0))
         return torch.stack(rows) if rows else torch.empty(0, len(texts))
 
-    def _told(self, pixels: Tensor, words: Mapping[str, Tensor], matching: bool) -> Tensor:
-        given = {name: one for name, one in words.items() if name in ("input_ids", "attention_mask")}
+    def _pair_score(self, pixels: Tensor, words: Mapping[str, Tensor], matching: bool) -> Tensor:
+        given = {name: ids for name, ids in words.items() if name in ("input_ids", "attention_mask")}
         scores = self.inner(pixel_values=pixels, **given, **{MATCHES: matching}).itm_score
         scores = scores.log_softmax(-1)[0, 1] if matching else scores.flatten()[0]
         return scores.float().cpu()
 
 
 def _context(inner: nn.Module) -> int | None:
-    """How many tokens the text tower has positions for, where its config says."""
+    """The number of positions of the text tower; None where its config does not say."""
     config: Any = inner.config
     longest = getattr(getattr(config, "text_config", config), "max_position_embeddings", None)
     if longest is None:
         return None
-    for part in inner.modules():  # positions that begin behind the padding's, as RoBERTa's
+    for part in inner.modules():  # positions that begin after the padding's, as RoBERTa's
         if isinstance(part, nn.Embedding) and part.num_embeddings == longest and part.padding_idx is not None:
             return longest - part.padding_idx - 1
     return int(longest)

@@ -1,6 +1,6 @@
-"""Models of transformers that speak. All that they are asked goes through their own `generate`.
+"""Generative models of transformers. Every request goes through their own `generate`.
 
-A likelihood is taken there too: the words to score are forced, and what the model gave them is noted. So every model
+Likelihoods do too: the tokens to score are forced, and the model's log-probabilities of them are summed. So every model
 that can generate can score, whatever it does with its masks, positions and encoders."""
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ForeignGenerativeModel(ForeignModel):
         return [self._answered(sample, max_tokens, sampling, beams, stop) for sample in samples]
 
     def log_likelihood(self, samples: Sequence[Sample]) -> Tensor:
-        """(B,) log p of the words to score that end each sample, and of the mark that ends an answer.
+        """(B,) log p of the words to score that end each sample, and of the token that ends an answer.
 
         The words are split into tokens by themselves. Raises DataError where a sample has none, or not at its end.
         """
@@ -66,19 +66,19 @@ class ForeignGenerativeModel(ForeignModel):
             entries = {"do_sample": True} | {name: getattr(sampling, name) for name in names}
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(sampling.seed if sampling is not None else 0)
-            told = self.inner.generate(**inputs, max_new_tokens=self._room(inputs, max_tokens, sample), **entries)
-        text = self.processor.decode(self._new(inputs["input_ids"][0].tolist(), told[0].tolist()))
-        cuts = [text.index(one) for one in stop if one in text]
+            output = self.inner.generate(**inputs, max_new_tokens=self._room(inputs, max_tokens, sample), **entries)
+        text = self.processor.decode(self._new(inputs["input_ids"][0].tolist(), output[0].tolist()))
+        cuts = [text.index(word) for word in stop if word in text]
         return sample.answered(text[: min(cuts)] if cuts else text)
 
-    def _new(self, prompt: list[int], told: list[int]) -> list[int]:
-        """The tokens behind the prompt, which some models repeat as it was, some changed in its marks, some not."""
+    def _new(self, prompt: list[int], output: list[int]) -> list[int]:
+        """The tokens after the prompt, which models repeat as it was, with other special tokens, or not at all."""
         if self.inner.config.is_encoder_decoder:
-            return told
-        if told[: len(prompt)] == prompt:
-            return told[len(prompt) :]
-        words, said = self.processor.without_marks(prompt), self.processor.without_marks(told)
-        return said[len(words) :] if said[: len(words)] == words else said
+            return output
+        if output[: len(prompt)] == prompt:
+            return output[len(prompt) :]
+        asked, words = self.processor.without_marks(prompt), self.processor.without_marks(output)
+        return words[len(asked) :] if words[: len(asked)] == asked else words
 
     @torch.inference_mode()
     def _forced(self, sample: Sample, prompt: str, answers: Sequence[Sequence[int]]) -> Tensor:
@@ -95,7 +95,7 @@ class ForeignGenerativeModel(ForeignModel):
                 raise DataError(
                     f"sample '{sample.key}' does not fit into the model's context with what is to be scored"
                 )
-            told = self.inner.generate(
+            output = self.inner.generate(
                 **inputs,
                 max_new_tokens=longest,
                 do_sample=False,
@@ -104,16 +104,16 @@ class ForeignGenerativeModel(ForeignModel):
                 output_logits=True,  # before what `generation_config.json` does to them
                 return_dict_in_generate=True,
             )
-            if len(told.logits) < longest:
+            if len(output.logits) < longest:
                 raise DataError(f"sample '{sample.key}': the words to score hold a mark that ends an answer; remove it")
-            found.append(_sums(told.logits, some))
+            found.append(_sums(output.logits, some))
         return torch.cat(found) if found else torch.empty(0)
 
     def _ids(self, answer: str) -> list[int]:
-        """The tokens of an answer, as the model would say them."""
+        """The tokens of an answer as the model would generate them."""
         if not self.inner.config.is_encoder_decoder:
             return self.processor.ids(answer)
-        bare = next((answer.removesuffix(one) for one in self.processor.ends if answer.endswith(one)), answer)
+        bare = next((answer.removesuffix(end) for end in self.processor.ends if answer.endswith(end)), answer)
         ids, ends = self.processor.ids(bare, whole=True), self.processor.end_ids
         return ids if bare == answer or ids[-1:] in ([end] for end in ends) else [*ids, ends[0]]
 
@@ -127,7 +127,7 @@ class ForeignGenerativeModel(ForeignModel):
         return given
 
     def _room(self, inputs: dict[str, Any], wanted: int, sample: Sample) -> int:
-        """How many new tokens fit. Raises DataError for a prompt that is longer than the context."""
+        """How many new tokens fit, `wanted` at most. Raises DataError where the prompt alone fills the context."""
         context = getattr(self.inner.config.get_text_config(), "max_position_embeddings", None)
         if not isinstance(context, int) or self.inner.config.is_encoder_decoder:
             return wanted
@@ -141,27 +141,27 @@ class ForeignGenerativeModel(ForeignModel):
 
 
 class ForeignVisionLanguageModel(CaptionScorer, ForeignGenerativeModel):
-    """A model of transformers that reads pictures and words, so texts about pictures can be scored too."""
+    """A vision-language model of transformers, which can also score texts about images."""
 
     def caption_likelihoods(self, image: Image, texts: Sequence[str]) -> Tensor:
         """(N,) mean log-likelihood a token of each caption."""
         samples = [Sample("score", (image, Text(text, target=True))) for text in texts]
         prompts, answers = zip(*map(self.processor.prompt, samples), strict=True)
         ids = [self._ids(answer) for answer in answers]
-        return self._forced(samples[0], prompts[0], ids) / torch.tensor([len(one) for one in ids])
+        return self._forced(samples[0], prompts[0], ids) / torch.tensor([len(answer_ids) for answer_ids in ids])
 
     def yes_over_no(self, image: Image, texts: Sequence[str]) -> Tensor:
         return torch.stack([self._yes(image, text) for text in texts])
 
     def _yes(self, image: Image, text: str) -> Tensor:
         asked = shown(image, text)
-        said = [self.processor.ids("Yes"), self.processor.ids("No")]
-        yes, no = self._forced(asked, self.processor.prompt(asked)[0], said)
+        answers = [self.processor.ids("Yes"), self.processor.ids("No")]
+        yes, no = self._forced(asked, self.processor.prompt(asked)[0], answers)
         return yes - no
 
 
 class _Forced:
-    """Has `generate` say the given answers: a logits processor of transformers, called once a token for all rows."""
+    """A logits processor of transformers that forces given answers, called once a token for all rows."""
 
     def __init__(self, answers: Sequence[Sequence[int]]) -> None:
         self._answers, self._step = answers, 0
@@ -169,16 +169,16 @@ class _Forced:
     def __call__(self, _ids: Tensor, scores_NV: Tensor) -> Tensor:
         forced_NV = torch.full_like(scores_NV, -torch.inf)
         for row, answer in enumerate(self._answers):
-            forced_NV[row, answer[min(self._step, len(answer) - 1)]] = 0.0  # a row that is over goes on, unheard
+            forced_NV[row, answer[min(self._step, len(answer) - 1)]] = 0.0  # a finished row goes on, uncounted
         self._step += 1
         return forced_NV
 
 
 def _sums(logits: Sequence[Tensor], answers: Sequence[Sequence[int]]) -> Tensor:
-    """(N,) log p of answers. logits: one (N, V) a token."""
+    """(N,) log p of answers. logits: (N, V) of each token."""
     ids_NT = pad_sequence([torch.tensor(answer) for answer in answers], batch_first=True, padding_value=-1)
     found = torch.zeros(len(answers), device=logits[0].device)
     for scores_NV, ids_N in zip(logits, ids_NT.T.to(found.device), strict=True):
-        said_N = scores_NV.float().log_softmax(-1).gather(1, ids_N.clamp(min=0)[:, None])[:, 0]
-        found += said_N.masked_fill(ids_N < 0, 0.0)
+        log_p_N = scores_NV.float().log_softmax(-1).gather(1, ids_N.clamp(min=0)[:, None])[:, 0]
+        found += log_p_N.masked_fill(ids_N < 0, 0.0)
     return found.cpu()

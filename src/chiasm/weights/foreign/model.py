@@ -1,4 +1,4 @@
-"""What all models have in common that transformers computes: they are asked, never trained."""
+"""The base class of models that transformers computes: they can be asked, never trained."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from chiasm.weights.foreign.processor import ForeignProcessor
 
 @dataclass(frozen=True)
 class Config(ModelConfig):
-    """Whose model this is. kind: its `model_type`. architecture: the class of transformers that computes it.
+    """The kind of a foreign model. kind: its `model_type`. architecture: the class of transformers that computes it.
 
-    settings: the checkpoint's `config.json`, told where checkpoints are shown.
+    settings: the checkpoint's `config.json`, for `chiasm show`.
     """
 
     kind: str
@@ -35,7 +35,7 @@ class Config(ModelConfig):
 
 
 class ForeignModel(Model):
-    """A model of transformers. `inner`: it, as transformers built it."""
+    """A model that transformers computes. inner: transformers' own object."""
 
     processor_type = ForeignProcessor
     processor: ForeignProcessor
@@ -46,7 +46,7 @@ class ForeignModel(Model):
         assert isinstance(inner, nn.Module)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Raises CapabilityError: there is nothing here to learn by."""
+        """Raises CapabilityError: foreign models are not trained."""
         del batch
         self.require_own("trained")
 

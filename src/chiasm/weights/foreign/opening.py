@@ -1,4 +1,4 @@
-"""Which class of transformers opens a checkpoint, and by which verbs it is then asked."""
+"""The choice of the class of transformers that opens a checkpoint, and of our class around it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from chiasm.weights.foreign.processor import ForeignProcessor, first_line, read_
 def load(folder: CheckpointFolder, known: list[str]) -> ForeignModel:
     """The model of a folder, as transformers computes it, in evaluation mode.
 
-    known: the families that chiasm reads itself, for the error where nobody knows the architecture.
+    known: the families that chiasm reads itself, suggested in the error about an unknown architecture.
     Raises what `choose` does; CheckpointError for weights that are no safetensors, and tensors that are missing or
     misshapen.
     """
@@ -29,7 +29,7 @@ def load(folder: CheckpointFolder, known: list[str]) -> ForeignModel:
 
 
 def choose(folder: CheckpointFolder, known: list[str]) -> tuple[Any, type[ForeignModel]]:
-    """The class of transformers for a folder's settings, and by which verbs it is asked; weights may be absent yet.
+    """The class of transformers for a folder's settings, and our class around it; weights may be absent yet.
 
     Raises MissingExtra without transformers; CheckpointError for an architecture that it does not know either, one that
     needs code of its own, and one with none of the three verbs.
@@ -51,8 +51,8 @@ def choose(folder: CheckpointFolder, known: list[str]) -> tuple[Any, type[Foreig
             f"knows{suggest(kind.replace('-', '_'), known)}"
         )
     for architecture in _candidates(settings):
-        if (way := _way(architecture)) is not None:
-            return architecture, way
+        if (wrapper := _wrapper(architecture)) is not None:
+            return architecture, wrapper
     raise CheckpointError(
         f"{folder} holds a '{kind}' of transformers, which can neither embed, score nor generate for pictures and texts"
     )
@@ -81,8 +81,8 @@ def _candidates(settings: dict[str, Any]) -> Iterator[Any]:
             yield from found if isinstance(found, tuple) else (found,)
 
 
-def _way(architecture: Any) -> type[ForeignModel] | None:
-    """By which verbs a class of transformers can be asked; None where by none of ours."""
+def _wrapper(architecture: Any) -> type[ForeignModel] | None:
+    """Our class around a class of transformers; None where it has none of our methods."""
     from transformers.models.auto import modeling_auto
 
     sighted = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values()
@@ -101,19 +101,19 @@ def _way(architecture: Any) -> type[ForeignModel] | None:
     return None
 
 
-def _opened(folder: CheckpointFolder, architecture: Any, way: type[ForeignModel]) -> ForeignModel:
+def _opened(folder: CheckpointFolder, architecture: Any, wrapper: type[ForeignModel]) -> ForeignModel:
     settings = folder.settings
     kind = settings["model_type"]
     if not any(folder.path.glob("*.safetensors")):
         raise CheckpointError(f"{folder} holds no safetensors; of a '{kind}', foreign here, no other weights are read")
-    given, seeing = read_processor(folder.path), way is not ForeignGenerativeModel
+    given, seeing = read_processor(folder.path), wrapper is not ForeignGenerativeModel
     if not seeing:
         given = getattr(given, "tokenizer", given)
     elif not hasattr(given, "image_processor"):
         raise CheckpointError(f"{folder} has no image processor, so its '{kind}' cannot be shown any")
     inner = _weights(folder, architecture)
     processor = ForeignProcessor(given, seeing, _ends(folder, inner))
-    return way(Config(kind, architecture.__name__, settings), processor, inner).eval()
+    return wrapper(Config(kind, architecture.__name__, settings), processor, inner).eval()
 
 
 def _weights(folder: CheckpointFolder, architecture: Any) -> Any:
@@ -127,14 +127,14 @@ def _weights(folder: CheckpointFolder, architecture: Any) -> Any:
             trust_remote_code=False,
             local_files_only=True,
             dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # they are told below, by their shapes
+            ignore_mismatched_sizes=True,  # they are reported below, by their shapes
             output_loading_info=True,
         )
     except ImportError as error:
         raise CheckpointError(f"{folder}: transformers' {architecture.__name__} needs more: {error}") from error
     except (OSError, ValueError, RuntimeError) as error:
-        told = f"transformers {transformers.__version__} cannot open {folder}: {first_line(error)}"
-        raise CheckpointError(told) from error
+        message = f"transformers {transformers.__version__} cannot open {folder}: {first_line(error)}"
+        raise CheckpointError(message) from error
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     report_misfits(
         str(folder),

@@ -1,4 +1,4 @@
-"""Samples to what a model of transformers is given, by the checkpoint's own processor."""
+"""Samples to the inputs of a model of transformers, by the checkpoint's own processor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PROBE = Sample("probe", (Image(np.full((64, 64, 3), 128, np.uint8)), Text("a", 
 
 
 class ForeignProcessor(Processor):
-    """A processor of transformers. inner: it, or the tokenizer of a model that only reads.
+    """A processor of transformers. inner: transformers' own object, or the tokenizer of a model of text alone.
 
     sees: whether the model is shown pictures between its words. ends: ids of the tokens that end an answer.
     """
@@ -37,7 +37,7 @@ class ForeignProcessor(Processor):
         return tuple(self.tokenizer.convert_ids_to_tokens(list(self.end_ids)))
 
     def prompt(self, sample: Sample) -> tuple[str, str]:
-        """The text before the answer, and the answer to score with the mark that ends it; "" where none is to be.
+        """The text before the answer, and the answer to score with its end token; "" where none is to be scored.
 
         Raises DataError, naming the sample, for videos, and where the words to score are not at its end.
         """
@@ -49,41 +49,41 @@ class ForeignProcessor(Processor):
             return rendered.text, ""
         if len(rendered.spans) != 1 or rendered.text[rendered.spans[0][1] :].strip():
             raise DataError(f"sample '{sample.key}': a foreign model scores one text, at the end of a sample")
-        first, behind = rendered.spans[0]
-        return rendered.text[:first], rendered.text[first:behind]
+        first, end = rendered.spans[0]
+        return rendered.text[:first], rendered.text[first:end]
 
     def inputs(self, sample: Sample, texts: Sequence[str]) -> Any:
-        """What the model is given for rows that show the sample's pictures beside these texts, all of one length.
+        """The model's inputs for rows that show the sample's pictures beside these texts, all of one length.
 
         texts: as `prompt` makes them. Raises DataError for what the processor refuses.
         """
         if sample.images and not self.sees:
             raise DataError(f"sample '{sample.key}' has pictures, but this model reads text alone")
-        given = [text.replace(IMAGE, self._mark) for text in texts]
+        given = [text.replace(IMAGE, self._placeholder) for text in texts]
         return self._called(given, [image.decode() for image in sample.images], sample.key)
 
     def pixels(self, image: Image) -> Mapping[str, Any]:
-        """What a vision tower is given for a picture."""
+        """The vision tower's inputs for an image."""
         return self._checked(image.name, images=image.decode(), return_tensors="pt")
 
     def words(self, text: str, context: int | None) -> Mapping[str, Any]:
-        """What a text tower is given for a text, cut at its context, padded only where the checkpoint says so."""
+        """The text tower's inputs for a text, cut at its context, padded only where the checkpoint says so."""
         longest = self.tokenizer.model_max_length
         most = {"max_length": context} if context is not None and context < longest else {}
         return self._checked("a text", text=text, return_tensors="pt", truncation=True, **most)
 
     def ids(self, text: str, *, whole: bool = False) -> list[int]:
-        """The tokens of an answer. whole: with the marks that the tokenizer puts around a text of its own."""
+        """The tokens of an answer. whole: with the special tokens that the tokenizer puts around a text of its own."""
         return list(self.tokenizer(text, add_special_tokens=whole).input_ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens, marks left out."""
+        """The text of tokens, special ones left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def without_marks(self, ids: Sequence[int]) -> list[int]:
-        """The tokens that are words."""
-        marks = set(self.tokenizer.all_special_ids)
-        return [one for one in ids if one not in marks]
+        """The tokens that are not special."""
+        special = set(self.tokenizer.all_special_ids)
+        return [id_ for id_ in ids if id_ not in special]
 
     # --- parts of the above
 
@@ -95,55 +95,55 @@ class ForeignProcessor(Processor):
         plain = ChatTemplate(source, marks=marks, ends=self.ends)
         if not source or not self.sees:
             return plain
-        for mark in self._marks:
-            template = ChatTemplate(source, mark, marks=marks, ends=self.ends)
+        for placeholder in self._placeholders:
+            template = ChatTemplate(source, placeholder, marks=marks, ends=self.ends)
             try:
                 template.render(_PROBE)
             except DataError:
                 continue
             return template
         raise CheckpointError(
-            f"the chat template of {type(self.inner).__name__} writes none of {', '.join(self._marks)} for a picture, "
-            "so pictures cannot be found in what it makes"
+            f"the chat template of {type(self.inner).__name__} writes none of {', '.join(self._placeholders)} for a "
+            "picture, so pictures cannot be found in what it makes"
         )
 
     @property
-    def _marks(self) -> list[str]:
-        """By what a picture may stand in a text for this processor."""
-        holders = [(one, name) for name in ("image_token", "boi_token") for one in (self.inner, self.tokenizer)]
-        named = [getattr(one, name, None) for one, name in holders]
-        return list(dict.fromkeys([*(str(one) for one in named if one), "<image>"]))
+    def _placeholders(self) -> list[str]:
+        """The placeholders that may stand for an image in a text for this processor."""
+        holders = [(holder, name) for name in ("image_token", "boi_token") for holder in (self.inner, self.tokenizer)]
+        named = [getattr(holder, name, None) for holder, name in holders]
+        return list(dict.fromkeys([*(str(token) for token in named if token), "<image>"]))
 
     @cached_property
-    def _mark(self) -> str:
-        """What is written for a picture: nothing where the processor makes room for pictures by itself."""
+    def _placeholder(self) -> str:
+        """The placeholder that is written for an image: none where the processor inserts image tokens by itself."""
         if self._template.source:
             return self._template.image
         alone = self._image_tokens("a")
-        for mark in self._marks:
-            if (image_tokens := self._image_tokens(f"{mark}a")) and (not alone or image_tokens == alone):
-                return mark
+        for placeholder in self._placeholders:
+            if (image_tokens := self._image_tokens(f"{placeholder}a")) and (not alone or image_tokens == alone):
+                return placeholder
         if alone is None:
             raise CheckpointError(f"{type(self.inner).__name__} takes no picture, whatever stands for it in the text")
         return ""
 
     def _image_tokens(self, text: str) -> int | None:
-        """How many places for features the processor makes beside this text and a picture; None where it refuses."""
+        """The number of image tokens that the processor makes of this text and one image; None where it refuses."""
         try:
             ids = self._called([text], [image.decode() for image in _PROBE.images], "probe")["input_ids"][0].tolist()
         except DataError:
             return None
         unknown = self.tokenizer.unk_token_id
-        image_tokens = {self.tokenizer.convert_tokens_to_ids(mark) for mark in self._marks} - {None, unknown}
-        return sum(one in image_tokens for one in ids)
+        known = set(map(self.tokenizer.convert_tokens_to_ids, self._placeholders)) - {None, unknown}
+        return sum(id_ in known for id_ in ids)
 
-    def _called(self, texts: list[str], pictures: list[PIL.Image.Image], key: str) -> Any:
+    def _called(self, texts: list[str], images: list[PIL.Image.Image], key: str) -> Any:
         entries: dict[str, Any] = {"text": texts, "return_tensors": "pt"}
-        if pictures:
-            entries["images"] = [pictures] * len(texts)
+        if images:
+            entries["images"] = [images] * len(texts)
         begin = self.tokenizer.bos_token
         if begin is not None and all(text.startswith(begin) for text in texts):
-            entries["add_special_tokens"] = False  # the template has written the first mark
+            entries["add_special_tokens"] = False  # the template has written the first token
         return self._checked(f"sample '{key}'", **entries)
 
     def _checked(self, what: str, **entries: Any) -> Any:
@@ -155,13 +155,13 @@ class ForeignProcessor(Processor):
     # --- what belongs to processors that train
 
     def __call__(self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None = None) -> Batch:
-        """Raises CapabilityError: no batches to learn from are made of foreign models' samples."""
+        """Raises CapabilityError: foreign models have no training batches."""
         del samples, generators
         raise CapabilityError("a foreign model is asked sample by sample; it has no training batches")
 
     @classmethod
     def from_recipe(cls, entries: Mapping[str, Any], texts: Iterable[str]) -> Self:
-        """Raises CapabilityError: it comes with a checkpoint."""
+        """Raises CapabilityError: a foreign processor comes with its checkpoint."""
         del entries, texts
         raise CapabilityError("a foreign model's processor comes with its checkpoint; no recipe makes one")
 
@@ -184,12 +184,12 @@ def read_processor(folder: Path) -> Any:
     try:
         return transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except ImportError as error:
-        told = error
+        lacks = error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"transformers cannot build the processor in {folder}: {first_line(error)}") from error
     kind = _without_videos(folder)
     if kind is None:
-        raise CheckpointError(f"transformers cannot build the processor in {folder}: {first_line(told)}") from told
+        raise CheckpointError(f"transformers cannot build the processor in {folder}: {first_line(lacks)}") from lacks
     try:
         return kind.from_pretrained(folder, local_files_only=True)
     except ImportError as error:
@@ -212,11 +212,11 @@ def _without_videos(folder: Path) -> Any:
 
 
 def _source(template: Any) -> str:
-    """The usual one where there are several by name."""
+    """The chat template; where there are several by name, the default one."""
     return str(template.get("default", "") if isinstance(template, Mapping) else template or "")
 
 
 def first_line(error: Exception) -> str:
-    """What an error of transformers says, without its advice."""
+    """The first line of an error of transformers, without its advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else repr(error)

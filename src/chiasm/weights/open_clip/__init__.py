@@ -2,7 +2,7 @@
 vision tower, SigLIP one of timm's ViTs.
 
 open_clip reads a CLIP's text at the highest id, or (`pool_type: eos`) at the first `eos_id`. We read it at its last
-token. For what a tokenizer makes of a text, cut or not, these are one place. Its texts are mended by
+token. For what a tokenizer makes of a text, cut or not, these are one position. Its texts are mended by
 ftfy first, of which we do only what `cleaning` says."""
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _read_tokenizer(folder: CheckpointFolder, text: Text) -> Tokenizer:
 
 
 def _check_end(tokenizer: Tokenizer, text: Text, where: str) -> None:
-    """Whether open_clip reads texts where we do; see the module."""
+    """Checks that open_clip reads texts at the same token as we do; see the module. Raises CheckpointError else."""
     end = end_id(tokenizer)
     wanted = text.eos_id if text.pool_type == "eos" else tokenizer.vocabulary - 1
     if end != wanted:

@@ -1,4 +1,4 @@
-"""`open_clip_config.json` to and from a CLIP's Config and its ImageTransform."""
+"""Conversion of `open_clip_config.json` to and from a CLIP's Config and its ImageTransform."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ class Text:
 
     @property
     def clean(self) -> Clean:
-        """What is done to texts first: as it is said, or as the tokenizer that open_clip takes does unasked."""
-        said = self.tokenizer_kwargs.clean if self.tokenizer_kwargs is not None else None
-        return said or ("whitespace" if self.hf_tokenizer_name else "lower")
+        """How texts are cleaned: as the config states, or by the default of the tokenizer that open_clip takes."""
+        stated = self.tokenizer_kwargs.clean if self.tokenizer_kwargs is not None else None
+        return stated or ("whitespace" if self.hf_tokenizer_name else "lower")
 
     def tower(self, quick: bool) -> transformer.Config:
         mlp_width, epsilon = int(self.width * self.mlp_ratio), (self.norm_kwargs or _Norm()).eps
@@ -145,7 +145,7 @@ _RESIZES: Mapping[str, Literal["crop", "squash", "pad"]] = {"shortest": "crop", 
 
 
 def read_model(entries: Mapping[str, Any], where: str) -> tuple[Config, int, Text]:
-    """A `model_cfg`: the Config, the size of its pictures, how texts are read.
+    """Reads a `model_cfg`: the Config, the size of its images, the `text_cfg`.
 
     Raises CheckpointError for settings that we cannot follow.
     """
@@ -161,7 +161,7 @@ def read_model(entries: Mapping[str, Any], where: str) -> tuple[Config, int, Tex
 
 
 def write_model(config: Config, pool: Literal["argmax", "eos"], end: int) -> dict[str, Any]:
-    """The `model_cfg` of a CLIP. pool: where open_clip is to read a text; end: the id of its end mark.
+    """The `model_cfg` of a CLIP. pool: where open_clip is to read a text; end: the id of its end token.
 
     Raises CheckpointError if open_clip has no such CLIP.
     """
@@ -194,7 +194,7 @@ def write_model(config: Config, pool: Literal["argmax", "eos"], end: int) -> dic
 
 
 def read_pixels(entries: Mapping[str, Any], image_size: int, where: str) -> ImageTransform:
-    """A `preprocess_cfg`. Raises CheckpointError if it makes pictures that the model does not see."""
+    """Reads a `preprocess_cfg`. Raises CheckpointError if its images have another size than the model's."""
     settings = read_known(_Pixels(), entries, _PIXELS, where)
     if settings.size not in (None, image_size, (image_size, image_size)):
         raise CheckpointError(f"{where} makes pictures of {settings.size} pixels, but the model sees {image_size}")
@@ -251,7 +251,7 @@ def _vision_cfg(tower: ImageTowerConfig) -> _Vision:
 def read_known(
     defaults: T, entries: Mapping[str, Any], known: Mapping[str, Any], where: str, elsewhere: Collection[str] = ()
 ) -> T:
-    """The settings that we use; the rest must be those that we know, at the value that we know."""
+    """The settings that we use; all others must be known, at the known value. Raises CheckpointError else."""
     used = asdict(defaults)  # type: ignore[call-overload]  # T is a dataclass
     for key, value in entries.items():
         if key in used or key in elsewhere or (key in known and (value == known[key] or not (value or known[key]))):

@@ -57,7 +57,7 @@ class _Vision:
 
 @dataclass(frozen=True)
 class _Text(Text):
-    """A `text_cfg` of SigLIP: it sees all of a text, and is read at its last place."""
+    """A `text_cfg` of SigLIP, whose attention is not causal and which is read at the last position."""
 
     no_causal_mask: Literal[True] = True
     pool_type: Literal["last"] = "last"  # type: ignore[assignment]  # CLIP's are others
@@ -87,7 +87,7 @@ def is_siglip(entries: Mapping[str, Any]) -> bool:
 
 
 def read_model(entries: Mapping[str, Any], where: str) -> tuple[Config, int, Text]:
-    """A `model_cfg`: the Config, the size of its pictures, how texts are read.
+    """Reads a `model_cfg`: the Config, the size of its images, the `text_cfg`.
 
     Raises CheckpointError for settings that we cannot follow.
     """
@@ -161,7 +161,7 @@ _VIT = (
     Rule("vision.blocks.*.norm1.*", f"{_TRUNK}.blocks.*.norm1.*"),
     *(
         Rule(
-            tuple(f"vision.blocks.*.attention.{one}.{kind}" for one in "qkv"),
+            tuple(f"vision.blocks.*.attention.{part}.{kind}" for part in "qkv"),
             f"{_TRUNK}.blocks.*.attn.qkv.{kind}",
             STACKED,
         )
@@ -175,7 +175,7 @@ _VIT = (
     Rule("vision.pool.query", f"{_POOL}.latent"),
     Rule("vision.pool.attention.q.*", f"{_POOL}.q.*"),
     *(
-        Rule(tuple(f"vision.pool.attention.{one}.{kind}" for one in "kv"), f"{_POOL}.kv.{kind}", STACKED)
+        Rule(tuple(f"vision.pool.attention.{part}.{kind}" for part in "kv"), f"{_POOL}.kv.{kind}", STACKED)
         for kind in ("weight", "bias")
     ),
     Rule("vision.pool.attention.out.*", f"{_POOL}.proj.*"),

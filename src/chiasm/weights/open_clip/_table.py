@@ -1,4 +1,4 @@
-"""Where open_clip stores each tensor of a CLIP."""
+"""The table of the names under which open_clip stores each tensor of a CLIP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def tower_blocks(ours: str, theirs: str) -> tuple[Rule, ...]:
     return (
         Rule(f"{block}.norm1.*", f"{stored}.ln_1.*"),
         *(
-            Rule(tuple(f"{block}.attention.{one}.{kind}" for one in "qkv"), f"{stored}.attn.in_proj_{kind}", STACKED)
+            Rule(tuple(f"{block}.attention.{part}.{kind}" for part in "qkv"), f"{stored}.attn.in_proj_{kind}", STACKED)
             for kind in ("weight", "bias")
         ),
         Rule(f"{block}.attention.out.*", f"{stored}.attn.out_proj.*"),
@@ -49,8 +49,8 @@ def _convolution(ours: str, conv: str, norm: str) -> tuple[Rule, Rule]:
     return Rule(f"{ours}.conv.*", f"{conv}.*"), Rule(f"{ours}.norm.*", f"{norm}.*")
 
 
-def _stage(at: int) -> tuple[Rule, ...]:
-    block, stored = f"vision.stages.{at}.*", f"visual.layer{at + 1}.*"
+def _stage(stage: int) -> tuple[Rule, ...]:
+    block, stored = f"vision.stages.{stage}.*", f"visual.layer{stage + 1}.*"
     return (
         *_convolution(f"{block}.reduce", f"{stored}.conv1", f"{stored}.bn1"),
         *_convolution(f"{block}.mix", f"{stored}.conv2", f"{stored}.bn2"),
@@ -63,9 +63,9 @@ _RESNET = (
     *_convolution("vision.stem.0", "visual.conv1", "visual.bn1"),
     *_convolution("vision.stem.1", "visual.conv2", "visual.bn2"),
     *_convolution("vision.stem.2", "visual.conv3", "visual.bn3"),
-    *(rule for at in range(4) for rule in _stage(at)),
+    *(rule for stage in range(4) for rule in _stage(stage)),
     Rule("vision.pool.position", "visual.attnpool.positional_embedding"),
-    *(Rule(f"vision.pool.{one}.*", f"visual.attnpool.{one}_proj.*") for one in "qkv"),
+    *(Rule(f"vision.pool.{part}.*", f"visual.attnpool.{part}_proj.*") for part in "qkv"),
     Rule("image_head.*", "visual.attnpool.c_proj.*"),
 )
 

@@ -21,11 +21,11 @@ from chiasm.weights.mapping import AS_IS, Rule, links
 from chiasm.weights.texts import TOKENIZERS as TOKENIZERS
 from chiasm.weights.transformers._towers import WEIGHTS as WEIGHTS
 
-SAFE = tuple(one for one in WEIGHTS if ".safetensors" in one)  # all that is read of a foreign model
+SAFE = tuple(name for name in WEIGHTS if ".safetensors" in name)  # all that is read of a foreign model
 
 
 class Family(Protocol):
-    """What a module here offers."""
+    """The interface of a family's module."""
 
     MODEL: type[Model]
 
@@ -57,7 +57,7 @@ def read(folder: CheckpointFolder) -> Model:
 
 
 def stored_as(folder: CheckpointFolder) -> tuple[str, ...]:
-    """Which files of weights are read of a checkpoint whose settings are there, those that come first before others.
+    """The files of weights that are read of a checkpoint whose settings are there, in order of preference.
 
     Raises CheckpointError for an architecture that nobody knows, whatever its weights.
     """
@@ -93,11 +93,12 @@ def save(model: Model, folder: Path) -> None:
 
 
 def linear_names(model: Model) -> dict[str, str]:
-    """What transformers calls the linear layers of our model, by our names.
+    """transformers' names of the linear layers of our model, by our names.
 
     Raises CheckpointError where it has no such model, or stores several of our layers as one.
     """
-    family = next((one for one in map(_family, module_names(__name__)) if type(model) is one.MODEL), None)
+    families = map(_family, module_names(__name__))
+    family = next((family for family in families if type(model) is family.MODEL), None)
     rules: Callable[[Model], tuple[Rule, ...]] | None = getattr(family, "rules", None)
     table = rules(model) if rules is not None else getattr(family, "TABLE", None)
     if family is None or table is None:
@@ -111,13 +112,13 @@ def linear_names(model: Model) -> dict[str, str]:
     for link in linked:
         if len(link.ours) == 1 and link.form is AS_IS and link.theirs.endswith(".weight"):
             theirs = link.theirs.removesuffix(".weight")
-            prefix = next((one for one in modules if theirs.startswith(one)), "")
+            prefix = next((prefix for prefix in modules if theirs.startswith(prefix)), "")
             found[link.ours[0].removesuffix(".weight")] = modules.get(prefix, "") + theirs.removeprefix(prefix)
     return found
 
 
 def _name(settings: Mapping[str, Any]) -> str | None:
-    """Of the module for a `config.json`, whether there is one or not; None for one of another kind."""
+    """The name of the module for a `config.json`, which need not exist; None where there is no model_type."""
     kind = settings.get("model_type")
     return kind.replace("-", "_") if isinstance(kind, str) else None
 

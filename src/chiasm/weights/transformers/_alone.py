@@ -43,7 +43,7 @@ def save(model: Language, folder: Path) -> None:
 
 
 def rules(model: Language) -> tuple[Rule, ...]:
-    """Where each tensor of this model is stored."""
+    """The names under which each tensor of this model is stored."""
     return _table(model.config.language)
 
 

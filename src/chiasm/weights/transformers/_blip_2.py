@@ -1,4 +1,4 @@
-"""What both stages of BLIP-2 share in transformers: EVA's ViT, the Q-Former, and where their tensors are stored."""
+"""The parts that both stages of BLIP-2 share in transformers: EVA's ViT, the Q-Former, and their tables of tensors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Vision(Vision):
     qkv_bias: Literal[True] = True
 
 
-# What transformers takes where a vision_config says nothing.
+# transformers' defaults for a vision_config.
 _VISION = _Vision(1408, 6144, 39, 16, "gelu", 1e-6, image_size=224, patch_size=14)
 
 
@@ -92,7 +92,7 @@ def q_former_section(config: q_former.Config, words: q_former.Words | None) -> d
 
 
 def shared_rules(ours: str) -> tuple[Rule, ...]:
-    """Where tower and Q-Former are stored. ours: our name of the Q-Former."""
+    """The names under which tower and Q-Former are stored. ours: our name of the Q-Former."""
     block, layer = "vision.blocks.*", "vision_model.encoder.layers.*"
     of_tower = {
         f"{block}.norm1.*": f"{layer}.layer_norm1.*",
@@ -114,12 +114,12 @@ def shared_rules(ours: str) -> tuple[Rule, ...]:
         f"{ours}.words.weight": "embeddings.word_embeddings.weight",
         f"{ours}.positions.weight": "embeddings.position_embeddings.weight",
     }
-    qkv = tuple(f"{block}.attention.{one}" for one in ("q", "k", "v"))
+    qkv = tuple(f"{block}.attention.{part}.*" for part in ("q", "k", "v"))
     return (
         Rule("vision.embed.*", "vision_model.embeddings.patch_embedding.*"),
         Rule("vision.class_token", "vision_model.embeddings.class_embedding", TWO_MORE),
         Rule("vision.position", "vision_model.embeddings.position_embedding", ONE_MORE),
-        Rule(tuple(f"{one}.*" for one in qkv), f"{layer}.self_attn.qkv.*", STACKED),
+        Rule(qkv, f"{layer}.self_attn.qkv.*", STACKED),
         Rule(f"{ours}.queries", "query_tokens", ONE_MORE),
         *(Rule(a, b) for a, b in (of_tower | of_queries).items()),
     )

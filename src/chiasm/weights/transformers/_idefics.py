@@ -1,4 +1,4 @@
-"""What Idefics2, Idefics3 and SmolVLM share in transformers: SigLIP at any aspect ratio, and a decoder beside it."""
+"""The parts that Idefics2, Idefics3 and SmolVLM share in transformers: SigLIP at any aspect ratio, and a decoder."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def vision_section(tower: native.Config, image_size: int) -> dict[str, Any]:
 
 
 def read_text(settings: Mapping[str, Any], kind: str, defaults: Mapping[str, Any], where: str) -> llama.Config:
-    """The decoder that a `config.json` describes; kind, defaults: taken where it says nothing."""
+    """The decoder that a `config.json` describes. kind, defaults: of the language model where it says nothing."""
     text = settings.get("text_config") or defaults
     tied = bool(settings.get("tie_word_embeddings", False))
     return read_decoder(text.get("model_type", kind), {**text, "tie_word_embeddings": tied}, where)
 
 
 def table(decoder: DecoderConfig) -> tuple[Rule, ...]:
-    """Where the tensors of both towers are stored."""
+    """The names under which the tensors of both towers are stored."""
     theirs = "model.vision_model"
     return (
         Rule("vision.embed.weight", f"{theirs}.embeddings.patch_embedding.weight", CONVOLUTION),

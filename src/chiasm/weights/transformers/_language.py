@@ -43,7 +43,7 @@ class _Text:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a model type of transformers takes where its config says nothing, and what it always has."""
+    """A model type of transformers: the defaults of its config, and the parts that it always has."""
 
     defaults: Mapping[str, Any]
     theta: float = 10_000.0
@@ -255,10 +255,10 @@ def _rotary(
 
 
 def _check_layer_types(entries: Mapping[str, Any], windowed: bool, text: _Text, where: str) -> None:
-    """Newer files spell out which layers slide; they must say what the older entries say."""
+    """Checks that `layer_types` of newer files agrees with the older entries. Raises CheckpointError else."""
     spelled = entries.get("layer_types")
     if spelled is None:
         return
     slides = [windowed and layer >= text.max_window_layers for layer in range(text.num_hidden_layers)]
-    if [one == "sliding_attention" for one in spelled] != slides:
+    if [kind == "sliding_attention" for kind in spelled] != slides:
         raise CheckpointError(f"{where}: layer_types does not agree with sliding_window and max_window_layers")

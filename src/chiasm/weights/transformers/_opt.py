@@ -13,7 +13,7 @@ from chiasm.weights.mapping import Rule
 
 _EPSILON = 1e-5  # of its layer norms, whatever the config says
 _PARTS = {
-    **{f"attention.{one}": f"self_attn.{one}_proj" for one in ("q", "k", "v", "out")},
+    **{f"attention.{part}": f"self_attn.{part}_proj" for part in ("q", "k", "v", "out")},
     "norm1": "self_attn_layer_norm",
     "norm2": "final_layer_norm",
     "mlp.up": "fc1",
@@ -23,7 +23,7 @@ _PARTS = {
 
 @dataclass(frozen=True)
 class _Text:
-    """The settings that are read, with what transformers takes where nothing is said.
+    """The settings that are read, with transformers' defaults.
 
     Dropout, which every published file has, is a matter of training, and not taken over.
     """

@@ -1,4 +1,4 @@
-"""transformers' image and video processors of Qwen2-VL to and from the layout `packed`."""
+"""Conversion of transformers' image and video processors of Qwen2-VL to and from the layout `packed`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _VIDEO = "video_preprocessor_config.json"
 
 @dataclass(frozen=True)
 class _Settings:
-    """A `preprocessor_config.json`, with what transformers takes where it says nothing.
+    """A `preprocessor_config.json`, with transformers' defaults.
 
     Bounds stand in `size`, where they are called edges though they count pixels, or in entries of their own.
     """
@@ -39,7 +39,7 @@ class _Settings:
 
 @dataclass(frozen=True)
 class _Sampling:
-    """What a video processor's settings say of frames; the defaults are what the authors' own code takes."""
+    """A video processor's settings of frames; the defaults are those of the authors' own code."""
 
     fps: float | None = 2.0
     num_frames: int | None = None
@@ -54,8 +54,9 @@ class _Sampling:
 def read_packed(
     folder: CheckpointFolder, patch: int, merge: int, time: int, tokens: Mapping[str, str]
 ) -> PackedPatches:
-    """How a checkpoint wants pictures and videos. patch, merge, time: the model's. tokens: entries of `PackedPatches`.
+    """The layout of a checkpoint's images and videos.
 
+    patch, merge, time: the model's. tokens: entries of `PackedPatches`.
     Raises CheckpointError where the processor makes other patches than the model sees.
     """
     entries, file = read_entries(folder)
@@ -112,7 +113,7 @@ def _video_entries(folder: CheckpointFolder) -> Mapping[str, Any]:
 
 
 def _bounds(entries: Mapping[str, Any], defaults: tuple[int, int], file: Path) -> tuple[int, int]:
-    """The fewest and the most pixels of a picture."""
+    """The fewest and the most pixels of an image."""
     size = entries.get("size") or {}
     if not isinstance(size, Mapping):
         raise CheckpointError(f"{file}: size is {size!r}; it must give the fewest and the most pixels of a picture")

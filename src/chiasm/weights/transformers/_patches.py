@@ -1,4 +1,4 @@
-"""transformers' image processor of NaFlex models to and from `PatchTransform`."""
+"""Conversion of transformers' image processor of NaFlex models to and from `PatchTransform`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chiasm.weights.transformers._pixels import filter_name, filter_number, norm
 
 @dataclass(frozen=True)
 class _Settings:
-    """A `preprocessor_config.json`, with what transformers takes where it says nothing."""
+    """A `preprocessor_config.json`, with transformers' defaults."""
 
     resample: int = 2
     image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -29,7 +29,7 @@ class _Settings:
 
 
 def read_patches(folder: CheckpointFolder, patch: int) -> PatchTransform:
-    """How a checkpoint wants pictures. Raises CheckpointError where its patches are not those of the model, `patch`."""
+    """A checkpoint's transform of images. Raises CheckpointError where its patches are not `patch` pixels a side."""
     entries, file = read_entries(folder)
     settings = read_section(_Settings(), entries, str(file))
     if settings.patch_size != patch:

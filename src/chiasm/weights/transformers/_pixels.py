@@ -1,4 +1,4 @@
-"""transformers' image processors to and from `ImageTransform`."""
+"""Conversion of transformers' image processors to and from `ImageTransform`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Three = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class _Settings:
-    """A `preprocessor_config.json`, with what transformers takes where it says nothing.
+    """A `preprocessor_config.json`, with transformers' defaults.
 
     Older files lack the rescaling; sizes are numbers there, and mappings later.
     """
@@ -40,7 +40,7 @@ class _Settings:
 
 
 class _Levels(Protocol):
-    """Settings of how grey levels become numbers."""
+    """Settings of the normalisation of pixels."""
 
     @property
     def image_mean(self) -> _Three: ...
@@ -64,7 +64,7 @@ def read_entries(folder: CheckpointFolder) -> tuple[Mapping[str, Any], Path]:
 
 
 def read_pixels(folder: CheckpointFolder, image_size: int) -> ImageTransform:
-    """How a checkpoint wants pictures, from its `processor_config.json` or `preprocessor_config.json`.
+    """A checkpoint's transform of images, from its `processor_config.json` or `preprocessor_config.json`.
 
     image_size: the model's. Raises CheckpointError for a processing that we do not have, or that makes other sizes.
     """
@@ -72,7 +72,7 @@ def read_pixels(folder: CheckpointFolder, image_size: int) -> ImageTransform:
 
 
 def pixels_of(entries: Mapping[str, Any], file: Path, image_size: int) -> ImageTransform:
-    """`read_pixels` of entries that stand in a file."""
+    """As `read_pixels`, of the entries of a file."""
     needed = ("resample", "image_mean", "image_std", "size")
     if lost := [key for key in needed if key not in entries]:
         raise CheckpointError(f"{file} does not say {', '.join(lost)}, without which pixels would be a guess")
@@ -107,13 +107,13 @@ def filter_name(resample: int, file: Path) -> _Filter:
 
 def filter_number(name: _Filter) -> int:
     """PIL's number of a filter."""
-    return next(number for number, one in _FILTERS.items() if one == name)
+    return next(number for number, filter_ in _FILTERS.items() if filter_ == name)
 
 
 def write_pixels(transform: ImageTransform | PatchTransform, kind: str, folder: Path) -> None:
     """Writes `preprocessor_config.json` for transformers' image processor of that kind ("CLIP", "Siglip").
 
-    The middle of a picture is taken out as transformers does, rounded down. Raises CheckpointError for pictures that
+    The middle of an image is cropped as transformers does, rounded down. Raises CheckpointError for pictures that
     are padded, which those processors do not do about the middle.
     """
     if not isinstance(transform, ImageTransform):

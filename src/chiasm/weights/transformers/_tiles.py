@@ -1,4 +1,4 @@
-"""The settings of transformers' image processors that cut pictures into tiles, to and from `TileTransform`."""
+"""Conversion of transformers' image processors that cut images into tiles to and from `TileTransform`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ _HALF = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True)
 class Tiles:
-    """What such processors have in common. A subclass adds its own settings, with what transformers takes where a file
-    says nothing."""
+    """The settings that such processors have in common. A subclass adds its own, with transformers' defaults."""
 
     resample: int = 3
     image_mean: tuple[float, float, float] = _HALF

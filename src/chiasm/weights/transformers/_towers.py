@@ -1,4 +1,4 @@
-"""What the CLIP and SigLIP of transformers share: the settings and the tensors of their two towers."""
+"""The parts that CLIP and SigLIP share in transformers: the settings and the tensors of their two towers."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def tower_rules(ours: str, theirs: str) -> tuple[Rule, ...]:
 
 
 def clip_rules(theirs: str) -> tuple[Rule, ...]:
-    """CLIP's image tower. theirs: its name there."""
+    """The table of CLIP's image tower. theirs: its name in transformers."""
     return (
         Rule("vision.embed.*", f"{theirs}.embeddings.patch_embedding.*"),
         Rule("vision.class_token", f"{theirs}.embeddings.class_embedding"),
@@ -169,7 +169,7 @@ def blocks(tower: vit.Config | naflex.Config | transformer.Config) -> dict[str, 
 
 
 def act_name(ours: Activation) -> Act:
-    """What transformers calls an activation. Raises CheckpointError for one that these models never have."""
+    """transformers' name of an activation. Raises CheckpointError for one that these models never have."""
     found = next((theirs for theirs, name in ACTS.items() if name == ours), None)
     if found is None:
         raise CheckpointError(f"transformers has no such model: its activations are {', '.join(ACTS)}, not '{ours}'")

@@ -38,7 +38,7 @@ from chiasm.weights.transformers._towers import WEIGHTS
 MODEL = BLIP2
 
 _HEAD = "language_model.lm_head.weight"
-_SLOT = 50_265  # of the published files, where a config names none
+_IMAGE_TOKEN_ID = 50_265  # of the published files, where a config names none
 
 
 def load(folder: CheckpointFolder) -> Model:
@@ -51,7 +51,9 @@ def load(folder: CheckpointFolder) -> Model:
     vision = read_vision(settings, where)
     config = Config(vision, decoder, read_q_former(settings, where, text=False)[1])
     layout = Fixed(
-        config.image_tokens, read_pixels(folder, vision.image_size), token_of(folder, image_token_id(settings, _SLOT))
+        config.image_tokens,
+        read_pixels(folder, vision.image_size),
+        token_of(folder, image_token_id(settings, _IMAGE_TOKEN_ID)),
     )
     with torch.device("meta"):
         model = BLIP2(config, _images_first(read_chat(folder, decoder.context, decoder.vocabulary), layout))
@@ -80,7 +82,7 @@ def save(model: BLIP2, folder: Path) -> None:
         "dtype": "float32",
         "vision_config": vision_section(config.vision),
         "qformer_config": q_former_section(config.connector, None),
-        "text_config": {**decoder_section(config.language), **_marks(model.processor)},
+        "text_config": {**decoder_section(config.language), **_special_ids(model.processor)},
         "num_query_tokens": config.connector.queries,
         "image_token_index": model.processor.backend.token_to_id(layout.image_token),
         "tie_word_embeddings": config.language.tied,
@@ -104,28 +106,28 @@ def _read_text(settings: Mapping[str, Any], where: str) -> opt.Config:
 
 
 def _images_first(chat: ChatProcessor, layout: Fixed) -> ChatProcessor:
-    """Pictures stand before the token that begins a text, not behind it."""
+    """The processor with images before the token that begins a text, not after it."""
     settings = replace(chat.settings, layout=replace(layout, behind=chat.settings.start), start="")
     return ChatProcessor(chat.backend, settings, chat.template.source or TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _begun_by_tokenizer(processor: ChatProcessor, layout: Fixed) -> ChatProcessor:
-    """The reverse: the tokenizer itself puts that token before a text, and nothing else."""
+    """The reverse: a processor whose tokenizer puts that token before a text, and nothing else."""
     given = ChatProcessor(processor.backend, processor.settings, processor.template.source)
     if not layout.behind:
         given.backend.post_processor = processors.ByteLevel(trim_offsets=False)
         return given
-    at = given.backend.token_to_id(layout.behind)
-    if at is None:
+    id_ = given.backend.token_to_id(layout.behind)
+    if id_ is None:
         raise CheckpointError(f"transformers' BLIP-2 writes one token behind pictures; this has '{layout.behind}'")
     given.backend.post_processor = processors.TemplateProcessing(
-        single=[layout.behind, "$A"], special_tokens=[(layout.behind, at)]
+        single=[layout.behind, "$A"], special_tokens=[(layout.behind, id_)]
     )
     return given
 
 
-def _marks(processor: ChatProcessor) -> dict[str, int]:
-    """Ids that transformers would take for OPT's own where its config named none."""
+def _special_ids(processor: ChatProcessor) -> dict[str, int]:
+    """The special tokens' ids, for which transformers would take OPT's own where its config named none."""
     layout, end = processor.layout, processor.end_ids[0]
     begins = layout.behind if isinstance(layout, Fixed) else ""
     return {
@@ -136,7 +138,7 @@ def _marks(processor: ChatProcessor) -> dict[str, int]:
 
 
 def rules(model: BLIP2) -> tuple[Rule, ...]:
-    """Where each tensor of this model is stored."""
+    """The names under which each tensor of this model is stored."""
     return _table(model.config.language)
 
 

@@ -54,7 +54,7 @@ def load(folder: CheckpointFolder) -> BLIP2Stage1:
         found.max_position_embeddings,
         captioning=False,
     )
-    # The token that keeps the place of queries never reaches the embeddings, and may lie behind them.
+    # The placeholder of the queries never reaches the embeddings, so its id may lie beyond them.
     known = max(found.vocab_size, 1 + int(settings.get("image_token_index") or 0))
     tokenizer = read_tokenizer(folder, config.context, known)
     with torch.device("meta"):
@@ -66,7 +66,7 @@ def load(folder: CheckpointFolder) -> BLIP2Stage1:
 
 def save(model: BLIP2Stage1, folder: Path) -> None:
     """Writes the model for transformers, into a folder that exists: all that scores. What only learns, the temperature
-    and the head for captions, has no place there and stays behind.
+    and the head for captions, has no place there and is left out.
 
     Raises CheckpointError where transformers has no such tower.
     """
@@ -83,6 +83,6 @@ def save(model: BLIP2Stage1, folder: Path) -> None:
     write_pixels(model.processor.image, "Blip", folder)
     write_tokenizer(model.processor.tokenizer, folder)
     write_json(folder / "config.json", settings)
-    tensors = give_tensors(model, (*_TABLE, *(Rule(one, f"left.{one}") for one in _LEARNS)))
+    tensors = give_tensors(model, (*_TABLE, *(Rule(name, f"left.{name}") for name in _LEARNS)))
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("left.")}
     write_tensors(folder / "model.safetensors", tensors)

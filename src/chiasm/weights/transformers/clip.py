@@ -1,8 +1,8 @@
 """CLIP as transformers stores it (CLIPModel), with a ViT as its vision tower.
 
-transformers reads a text at the first end mark, or, where `eos_token_id` is 2 as in old files, at the highest id. We
-read it at its last token. For what the tokenizer makes of a text, cut or not, these are one place; only a text that
-itself spells out the end mark is read earlier by transformers."""
+transformers reads a text at the first end token, or, where `eos_token_id` is 2 as in old files, at the highest id. We
+read it at its last token. For what the tokenizer makes of a text, cut or not, these are one position; only a text that
+itself spells out the end token is read earlier by transformers."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def save(model: CLIP, folder: Path) -> None:
 
 
 def _check_end(tokenizer: Tokenizer, declared: int, where: str) -> None:
-    """Whether transformers reads texts where we do; see the module."""
+    """Checks that transformers reads texts at the same token as we do; see the module. Raises CheckpointError else."""
     end, highest = end_id(tokenizer), tokenizer.vocabulary - 1
     if end != (highest if declared == _HIGHEST else declared):
         rule = f"at the highest id, {highest}" if declared == _HIGHEST else f"at the first {declared}"

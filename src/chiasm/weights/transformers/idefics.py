@@ -63,7 +63,7 @@ class _Resampler:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What a `config.json` says beside the settings of its parts."""
+    """The settings of a `config.json` beside those of its parts."""
 
     additional_vocab_size: int = 0
     cross_layer_interval: int = 1
@@ -104,13 +104,13 @@ def save(model: Flamingo, folder: Path) -> None:
 
 def read_config(settings: Mapping[str, Any], where: str) -> Config:
     """The parts that a `config.json` describes."""
-    said = read_section(_Settings(), settings, where)
-    if not said.use_resampler:
+    top = read_section(_Settings(), settings, where)
+    if not top.use_resampler:
         raise CheckpointError(f"{where}: use_resampler is false; Idefics is read with a resampler, as it was published")
     decoder = read_decoder("llama", settings, where)
-    decoder = replace(decoder, vocabulary=decoder.vocabulary + said.additional_vocab_size)
-    if decoder.layers % said.cross_layer_interval:
-        raise CheckpointError(f"{where}: {decoder.layers} layers cannot be parted by {said.cross_layer_interval}")
+    decoder = replace(decoder, vocabulary=decoder.vocabulary + top.additional_vocab_size)
+    if decoder.layers % top.cross_layer_interval:
+        raise CheckpointError(f"{where}: {decoder.layers} layers cannot be parted by {top.cross_layer_interval}")
     vision = settings.get("vision_config") or {}
     if "embed_dim" in vision:  # its own name of the width
         vision = {**vision, "hidden_size": vision["embed_dim"]}
@@ -122,10 +122,10 @@ def read_config(settings: Mapping[str, Any], where: str) -> Config:
         cross.Config(
             heads=decoder.heads,
             mlp_width=decoder.mlp_width,
-            every=said.cross_layer_interval,
-            qk_norm=said.qk_layer_norms,
+            every=top.cross_layer_interval,
+            qk_norm=top.qk_layer_norms,
             epsilon=decoder.epsilon,
-            gates="one" if said.alpha_type == "float" else "each",
+            gates="one" if top.alpha_type == "float" else "each",
         ),
         resampler.Config(
             between.resampler_n_latents,
@@ -213,7 +213,7 @@ def _processor(folder: CheckpointFolder, config: Config) -> ChatProcessor:
 
 
 def _whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Words and those that were added to them in one table, as ours are."""
+    """The embeddings of words and of added tokens in one table, as ours are."""
     found = dict(state)
     added = {"model.embed_tokens": "additional_embedding", "lm_head": "additional_fc"}
     for name, more in added.items():
@@ -224,7 +224,7 @@ def _whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def rules(model: Flamingo) -> tuple[Rule, ...]:
-    """Where each tensor of this model is stored."""
+    """The names under which each tensor of this model is stored."""
     return _table(model.config)
 
 
@@ -239,25 +239,28 @@ def _table(config: Config) -> tuple[Rule, ...]:
         Rule(f"{layer}.context_norm.*", f"{between}.blocks.*.0.context_layer_norm.*"),
         Rule(f"{layer}.norm2.*", f"{between}.blocks.*.1.ln.*"),
         *(
-            Rule(f"{layer}.attention.{one}.weight", f"{between}.blocks.*.0.{one}_proj.weight")
-            for one in ("q", "k", "v")
+            Rule(f"{layer}.attention.{part}.weight", f"{between}.blocks.*.0.{part}_proj.weight")
+            for part in ("q", "k", "v")
         ),
         Rule(f"{layer}.attention.out.weight", f"{between}.blocks.*.0.output_proj.weight"),
         Rule(f"{layer}.mlp.up.weight", f"{between}.blocks.*.1.fc.weight"),
         Rule(f"{layer}.mlp.down.weight", f"{between}.blocks.*.1.c_proj.weight"),
-        *(Rule(f"{layer}.attention.{one}_norm.*", f"{between}.blocks.*.0.{one}_layer_norm.*") for one in ("q", "k")),
+        *(Rule(f"{layer}.attention.{part}_norm.*", f"{between}.blocks.*.0.{part}_layer_norm.*") for part in ("q", "k")),
         Rule("language.look.*.norm1.weight", f"{look}.input_layernorm.weight"),
         Rule("language.look.*.norm2.weight", f"{look}.post_attention_layernorm.weight"),
         *(
-            Rule(f"language.look.*.attention.{one}.weight", f"{look}.cross_attn.{one}_proj.weight")
-            for one in ("q", "k", "v")
+            Rule(f"language.look.*.attention.{part}.weight", f"{look}.cross_attn.{part}_proj.weight")
+            for part in ("q", "k", "v")
         ),
         Rule("language.look.*.attention.out.weight", f"{look}.cross_attn.o_proj.weight"),
         *(
-            Rule(f"language.look.*.attention.{one}_norm.weight", f"{look}.cross_attn.{one}_layer_norm.weight")
-            for one in ("q", "k")
+            Rule(f"language.look.*.attention.{part}_norm.weight", f"{look}.cross_attn.{part}_layer_norm.weight")
+            for part in ("q", "k")
         ),
-        *(Rule(f"language.look.*.mlp.{one}.weight", f"{look}.mlp.{one}_proj.weight") for one in ("gate", "up", "down")),
+        *(
+            Rule(f"language.look.*.mlp.{part}.weight", f"{look}.mlp.{part}_proj.weight")
+            for part in ("gate", "up", "down")
+        ),
         Rule("language.look.*.gate1", f"{look}.alpha_cross_attn", gate),
         Rule("language.look.*.gate2", f"{look}.alpha_dense", gate),
     ]

@@ -133,7 +133,7 @@ def _connector(settings: Mapping[str, Any], decoder: llama.Config, where: str) -
 
 
 def rules(model: Idefics2) -> tuple[Rule, ...]:
-    """Where each tensor of this model is stored."""
+    """The names under which each tensor of this model is stored."""
     return _table(model.config.language)
 
 
@@ -143,8 +143,8 @@ def _table(decoder: DecoderConfig) -> tuple[Rule, ...]:
     gated = (("connector.map", "model.connector.modality_projection"), (f"{own}.mlp", f"{layer}.mlp"))
     return (
         *_idefics.table(decoder),
-        *(Rule(f"{a}.{one}.weight", f"{b}.{one}_proj.weight") for a, b in gated for one in ("gate", "up", "down")),
-        *(Rule(f"{own}.attention.{one}.weight", f"{layer}.self_attn.{one}_proj.weight") for one in ("q", "k", "v")),
+        *(Rule(f"{a}.{part}.weight", f"{b}.{part}_proj.weight") for a, b in gated for part in ("gate", "up", "down")),
+        *(Rule(f"{own}.attention.{part}.weight", f"{layer}.self_attn.{part}_proj.weight") for part in ("q", "k", "v")),
         Rule(f"{own}.attention.out.weight", f"{layer}.self_attn.o_proj.weight"),
         Rule(f"{own}.norm1.weight", f"{layer}.input_latents_norm.weight"),
         Rule(f"{own}.context_norm.weight", f"{layer}.input_context_norm.weight"),

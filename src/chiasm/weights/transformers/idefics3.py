@@ -91,7 +91,7 @@ def save(model: Idefics3, folder: Path) -> None:
 
 
 def rules(model: Idefics3) -> tuple[Rule, ...]:
-    """Where each tensor of this model is stored."""
+    """The names under which each tensor of this model is stored."""
     return _table(model.config.language)
 
 

@@ -36,7 +36,7 @@ _Side = int | tuple[int, int]
 
 @dataclass(frozen=True)
 class _Vision:
-    """A `vision_config`, with what transformers takes where it says nothing."""
+    """A `vision_config`, with transformers' defaults."""
 
     hidden_size: int = 1024
     num_hidden_layers: int = 24
@@ -164,7 +164,7 @@ MODULES = llava.MODULES
 
 
 def rules(model: InternVL) -> tuple[Rule, ...]:
-    """Where each tensor of this model is stored."""
+    """The names under which each tensor of this model is stored."""
     return _table(model.config.language)
 
 

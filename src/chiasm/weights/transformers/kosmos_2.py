@@ -27,7 +27,7 @@ MODEL = Kosmos2
 
 @dataclass(frozen=True)
 class _Text:
-    """A `text_config`, with what transformers takes where it says nothing. Dropout is for training, and left out."""
+    """A `text_config`, with transformers' defaults. Dropout is for training, and left out."""
 
     vocab_size: int = 65_037
     max_position_embeddings: int = 2_048
@@ -45,7 +45,7 @@ class _Text:
 
 # What transformers takes where a vision_config says nothing: CLIP ViT-L/14.
 _VISION = Vision(1024, 4096, 24, 16, "quick_gelu", 1e-5, image_size=224, patch_size=14)
-_OPEN, _CLOSE, _SLOT = "<image>", "</image>", "<mask>"
+_OPEN, _CLOSE, _IMAGE_TOKEN = "<image>", "</image>", "<mask>"
 
 
 def load(folder: CheckpointFolder) -> Kosmos2:
@@ -53,9 +53,9 @@ def load(folder: CheckpointFolder) -> Kosmos2:
     settings = folder.settings
     config, decoder = read_config(settings, str(folder / "config.json"))
     pixels = read_pixels(folder, config.vision.image_size)
-    layout = Fixed(config.image_tokens, pixels, _slot(folder), _OPEN, f"{_CLOSE} ")
+    layout = Fixed(config.image_tokens, pixels, _image_token(folder), _OPEN, f"{_CLOSE} ")
     processor = read_chat(folder, decoder.context, decoder.vocabulary, layout, Kosmos())
-    _check_marks(processor.backend.get_vocab(), str(folder))
+    _check_special_tokens(processor.backend.get_vocab(), str(folder))
     with torch.device("meta"):
         model = Kosmos2(config, processor)
     state, file = folder.tensors(WEIGHTS)
@@ -107,7 +107,7 @@ def save(model: Kosmos2, folder: Path) -> None:
         raise CheckpointError(f"transformers' Kosmos-2 has pictures between {_OPEN} and {_CLOSE}; this model: {layout}")
     if processor.settings.boxes != Kosmos():
         raise CheckpointError("transformers' Kosmos-2 writes boxes as `kosmos` does, on a grid of 32; this model won't")
-    _check_marks(processor.backend.get_vocab(), str(folder))
+    _check_special_tokens(processor.backend.get_vocab(), str(folder))
     text = _Text(
         decoder.vocabulary,
         decoder.context,
@@ -143,18 +143,20 @@ def save(model: Kosmos2, folder: Path) -> None:
     write_tensors(folder / "model.safetensors", give_tensors(model, _table(decoder)))
 
 
-def _slot(folder: CheckpointFolder) -> str:
-    """The token that keeps the place of a picture's latents. In transformers it is any token beside a mask of places;
-    here it has to be one that no text holds, as the tokenizer's mask token is."""
+def _image_token(folder: CheckpointFolder) -> str:
+    """The image token: the tokenizer's mask token, which no text holds.
+
+    In transformers it is any token, beside a mask of positions.
+    """
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         token = folder.entries(name).get("mask_token")
         if token is not None:
             return str(token["content"] if isinstance(token, dict) else token)
-    return _SLOT
+    return _IMAGE_TOKEN
 
 
-def _check_marks(vocabulary: dict[str, int], where: str) -> None:
-    if lost := [mark for mark in (_OPEN, _CLOSE, *Kosmos().marks) if mark not in vocabulary]:
+def _check_special_tokens(vocabulary: dict[str, int], where: str) -> None:
+    if lost := [token for token in (_OPEN, _CLOSE, *Kosmos().marks) if token not in vocabulary]:
         raise CheckpointError(f"{where}: the tokenizer lacks {len(lost)} tokens of Kosmos-2, such as {lost[0]}")
 
 
@@ -162,29 +164,29 @@ _HEAD = "text_model.lm_head.weight"
 
 
 def rules(model: Kosmos2) -> tuple[Rule, ...]:
-    """Where each tensor of this model is stored."""
+    """The names under which each tensor of this model is stored."""
     assert isinstance(model.config.language, magneto.Config)
     return _table(model.config.language)
 
 
 def _table(decoder: magneto.Config) -> tuple[Rule, ...]:
-    """Where each tensor is stored."""
-    said, between = "text_model.model", "image_to_text_projection"
-    block, layer = "language.blocks.*", f"{said}.layers.*"
+    """The table of a model with that decoder."""
+    language, between = "text_model.model", "image_to_text_projection"
+    block, layer = "language.blocks.*", f"{language}.layers.*"
     rules = [
         *clip_rules("vision_model.model"),
         Rule("connector.map.*", f"{between}.dense.*"),
         Rule("connector.latents", f"{between}.latent_query"),
-        *(Rule(f"connector.attention.{one}.*", f"{between}.x_attn.{one}_proj.*") for one in _FOUR),
-        Rule("language.embed.weight", f"{said}.embed_tokens.weight"),
-        *(Rule(f"{block}.attention.{one}.*", f"{layer}.self_attn.{one}_proj.*") for one in _FOUR),
+        *(Rule(f"connector.attention.{part}.*", f"{between}.x_attn.{part}_proj.*") for part in _FOUR),
+        Rule("language.embed.weight", f"{language}.embed_tokens.weight"),
+        *(Rule(f"{block}.attention.{part}.*", f"{layer}.self_attn.{part}_proj.*") for part in _FOUR),
         Rule(f"{block}.attention.inner_norm.*", f"{layer}.self_attn.inner_attn_ln.*"),
         Rule(f"{block}.norm1.*", f"{layer}.self_attn_layer_norm.*"),
         Rule(f"{block}.mlp.up.*", f"{layer}.ffn.fc1.*"),
         Rule(f"{block}.mlp.norm.*", f"{layer}.ffn.ffn_layernorm.*"),
         Rule(f"{block}.mlp.down.*", f"{layer}.ffn.fc2.*"),
         Rule(f"{block}.norm2.*", f"{layer}.final_layer_norm.*"),
-        Rule("language.norm.*", f"{said}.layer_norm.*"),
+        Rule("language.norm.*", f"{language}.layer_norm.*"),
     ]
     if not decoder.tied:
         rules.append(Rule("language.head.weight", _HEAD))

@@ -161,12 +161,12 @@ MODULES = {
 
 
 def rules(model: LLaVA) -> tuple[Rule, ...]:
-    """Where each tensor of this model is stored."""
+    """The names under which each tensor of this model is stored."""
     return table(model.config.language)
 
 
 def table(decoder: DecoderConfig) -> tuple[Rule, ...]:
-    """Where each tensor is stored."""
+    """The names under which each tensor is stored."""
     return (
         *clip_rules("vision_tower"),
         Rule("connector.up.*", "multi_modal_projector.linear_1.*"),
@@ -176,7 +176,10 @@ def table(decoder: DecoderConfig) -> tuple[Rule, ...]:
 
 
 def _layer(layer: Any, layers: int, where: str) -> int:
-    """Counted from the end, as ours is. In transformers 0 is what enters the first block, and -1 leaves the last."""
+    """The layer whose features are read, counted from the end, as ours is.
+
+    In transformers 0 is the input of the first block, and -1 the output of the last.
+    """
     if not isinstance(layer, int):
         raise CheckpointError(f"{where}: vision_feature_layer is {layer!r}; one layer is read, not several")
     return layer if layer < 0 else layer - layers - 1

@@ -99,7 +99,7 @@ MODULES = llava.MODULES
 
 
 def rules(model: LLaVANeXT) -> tuple[Rule, ...]:
-    """Where each tensor of this model is stored."""
+    """The names under which each tensor of this model is stored."""
     return _table(model.config.language)
 
 

@@ -33,7 +33,7 @@ _VERSIONS = {"2.5": ("llama", "<|eot_id|>"), "2.6": ("qwen2", "<|im_end|>")}
 
 @dataclass(frozen=True)
 class _Settings:
-    """What a `config.json` says beside the settings of the language model. version: 2.5 where none is given."""
+    """The settings of a `config.json` beside those of the language model. version: 2.5 where none is given."""
 
     version: float | str = 2.5
     query_num: int = 64
@@ -43,7 +43,7 @@ class _Settings:
 
 @dataclass(frozen=True)
 class _Pixels:
-    """A `preprocessor_config.json`, with what the layout takes too where it says nothing."""
+    """A `preprocessor_config.json`, with the layout's own defaults."""
 
     max_slice_nums: int = Slices.most
     scale_resolution: int = Slices.size
@@ -177,7 +177,7 @@ def save(model: MiniCPMV, folder: Path) -> None:
 
 
 def _layout(pixels: _Pixels, config: Config, counted: bool) -> Slices:
-    """counted: whether pictures have their numbers before them."""
+    """The layout that a checkpoint's settings describe. counted: whether images have their numbers before them."""
     layout = Slices(
         pixels.scale_resolution,
         pixels.patch_size,
@@ -209,11 +209,11 @@ def _layout(pixels: _Pixels, config: Config, counted: bool) -> Slices:
 
 
 def _ended(processor: ChatProcessor, end: str) -> ChatProcessor:
-    """With the token that ends a turn first among those that end an answer, where the tokenizer has it."""
+    """The processor with the token that ends a turn first among its end tokens, where the tokenizer has it."""
     settings = processor.settings
     if processor.backend.token_to_id(end) is None or settings.ends[0] == end:
         return processor
-    ends = (end, *(one for one in settings.ends if one != end))
+    ends = (end, *(token for token in settings.ends if token != end))
     return ChatProcessor(processor.backend, replace(settings, ends=ends), processor.template.source)
 
 

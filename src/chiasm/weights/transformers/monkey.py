@@ -25,7 +25,7 @@ _RANKS = (16, 32)  # nor other ranks
 
 @dataclass(frozen=True)
 class _Visual:
-    """What the section `visual` says of the adapters."""
+    """The entries of the section `visual` about the adapters."""
 
     lora_repeat_num: int = 4
 
@@ -85,7 +85,7 @@ def _table(config: Config) -> tuple[Rule, ...]:
 
 
 def _rows(heads: int) -> Form:
-    """Rows for q, k and v, which stand behind each other here, and head by head there."""
+    """The form of the rows for q, k and v, which are stacked here, and stored head by head there."""
     together = qwen.heads_together(heads)
 
     def split(theirs: Tensor, _: int) -> tuple[Tensor, ...]:

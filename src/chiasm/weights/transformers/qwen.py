@@ -53,7 +53,7 @@ _CHAT = (
 
 @dataclass(frozen=True)
 class _Settings:
-    """A `config.json`, with what the program takes where it says nothing. What changes results is refused."""
+    """A `config.json`, with the defaults of the authors' program. What changes results is refused."""
 
     vocab_size: int = 151_936
     hidden_size: int = 4096
@@ -190,7 +190,7 @@ def take(model: QwenVL, folder: CheckpointFolder, rules: tuple[Rule, ...]) -> An
     """The model with the weights of a folder, in evaluation mode."""
     state, file = folder.tensors(WEIGHTS)
     constants = ("masked_bias", "bias", "rotary_emb.inv_freq")
-    left_out = ("transformer.rotary_emb.inv_freq", *(f"transformer.h.*.attn.{one}" for one in constants))
+    left_out = ("transformer.rotary_emb.inv_freq", *(f"transformer.h.*.attn.{name}" for name in constants))
     return take_tensors(model, rules, state, str(file), left_out).eval()
 
 
@@ -251,7 +251,7 @@ def write(
 
 
 def table(config: Config) -> tuple[Rule, ...]:
-    """Where the tensors of tower, resampler and decoder are stored."""
+    """The names under which the tensors of tower, resampler and decoder are stored."""
     block, theirs = "vision.blocks.*", "transformer.visual.transformer.resblocks.*"
     stacked = tuple(f"{block}.attention.{part}." for part in "qkv")
     by_head = heads_together(config.vision.heads)
@@ -273,13 +273,13 @@ def table(config: Config) -> tuple[Rule, ...]:
 
 
 def heads_together(heads: int) -> Form:
-    """Rows of q, k and v, stored head by head: those of the first head, of the second, ..."""
+    """The form of the rows of q, k and v, stored head by head: those of the first head, of the second, ..."""
 
     def join(ours: Sequence[Tensor]) -> Tensor:
-        return torch.stack([one.view(heads, -1, *one.shape[1:]) for one in ours], dim=1).flatten(0, 2)
+        return torch.stack([tensor.view(heads, -1, *tensor.shape[1:]) for tensor in ours], dim=1).flatten(0, 2)
 
     def split(theirs: Tensor, _: int) -> tuple[Tensor, ...]:
-        return tuple(one.flatten(0, 1) for one in theirs.view(heads, 3, -1, *theirs.shape[1:]).unbind(1))
+        return tuple(tensor.flatten(0, 1) for tensor in theirs.view(heads, 3, -1, *theirs.shape[1:]).unbind(1))
 
     return Form(join, split)
 

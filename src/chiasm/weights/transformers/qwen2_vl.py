@@ -28,7 +28,7 @@ MODEL = Qwen2VL
 
 @dataclass(frozen=True)
 class _Vision:
-    """A `vision_config`, with what transformers takes where it says nothing. hidden_size: the decoder's width."""
+    """A `vision_config`, with transformers' defaults. hidden_size: the decoder's width."""
 
     depth: int = 32
     embed_dim: int = 1280
@@ -161,7 +161,7 @@ MODULES = {
 
 
 def rules(model: Qwen2VL) -> tuple[Rule, ...]:
-    """Where each tensor of this model is stored."""
+    """The names under which each tensor of this model is stored."""
     return _table(model.config)
 
 

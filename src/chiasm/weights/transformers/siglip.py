@@ -85,12 +85,12 @@ def write_text(model: SigLIP) -> dict[str, Any]:
     if not model.config.text_head:
         raise CheckpointError("transformers has no SigLIP without a text head; this model has none")
     tokenizer = model.processor.tokenizer
-    marks = {"eos_token_id": end_id(tokenizer), "pad_token_id": tokenizer.rules.pad_id}
+    special = {"eos_token_id": end_id(tokenizer), "pad_token_id": tokenizer.rules.pad_id}
     return {
         **text_section(model.config.text, causal=False),
         "projection_size": model.vision.width,
         "bos_token_id": tokenizer.backend.encode("").ids[0],
-        **marks,
+        **special,
     }
 
 
