@@ -75,7 +75,7 @@ def measured(folder: Path, home: Path) -> dict[str, float]:
 
 def query_times(finder: Finder) -> tuple[float, float, float]:
     """Median seconds of a query, and of the plain product, in turns; the share of its best that the query found."""
-    rows_ND = np.array(finder.vectors.rows()[[entry.place for entry in finder.entries]])
+    rows_ND = np.array(finder.vectors.rows()[[entry.row for entry in finder.entries]])
     draw = np.random.default_rng(0)
     ours, plain, found = [], [], []
     for _ in range(QUERIES):

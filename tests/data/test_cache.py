@@ -81,7 +81,7 @@ def test_pictures_are_decoded_once_and_found_again_by_content(tmp_path: Path, de
 def test_equal_pictures_are_stored_once(tmp_path: Path) -> None:
     one = source_of(1).samples[0]
     decoded = filled(Jpegs(tuple(replace(one, key=f"copy/{i}") for i in range(200))), tmp_path)
-    assert decoded.pictures.bytes == 32 * 32 * 3
+    assert decoded.images.bytes == 32 * 32 * 3
     assert {decoded[i].key for i in range(200)} == {f"copy/{i}" for i in range(200)}
 
 

@@ -42,7 +42,7 @@ def test_crops_drawn_beforehand_are_those_of_the_exact_path(tmp_path: Path, deco
     source = source_of()
     transform = replace(AUGMENTED, decoding="fast")  # what is stored is exact all the same
     decoded = filled(source, tmp_path, transform, crops=4)
-    assert decoded.pictures.bytes == 20 * 4 * 32 * 32 * 3
+    assert decoded.images.bytes == 20 * 4 * 32 * 32 * 3
     for index in (0, 19):
         image = source.samples[index].image
         drawn = [AUGMENTED.pixels_uint8(image, np.random.default_rng([int(image.key, 16), at])) for at in range(4)]

@@ -69,7 +69,7 @@ def test_words_alone_share_too() -> None:
 
 def test_pictures_behind_the_question_are_refused() -> None:
     begun, questions = Sample("a", (Text("Look:"),)), ((noise(1), Text("yes")), (noise(2), Text("no")))
-    with pytest.raises(DataError, match="give them in what all share"):
+    with pytest.raises(DataError, match="give them in what the questions share"):
         small_llava().answers(begun, questions)  # type: ignore[arg-type]  # the mistake itself
 
 

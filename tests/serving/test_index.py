@@ -46,7 +46,7 @@ def test_vectors_are_those_of_the_model(photos: Path) -> None:
     entries, vectors = index.entries()
     assert [entry.name for entry in entries] == sorted(f.relative_to(photos).as_posix() for f in photos.rglob("*.png"))
     expected = tiny_clip().embed_images([Image(photos / entry.name) for entry in entries]).numpy()
-    np.testing.assert_allclose(vectors.rows()[[entry.place for entry in entries]], expected, atol=1e-6)
+    np.testing.assert_allclose(vectors.rows()[[entry.row for entry in entries]], expected, atol=1e-6)
 
 
 def test_only_what_changed_is_embedded(photos: Path) -> None:
@@ -69,10 +69,10 @@ def test_only_what_changed_is_embedded(photos: Path) -> None:
 def test_a_renamed_picture_keeps_its_vector(photos: Path) -> None:
     index, _ = _index(photos)
     index.update(QUIET)
-    before = {entry.name: entry.place for entry in index.entries()[0]}
+    before = {entry.name: entry.row for entry in index.entries()[0]}
     (photos / "red" / "0.png").rename(photos / "red" / "9.png")
     index.update(QUIET)
-    after = {entry.name: entry.place for entry in index.entries()[0]}
+    after = {entry.name: entry.row for entry in index.entries()[0]}
     assert after["red/9.png"] == before["red/0.png"]
 
 
@@ -171,7 +171,7 @@ def test_vectors_of_what_is_long_gone_are_dropped(photos: Path) -> None:
     entries, vectors = index.entries()
     assert (len(entries), vectors.count) == (10, 10)
     expected = colour_model().embed_images([Image(photos / entry.name) for entry in entries]).numpy()
-    np.testing.assert_allclose(vectors.rows()[[entry.place for entry in entries]], expected, atol=1e-6)
+    np.testing.assert_allclose(vectors.rows()[[entry.row for entry in entries]], expected, atol=1e-6)
     assert [file.name for file in index.home.glob("vectors-*")] == ["vectors-1.npy"]
 
 
@@ -217,4 +217,4 @@ def test_a_killed_update_goes_on(tmp_path: Path) -> None:
     assert (changes.pictures, changes.embedded) == (480, 480 - held)
     entries, vectors = index.entries()
     expected = tiny_clip().embed_images([Image(photos / entry.name) for entry in entries]).numpy()
-    np.testing.assert_allclose(vectors.rows()[[entry.place for entry in entries]], expected, atol=1e-6)
+    np.testing.assert_allclose(vectors.rows()[[entry.row for entry in entries]], expected, atol=1e-6)

@@ -60,7 +60,7 @@ def test_words_and_a_picture_count_alike(photos: Path) -> None:
     finder = Finder(_index(photos, tiny_clip()))
     query = finder.query(["red and blue"], [Image(photos / "green" / "0.png")])
     entries, vectors = finder.entries, finder.vectors.rows()
-    rows = vectors[[entry.place for entry in entries]].astype(np.float64)
+    rows = vectors[[entry.row for entry in entries]].astype(np.float64)
     model = tiny_clip()
     parts = [model.embed_texts(["red and blue"])[0], model.embed_images([Image(photos / "green" / "0.png")])[0]]
     scores = [rows @ part.numpy() for part in parts]
@@ -97,7 +97,7 @@ def test_the_graph_finds_what_the_product_finds(photos: Path, monkeypatch: pytes
         wanted, found = exact.find(query, 10), graph.find(query, 10)
         assert again.find(query, 10) == found
         assert [hit.score for hit in found] == pytest.approx(
-            [float(exact.vectors.rows()[h.entry.place] @ query) for h in found]
+            [float(exact.vectors.rows()[h.entry.row] @ query) for h in found]
         )
         rights += len({hit.entry.name for hit in wanted} & {hit.entry.name for hit in found})
     assert rights >= 195

@@ -108,8 +108,8 @@ def test_a_tracker_knows_what_an_earlier_sitting_told(tmp_path: Path) -> None:
     again = _loop(tmp_path, _Told(starts))
     again.resume()
     again.run()
-    told = [(one.step, one.told, one.name, one.recipe) for one in starts]
-    assert told == [(0, 0, "mine", "name: mine\n"), (3, 5, "mine", "name: mine\n")]
+    found = [(one.step, one.logged, one.name, one.recipe) for one in starts]
+    assert found == [(0, 0, "mine", "name: mine\n"), (3, 5, "mine", "name: mine\n")]
 
 
 def test_other_ranks_are_silent(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Blocks of a stream within which attention goes both ways; what a block means is told in nn/attention_mask.py."""
+"""Blocks of a stream within which attention goes both ways; nn/attention_mask.py defines what a block means."""
 
 from __future__ import annotations
 

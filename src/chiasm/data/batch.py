@@ -39,7 +39,7 @@ class Images(BatchPart):
         return replace(self, pixels=pixels)  # type: ignore[type-var]  # subclasses are dataclasses
 
     def of_samples(self, sample_N: Tensor) -> Self:
-        """The same pictures, that of number i belonging to the sample `sample_N[i]`; row_N held these numbers."""
+        """The same pictures, with picture i belonging to the sample `sample_N[i]`; row_N held these numbers before."""
         return replace(self, row_N=sample_N[self.row_N])  # type: ignore[type-var]  # likewise
 
 
@@ -73,7 +73,7 @@ class PatchImages(Images):
 
 @dataclass(frozen=True)
 class PackedImages(Images):
-    """The patches of all pictures behind each other, without padding; a video counts as one picture for each moment.
+    """The patches of all pictures one after another, without padding; a video counts as one picture for each moment.
 
     pixels: (P, time * patch * patch * C). lengths_N: how many patches each picture has. grid_N2: their rows and
     columns.
@@ -94,7 +94,7 @@ class ImageFeatures(Images):
 
     @property
     def pixels(self) -> Tensor:  # type: ignore[override]  # a field of the others
-        """Raises DataError: there are none."""
+        """No pixels: raises DataError, because features were stored without them."""
         raise DataError("these pictures are features of a frozen tower, without pixels; leave data.features out")
 
 
@@ -124,16 +124,16 @@ class Tokens(BatchPart):
 
 @dataclass(frozen=True)
 class Stream(BatchPart):
-    """Samples as one stream of T tokens, behind each other without padding: what decoders are given.
+    """Samples as one stream of T tokens, one after another without padding: what decoders are given.
 
     ids_T: token ids. lengths_B: tokens of each sample.
     target_T: which tokens are learned or scored, by what stands before them; made from the parts' `target` and nothing
         else.
-    image_mask_T: which tokens only keep the place of features or codes of images, in the images' order.
-    positions_AT: where a position has A axes (time, height, width), (A, T); None where it is the place in the sample.
+    image_mask_T: which tokens are image tokens: placeholders of features or codes, in the images' order.
+    positions_AT: where a position has A axes (time, height, width), (A, T); None where it is the index in the sample.
     blocks_T: within which blocks of a sample attention goes both ways, see `nn/attention_mask.py`; None where all of it
         is causal.
-    image_order_T: which of its sample's image features each image token keeps the place of, where they are not in
+    image_order_T: which of its sample's image features each image token stands for, where they are not in
         order; 0 for other tokens.
     """
 
@@ -150,7 +150,7 @@ class Stream(BatchPart):
 
     @property
     def image_order_S(self) -> Tensor | None:
-        """(S,) which of the S image features of the batch each image token keeps the place of; None where in order."""
+        """(S,) index of the image feature that each image token stands for; None where both have the same order."""
         if self.image_order_T is None:
             return None
         samples = torch.arange(len(self), device=self.ids_T.device)
@@ -181,7 +181,7 @@ class Batch(BatchPart):
         return len(self.keys)
 
     def adding(self, part: BatchPart) -> Batch:
-        """With this part, in the place of one of the same class."""
+        """A copy of the batch with this part added, replacing one of the same class."""
         others = tuple(known for known in self.added if type(known) is not type(part))
         return replace(self, added=(*others, part))
 

@@ -42,7 +42,7 @@ class ParsedText:
 
 @dataclass(frozen=True)
 class BoxFormat(Component, ABC, package="chiasm.data.box_formats", key="boxes"):
-    """A convention. A subclass is a frozen dataclass; it is saved with the checkpoint.
+    """A convention for writing boxes in text. A subclass is a frozen dataclass; it is saved with the checkpoint.
 
     frame: what the numbers are shares of: the whole picture, however much of it the layout shows; or the square that
         it becomes by padding its shorter side evenly, which is what LLaVA 1.5 and Shikra see.
@@ -57,7 +57,7 @@ class BoxFormat(Component, ABC, package="chiasm.data.box_formats", key="boxes"):
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Tokens that a tokenizer which is learned must have, each as one."""
+        """Tokens that a learned tokenizer must have, each as one token."""
         return ()
 
     @abstractmethod
@@ -66,25 +66,25 @@ class BoxFormat(Component, ABC, package="chiasm.data.box_formats", key="boxes"):
 
     @abstractmethod
     def parse(self, run: str) -> list[Corners]:
-        """The corners that a match of `run` says, right or wrong; [] where it says none."""
+        """The corners that a match of `run` spells, valid or not; [] where it spells none."""
 
     def mention(self, phrase: str, boxes: Sequence[Corners]) -> str:
         """A phrase with its boxes; the phrase may be empty, and so may be the boxes."""
-        before, behind = self.around
-        named = f"{before}{phrase}{behind}" if phrase else ""
+        before, after = self.around
+        named = f"{before}{phrase}{after}" if phrase else ""
         return named + (self.write(boxes) if boxes else "")
 
     @property
     def entity(self) -> str:
         """The pattern of a phrase with its boxes: groups `words` and `run`."""
-        before, behind = map(re.escape, self.around)
-        named = rf"(?:{before}(?P<words>[^<]+?){behind}\s*)?" if before else "(?P<words>)"
+        before, after = map(re.escape, self.around)
+        named = rf"(?:{before}(?P<words>[^<]+?){after}\s*)?" if before else "(?P<words>)"
         return rf"{named}(?P<run>{self.run})"
 
     # --- samples and replies
 
     def written(self, sample: Sample) -> Sample:
-        """The sample with its mentions written out. Raises DataError, naming it, for one that means no place in it."""
+        """The sample with its mentions written out. Raises DataError, naming it, for one that means no region."""
         if not any(text.grounded_spans for text in sample.texts):
             return sample
         parts = tuple(self._written(part, sample) if isinstance(part, Text) else part for part in sample.parts)
@@ -93,15 +93,15 @@ class BoxFormat(Component, ABC, package="chiasm.data.box_formats", key="boxes"):
     def _written(self, text: Text, sample: Sample) -> Text:
         pieces, at = [], 0
         for mention in text.grounded_spans:
-            first, behind = mention.span
-            if not at <= first <= behind <= len(text.text):
+            first, end = mention.span
+            if not at <= first <= end <= len(text.text):
                 raise DataError(
                     f"sample '{sample.key}': a mention covers the characters {mention.span} of '{text.text}', which "
                     "are not there, or belong to the mention before it"
                 )
             boxes = [self.framed(box.corners, _size(sample, box)) for box in mention.boxes]
-            pieces += [text.text[at:first], self.mention(text.text[first:behind], boxes)]
-            at = behind
+            pieces += [text.text[at:first], self.mention(text.text[first:end], boxes)]
+            at = end
         return replace(text, text="".join((*pieces, text.text[at:])), grounded_spans=())
 
     def read(self, reply: str, size: Size = (1, 1)) -> ParsedText:
@@ -124,17 +124,17 @@ class BoxFormat(Component, ABC, package="chiasm.data.box_formats", key="boxes"):
                 )
         text += self._rest(reply[at:], unclear)
         shift, end = len(text) - len(text.lstrip()), len(text.strip())
-        moved = (replace(one, span=_clipped(one.span, shift, end)) for one in grounded_spans)
+        moved = (replace(grounded, span=_clipped(grounded.span, shift, end)) for grounded in grounded_spans)
         return ParsedText(text.strip(), tuple(moved), tuple(unclear))
 
     def _rest(self, text: str, unclear: list[str]) -> str:
-        """A text between boxes; what is left of boxes in it goes to the unclear pieces."""
+        """A text between boxes; fragments of boxes in it are added to the unclear pieces."""
         text = re.sub(self.quiet, "", text)
         unclear += [match[0] for match in re.finditer(self.trace, text)]
         return re.sub(self.trace, "", text)
 
     def _boxes(self, run: str, phrase: str, size: Size) -> tuple[Box, ...] | None:
-        """None if one of the boxes is none, or none is there."""
+        """The boxes of a run; None if one of them is malformed, or if there is none."""
         found: list[Box] = []
         for corners in self.parse(run):
             x0, y0, x1, y1 = self._unframed(corners, size)
@@ -155,7 +155,7 @@ class BoxFormat(Component, ABC, package="chiasm.data.box_formats", key="boxes"):
 
     def _unframed(self, corners: Corners, size: Size) -> Corners:
         """Corners in the frame, as shares of the picture; what lies on the padding is cut off."""
-        if self.frame == "picture" or not all(-_TINY <= one <= 1 + _TINY for one in corners):
+        if self.frame == "picture" or not all(-_TINY <= corner <= 1 + _TINY for corner in corners):
             return corners
         (across, down), (left, top) = _margins(size)
         x0, y0, x1, y1 = corners
@@ -168,7 +168,7 @@ class BoxFormat(Component, ABC, package="chiasm.data.box_formats", key="boxes"):
 
 
 def rounded(low: float, high: float, bins: int, top: int) -> tuple[int, int]:
-    """Two ends of a box as whole numbers of bins, at most `top`; one bin apart where they would be the same."""
+    """The two ends of a box along one axis as whole bins, at most `top`; one bin apart where they would coincide."""
     first, last = min(round(low * bins), top), min(round(high * bins), top)
     if first >= last:
         first = min(math.floor(low * bins), top - 1)
@@ -177,20 +177,20 @@ def rounded(low: float, high: float, bins: int, top: int) -> tuple[int, int]:
 
 
 def on_grid(corners: Corners, bins: int, top: int) -> tuple[int, int, int, int]:
-    """`rounded` in both directions: (x0, y0, x1, y1)."""
+    """The corners of a box as whole bins, (x0, y0, x1, y1): `rounded` along both axes."""
     (x0, x1), (y0, y1) = (rounded(corners[at], corners[at + 2], bins, top) for at in (0, 1))
     return x0, y0, x1, y1
 
 
 def by_fours(run: str, bins: float) -> list[Corners]:
-    """All numbers of a text, four a box, divided by the bins."""
-    numbers = [float(one) / bins for one in re.findall(r"\d+(?:\.\d+)?", run)]
+    """Boxes from all numbers of a text, four for each box, divided by the number of bins."""
+    numbers = [float(number) / bins for number in re.findall(r"\d+(?:\.\d+)?", run)]
     return [(numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]) for at in range(0, len(numbers), 4)]
 
 
 def _clipped(span: tuple[int, int], shift: int, length: int) -> tuple[int, int]:
-    first, behind = (min(max(one - shift, 0), length) for one in span)
-    return first, behind
+    first, end = (min(max(bound - shift, 0), length) for bound in span)
+    return first, end
 
 
 def _margins(size: Size) -> tuple[tuple[float, float], tuple[float, float]]:

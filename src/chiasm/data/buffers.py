@@ -24,7 +24,7 @@ class Buffers:
         self._free: deque[NDArray[np.float32]] = deque()
 
     def empty(self, *shape: int) -> Tensor:
-        """A tensor of any values."""
+        """An uninitialised float tensor."""
         count = math.prod(shape)
         try:
             memory = self._free.pop()

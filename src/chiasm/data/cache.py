@@ -65,51 +65,51 @@ class ImageCache:
 
 
 class DecodedImages:
-    """(H, W, 3) grey levels by the content of the picture; of one that cannot be decoded, the reason.
+    """Decoded pictures on disk, (H, W, 3) uint8, by the hash of their content; or the reason why one cannot be decoded.
 
-    `levels.npy` has the levels of all pictures end to end, and `sizes.npy` a row a picture: width, height and the byte
-    where its levels begin. Where the width is 0, what begins there is a text of `height` bytes: the reason.
+    `levels.npy` has the pixels of all pictures end to end, and `sizes.npy` a row a picture: width, height and the byte
+    where its pixels begin. Where the width is 0, what begins there is a text of `height` bytes: the reason.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._levels = GrowingArray(folder / "levels.npy", (), "uint8")
+        self._pixels = GrowingArray(folder / "levels.npy", (), "uint8")
         self._sizes = GrowingArray(folder / "sizes.npy", (3,), "int64")
         self.keys = KeyFile(folder / "pictures.keys", self._sizes)
-        if self._levels.count < self._end():
+        if self._pixels.count < self._end():
             raise CheckpointError(f"the cache {folder} is damaged; remove it, and it will be made anew")
-        self._levels.truncate(self._end())
+        self._pixels.truncate(self._end())
 
     def __len__(self) -> int:
         return self._sizes.count
 
     @property
     def bytes(self) -> int:
-        """What all pictures take on disk."""
-        return self._levels.count
+        """Bytes that all pictures take on disk."""
+        return self._pixels.count
 
-    def add(self, pictures: Iterable[tuple[str, NDArray[np.uint8] | str]]) -> None:
+    def add(self, images: Iterable[tuple[str, NDArray[np.uint8] | str]]) -> None:
         """Adds pictures, or reasons, under keys that are new."""
-        keys, sizes, contents, end = [], [], [], self._levels.count
-        for key, made in pictures:
+        keys, sizes, contents, end = [], [], [], self._pixels.count
+        for key, made in images:
             content = np.frombuffer(made.encode(), np.uint8) if isinstance(made, str) else made.reshape(-1)
             sizes.append((0, len(content), end) if isinstance(made, str) else (made.shape[1], made.shape[0], end))
             keys.append(key)
             contents.append(content)
             end += len(content)
         if keys:
-            self._levels.append(np.concatenate(contents))
+            self._pixels.append(np.concatenate(contents))
             self._sizes.append(np.array(sizes, np.int64))
             self.keys.append(keys)
 
     def map(self) -> None:
-        """Makes ready for `at`, after all pictures were added; keys are forgotten."""
+        """Maps the pixels into memory for `at`, after all pictures were added; keys are forgotten."""
         self.keys.places.clear()
         self._mapped_sizes = np.asarray(self._sizes.rows())
-        self._mapped = np.asarray(self._levels.rows(own=True))  # torch does not take what cannot be written to
+        self._mapped = np.asarray(self._pixels.rows(own=True))  # torch does not take what cannot be written to
 
-    def at(self, place: int) -> NDArray[np.uint8]:
-        """The picture that was added as the place-th. Raises DataError with the reason for one that was none."""
-        width, height, start = self._mapped_sizes[place].tolist()
+    def at(self, index: int) -> NDArray[np.uint8]:
+        """The pixels of the picture that was added at this index. Raises DataError with the reason if it has none."""
+        width, height, start = self._mapped_sizes[index].tolist()
         if width == 0:
             raise DataError(self._mapped[start : start + height].tobytes().decode())
         return self._mapped[start : start + width * height * 3].reshape(height, width, 3)
@@ -154,18 +154,18 @@ class DecodedSource(Source):
         Pictures are known by their content, so changed data never meet old pixels. Raises DataError if the disk has no
         room.
         """
-        # Sample i has the pictures _places[_firsts[i] : _firsts[i + 1]] and the line _text[_lines[i] : _lines[i + 1]],
+        # Sample i has the pictures _rows[_firsts[i] : _firsts[i + 1]] and the line _text[_lines[i] : _lines[i + 1]],
         # an empty one if it is the source's to tell.
-        self._lines, self._firsts, self._places = array("q", [0]), array("q", [0]), array("q")
+        self._lines, self._firsts, self._rows = array("q", [0]), array("q", [0]), array("q")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with _locked(self.folder / "lock"), ThreadPoolExecutor(self.threads) as pool:
-                self.pictures = DecodedImages(self.folder)
+                self.images = DecodedImages(self.folder)
                 with tempfile.TemporaryFile(dir=self.folder) as text:  # of this run alone, gone with it
                     self._fill(pool, text, console)
                     text.flush()
                     self._text = _mapped(text, self._lines[-1])
-                self.pictures.map()
+                self.images.map()
         except OSError as error:
             raise DataError(f"cannot write decoded pictures to {self.folder}: {error.strerror or error}") from error
 
@@ -183,26 +183,28 @@ class DecodedSource(Source):
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
-        places = self._places[self._firsts[index] : self._firsts[index + 1]]
+        rows = self._rows[self._firsts[index] : self._firsts[index + 1]]
         first, last = self._lines[index], self._lines[index + 1]
         if first == last:
             sample = self.source[index]
-            kept = iter(places)
+            kept = iter(rows)
             parts = tuple(
                 self._image(next(kept, -1), part).placed(part.role, part.target) if isinstance(part, Image) else part
                 for part in sample.parts
             )
             return replace(sample, parts=parts)
-        told = json.loads(self._text[first:last].tobytes())
-        parts = tuple(self._image(place) for place in places)
-        return Sample(told["key"], parts, captions=tuple(told["captions"]), label=told["label"], meta=told["meta"])
+        record = json.loads(self._text[first:last].tobytes())
+        parts = tuple(self._image(row) for row in rows)
+        return Sample(
+            record["key"], parts, captions=tuple(record["captions"]), label=record["label"], meta=record["meta"]
+        )
 
-    def _image(self, place: int, without: Image | None = None) -> Image:
-        if place < 0:
+    def _image(self, row: int, without: Image | None = None) -> Image:
+        if row < 0:
             assert without is not None  # a picture that was not read sends its sample to the source
             return without
-        levels = self.pictures.at(place)
-        return Views(levels) if self.side is None else Image(levels)
+        pixels_uint8 = self.images.at(row)
+        return Views(pixels_uint8) if self.side is None else Image(pixels_uint8)
 
     def _fill(self, pool: ThreadPoolExecutor, text: BinaryIO, console: Console) -> None:
         checked = False
@@ -211,17 +213,17 @@ class DecodedSource(Source):
             chunk = list(pool.map(self._read, range(start, min(start + _CHUNK, len(self.source)))))
             new = {
                 key: image
-                for one in chunk
-                if one.sample is not None
-                for key, image in zip(one.keys, one.sample.images, strict=True)
-                if key is not None and key not in self.pictures.keys.places
+                for entry in chunk
+                if entry.sample is not None
+                for key, image in zip(entry.keys, entry.sample.images, strict=True)
+                if key is not None and key not in self.images.keys.places
             }
             if new and not checked:
                 self._check_room(len(self.source) - start)
                 checked = True
-            self.pictures.add(pool.map(self._made, new, new.values()))
-            for one in chunk:
-                self._note(one, text)
+            self.images.add(pool.map(self._made, new, new.values()))
+            for entry in chunk:
+                self._note(entry, text)
 
     def _read(self, index: int) -> _Read:
         try:
@@ -244,16 +246,16 @@ class DecodedSource(Source):
             return np.concatenate([self.transform.pixels_uint8(whole, generator) for generator in drawn])
         if self.side is None:
             return self.transform.pixels_uint8(image)
-        picture = image.decode()
-        size = _shrunk(picture.size, self.side)
-        return np.asarray(picture) if size == picture.size else resized(picture, size, self.transform.interpolation)
+        decoded = image.decode()
+        size = _shrunk(decoded.size, self.side)
+        return np.asarray(decoded) if size == decoded.size else resized(decoded, size, self.transform.interpolation)
 
     def _note(self, read: _Read, text: BinaryIO) -> None:
         line = _line(read.sample) if read.sample is not None and None not in read.keys else b""
         text.write(line)
         self._lines.append(self._lines[-1] + len(line))
-        self._places.extend(self.pictures.keys.places[key] if key is not None else -1 for key in read.keys)
-        self._firsts.append(len(self._places))
+        self._rows.extend(self.images.keys.places[key] if key is not None else -1 for key in read.keys)
+        self._firsts.append(len(self._rows))
 
     def _check_room(self, samples: int) -> None:
         """Raises DataError unless the disk can hold the pictures of that many samples."""
@@ -302,17 +304,17 @@ def _line(sample: Sample) -> bytes:
     whole = replace(sample, boxes=(), questions=(), negatives=(), preference=None)
     if whole != sample or len(sample.images) != len(sample.parts):
         return b""
-    told = {
+    record = {
         "key": sample.key,
         "captions": list(sample.captions),
         "label": sample.label,
         "meta": dict(sample.meta),
     }
     try:
-        line = json.dumps(told)
+        line = json.dumps(record)
     except (TypeError, ValueError):
         return b""
-    return line.encode() + b"\n" if json.loads(line) == told else b""
+    return line.encode() + b"\n" if json.loads(line) == record else b""
 
 
 def _hash(value: object) -> str:

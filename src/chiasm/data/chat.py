@@ -24,7 +24,7 @@ _PRIVATE = re.compile("[\ue010-\ue013]")
 
 @dataclass(frozen=True)
 class Rendered:
-    """A sample as one text. spans: the characters that are learned, (first, behind the last), in order.
+    """A sample as one text. spans: the characters that are learned, (start, end), in order.
 
     Pictures stand as IMAGE, videos as VIDEO, one character each.
     """
@@ -61,7 +61,7 @@ class ChatTemplate:
     image, video: how the template itself writes a picture or a video; they become IMAGE and VIDEO.
     marks: what the template may use by name: bos_token, eos_token, ...
     ends: texts that end a turn; the one that follows learned words is learned with them. The first is added where the
-        template ends the chat with learned words and nothing behind them, or the model would never learn to stop.
+        template ends the chat with learned words and nothing after them, or the model would never learn to stop.
     """
 
     source: str = ""
@@ -79,7 +79,7 @@ class ChatTemplate:
         _check_texts(sample)
         marked, plain = self._text(sample, answer, marked=True), self._text(sample, answer, marked=False)
         if marked.replace(_OPEN, "").replace(_CLOSE, "") != plain:
-            # Most templates strip what is said; marks keep the blanks from it.
+            # Most templates strip a message's text; marks protect its blanks.
             sample = _stripped(sample)
             marked, plain = self._text(sample, answer, marked=True), self._text(sample, answer, marked=False)
         if marked.replace(_OPEN, "").replace(_CLOSE, "") != plain:
@@ -125,7 +125,7 @@ class ChatTemplate:
         from jinja2 import TemplateError
 
         environment, template, _ = self._program
-        budget = environment.start(sum(len(one) for one in _strings(messages)))
+        budget = environment.start(sum(len(text) for text in _strings(messages)))
         try:
             text = template.render(messages=messages, add_generation_prompt=answer, tools=None, **self.marks)
         except TooLong as error:
@@ -144,16 +144,16 @@ class ChatTemplate:
     def _with_ends(self, rendered: Rendered, answer: bool) -> Rendered:
         """Learned words with the end of their turn."""
         text, spans = rendered.text, []
-        for first, behind in rendered.spans:
-            rest = text[behind:]
+        for first, end in rendered.spans:
+            rest = text[end:]
             blanks = len(rest) - len(rest.lstrip())
-            end = next((one for one in self.ends if rest.lstrip().startswith(one)), None)
-            if end is not None:
-                behind += blanks + len(end)
+            stop = next((mark for mark in self.ends if rest.lstrip().startswith(mark)), None)
+            if stop is not None:
+                end += blanks + len(stop)
             elif not rest.strip() and self.ends and not answer:
-                text = text[:behind] + self.ends[0]
-                behind = len(text)
-            spans.append((first, behind))
+                text = text[:end] + self.ends[0]
+                end = len(text)
+            spans.append((first, end))
         return replace(rendered, text=text, spans=tuple(spans))
 
     @cached_property
@@ -186,7 +186,7 @@ def _is_content(node: Any) -> bool:
 def _messages(sample: Sample, lists: bool, image: str, video: str, marked: bool) -> list[dict[str, Any]]:
     """Turns of one role each. An image without a role belongs to the turn of the text after it, or to the last one."""
     messages: list[dict[str, Any]] = []
-    waiting: list[Part] = []
+    pending: list[Part] = []
 
     def add(role: str, parts: list[Part]) -> None:
         if not messages or messages[-1]["role"] != role:
@@ -194,12 +194,12 @@ def _messages(sample: Sample, lists: bool, image: str, video: str, marked: bool)
         messages[-1]["content"] += parts
 
     for part in sample.parts:
-        waiting.append(part)
+        pending.append(part)
         if isinstance(part, Text) or (isinstance(part, Image) and part.role):
-            add(part.role or "user", waiting)
-            waiting = []
-    if waiting:
-        add(messages[-1]["role"] if messages else "user", waiting)
+            add(part.role or "user", pending)
+            pending = []
+    if pending:
+        add(messages[-1]["role"] if messages else "user", pending)
     for message in messages:
         parts = message["content"]
         message["content"] = (
@@ -243,7 +243,7 @@ def _unmarked(text: str) -> tuple[str, tuple[tuple[int, int], ...]]:
 def _stripped(sample: Sample) -> Sample:
     return replace(
         sample,
-        parts=tuple(replace(one, text=one.text.strip()) if isinstance(one, Text) else one for one in sample.parts),
+        parts=tuple(replace(part, text=part.text.strip()) if isinstance(part, Text) else part for part in sample.parts),
     )
 
 
@@ -258,5 +258,5 @@ def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list):
-        for one in value.values() if isinstance(value, Mapping) else value:
-            yield from _strings(one)
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(item)

@@ -1,4 +1,4 @@
-"""Samples with pictures anywhere in them to one stream of tokens: what models that speak are given."""
+"""Samples with pictures anywhere in them to one stream of tokens, the input of generative models."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class ChatProcessor(Processor):
 
     @cached_property
     def dummy_images(self) -> Images | None:
-        """A small grey image."""
+        """One small grey image."""
         return self.layout.images([Image(np.full((28, 28, 3), 128, np.uint8))]) if self.layout is not None else None
 
     @property
@@ -194,10 +194,10 @@ class ChatProcessor(Processor):
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, marks left out, but for those of boxes."""
-        return self.backend.decode([one for one in ids if one not in self._silent], skip_special_tokens=False)
+        return self.backend.decode([token for token in ids if token not in self._silent], skip_special_tokens=False)
 
     def reading(self, sample: Sample, reply: str) -> ParsedText:
-        """What a reply to a sample says, its boxes as regions of the sample's (first) picture.
+        """A reply to a sample, parsed, its boxes as regions of the sample's (first) picture.
 
         Raises DataError for a model that writes no boxes.
         """
@@ -217,7 +217,7 @@ class ChatProcessor(Processor):
                     f"sample '{sample.key}' has boxes to write, but nothing says how this model writes them; set "
                     "processor.boxes"
                 )
-            parts = (replace(one, grounded_spans=()) if isinstance(one, Text) else one for one in sample.parts)
+            parts = (replace(part, grounded_spans=()) if isinstance(part, Text) else part for part in sample.parts)
             return replace(sample, parts=tuple(parts))
         return sample
 
@@ -244,7 +244,10 @@ class ChatProcessor(Processor):
         order = None
         if self.settings.infilling is not None and generators is not None:
             infilled = [self._infilled(*row, generator) for row, generator in zip(rows, generators, strict=True)]
-            rows, order = [row for row, _ in infilled], torch.tensor([place for _, row in infilled for place in row])
+            rows, order = (
+                [row for row, _ in infilled],
+                torch.tensor([position for _, row in infilled for position in row]),
+            )
         ids, targets = (torch.tensor([value for row in rows for value in row[part]]) for part in (0, 1))
         ids, targets = ids.long(), targets.bool()
         image_tokens = torch.isin(ids, torch.tensor(self.image_token_ids, dtype=torch.long))
@@ -279,51 +282,51 @@ class ChatProcessor(Processor):
         number = np.isin(ids, self.image_token_ids).cumsum() - 1
         extra = {-1 - at: mask for at, mask in enumerate(self._masks)} | {-1 - len(ids): self._id(infilling.end)}
         return (
-            [ids[place] if place >= 0 else extra[place] for place in order],
-            [targets[place] if place >= 0 else place == -1 - len(ids) for place in order],
-        ), [max(0, int(number[place])) if place >= 0 else 0 for place in order]
+            [ids[position] if position >= 0 else extra[position] for position in order],
+            [targets[position] if position >= 0 else position == -1 - len(ids) for position in order],
+        ), [max(0, int(number[position])) if position >= 0 else 0 for position in order]
 
     def _images(self, samples: Sequence[Sample], generators: Sequence[np.random.Generator] | None) -> Images | None:
-        shown = [(row, one) for row, sample in enumerate(samples) for one in sample.shown]
+        shown = [(row, visual) for row, sample in enumerate(samples) for visual in sample.shown]
         if not shown or self.layout is None:
             return None
         drawn = [generators[row] for row, _ in shown] if generators is not None else None
         if isinstance(self.layout, VideoLayout):
-            images = self.layout.images([one for _, one in shown], drawn)
+            images = self.layout.images([visual for _, visual in shown], drawn)
         else:
-            images = self.layout.images([one for _, one in shown if isinstance(one, Image)], drawn)
+            images = self.layout.images([visual for _, visual in shown if isinstance(visual, Image)], drawn)
         return images.of_samples(torch.tensor([row for row, _ in shown]))
 
     def _all_written(self, sample: Sample, text: str) -> list[str]:
-        """What stands for each picture and video of a rendered text."""
+        """The text for each picture and video of a rendered text: image tokens and the marks around them."""
         if not sample.shown:
             return []
         *pieces, last = re.split(f"[{IMAGE}{VIDEO}]", text)[1:]
-        behind = [*(piece or IMAGE for piece in pieces), last]
-        written = [self._written(sample, one) for one in sample.shown]
+        following = [*(piece or IMAGE for piece in pieces), last]
+        written = [self._written(sample, visual) for visual in sample.shown]
         if self.layout is None:
             return written
-        numbered = [self.layout.numbered(one, at) for at, one in enumerate(written)]
-        return [self.layout.beside(one, rest) for one, rest in zip(numbered, behind, strict=True)]
+        numbered = [self.layout.numbered(text, at) for at, text in enumerate(written)]
+        return [self.layout.beside(text, rest) for text, rest in zip(numbered, following, strict=True)]
 
     def _positions(self, samples: Sequence[Sample], image_tokens: Sequence[torch.Tensor]) -> torch.Tensor | None:
         if self.layout is None:
             return None
-        each = [
+        by_sample = [
             self.layout.positions(image_mask_T, sample.shown)
             for image_mask_T, sample in zip(image_tokens, samples, strict=True)
         ]
-        given = [positions for positions in each if positions is not None]
+        given = [positions for positions in by_sample if positions is not None]
         return torch.cat(given, dim=1) if given else None
 
-    def _written(self, sample: Sample, one: Image | Video) -> str:
-        if isinstance(one, Video):
+    def _written(self, sample: Sample, visual: Image | Video) -> str:
+        if isinstance(visual, Video):
             if not isinstance(self.layout, VideoLayout):
                 raise DataError(f"sample '{sample.key}' has videos, which this model does not read")
-            return self.layout.written_video(*one.size, len(self.layout.frame_indices(one)))
+            return self.layout.written_video(*visual.size, len(self.layout.frame_indices(visual)))
         if self.layout is None:
             raise DataError(f"sample '{sample.key}' has pictures, but this model reads text alone")
-        return self.layout.written(*one.size)
+        return self.layout.written(*visual.size)
 
     def _check_image_tokens(self, rendered: Rendered, sample: Sample) -> None:
         if found := self._reserved.search(rendered.text):
@@ -358,7 +361,7 @@ class ChatProcessor(Processor):
             backend.add_special_tokens([given.layout.image_token, *given.layout.marks])
         if given.infilling is not None:
             backend.add_special_tokens([*given.infilling.masks, given.infilling.end])
-        if given.boxes is not None:  # no special tokens: they are part of what is said
+        if given.boxes is not None:  # not as special tokens: they are part of the text
             backend.add_tokens([AddedToken(mark, normalized=False) for mark in given.boxes.marks])
         return cls(backend, settings, template)
 
@@ -377,7 +380,7 @@ class ChatProcessor(Processor):
 
 
 def _silent(backend: tokenizers.Tokenizer, boxes: BoxFormat | None) -> frozenset[int]:
-    """The ids of special tokens, which are not said; some checkpoints have the marks of boxes among them, which are."""
-    said = frozenset(boxes.marks) if boxes is not None else frozenset()
+    """Ids of special tokens, which are left out of decoded text, except those that write boxes."""
+    box_tokens = frozenset(boxes.marks) if boxes is not None else frozenset()
     added = backend.get_added_tokens_decoder().items()
-    return frozenset(at for at, token in added if token.special and token.content not in said)
+    return frozenset(at for at, token in added if token.special and token.content not in box_tokens)

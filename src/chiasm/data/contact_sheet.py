@@ -43,7 +43,7 @@ class _Word:
 
 @dataclass(frozen=True, slots=True)
 class _Card:
-    picture: PIL.Image.Image | None
+    image: PIL.Image.Image | None
     lines: tuple[tuple[_Word, ...], ...]
 
 
@@ -83,17 +83,17 @@ def drawn(sample: Sample, width: int, boxes: bool = False) -> PIL.Image.Image | 
 
 
 def _drawn(sample: Sample, width: int, size: int, boxes: bool) -> PIL.Image.Image | None:
-    picture = _image(sample, width)
-    if picture is not None and boxes:
-        _draw_boxes(picture, [box for box in sample.boxes if box.image == 0], size)
-    return picture
+    image = _image(sample, width)
+    if image is not None and boxes:
+        _draw_boxes(image, [box for box in sample.boxes if box.image == 0], size)
+    return image
 
 
 def _card(sample: Sample, width: int, size: int, captions: bool, boxes: bool) -> _Card:
     shown = [box for box in sample.boxes if box.image == 0] if boxes else []
-    picture = _drawn(sample, width, size, boxes)
+    image = _drawn(sample, width, size, boxes)
     lines = _lines(_words(_caption(sample), shown), width, size) if captions else ()
-    return _Card(picture, lines)
+    return _Card(image, lines)
 
 
 def _image(sample: Sample, width: int) -> PIL.Image.Image | None:
@@ -101,22 +101,22 @@ def _image(sample: Sample, width: int) -> PIL.Image.Image | None:
     part = next((part for part in sample.parts if not isinstance(part, Text)), None)
     if part is None:
         return None
-    picture = (part.images[0] if isinstance(part, Video) else part).decode()
-    scale = min(width / picture.width, width / picture.height)
+    image = (part.images[0] if isinstance(part, Video) else part).decode()
+    scale = min(width / image.width, width / image.height)
     if scale >= 2:  # small pictures are shown as the pixels they are, not blurred
         whole = int(scale)
-        picture = picture.resize((picture.width * whole, picture.height * whole), PIL.Image.Resampling.NEAREST)
+        image = image.resize((image.width * whole, image.height * whole), PIL.Image.Resampling.NEAREST)
     else:
-        extent = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        picture = picture.resize(extent, PIL.Image.Resampling.LANCZOS)
-    return picture
+        extent = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(extent, PIL.Image.Resampling.LANCZOS)
+    return image
 
 
-def _draw_boxes(picture: PIL.Image.Image, boxes: Sequence[Box], size: int) -> None:
-    draw = ImageDraw.Draw(picture)
+def _draw_boxes(image: PIL.Image.Image, boxes: Sequence[Box], size: int) -> None:
+    draw = ImageDraw.Draw(image)
     for mark, box in zip(_marks(boxes), boxes, strict=True):
         x0, y0, x1, y1 = (
-            round(corner * (extent - 1)) for corner, extent in zip(box.corners, picture.size * 2, strict=True)
+            round(corner * (extent - 1)) for corner, extent in zip(box.corners, image.size * 2, strict=True)
         )
         draw.rectangle((x0, y0, x1, y1), outline=mark, width=max(2, size // 6))
 
@@ -164,8 +164,8 @@ def _lines(words: Sequence[_Word], width: int, size: int) -> tuple[tuple[_Word, 
 
 def _height(card: _Card, size: int) -> int:
     text = round(len(card.lines) * size * _LEADING)
-    picture = card.picture.height if card.picture is not None else 0
-    return picture + text + _PADDING * (3 if card.lines and card.picture is not None else 2)
+    image = card.image.height if card.image is not None else 0
+    return image + text + _PADDING * (3 if card.lines and card.image is not None else 2)
 
 
 def _paint(
@@ -174,9 +174,9 @@ def _paint(
     left, top, right, _ = edges
     draw.rounded_rectangle(edges, radius=8, fill=_CARD, outline=_EDGE)
     y = float(top + _PADDING)
-    if card.picture is not None:
-        page.paste(card.picture, ((left + right - card.picture.width) // 2, round(y)))
-        y += card.picture.height + _PADDING
+    if card.image is not None:
+        page.paste(card.image, ((left + right - card.image.width) // 2, round(y)))
+        y += card.image.height + _PADDING
     font = _font(size)
     for line in card.lines:
         x = float(left + _PADDING)

@@ -12,7 +12,7 @@ from chiasm.data.image import Image
 
 
 class Crop(Image):
-    """The pixels of a picture from (x0, y0) up to, not including, (x1, y1); black where that leaves the picture.
+    """A rectangle of a picture, from (x0, y0) up to but not including (x1, y1); black where it leaves the picture.
 
     Nothing is read until asked, and no pixels are held. Raises DataError where the whole picture does.
     """
@@ -59,4 +59,4 @@ class Crop(Image):
         return Image(self.pixels_uint8()).encoded()
 
     def jpeg(self) -> None:
-        """None: the whole picture may be a JPEG, its part is none."""
+        """Always None: the whole picture may be a JPEG, but a part of it is not."""

@@ -24,13 +24,13 @@ _ORIENTATION = 0x0112
 
 # What shows a picture upright, by its EXIF orientation.
 _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
-    2: lambda levels: levels[:, ::-1],
-    3: lambda levels: levels[::-1, ::-1],
-    4: lambda levels: levels[::-1],
-    5: lambda levels: levels.transpose(1, 0, 2),
-    6: lambda levels: levels[::-1].transpose(1, 0, 2),
-    7: lambda levels: levels[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda levels: levels[:, ::-1].transpose(1, 0, 2),
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: pixels[::-1].transpose(1, 0, 2),
+    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda pixels: pixels[:, ::-1].transpose(1, 0, 2),
 }
 _TURNED = (5, 6, 7, 8)  # orientations that swap width and height
 
@@ -65,7 +65,7 @@ class Jpeg:
     orientation: int
 
     def pixels_uint8(self, eighths: int) -> NDArray[np.uint8]:
-        """(H, W, 3) grey levels, upright, at 1/8, 2/8, 4/8 or 8/8 of the size, rounded up.
+        """The decoded pixels, (H, W, 3) uint8, upright, at 1/8, 2/8, 4/8 or 8/8 of the size, rounded up.
 
         At 8/8 they are Pillow's own, as long as both use libjpeg-turbo. A picture that is broken only a little comes
         at its whole size, or as the DataError that Pillow's decoder ends in. Raises MissingExtra without simplejpeg.
@@ -74,10 +74,10 @@ class Jpeg:
         width, height = self.size[::-1] if self.orientation in _TURNED else self.size
         least = {"min_width": -(-width * eighths // 8), "min_height": -(-height * eighths // 8)}
         try:
-            levels = simplejpeg.decode_jpeg(self.content, "RGB", **least)
+            pixels_uint8 = simplejpeg.decode_jpeg(self.content, "RGB", **least)
         except ValueError:  # it is strict: bytes that are missing are an error, and so are some that are merely odd
             return np.asarray(decode(self.content, self.name))
-        return _UPRIGHT[self.orientation](levels) if self.orientation in _UPRIGHT else levels
+        return _UPRIGHT[self.orientation](pixels_uint8) if self.orientation in _UPRIGHT else pixels_uint8
 
 
 def jpeg(content: bytes, name: str) -> Jpeg | None:
@@ -128,7 +128,7 @@ def _opened(source: Path | bytes, name: str) -> Iterator[PIL.Image.Image]:
 
 
 def _orientation(image: PIL.Image.Image) -> int:
-    """1 to 8, as EXIF numbers them; 1, which is upright, where there is none."""
+    """The EXIF orientation, 1 to 8; 1, which is upright, where there is none."""
     found = image.getexif().get(_ORIENTATION)
     return found if found in _UPRIGHT else 1
 
@@ -137,8 +137,8 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.mode == "RGB":
         return image if "transparency" not in image.info else _on_white(image.convert("RGBA"))
     if image.mode.startswith("I"):  # 16-bit greys open as I;16 or I
-        levels = np.asarray(image, dtype=np.int64)
-        return PIL.Image.fromarray((levels.clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+        pixels_int64 = np.asarray(image, dtype=np.int64)
+        return PIL.Image.fromarray((pixels_int64.clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return _on_white(image.convert("RGBA"))
     return image.convert("RGB")

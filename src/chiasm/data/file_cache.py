@@ -60,7 +60,7 @@ def write_whole(path: Path, content: bytes) -> None:
 class FileCache:
     """Copies of large files, such as shards: those used last, up to a number of bytes.
 
-    room: bytes that the folder may take; the copies used longest ago make place. least: as many of those used last stay
+    room: bytes that the folder may take; the copies used longest ago are evicted. least: so many used last stay,
     whatever their size, so that files that are read by turns are not fetched by turns, too. Several threads and
     processes may use one folder; within a process a file is fetched by one thread while the others wait.
     """
@@ -71,7 +71,7 @@ class FileCache:
         self._fetching: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def open(self, url: Url) -> BinaryIO:
-        """The copy of a file, open for reading; fetched if it is not here. It may make place while it is open."""
+        """The copy of a file, open for reading; fetched if it is not here. It may be evicted while it is open."""
         path = self.folder / copy_name(url)
         for _ in range(_TRIES):
             with suppress(FileNotFoundError):
@@ -82,21 +82,21 @@ class FileCache:
                 if path.exists():  # by now; a thread that came first has fetched it
                     return _used(path)
                 _fetch(url, path)
-                file = path.open("rb")  # before it may make place itself
-                self._make_place()
+                file = path.open("rb")  # before it may be evicted itself
+                self._make_room()
                 return file
         raise DataError(f"the copy of {url} is removed as soon as it is made; give {self.folder} more room")
 
-    def _make_place(self) -> None:
+    def _make_room(self) -> None:
         with self._guard:
             found = []
             for path in self.folder.iterdir():
-                with suppress(FileNotFoundError):  # another process made place, too
+                with suppress(FileNotFoundError):  # another process evicted it, too
                     found.append((path.stat().st_mtime_ns, path.stat().st_size, path))
             taken = 0
-            for place, (_, size, path) in enumerate(sorted(found, reverse=True)):
+            for rank, (_, size, path) in enumerate(sorted(found, reverse=True)):
                 taken += size
-                if taken > self.room and place >= self.least and path.suffix != ".part":
+                if taken > self.room and rank >= self.least and path.suffix != ".part":
                     path.unlink(missing_ok=True)
 
 

@@ -78,24 +78,24 @@ def to_json(text: str, where: str) -> Any:
     return value
 
 
-def read_json(place: Location) -> Any:
+def read_json(location: Location) -> Any:
     """The value that a JSON file holds. Raises DataError, naming the file."""
-    return to_json(to_text(_read(place), str(place)), str(place))
+    return to_json(to_text(_read(location), str(location)), str(location))
 
 
 class Rows:
     """The rows of one file. Only their offsets are held, 24 bytes a row, so that files of millions of rows are cheap.
 
-    A row is read when it is asked for; a broken one raises DataError then, naming file and place, and no sooner.
-    place: the file; of one in a store the copy on this machine is read, and errors name the URL.
-    spans: (rows, 3): first byte, byte behind the last, and the number by which errors call the row.
-    parse: the row from its text and its place in words. unit: what the numbers count, "line" or "row".
+    A row is read when it is asked for; a broken one raises DataError then, naming file and line, and no sooner.
+    location: of the file; of one in a store the copy on this machine is read, and errors name the URL.
+    spans: (rows, 3): first byte, end byte, and the number by which errors call the row.
+    parse: the row from its text and its position in words. unit: what the numbers count, "line" or "row".
     """
 
     def __init__(
-        self, place: Location, spans: array[int], parse: Callable[[str, str], dict[str, Any]], unit: str
+        self, location: Location, spans: array[int], parse: Callable[[str, str], dict[str, Any]], unit: str
     ) -> None:
-        self.place, self.path, self.unit = place, local(place), unit
+        self.location, self.path, self.unit = location, local(location), unit
         self._spans: NDArray[np.int64] = np.frombuffer(spans.tobytes(), np.int64).reshape(-1, 3)
         self._parse = parse
 
@@ -103,15 +103,15 @@ class Rows:
         return len(self._spans)
 
     def number(self, index: int) -> int:
-        """The number of a row's (first) line in the file, from 1, or its place in the list, from 0."""
+        """The number of a row's (first) line in the file, from 1, or its index in the list, from 0."""
         return int(self._spans[index, 2])
 
     def where(self, index: int) -> str:
-        """How errors call a row: the file and the place in it."""
-        return f"{self.place}, {self.unit} {self.number(index)}"
+        """The name of a row in errors: the file and the position in it."""
+        return f"{self.location}, {self.unit} {self.number(index)}"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        start, end, _ = (int(one) for one in self._spans[index])
+        start, end, _ = (int(bound) for bound in self._spans[index])
         try:
             with self.path.open("rb") as file:
                 file.seek(start)
@@ -131,37 +131,37 @@ class Rows:
                     yield None
 
 
-def json_lines(place: Location) -> Rows:
+def json_lines(location: Location) -> Rows:
     """The objects of a JSON-lines file; blank lines are passed over."""
     spans = array("q")
     start = 0
-    with local(place).open("rb") as file:
+    with local(location).open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 spans.extend((start, start + len(line), number))
             start += len(line)
-    return Rows(place, spans, _object, "line")
+    return Rows(location, spans, _object, "line")
 
 
-def json_list(place: Location) -> Rows:
+def json_list(location: Location) -> Rows:
     """The objects of a JSON file that holds one list. Raises DataError where the list is broken."""
-    content = _read(place)
-    text = to_text(content, str(place))
+    content = _read(location)
+    text = to_text(content, str(location))
     spans = array("q")
     byte, done = len(_BOM) if content.startswith(_BOM) else 0, 0  # bytes before the character at `done`
-    for start, end in _items(text, place):
+    for start, end in _items(text, location):
         first = byte + start - done  # between items stand only blanks and commas, a byte each
         byte, done = first + len(text[start:end].encode()), end
         spans.extend((first, byte, len(spans) // 3))
-    return Rows(place, spans, _object, "row")
+    return Rows(location, spans, _object, "row")
 
 
-def _items(text: str, place: Location) -> Iterator[tuple[int, int]]:
+def _items(text: str, location: Location) -> Iterator[tuple[int, int]]:
     """Where the items of a JSON list start and end, in characters."""
     decoder = json.JSONDecoder()
     at = _after_blanks(text, 0)
     if text[at : at + 1] != "[":
-        raise DataError(f"{place} must hold a JSON list; a file with one object a line is called .jsonl")
+        raise DataError(f"{location} must hold a JSON list; a file with one object a line is called .jsonl")
     at = _after_blanks(text, at + 1)
     more = text[at : at + 1] != "]"
     while more:
@@ -169,31 +169,31 @@ def _items(text: str, place: Location) -> Iterator[tuple[int, int]]:
             _, end = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
             raise DataError(
-                f"{place}, line {error.lineno}, is not JSON: {error.msg}; is the file cut short?"
+                f"{location}, line {error.lineno}, is not JSON: {error.msg}; is the file cut short?"
             ) from error
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{place} is JSON that cannot be read from character {at}: {error}") from error
+            raise DataError(f"{location} is JSON that cannot be read from character {at}: {error}") from error
         yield at, end
         at = _after_blanks(text, end)
         more = text[at : at + 1] == ","
         if more:
             at = _after_blanks(text, at + 1)
     if text[at:].strip() != "]":
-        raise DataError(f"{place} is not JSON: the list does not end where it should, at character {at}")
+        raise DataError(f"{location} is not JSON: the list does not end where it should, at character {at}")
 
 
-def separated(place: Location, delimiter: str) -> Rows:
+def separated(location: Location, delimiter: str) -> Rows:
     """The rows of a CSV or TSV file as dictionaries; its first row names the columns. Quotes as in RFC 4180."""
-    path = local(place)
+    path = local(location)
     spans = _records(path, delimiter)
     if not spans:
-        raise DataError(f"{place} is empty; its first row must name the columns")
+        raise DataError(f"{location} is empty; its first row must name the columns")
     with path.open("rb") as file:
-        first = to_text(file.read(spans[1]), f"{place}, line 1")
-    header = [one.strip() for one in _fields(first, delimiter, f"{place}, line 1")]
+        first = to_text(file.read(spans[1]), f"{location}, line 1")
+    header = [column.strip() for column in _fields(first, delimiter, f"{location}, line 1")]
     if len(set(header)) < len(header):
-        raise DataError(f"{place}, line 1: two columns have one name among {', '.join(header)}")
-    return Rows(place, spans[3:], partial(_record, header=header, delimiter=delimiter), "line")
+        raise DataError(f"{location}, line 1: two columns have one name among {', '.join(header)}")
+    return Rows(location, spans[3:], partial(_record, header=header, delimiter=delimiter), "line")
 
 
 def _records(path: Path, delimiter: str) -> array[int]:
@@ -216,18 +216,18 @@ def _records(path: Path, delimiter: str) -> array[int]:
             blank = not next(reader)
         except StopIteration:
             return spans
-        except csv.Error:  # a broken row; said when it is read
+        except csv.Error:  # a broken row; reported when it is read
             blank = False
         if not blank:
             spans.extend((first, end, number))
         first = end
 
 
-def _read(place: Location) -> bytes:
+def _read(location: Location) -> bytes:
     try:
-        return local(place).read_bytes()
+        return local(location).read_bytes()
     except OSError as error:
-        raise DataError(f"cannot read {place}: {error.strerror}") from error
+        raise DataError(f"cannot read {location}: {error.strerror}") from error
 
 
 def _after_blanks(text: str, at: int) -> int:

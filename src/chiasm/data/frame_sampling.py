@@ -54,7 +54,7 @@ class FrameSampling:
 
 
 def spread(total: int, count: int, centred: bool) -> tuple[int, ...]:
-    """`count` of `total` places, at equal distances: the first, or the middle, of so many equal segments."""
+    """`count` of `total` indices, evenly spread: the first, or the middle, of so many equal segments."""
     step = total / count
     first = step / 2 if centred else 0.0
     return tuple(min(total - 1, int(first + at * step)) for at in range(count))

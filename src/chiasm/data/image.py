@@ -35,7 +35,7 @@ class Image:
     target: bool
 
     def __new__(cls, *_args: Any, **_entries: Any) -> Self:
-        """Also of a subclass that is made of something else: what most images are, nobody's answer."""
+        """A new image, also of a subclass with other arguments; it has no role and is no target, as most images."""
         image = super().__new__(cls)
         image.role, image.target = "", False
         return image
@@ -64,7 +64,7 @@ class Image:
 
     @property
     def name(self) -> str:
-        """How errors call this picture: its path, or what it is where it has none."""
+        """The picture's name in errors: its path, or what it is where it has none."""
         if isinstance(self.source, Path):
             return str(self.source)
         if isinstance(self.source, bytes):
@@ -117,7 +117,7 @@ class Image:
         return isinstance(self.source, np.ndarray)
 
     def pixels_uint8(self) -> NDArray[np.uint8]:
-        """The picture's grey levels, (H, W, 3): the array that it is, or its exact decoding."""
+        """The picture's pixels, (H, W, 3) uint8: the array that it is, or its exact decoding."""
         return self.source if isinstance(self.source, np.ndarray) else np.asarray(self.decode())
 
     def jpeg(self) -> decoding.Jpeg | None:
@@ -125,5 +125,5 @@ class Image:
         return None if isinstance(self.source, np.ndarray) else decoding.jpeg(self.encoded(), self.name)
 
     def _file(self) -> Path | bytes:
-        """Where Pillow reads: a path itself, so that a header costs no more than a header; or the bytes."""
+        """The path or the bytes that Pillow opens; of a path Pillow reads no more than it needs, such as a header."""
         return self.source if isinstance(self.source, Path) else self.encoded()

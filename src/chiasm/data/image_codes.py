@@ -11,7 +11,7 @@ from chiasm.errors import DataError
 
 @dataclass(frozen=True)
 class ImageCodes:
-    """How images are written in texts. names: the token of each code, by its number. count: codes of an image.
+    """The spelling of images in text. names: the token of each code, by its number. count: codes of an image.
 
     begin, end: the tokens around an image's codes.
     """
@@ -22,13 +22,13 @@ class ImageCodes:
     end: str
 
     def in_vocabulary(self, id_of: Callable[[str], int]) -> CodeIds:
-        """The same as ids."""
+        """These tokens as ids of a vocabulary."""
         return CodeIds(tuple(id_of(name) for name in self.names), self.count, id_of(self.begin), id_of(self.end))
 
 
 @dataclass(frozen=True)
 class CodeIds:
-    """How images are written in ids. ids: of each code, by its number. count: codes of an image.
+    """The token ids that write images. ids: of each code, by its number. count: codes of an image.
 
     begin, end: the ids around an image's codes.
     """

@@ -50,8 +50,8 @@ class Infilling:
     def spans(self, segments: Sequence[Span], most: int, rng: np.random.Generator) -> list[Span]:
         """Spans to move, in order, disjoint and none of them empty; at most `most` of them.
 
-        segments: the places in which they lie, each in one of these. Their ends are uniform over all of these, given
-            that they are disjoint: as many pairs of neighbours among sorted points. What reaches beyond is cut.
+        segments: (start, end) ranges, in one of which each lies. Their ends are uniform over all of these, given that
+            they are disjoint: as many pairs of neighbours among sorted points. What reaches beyond is cut.
         """
         wanted = min(max(1, int(rng.poisson(self.mean))), len(self.masks), most)
         if not segments or wanted < 1:
@@ -68,21 +68,21 @@ def _longest_within(low: int, high: int, segments: Sequence[Span]) -> Span:
 
 
 def segments_of(ids: Sequence[int], targets: Sequence[bool], boundaries: Sequence[int]) -> list[Span]:
-    """Runs of learned tokens, parted at boundaries."""
+    """Runs of learned tokens, (start, end), split at boundary tokens."""
     segments: list[Span] = []
-    for place, (token, target) in enumerate(zip(ids, targets, strict=True)):
+    for position, (token, target) in enumerate(zip(ids, targets, strict=True)):
         if not target or token in boundaries:
             continue
-        if segments and segments[-1][1] == place:
-            segments[-1] = (segments[-1][0], place + 1)
+        if segments and segments[-1][1] == position:
+            segments[-1] = (segments[-1][0], position + 1)
         else:
-            segments.append((place, place + 1))
+            segments.append((position, position + 1))
     return segments
 
 
 def moved(spans: Sequence[Span], length: int) -> list[int]:
-    """The order of places after spans are moved to the end: a place, or -1 - span for its mask, or -1 - length for the
-    token that ends a span."""
+    """The order of positions after spans are moved to the end: a position, or -1 - span for the span's mask token, or
+    -1 - length for the token that ends a span."""
     order: list[int] = []
     at = 0
     for number, (start, end) in enumerate(spans):

@@ -30,43 +30,43 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
     @property
     @abstractmethod
     def image_token(self) -> str:
-        """The token that keeps the place of one feature; it must be one token of the tokenizer."""
+        """The placeholder of one image feature in text; it must be one token of the tokenizer."""
 
     @property
     def alike(self) -> ImageTransform | None:
-        """What makes the pixels and image tokens of every image, all of them alike whatever their sizes; or None."""
+        """The transform of every image where all get the same size and number of image tokens; else None."""
         return None
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Tokens around and between image tokens, which a tokenizer that is learned must have too."""
+        """Tokens around and between image tokens, which a learned tokenizer must have too."""
         return ()
 
     @property
     def image_codes(self) -> ImageCodes | None:
-        """How images are written as codes of an image tokenizer; None where features stand in their places."""
+        """The codes of an image tokenizer that write images; None where image features replace image tokens."""
         return None
 
     @property
     def placeholder_tokens(self) -> tuple[str, ...]:
-        """All tokens that keep the place of a feature, each once."""
+        """All tokens that are placeholders of a feature, each once."""
         return (self.image_token,)
 
     @property
     def placeholder(self) -> str:
-        """How a chat template that goes with this layout writes a picture."""
+        """The text by which a chat template that goes with this layout writes a picture."""
         return self.image_token
 
     @abstractmethod
     def written(self, width: int, height: int) -> str:
-        """What is written for an image of that size in pixels: image tokens, and marks around and between them."""
+        """The text of an image of that size in pixels: image tokens, and marks around and between them."""
 
     def numbered(self, written: str, at: int) -> str:  # noqa: ARG002  # most do not count
-        """What stands for a picture before which `at` others stand in its sample."""
+        """The text of a picture, with its number where the layout writes one. at: its index in the sample, from 0."""
         return written
 
-    def beside(self, written: str, behind: str) -> str:  # noqa: ARG002  # most stand alike anywhere
-        """What stands for a picture, given the text behind it; where another picture follows, that is IMAGE."""
+    def beside(self, written: str, following: str) -> str:  # noqa: ARG002  # most stand alike anywhere
+        """The text of a picture, given the text that follows it; `following` is IMAGE where another picture follows."""
         return written
 
     @abstractmethod
@@ -74,7 +74,7 @@ class Layout(Component, ABC, package="chiasm.data.layouts", key="layout"):
         """The pixels of pictures, with row_N counting them from 0; the class says how they are laid out."""
 
     def positions(self, image_mask_T: Tensor, shown: Sequence[Image | Video]) -> Tensor | None:  # noqa: ARG002  # see below
-        """(A, T) positions of a sample's tokens, where they have several axes; None: the place in the sample.
+        """(A, T) positions of a sample's tokens, where they have several axes; None: the index in the sample.
 
         image_mask_T: which tokens are image tokens. shown: what stands in them, in order.
         """
@@ -87,7 +87,7 @@ class VideoLayout(Layout):
     @property
     @abstractmethod
     def video_token(self) -> str:
-        """As `image_token`, of videos."""
+        """The placeholder of one feature of a video."""
 
     @property
     def placeholder_tokens(self) -> tuple[str, ...]:
@@ -96,7 +96,7 @@ class VideoLayout(Layout):
     @property
     @abstractmethod
     def video_placeholder(self) -> str:
-        """As `placeholder`, of videos."""
+        """The text by which a chat template writes a video."""
 
     @property
     @abstractmethod
@@ -113,7 +113,7 @@ class VideoLayout(Layout):
 
     @abstractmethod
     def written_video(self, width: int, height: int, frames: int) -> str:
-        """What stands in the text for a video of so many frames of that size."""
+        """The text of a video of so many frames of that size: image tokens and marks."""
 
     @abstractmethod
     def images(
@@ -126,5 +126,5 @@ def all_alike(
 ) -> Images:
     """The pixels of pictures that are all made alike, (N, C, H, W)."""
     drawn = generators if generators is not None else [None] * len(images)
-    pixels = torch.stack([transform(image, one) for image, one in zip(images, drawn, strict=True)])
+    pixels = torch.stack([transform(image, drawing) for image, drawing in zip(images, drawn, strict=True)])
     return PixelImages(pixels, torch.arange(len(images)))

@@ -17,7 +17,7 @@ class LazyImage(Image):
 
     Who reads a sample's captions alone does not wait for its pixels.
 
-    size: (width, height) of what `make` returns, told without calling it.
+    size: (width, height) of what `make` returns, known without calling it.
     make: gives equal pixels whenever it is called, since two threads that ask at once may both call it.
     """
 

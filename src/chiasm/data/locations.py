@@ -78,7 +78,7 @@ class Url(Scalar):
 
     @property
     def _path(self) -> PurePosixPath:
-        """What stands behind the store's name, without a query."""
+        """The part of the URL after the store's name, without a query."""
         if self.scheme in _WEB:
             return PurePosixPath(urlsplit(self.address).path or "/")
         return PurePosixPath(self.address.partition("://")[2])
@@ -102,7 +102,7 @@ class Url(Scalar):
     @property
     def is_pattern(self) -> bool:
         """Whether it holds characters that stand for others, as in `**/*.parquet`."""
-        return any(one in self.address for one in ("*[" if self.scheme in _WEB else "*[?"))
+        return any(sign in self.address for sign in ("*[" if self.scheme in _WEB else "*[?"))
 
     def __truediv__(self, name: str) -> Url:
         return self._with_path(posixpath.join(str(self._path), quote(name) if self.scheme in _WEB else name))
@@ -141,20 +141,20 @@ class Url(Scalar):
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What the store says of it: type, size, and what else it knows. Raises AbsentError if there is nothing."""
+        """The store's entry for this URL: type, size and more. Raises AbsentError if there is nothing."""
         store, path = self._store
-        with _told(self):
+        with _as_data_errors(self):
             return dict(store.info(path))
 
     @property
     def version(self) -> str:
-        """Changes when the content does, as far as the store tells: the size, and its tag or time."""
+        """A string that changes with the content, as far as the store knows: the size, and its tag or time."""
         marks = ("size", "ETag", "etag", "Content-MD5", "md5Hash", "blob_id", "LastModified", "Last-Modified", "mtime")
         return " ".join(f"{mark}={self.facts[mark]}" for mark in (*marks, "created") if mark in self.facts)
 
     @property
     def length(self) -> int | None:
-        """How many bytes it has, None where the store does not tell."""
+        """The size in bytes, None where the store does not know it."""
         size = self.facts.get("size")
         return size if isinstance(size, int) else None
 
@@ -165,7 +165,7 @@ class Url(Scalar):
             return False
 
     def is_dir(self) -> bool:
-        """False where the store knows of no such folder; a web server, which may list none, is believed."""
+        """Whether this is a folder; a web server, which may list none, is taken to have it."""
         if self.scheme in _WEB:
             return True
         try:
@@ -176,20 +176,20 @@ class Url(Scalar):
     def read_bytes(self) -> bytes:
         """The whole content."""
         store, path = self._store
-        with _told(self):
+        with _as_data_errors(self):
             return store.cat_file(path)
 
     @contextmanager
     def open(self) -> Iterator[Any]:
         """A binary file that fetches the ranges that are read, and no more; the store must serve ranges."""
         store, path = self._store
-        with _told(self), store.open(path, "rb", cache_type="none") as file:
+        with _as_data_errors(self), store.open(path, "rb", cache_type="none") as file:
             yield file
 
     def fetch(self, path: Path) -> None:
         """Writes the whole content to a file of this machine."""
         store, name = self._store
-        with _told(self):
+        with _as_data_errors(self):
             store.get_file(name, str(path))
 
     def glob(self, pattern: str = "") -> list[Url]:
@@ -198,14 +198,14 @@ class Url(Scalar):
         store, path = wanted._store
         if pattern and self.scheme in _WEB:
             path = f"{path.rstrip('/')}/{pattern}"  # not quoted, as a name would be
-        with _told(self):
+        with _as_data_errors(self):
             found = store.glob(path, detail=True)
         return [Url(store.unstrip_protocol(name)) for name in sorted(found) if found[name].get("type") == "file"]
 
     def below(self) -> list[str]:
         """The names of all files below this folder, at any depth, with slashes; sorted."""
         store, path = self._store
-        with _told(self):
+        with _as_data_errors(self):
             found = store.find(path)
         start = path.rstrip("/") + "/"
         names = (name.removeprefix(start) for name in found)
@@ -216,7 +216,7 @@ Location = Url | Path  # in this order: any text is a path
 
 
 def place(text: str | Path | Url) -> Location:
-    """The place that a text names: a URL if it looks like one, else a path."""
+    """The location that a text names: a URL if it looks like one, else a path."""
     if isinstance(text, (Path, Url)):
         return text
     return Url(text) if _SCHEME.fullmatch(text) else Path(text)
@@ -228,9 +228,9 @@ def matching(folder: Location, pattern: str) -> list[Location]:
     return sorted(found, key=str)
 
 
-def short_names(places: Sequence[Location]) -> list[str]:
-    """The places as told from the folder that they share, without endings: what their samples are called by."""
-    names = [str(one) if isinstance(one, Url) else one.absolute().as_posix() for one in places]
+def short_names(locations: Sequence[Location]) -> list[str]:
+    """The locations relative to the folder that they share, without endings: what their samples are called by."""
+    names = [str(location) if isinstance(location, Url) else location.absolute().as_posix() for location in locations]
     folders = [posixpath.dirname(name) + "/" for name in names]
     first, last = min(folders, default=""), max(folders, default="")
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
@@ -259,12 +259,12 @@ class UrlImage(Image):
 
 
 def image_at(where: Location) -> Image:
-    """The picture at a place; nothing is read before it is needed."""
+    """The picture at a location; nothing is read before it is needed."""
     return UrlImage(where) if isinstance(where, Url) else Image(where)
 
 
 @contextmanager
-def _told(url: Url) -> Iterator[None]:
+def _as_data_errors(url: Url) -> Iterator[None]:
     """Errors of a store, as DataErrors that name the URL."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""A shuffled order that needs no memory: the place of every sample follows from (seed, epoch, position) alone.
+"""A shuffled order that needs no memory: the sample at a position follows from (seed, epoch, position) alone.
 
 So a run's position in its data is one number, resuming is exact, and any number of readers can share an order."""
 
@@ -23,7 +23,7 @@ class Order(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, place: int, /) -> int: ...
+    def __getitem__(self, position: int, /) -> int: ...
 
 
 class Shuffle:
@@ -44,19 +44,19 @@ class Shuffle:
         return self.count
 
     def __iter__(self) -> Iterator[int]:
-        return (self[place] for place in range(self.count))
+        return (self[position] for position in range(self.count))
 
-    def __getitem__(self, place: int) -> int:
-        if not 0 <= place < self.count:
-            raise IndexError(place)
-        place = self._step(place)
-        while place >= self.count:
-            place = self._step(place)
-        return place
+    def __getitem__(self, position: int) -> int:
+        if not 0 <= position < self.count:
+            raise IndexError(position)
+        position = self._step(position)
+        while position >= self.count:
+            position = self._step(position)
+        return position
 
-    def _step(self, place: int) -> int:
+    def _step(self, position: int) -> int:
         low_bits = (1 << self.half) - 1
-        left, right = place >> self.half, place & low_bits
+        left, right = position >> self.half, position & low_bits
         for key in self.keys:
             left, right = right, left ^ (_mix(right ^ key) & low_bits)
         return (left << self.half) | right
@@ -74,15 +74,15 @@ class Blocks:
 
 
 class BlockShuffle:
-    """A permutation with random access that opens each stretch about once: for shards and row groups.
+    """A permutation with random access that opens each block about once: for shards and row groups.
 
-    The stretches are shuffled; then `together` of them at a time, a window, have their samples shuffled among each
-    other. Every sample stands once, as in Shuffle, and a reader has the stretches of one window open, of two where it
-    passes from one to the next. With no more stretches than `together` it is a uniform shuffle of everything.
+    The blocks are shuffled; then `together` of them at a time, a window, have their samples shuffled among each
+    other. Every sample stands once, as in Shuffle, and a reader has the blocks of one window open, of two where it
+    passes from one to the next. With no more blocks than `together` it is a uniform shuffle of everything.
 
-    How far samples mix: within a window as in a uniform shuffle, beyond it not at all, so two samples of one stretch
+    How far samples mix: within a window as in a uniform shuffle, beyond it not at all, so two samples of one block
     are never further apart than a window is long. A batch of B samples sees about W (1 - (1 - 1/W)^B) of the W
-    stretches of its window rather than of all. Where samples of a stretch are alike, with correlation r between two of
+    blocks of its window rather than of all. Where samples of a block are alike, with correlation r between two of
     them, the mean of a batch varies by (1 - r) / B + r / W times the variance of a sample instead of 1 / B (cluster
     sampling): with data written in random order r is 0 and nothing is lost; with sorted data (a class a shard) raise
     `together`, or write the shards in random order once.
@@ -95,8 +95,8 @@ class BlockShuffle:
         self.together, self.seed, self.epoch = blocks.together, seed, epoch
         starts = list(accumulate(counts, initial=0))
         order = list(Shuffle(len(counts), seed, epoch))
-        self._starts = [starts[one] for one in order]  # of the stretches, in their new order
-        self._ends = list(accumulate(counts[one] for one in order))
+        self._starts = [starts[block] for block in order]  # of the blocks, in their new order
+        self._ends = list(accumulate(counts[block] for block in order))
         self._windows = [0, *islice(self._ends, self.together - 1, len(order) - 1, self.together), self._ends[-1]]
         # Up to how many samples there are at the end of each window; the shuffles of the last few are kept.
         self._shuffle = lru_cache(maxsize=4)(self._shuffle_of)
@@ -105,17 +105,17 @@ class BlockShuffle:
         return self._ends[-1]
 
     def __iter__(self) -> Iterator[int]:
-        return (self[place] for place in range(len(self)))
+        return (self[position] for position in range(len(self)))
 
-    def __getitem__(self, place: int) -> int:
-        if not 0 <= place < len(self):
-            raise IndexError(place)
-        window = bisect_right(self._windows, place) - 1
+    def __getitem__(self, position: int) -> int:
+        if not 0 <= position < len(self):
+            raise IndexError(position)
+        window = bisect_right(self._windows, position) - 1
         first = self._windows[window]
-        place = first + self._shuffle(window)[place - first]
-        block = bisect_right(self._ends, place)
+        position = first + self._shuffle(window)[position - first]
+        block = bisect_right(self._ends, position)
         before = self._ends[block - 1] if block else 0
-        return self._starts[block] + place - before
+        return self._starts[block] + position - before
 
     def _shuffle_of(self, window: int) -> Shuffle:
         count = self._windows[window + 1] - self._windows[window]
@@ -123,21 +123,21 @@ class BlockShuffle:
 
 
 def shuffled(count: int, blocks: Blocks | None, seed: int, epoch: int) -> Order:
-    """The order of an epoch: uniform, or by stretches where there are any."""
+    """The order of an epoch: uniform, or by blocks where there are any."""
     return Shuffle(count, seed, epoch) if blocks is None else BlockShuffle(blocks, seed, epoch)
 
 
 def seed_of(seed: int, number: int) -> int:
-    """A seed of its own for each of several orders."""
+    """A separate seed for each of several orders."""
     return _mix(_mix(seed & _MASK) ^ _mix(number + 1))
 
 
 def interleaved(quotas: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """One round of a mixture: at each of sum(quotas) places whose turn it is, and how many turns it had before.
+    """One round of a mixture: at each of sum(quotas) positions whose turn it is, and how many turns it had before.
 
     Turn k of source i falls on the time (k + 1/2) / quotas[i], and turns are taken in order of time (ties to the
-    first source). So after t places source i has had its share t p_i, within 1/2 + p_i n / 2 of n sources: as even as
-    Bresenham's line.
+    first source). So after t positions source i has had its share t p_i, within 1/2 + p_i n / 2 of n sources: as
+    even as Bresenham's line.
     """
     turns = np.concatenate([np.arange(quota) for quota in quotas])
     sources = np.repeat(np.arange(len(quotas)), quotas)

@@ -69,7 +69,7 @@ class BatchPart:
     and other such parts. See the module for how a field says what its rows belong to."""
 
     def to(self, device: torch.device | str) -> Self:
-        """All tensors on that device."""
+        """The same part with all tensors on that device."""
         return self._changed(lambda _, value: value.to(device, non_blocking=True), lambda part: part.to(device))
 
     def of_rows(self, first: int, last: int) -> Self:
@@ -98,7 +98,7 @@ class BatchPart:
     def _changed(
         self, change: Callable[[str, Any], Any], nested: Callable[[BatchPart], BatchPart], tuples: bool = False
     ) -> Self:
-        """With other rows in each field, and other parts nested in it."""
+        """A copy with other rows in each field, and other nested parts."""
         changed: dict[str, Any] = {}
         for field in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
             value = getattr(self, field.name)
@@ -140,17 +140,17 @@ def _declared(kind: Any) -> dict[str, Declared]:
     hints = get_type_hints(kind, include_extras=True)
     for name in (field.name for field in fields(kind)):
         hint = hints[name]
-        marks = [mark for each in _alternatives(hint) for mark in getattr(each, "__metadata__", ())]
+        marks = [mark for option in _alternatives(hint) for mark in getattr(option, "__metadata__", ())]
         declared = [mark for mark in marks if isinstance(mark, Declared)]
         if declared:
             found[name] = declared[0]
-        elif any(each is Tensor for each in _alternatives(hint)):
+        elif any(option is Tensor for option in _alternatives(hint)):
             raise TypeError(f"{kind.__name__}.{name} is a tensor that does not say what its rows belong to: Per(UNIT)")
     return found
 
 
 def _alternatives(hint: Any) -> list[Any]:
-    """A hint, and what it is a union of."""
+    """A type hint and, where it is a union, its members."""
     inner = hint
     if get_origin(hint) is Annotated:
         inner = get_args(hint)[0]

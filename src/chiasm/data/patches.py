@@ -45,12 +45,12 @@ class PatchTransform:
 
     def __call__(self, image: Image) -> tuple[Tensor, tuple[int, int]]:
         """The patches of a picture, and their grid: rows, columns."""
-        picture = image.decode()
-        rows, columns = self.grid(*picture.size)
+        decoded = image.decode()
+        rows, columns = self.grid(*decoded.size)
         size = columns * self.patch, rows * self.patch
-        if picture.size != size:
-            picture = picture.resize(size, PIL.Image.Resampling[self.interpolation.upper()])
-        pixels_CHW = ImageTransform(mean=self.mean, std=self.std).normalised(np.asarray(picture))
+        if decoded.size != size:
+            decoded = decoded.resize(size, PIL.Image.Resampling[self.interpolation.upper()])
+        pixels_CHW = ImageTransform(mean=self.mean, std=self.std).normalised(np.asarray(decoded))
         return patches_of(pixels_CHW, self.patch)
 
     def batch(self, images: Sequence[Image]) -> Images:

@@ -13,7 +13,7 @@ def three_axes(image_mask_T: Tensor, spans: Sequence[tuple[int, int, int]]) -> T
 
     image_mask_T: which tokens are image tokens. spans: (times, rows, columns) of each picture's image tokens, in order.
     A word stands at one number on all axes. An image begins at the next number, to which each of its tokens adds its
-    time, row and column. What follows goes on behind the largest number so far. Two words, a picture of two rows and
+    time, row and column. What follows goes on after the largest number so far. Two words, a picture of two rows and
     three columns, and a word:
 
         time    0 1  2 2 2 2 2 2  5

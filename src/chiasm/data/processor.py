@@ -53,7 +53,7 @@ class Preview:
 
 
 class Processor(ABC):
-    """What turns samples into what one family of models is given.
+    """Turns samples into the batches of one family of models.
 
     packs: whether samples follow each other in one stream without padding, so that a batch may be bounded by tokens.
     backend: the tokenizer that makes the ids of a batch; None for a processor whose ids are another program's.
@@ -71,12 +71,12 @@ class Processor(ABC):
 
     @property
     def transform(self) -> ImageTransform | None:
-        """What makes every picture's pixels, where all are made alike, whatever their sizes; else None."""
+        """The transform of every picture where all get the same size; else None."""
         return None
 
     @property
     def caption_tokenizer(self) -> Tokenizer | None:
-        """What cuts texts at a context of their own; None where a text that is too long is an error."""
+        """The tokenizer that cuts captions at its context; None where a text that is too long is an error."""
         return None
 
     @property
@@ -96,7 +96,7 @@ class Processor(ABC):
         raise DataError(f"what a {type(self).__name__} reads of sample '{sample.key}' cannot be shown")
 
     def dumped(self) -> dict[str, Any]:
-        """Its settings as plain entries, for people to look at; {} where another program has them."""
+        """The settings as plain entries, for people to look at; {} where another program has them."""
         return {}
 
     @property
@@ -107,7 +107,7 @@ class Processor(ABC):
     @classmethod
     @abstractmethod
     def from_recipe(cls, entries: Mapping[str, Any], texts: Iterable[str]) -> Self:
-        """Builds it from the recipe's `processor` entries. texts: the training captions, to learn a tokenizer from."""
+        """A processor of the recipe's `processor` entries. texts: the training captions, to learn a tokenizer from."""
 
     def changed(self, entries: Mapping[str, Any]) -> Self:
         """This processor with entries of the recipe over its own, for a trained model that is trained further.
@@ -194,7 +194,7 @@ class PairProcessor(Processor):
         )
 
     def images(self, images: Sequence[Image], generators: Sequence[np.random.Generator] | None = None) -> Images:
-        """Pictures alone, in order."""
+        """A batch of pictures alone, in order."""
         if isinstance(self.image, PatchTransform):
             return self.image.batch(images)
         drawn = generators if generators is not None else [None] * len(images)
@@ -205,7 +205,7 @@ class PairProcessor(Processor):
         return PixelImages(pixels, torch.arange(len(images)))
 
     def texts(self, texts: Sequence[str]) -> Tokens:
-        """Texts alone, in order."""
+        """A batch of texts alone, in order."""
         return self.tokenizer(texts)
 
     @classmethod
@@ -221,7 +221,7 @@ class PairProcessor(Processor):
         return cls(image, Tokenizer(learn_tokenizer(texts, settings.tokenizer.learn), settings.text))
 
     def changed(self, entries: Mapping[str, Any]) -> Self:
-        """With other entries of `image`; the tokenizer belongs to the weights."""
+        """This processor with other entries of `image`; the tokenizer belongs to the weights."""
         if fixed := sorted(entries.keys() - {"image"}):
             raise RecipeError(f"processor.{fixed[0]}: a trained model keeps its own; only 'image' can be changed")
         image = parse(ImageTransform, {**dump(self.image), **entries.get("image", {})}, "processor.image")

@@ -61,9 +61,9 @@ class Budget:
 
 @dataclass(frozen=True)
 class Span:
-    """The places of one batch, up to but not including `last`. bounds: where each rank's share begins, and the end.
+    """The positions of one batch, up to but not including `last`. bounds: where each rank's share begins, and the end.
 
-    drawn: what was read to find that out, by place; None where nothing was read yet.
+    drawn: what was read to find that out, by position; None where nothing was read yet.
     """
 
     first: int
@@ -81,7 +81,7 @@ class Skips:
     samples: list[Skipped] = field(default_factory=list)  # of this sitting; `seen` and `count` go on after a resume
 
     def reasons(self) -> Counter[str]:
-        """How many were left out, by reason."""
+        """The number of samples left out, by reason."""
         return Counter(skipped.reason for skipped in self.samples)
 
 
@@ -98,7 +98,7 @@ class Reader:
     - threads prepare batches ahead of time and decide nothing: another number of them gives the same batches;
     - shards are not dealt out to readers, so it does not matter whether there are fewer of them: none waits,
       none repeats.
-    A sample that cannot be read leaves its place empty; nothing moves up.
+    A sample that cannot be read leaves its position empty; nothing moves up.
 
     captions: "random" makes a pair of a sample's picture and one of its captions, drawn anew each epoch; "first"
         takes the first; "mixed" takes the first in half of the draws and one of the others else, for sources whose
@@ -163,7 +163,7 @@ class Reader:
 
     @property
     def handed(self) -> int:
-        """Places of the last batch, of all ranks together."""
+        """The number of positions in the last batch, over all ranks."""
         return self.span.last - self.span.first
 
     def shares(self) -> Generator[Batch | None]:
@@ -176,21 +176,21 @@ class Reader:
             ThreadPoolExecutor(max_workers=1, thread_name_prefix="planner") as planner,
             ThreadPoolExecutor(max_workers=self.threads, thread_name_prefix="reader") as pool,
         ):
-            waiting: deque[Future[tuple[Span, Batch | None, list[Skipped]]]] = deque()
+            pending: deque[Future[tuple[Span, Batch | None, list[Skipped]]]] = deque()
             try:
                 while True:
-                    while len(waiting) <= self.ahead:
-                        waiting.append(pool.submit(self._share, self._next(spans, planner)))
-                    self.span, batch, skipped = waiting.popleft().result()
+                    while len(pending) <= self.ahead:
+                        pending.append(pool.submit(self._share, self._next(spans, planner)))
+                    self.span, batch, skipped = pending.popleft().result()
                     self.position = self.span.last
                     self._count(skipped)
                     yield batch
             finally:
-                for future in waiting:
+                for future in pending:
                     future.cancel()
 
     def _next(self, spans: Iterator[Span], planner: ThreadPoolExecutor) -> Future[Span]:
-        """The next batch's places; in the background where samples have to be read to find them out."""
+        """The next batch's positions; in the background where samples have to be read to find them out."""
         if self.budget is not None:
             return planner.submit(next, spans)
         known: Future[Span] = Future()
@@ -213,11 +213,11 @@ class Reader:
 
     def _filled(self, first: int, budget: Budget) -> Span:
         drawn: dict[int, tuple[Sample, np.random.Generator] | Skipped] = {}
-        costs: list[int] = []  # tokens of each place
+        costs: list[int] = []  # tokens of each position
         held = Cost(0)
-        for place in range(first, first + len(self.source)):
+        for position in range(first, first + len(self.source)):
             try:
-                found = self.sample_at(place)
+                found = self.sample_at(position)
                 cost = self.processor.cost(found[0])
                 if not budget.share(self.ranks).holds(cost):
                     raise DataError(
@@ -227,14 +227,14 @@ class Reader:
                         + (" or data.batch_image_tokens" if budget.image_tokens is not None else "")
                     )
             except DataError as error:
-                drawn[place] = Skipped(self.source.called(self._index(place)), str(error))
+                drawn[position] = Skipped(self.source.called(self._index(position)), str(error))
                 costs.append(0)
                 continue
             more = Cost(held.tokens + cost.tokens, held.image_tokens + cost.image_tokens)
             if not budget.holds(more):
                 break
             held = more
-            drawn[place] = found
+            drawn[position] = found
             costs.append(cost.tokens)
         return Span(first, first + len(costs), _even(first, costs, self.ranks), drawn)
 
@@ -281,24 +281,24 @@ class Reader:
     def _read(self, span: Span, first: int, last: int) -> tuple[Batch | None, list[Skipped]]:
         drawn: dict[int, tuple[Sample, np.random.Generator]] = {}
         skipped: list[Skipped] = []
-        for place in range(first, last):
+        for position in range(first, last):
             try:
-                found = span.drawn[place] if span.drawn is not None else self.sample_at(place)
+                found = span.drawn[position] if span.drawn is not None else self.sample_at(position)
             except DataError as error:
-                found = Skipped(self.source.called(self._index(place)), str(error))
+                found = Skipped(self.source.called(self._index(position)), str(error))
             if isinstance(found, Skipped):
                 skipped.append(found)
             else:
-                drawn[place] = found
+                drawn[position] = found
         try:
             return self._processed([*drawn.values()]), skipped
         except DataError:
             # One of the samples is broken; looking for it is worth the time only now. Each is read again, for its
             # generator has been drawn from, and what else is in the batch must not change how a sample is seen.
             sound = []
-            for place, (known, _) in drawn.items():
+            for position, (known, _) in drawn.items():
                 try:
-                    sample, generator = self.sample_at(place)
+                    sample, generator = self.sample_at(position)
                     self._processed([(sample, copy.deepcopy(generator))])
                     sound.append((sample, generator))
                 except DataError as error:
@@ -314,9 +314,9 @@ class Reader:
 
     def _count(self, skipped: list[Skipped]) -> None:
         self.skips.seen += self.span.bounds[self.rank + 1] - self.span.bounds[self.rank]
-        for one in skipped:
-            if one not in self.skips.samples:  # the same sample comes again every epoch
-                log.warning("skipped %s: %s", one.key, one.reason)
+        for sample in skipped:
+            if sample not in self.skips.samples:  # the same sample comes again every epoch
+                log.warning("skipped %s: %s", sample.key, sample.reason)
         self.skips.samples += skipped
         self.skips.count += len(skipped)
 
@@ -339,14 +339,14 @@ class Reader:
 
 
 def _even(first: int, costs: Sequence[int], ranks: int) -> tuple[int, ...]:
-    """Bounds that cut places into as many parts of about equal cost, in order, each with a place that costs something.
+    """Bounds that cut positions into `ranks` parts of about equal cost, in order, each with one that costs something.
 
     Where there are not so many, some part has none.
     """
-    bounds, behind = [first], [*accumulate(costs, initial=0)]
+    bounds, up_to = [first], [*accumulate(costs, initial=0)]
     for rank in range(1, ranks):
-        due = behind[-1] * rank / ranks
-        cut = min(range(len(behind)), key=lambda at, due=due: abs(behind[at] - due))  # type: ignore[misc]
+        due = up_to[-1] * rank / ranks
+        cut = min(range(len(up_to)), key=lambda at, due=due: abs(up_to[at] - due))  # type: ignore[misc]
         bounds.append(first + cut)
     bounds.append(first + len(costs))
     full = [at for at, cost in enumerate(costs) if cost]

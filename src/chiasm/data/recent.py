@@ -11,8 +11,8 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class _Slot(Generic[V]):
-    """Where a value will be. values: empty before it is made."""
+class _Entry(Generic[V]):
+    """The value of one key. values: empty before it is made."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -25,18 +25,18 @@ class Recent(Generic[K, V]):
     def __init__(self, size: int, make: Callable[[K], V]) -> None:
         self.size, self.make = size, make
         self._guard = threading.Lock()
-        self._image_tokens: OrderedDict[K, _Slot[V]] = OrderedDict()
+        self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._image_tokens)
+        return len(self._entries)
 
     def __call__(self, key: K) -> V:
         with self._guard:
-            image_token = self._image_tokens.setdefault(key, _Slot())
-            self._image_tokens.move_to_end(key)
-            if len(self._image_tokens) > self.size:
-                self._image_tokens.popitem(last=False)
-        with image_token.lock:  # the first makes it, the others wait; where it fails, the next one tries again
-            if not image_token.values:
-                image_token.values.append(self.make(key))
-            return image_token.values[0]
+            entry = self._entries.setdefault(key, _Entry())
+            self._entries.move_to_end(key)
+            if len(self._entries) > self.size:
+                self._entries.popitem(last=False)
+        with entry.lock:  # the first makes it, the others wait; where it fails, the next one tries again
+            if not entry.values:
+                entry.values.append(self.make(key))
+            return entry.values[0]

@@ -1,4 +1,4 @@
-"""Phrases that mean one thing in their picture, and those that might mean several."""
+"""Referring expressions: which phrases name exactly one region of their picture."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _FILTERS = {
 
 
 def resized(image: PIL.Image.Image, size: tuple[int, int], interpolation: Interpolation) -> NDArray[np.uint8]:
-    """(H, W, 3): the picture scaled to `size`, (width, height), by Pillow."""
+    """The picture scaled by Pillow to `size`, (width, height), as (H, W, 3)."""
     return np.asarray(image.resize(size, _FILTERS[interpolation]))
 
 
@@ -44,7 +44,7 @@ def resized_window(
 def resized_fast(
     levels_HWC: NDArray[np.uint8], size: tuple[int, int], interpolation: Interpolation
 ) -> NDArray[np.uint8]:
-    """(H, W, 3): the levels scaled to `size`, (width, height), by torch; off from Pillow by two levels at most.
+    """The pixels scaled by torch to `size`, (width, height), as (H, W, 3); off from Pillow's by at most two of 255.
 
     Its kernel for bytes does in integers what Pillow does, several times faster where the processor has AVX2.
     """

@@ -49,7 +49,7 @@ class Box:
 class GroundedSpan:
     """A phrase of a text that means regions of the pictures. How it is written in a chat is the model's own convention.
 
-    span: (first, behind) characters of the text; an empty one stands for the boxes alone, at that place.
+    span: (start, end) characters of the text; an empty one stands for the boxes alone, at that position.
     boxes: the regions; () where they are asked for, so that the phrase is marked and nothing more.
     """
 
@@ -61,7 +61,7 @@ class GroundedSpan:
 class Text:
     """A run of text.
 
-    role: who speaks it in a chat ("system", "user", "assistant"); empty outside of chats.
+    role: whose turn it belongs to in a chat ("system", "user", "assistant"); empty outside of chats.
     target: whether it is learned (in training) or scored (in evaluation). Label masks come from here and nowhere else.
     mentions: phrases of it that mean regions, in order, none within another.
     """
@@ -133,7 +133,7 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One record.
+    """One record: parts in reading order (texts, images, videos), and what is known about them.
 
     key: unique within its source, stable between runs; errors, logs and answer files name the sample by it.
     parts: texts, images and videos in reading order.
@@ -182,7 +182,7 @@ class Sample:
         return replace(self, parts=(*self.parts, *parts))
 
     def fact(self, name: str) -> object | None:
-        """What is known under a name for reports: "label", or an entry of `meta`; None where nothing is."""
+        """The value of a name for reports: "label", or an entry of `meta`; None where there is none."""
         return self.label if name == "label" else self.meta.get(name)
 
     @property

@@ -28,7 +28,7 @@ class TooLong(Exception):
 
 
 class _Room(threading.local):
-    """Steps that are left for the chat that a thread renders."""
+    """The budget of steps that is left for the chat that a thread renders."""
 
     left = 0
 
@@ -48,7 +48,7 @@ def bounded_environment() -> Any:
     room = _Room()
 
     class Bounded(ImmutableSandboxedEnvironment):
-        """Whatever a template does goes through here; see `call`, `getattr` and the operators of a sandbox."""
+        """A sandboxed environment that charges for every step; see jinja2's `call`, `getattr` and operators."""
 
         intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
 
@@ -73,8 +73,8 @@ def bounded_environment() -> Any:
             if isinstance(owner, str | bytes | int):  # methods such as ljust, replace, join, format, to_bytes
                 self.foresee(owner, (*args, *entries.values()))
             else:
-                for one in (*args, *entries.values()):
-                    self.look(one)
+                for value in (*args, *entries.values()):
+                    self.look(value)
             return self.look(super().call(__context, __made, *args, **entries))
 
         def foresee(self, owner: Any, given: Sequence[Any]) -> None:
@@ -82,14 +82,14 @@ def bounded_environment() -> Any:
             length = len(owner) if isinstance(owner, str | bytes) else 1
             if isinstance(owner, str) and _WIDE.search(owner) and any(mark in owner for mark in "{%"):
                 raise TooLong
-            for one in given:
-                if isinstance(one, int):
-                    self.spend(abs(one) // _TEXT)
+            for argument in given:
+                if isinstance(argument, int):
+                    self.spend(abs(argument) // _TEXT)
                 else:
-                    self.spend(_length(one, self.spend) * max(1, length) // _TEXT)
+                    self.spend(_length(argument, self.spend) * max(1, length) // _TEXT)
 
         def look(self, value: Any) -> Any:
-            """Pays for looking at a value as long as it is; the value itself."""
+            """Charges for a value by its length, and returns it."""
             if isinstance(value, Sized):
                 self.spend(len(value) // (_TEXT if isinstance(value, str | bytes) else _LIST))
             return value
@@ -119,14 +119,14 @@ def bounded_environment() -> Any:
         def run(*args: Any, **entries: Any) -> Any:
             environment.spend()
             given = args[1:] if hasattr(filter_, "jinja_pass_arg") else args  # less the context
-            for one in (*given, *entries.values()):
+            for value in (*given, *entries.values()):
                 if name in _WRITING:
-                    environment.spend(_length(one, environment.spend) // _TEXT)
-                if isinstance(one, int):
+                    environment.spend(_length(value, environment.spend) // _TEXT)
+                if isinstance(value, int):
                     lines = _length(given[0], environment.spend) if name in _INDENTING else 1
-                    environment.spend(abs(one) * lines // _TEXT)
-                elif isinstance(one, str | bytes | list | tuple | dict):
-                    environment.look(one)
+                    environment.spend(abs(value) * lines // _TEXT)
+                elif isinstance(value, str | bytes | list | tuple | dict):
+                    environment.look(value)
             if name in ("replace", "format"):
                 environment.foresee(str(given[0]), (*given[1:], *entries.values()))
             if name == "join" and isinstance(given[0], Sized):
@@ -141,12 +141,12 @@ def bounded_environment() -> Any:
         environment.spend(len(steps))
         return steps
 
-    def loop(several: Any, steps: int) -> Any:
-        """What a loop runs over, paid for at its beginning, or as it comes where nobody knows how much it is."""
-        if isinstance(several, Sized):
-            environment.spend(len(several) * steps)
-            return several
-        return _paid_one_by_one(several, lambda: environment.spend(steps))
+    def loop(values: Any, steps: int) -> Any:
+        """The values of a loop, charged at its beginning, or one by one where their number is unknown."""
+        if isinstance(values, Sized):
+            environment.spend(len(values) * steps)
+            return values
+        return _paid_one_by_one(values, lambda: environment.spend(steps))
 
     def made(value: Any) -> Any:
         """A value that becomes text, or is compared."""
@@ -163,7 +163,7 @@ def bounded_environment() -> Any:
     environment.globals.update(range=bounded_range, raise_exception=refuse)
     environment.globals.update({_LOOP: loop, _MADE: made})
     environment.filters["tojson"] = to_json
-    environment.filters.update({name: paid(name, one) for name, one in environment.filters.items()})
+    environment.filters.update({name: paid(name, function) for name, function in environment.filters.items()})
     return environment
 
 
@@ -179,7 +179,7 @@ def _paying(tree: Any, steps: int) -> Any:
         return nodes.Call(nodes.Name(name, "load"), list(given), [], None, None)
 
     class Paying(NodeTransformer):
-        """Names as jinja2's visitors want them."""
+        """A visitor that puts a charge around each costly node; its methods are named as jinja2 wants them."""
 
         def visit_For(self, node: Any) -> Any:
             self.generic_visit(node)
@@ -188,7 +188,7 @@ def _paying(tree: Any, steps: int) -> Any:
 
         def visit_Concat(self, node: Any) -> Any:
             self.generic_visit(node)
-            node.nodes = [paid(_MADE, one) for one in node.nodes]
+            node.nodes = [paid(_MADE, child) for child in node.nodes]
             return node
 
         def visit_Getitem(self, node: Any) -> Any:
@@ -198,7 +198,9 @@ def _paying(tree: Any, steps: int) -> Any:
 
         def visit_Output(self, node: Any) -> Any:
             self.generic_visit(node)
-            node.nodes = [one if isinstance(one, nodes.TemplateData) else paid(_MADE, one) for one in node.nodes]
+            node.nodes = [
+                child if isinstance(child, nodes.TemplateData) else paid(_MADE, child) for child in node.nodes
+            ]
             return node
 
         def visit_Compare(self, node: Any) -> Any:
@@ -209,10 +211,10 @@ def _paying(tree: Any, steps: int) -> Any:
     return Paying().visit(tree)
 
 
-def _paid_one_by_one(several: Any, pay: Callable[[], None]) -> Iterator[Any]:
-    for one in several:
+def _paid_one_by_one(values: Any, pay: Callable[[], None]) -> Iterator[Any]:
+    for value in values:
         pay()
-        yield one
+        yield value
 
 
 def _length(value: Any, pay: Callable[[int], None]) -> int:
@@ -221,10 +223,10 @@ def _length(value: Any, pay: Callable[[int], None]) -> int:
         return len(value)
     if isinstance(value, Mapping):
         pay(len(value) // _LIST)
-        return sum(_length(key, pay) + _length(one, pay) for key, one in value.items())
+        return sum(_length(key, pay) + _length(item, pay) for key, item in value.items())
     if isinstance(value, list | tuple):
         pay(len(value) // _LIST)
-        return sum(_length(one, pay) + 1 for one in value)
+        return sum(_length(item, pay) + 1 for item in value)
     return value.bit_length() // 3 + 1 if isinstance(value, int) else 1
 
 

@@ -41,10 +41,10 @@ class Entries:
         self._problems: dict[int, str] = {}
         kinds: dict[str, int] = {}  # a number for each ending
         keys = bytearray()
-        # Sample i has the key keys[key_ends[i - 1] : key_ends[i]], and such a stretch of members.
+        # Sample i has the key keys[key_ends[i - 1] : key_ends[i]], and such a range of members.
         self._key_ends, self._member_ends = array("q", [0]), array("q", [0])
         self._kinds, self._firsts, self._sizes = array("i"), array("q"), array("q")
-        for place, entry in enumerate(entries):
+        for index, entry in enumerate(entries):
             keys += entry.key.encode("utf-8", "surrogateescape")
             for ending, (first, size) in entry.members.items():
                 self._kinds.append(kinds.setdefault(ending, len(kinds)))
@@ -53,24 +53,24 @@ class Entries:
             self._key_ends.append(len(keys))
             self._member_ends.append(len(self._kinds))
             if entry.problem:
-                self._problems[place] = entry.problem
+                self._problems[index] = entry.problem
         self._keys, self._names = bytes(keys), tuple(kinds)
 
     def __len__(self) -> int:
         return len(self._key_ends) - 1
 
     def __getitem__(self, index: int) -> ShardEntry:
-        place = range(len(self))[index]
-        key = self._keys[self._key_ends[place] : self._key_ends[place + 1]].decode("utf-8", "surrogateescape")
-        members = range(self._member_ends[place], self._member_ends[place + 1])
+        index = range(len(self))[index]
+        key = self._keys[self._key_ends[index] : self._key_ends[index + 1]].decode("utf-8", "surrogateescape")
+        members = range(self._member_ends[index], self._member_ends[index + 1])
         found = {self._names[self._kinds[at]]: (self._firsts[at], self._sizes[at]) for at in members}
-        return ShardEntry(key, found, self._problems.get(place, ""))
+        return ShardEntry(key, found, self._problems.get(index, ""))
 
 
 def expand(pattern: str) -> list[str]:
     """The names that a pattern with braces stands for, in order: `{000..010}` a range, `{a,b}` a choice."""
     pieces = _BRACES.split(pattern)
-    choices = [[piece] if place % 2 == 0 else _choices(piece, pattern) for place, piece in enumerate(pieces)]
+    choices = [[piece] if number % 2 == 0 else _choices(piece, pattern) for number, piece in enumerate(pieces)]
     return ["".join(chosen) for chosen in itertools.product(*choices)]
 
 
@@ -96,14 +96,14 @@ def index_of(shard: Location, copies: FileCache) -> Entries:
     if isinstance(shard, Url):
         kept = cache_folder() / "indexes" / f"{copy_name(shard)}.json"
         if kept.exists():
-            told = read_json(kept)
+            rows = read_json(kept)
             return Entries(
-                ShardEntry(key, {e: (a, n) for e, (a, n) in members.items()}, no) for key, members, no in told
+                ShardEntry(key, {e: (a, n) for e, (a, n) in members.items()}, no) for key, members, no in rows
             )
         with copies.open(shard) as file:
             entries = read_index(shard, file)
-        told = [(entry.key, entry.members, entry.problem) for entry in entries]
-        write_whole(kept, json.dumps(told, ensure_ascii=False).encode())
+        rows = [(entry.key, entry.members, entry.problem) for entry in entries]
+        write_whole(kept, json.dumps(rows, ensure_ascii=False).encode())
         return Entries(entries)
     with shard.open("rb") as file:
         return Entries(read_index(shard, file))
@@ -136,7 +136,7 @@ def read_index(shard: Location, file: BinaryIO) -> list[ShardEntry]:
 
 
 def _tell_the_cut(entries: list[ShardEntry], end: int, size: int) -> None:
-    """Makes the last entry say what became of a shard without an end: it counts as one sample, and stands for many."""
+    """Marks the last entry of a shard that is cut short as unreadable: it counts as one sample, and stands for many."""
     last = entries[-1].members
     in_member = any(first + length > size for first, length in last.values())
     # With fewer members than the one before, the last sample lost some between two of them.

@@ -1,4 +1,4 @@
-"""What every source of samples offers: a length, a sample by its index, and an order to train in."""
+"""The base of every source of samples: a length, a sample by its index, and an order to train in."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Source(Component, ABC, package="chiasm.data.sources", key="source"):
         Epoch after epoch, each in an order of its own, every sample once in each. It follows from (seed, position)
         alone.
         """
-        epoch, place = divmod(position, len(self))
-        return self._order(seed, epoch)[place]
+        epoch, index = divmod(position, len(self))
+        return self._order(seed, epoch)[index]
 
     def called(self, index: int) -> str:
-        """How logs call a sample that could not be read, and so has no key."""
+        """The name in logs of a sample that could not be read, and so has no key."""
         return f"sample {index} of the source"
 
     @cached_property
@@ -63,7 +63,7 @@ class Source(Component, ABC, package="chiasm.data.sources", key="source"):
 
 @dataclass(frozen=True)
 class Derived(Source):
-    """Makes a sample out of each one of another source. of: that source.
+    """A source that makes a sample out of each one of another source. of: that source.
 
     They come in its order, so a mixture keeps its shares, and what is cheap to read together is read together.
     """

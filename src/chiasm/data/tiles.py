@@ -23,33 +23,33 @@ class TileTransform:
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
 
-    def resized(self, picture: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
+    def resized(self, image: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
         """The picture at that size; the aspect ratio may change."""
-        if picture.size == (width, height):
-            return picture
-        return picture.resize((width, height), PIL.Image.Resampling[self.interpolation.upper()])
+        if image.size == (width, height):
+            return image
+        return image.resize((width, height), PIL.Image.Resampling[self.interpolation.upper()])
 
-    def pixels(self, pictures: Sequence[PIL.Image.Image]) -> list[Tensor]:
+    def pixels(self, images: Sequence[PIL.Image.Image]) -> list[Tensor]:
         """Each picture as normalised pixels, (3, H, W)."""
-        levels = ImageTransform(mean=self.mean, std=self.std)
-        return [levels.normalised(np.asarray(picture)) for picture in pictures]
+        transform = ImageTransform(mean=self.mean, std=self.std)
+        return [transform.normalised(np.asarray(image)) for image in images]
 
-    def at(self, picture: PIL.Image.Image, width: int, height: int) -> Tensor:
+    def at(self, image: PIL.Image.Image, width: int, height: int) -> Tensor:
         """The picture at that size as normalised pixels, (3, H, W)."""
-        return self.pixels([self.resized(picture, width, height)])[0]
+        return self.pixels([self.resized(image, width, height)])[0]
 
 
-def cut(picture: PIL.Image.Image, tile: int) -> list[PIL.Image.Image]:
-    """A picture of whole tiles, row by row."""
-    width, height = picture.size
-    return [picture.crop((x, y, x + tile, y + tile)) for y in range(0, height, tile) for x in range(0, width, tile)]
+def cut(image: PIL.Image.Image, tile: int) -> list[PIL.Image.Image]:
+    """The tiles of a picture whose sides are whole tiles, row by row."""
+    width, height = image.size
+    return [image.crop((x, y, x + tile, y + tile)) for y in range(0, height, tile) for x in range(0, width, tile)]
 
 
 def sizes_of(images: Sequence[Image]) -> Tensor:
-    """(N, 2): height and width in pixels."""
+    """The sizes of N images, (N, 2): height and width in pixels."""
     return torch.tensor([image.size[::-1] for image in images], dtype=torch.long).view(-1, 2)
 
 
 def owned(tiles: Sequence[Sized]) -> tuple[Tensor, Tensor]:
-    """Of the tiles of N pictures: the pictures' numbers, (N,), and how many tiles each has, (N,)."""
-    return torch.arange(len(tiles)), torch.tensor([len(each) for each in tiles], dtype=torch.long)
+    """The numbers of N pictures, (N,), and how many tiles each has, (N,)."""
+    return torch.arange(len(tiles)), torch.tensor([len(owned_tiles) for owned_tiles in tiles], dtype=torch.long)

@@ -26,7 +26,7 @@ class TextTransform:
     context: the most tokens of a text, start and end marks included; longer texts are cut, their end mark kept.
     pad_id: what fills up a row.
     padding: "longest" fills up to the longest text of the batch, so that no work is done on padding (CLIP: what stands
-        behind the end mark cannot be seen); "context" always to the context (SigLIP: it was trained to see the
+        after the end mark cannot be seen); "context" always to the context (SigLIP: it was trained to see the
         padding, and scores badly without it).
     """
 

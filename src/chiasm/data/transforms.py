@@ -27,7 +27,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 @dataclass(frozen=True)
 class View:
-    """What is seen of a picture: `box` of it, scaled to `scaled`, (width, height), the window at `corner` taken out.
+    """A view of a picture: `box` of it, scaled to `scaled`, (width, height), the window at `corner` taken out.
 
     corner: (left, top); below zero where the window is larger than what was scaled, and is filled up around it.
     """
@@ -38,7 +38,7 @@ class View:
     mirrored: bool = False
 
     def inside(self, side: int) -> Box:
-        """What of the window, a square of that side, lies in what was scaled."""
+        """The part of the window, a square of that side, that lies in the scaled picture."""
         (left, top), (width, height) = self.corner, self.scaled
         return max(0, left), max(0, top), min(width, left + side), min(height, top + side)
 
@@ -50,11 +50,11 @@ class Views(Image):
     __slots__ = ()
 
     def drawn(self, generator: np.random.Generator | None) -> NDArray[np.uint8]:
-        """One of them, (size, size, 3); the first where nothing is to be drawn."""
-        levels = self.pixels_uint8()
-        side = levels.shape[1]
-        at = 0 if generator is None else int(generator.integers(len(levels) // side))
-        return levels[at * side : (at + 1) * side]
+        """A random one of the views, (size, size, 3); the first where there is no generator."""
+        pixels_uint8 = self.pixels_uint8()
+        side = pixels_uint8.shape[1]
+        at = 0 if generator is None else int(generator.integers(len(pixels_uint8) // side))
+        return pixels_uint8[at * side : (at + 1) * side]
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,9 @@ class Augment:
     flip: float = 0.0
 
     def drawn(self, size: tuple[int, int], generator: np.random.Generator) -> tuple[Box, bool]:
-        """What is cut out of a picture of (width, height), and whether it is mirrored.
+        """A random crop of a picture of (width, height), and whether it is mirrored.
 
         A random resized crop (Szegedy et al. 2015): area uniform, aspect uniform in its logarithm.
-
         Whole pixels, ten tries, then the largest middle crop of an allowed aspect: as torchvision does.
         """
         width, height = size
@@ -106,7 +105,7 @@ class ImageTransform:
     resize_to: what "crop" and "squash" scale to before they take the middle of `size` out; None: to `size`.
     centre: where the middle begins if half of the rest is no whole pixel: "down", as in transformers, or to the next
         "even" one, as in torchvision and so in open_clip.
-    fill: the levels around a padded picture; None: the mean colour. What "crop" and "none" lack is black.
+    fill: the colour around a padded picture; None: the mean colour. What "crop" and "none" lack is black.
     """
 
     size: int = 224
@@ -126,14 +125,14 @@ class ImageTransform:
         return self.normalised(self.pixels_uint8(image, generator))
 
     def pixels_uint8(self, image: Image, generator: np.random.Generator | None = None) -> NDArray[np.uint8]:
-        """The picture's grey levels, (size, size, 3), before they are normalised."""
+        """The picture's pixels, (size, size, 3) uint8, before they are normalised."""
         if isinstance(image, Views):
             return image.drawn(generator)
         fast = (self.asked_decoding if generator is None else self.decoding) == "fast"
         return self._fast(image, generator) if fast else self._exact(image, generator)
 
     def seen(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """What is seen of a picture of (width, height) that is not augmented: x0, y0, x1, y1 as shares of its sides."""
+        """The part of a picture of (width, height) seen without augmentation: x0, y0, x1, y1 as shares of its sides."""
         view = self._view(size, None)
         (left, top, right, bottom), (width, height) = view.inside(self.size), view.scaled
         return left / width, top / height, right / width, bottom / height
@@ -144,7 +143,7 @@ class ImageTransform:
             decoder()
 
     def normalised(self, levels_HWC: NDArray[np.uint8], out_CHW: Tensor | None = None) -> Tensor:
-        """uint8 grey levels, (H, W, 3), to normalised (3, H, W) floats. out_CHW: where to, instead of a new tensor."""
+        """Normalised (3, H, W) floats of uint8 pixels, (H, W, 3). out_CHW: where to, instead of a new tensor."""
         out = torch.empty(3, *levels_HWC.shape[:2]) if out_CHW is None else out_CHW
         pixels, std = out.numpy(), np.array(self.std)
         scale, shift = (1 / 255 / std).astype(np.float32), (-np.array(self.mean) / std).astype(np.float32)
@@ -156,44 +155,44 @@ class ImageTransform:
     def shown(self, pixels_CHW: Tensor) -> NDArray[np.uint8]:
         """The inverse of `normalised`: pixels as a picture that one can look at, (H, W, 3) uint8."""
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
-        levels = (pixels_CHW * std[:, None, None] + mean[:, None, None]) * 255
-        return levels.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+        values = (pixels_CHW * std[:, None, None] + mean[:, None, None]) * 255
+        return values.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
     def _exact(self, image: Image, generator: np.random.Generator | None) -> NDArray[np.uint8]:
-        """As transformers' own processors do it, and torchvision's random crop."""
-        picture = image.decode()
-        view = self._view(picture.size, generator)
-        return self._by_pillow(picture, view.box, view)
+        """The pixels of a view by Pillow, as transformers' own processors and torchvision's random crop make them."""
+        decoded = image.decode()
+        view = self._view(decoded.size, generator)
+        return self._by_pillow(decoded, view.box, view)
 
     def _fast(self, image: Image, generator: np.random.Generator | None) -> NDArray[np.uint8]:
-        """The same view, of a JPEG decoded at no more than the size that it takes."""
+        """The pixels of the same view, of a JPEG decoded at no more than the size that it takes."""
         jpeg = image.jpeg()
         if jpeg is None:
-            levels = image.pixels_uint8()
-            view = self._view((levels.shape[1], levels.shape[0]), generator)
+            pixels_uint8 = image.pixels_uint8()
+            view = self._view((pixels_uint8.shape[1], pixels_uint8.shape[0]), generator)
             box = view.box
         else:
             view = self._view(jpeg.size, generator)
-            levels = jpeg.pixels_uint8(_eighths(view))
-            across, down = levels.shape[1] / jpeg.size[0], levels.shape[0] / jpeg.size[1]
+            pixels_uint8 = jpeg.pixels_uint8(_eighths(view))
+            across, down = pixels_uint8.shape[1] / jpeg.size[0], pixels_uint8.shape[0] / jpeg.size[1]
             left, top, right, bottom = view.box
             box = int(left * across), int(top * down), math.ceil(right * across), math.ceil(bottom * down)
         if self._is_long(view):
-            return self._by_pillow(PIL.Image.fromarray(np.ascontiguousarray(levels)), box, view)
+            return self._by_pillow(PIL.Image.fromarray(np.ascontiguousarray(pixels_uint8)), box, view)
         left, top, right, bottom = box
-        scaled = resized_fast(levels[top:bottom, left:right], view.scaled, self.interpolation)
+        scaled = resized_fast(pixels_uint8[top:bottom, left:right], view.scaled, self.interpolation)
         return self._window(scaled, view)
 
-    def _by_pillow(self, picture: PIL.Image.Image, box: Box, view: View) -> NDArray[np.uint8]:
+    def _by_pillow(self, image: PIL.Image.Image, box: Box, view: View) -> NDArray[np.uint8]:
         if self._is_long(view):
-            inside = resized_window(picture, view.scaled, view.inside(self.size), self.interpolation)
+            inside = resized_window(image, view.scaled, view.inside(self.size), self.interpolation)
             return self._framed(inside, view)
-        if box != (0, 0, *picture.size):
-            picture = picture.crop(box)
-        return self._window(resized(picture, view.scaled, self.interpolation), view)
+        if box != (0, 0, *image.size):
+            image = image.crop(box)
+        return self._window(resized(image, view.scaled, self.interpolation), view)
 
     def _view(self, size: tuple[int, int], generator: np.random.Generator | None) -> View:
-        """What is seen of a picture of (width, height)."""
+        """The view of a picture of (width, height)."""
         side = self.size
         if generator is not None and self.augment is not None:
             box, mirrored = self.augment.drawn(size, generator)
@@ -227,8 +226,8 @@ class ImageTransform:
 
     @property
     def around(self) -> tuple[int, int, int]:
-        """The levels around a padded picture."""
-        red, green, blue = self.fill or (round(255 * one) for one in self.mean)
+        """The colour around a padded picture."""
+        red, green, blue = self.fill or (round(255 * mean) for mean in self.mean)
         return red, green, blue
 
     @staticmethod
@@ -241,7 +240,7 @@ class ImageTransform:
         return self._framed(scaled_HWC[top:bottom, left:right], view)
 
     def _framed(self, inside_HWC: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
-        """What lies in the window, with what was missing around it."""
+        """The pixels of the window, with the missing ones around them filled."""
         height, width, _ = inside_HWC.shape
         if (width, height) == (self.size, self.size):
             return inside_HWC[:, ::-1] if view.mirrored else inside_HWC

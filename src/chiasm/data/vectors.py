@@ -22,7 +22,7 @@ class GrowingArray:
     """(N, *shape) in a .npy file; `numpy.load(file, mmap_mode="r")` reads it whenever it likes.
 
     Rows are on the disk before the header counts them: a reader never meets a row that is not whole, and what a kill
-    leaves behind the counted rows is overwritten. `count` is N. dtype: of the numbers, as numpy calls it.
+    leaves after the counted rows is overwritten. `count` is N. dtype: of the numbers, as numpy calls it.
     Raises CheckpointError where the file holds something else.
     """
 
@@ -50,14 +50,14 @@ class GrowingArray:
         self._count_rows(self.count + len(rows))
 
     def truncate(self, count: int) -> None:
-        """Leaves the first `count` rows."""
+        """Drops all but the first `count` rows."""
         if count > self.count:
             raise CheckpointError(f"{self.file} is damaged: it holds {self.count} rows where {count} were written")
         self._count_rows(count)
         os.truncate(self.file, self._end(count))
 
     def rows(self, own: bool = False) -> NDArray[np.number]:
-        """(N, *shape), mapped, not read. own: rows may be written to, and what is written stays out of the file."""
+        """All rows, (N, *shape), mapped, not read. own: a private copy on write, which never reaches the file."""
         if not self.count:
             return np.empty((0, *self.shape), self.dtype)  # an empty file cannot be mapped
         return np.memmap(self.file, self.dtype, "c" if own else "r", _HEADER, (self.count, *self.shape))
@@ -90,7 +90,7 @@ class GrowingArray:
 
 
 class KeyFile:
-    """The keys of rows in another file, a line each, in their order; what `places` tells is which row a key has.
+    """The keys of rows in another file, a line each, in their order. places: the row of each key.
 
     Rows are written before their keys, so that a kill at any moment leaves nothing half there: rows without a key are
     cut off, and so is a line without an end. Raises CheckpointError where a key has no row, or two.
@@ -104,7 +104,7 @@ class KeyFile:
         if whole != content:
             os.truncate(file, len(whole))
         keys = whole.decode().splitlines()
-        self.places = {key: place for place, key in enumerate(keys)}
+        self.places = {key: row for row, key in enumerate(keys)}
         if rows.count < len(keys) or len(self.places) != len(keys):
             raise CheckpointError(f"the cache {file.parent} is damaged; remove it, and it will be made anew")
         rows.truncate(len(keys))

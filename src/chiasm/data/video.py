@@ -76,7 +76,7 @@ class Video:
 
     @property
     def name(self) -> str:
-        """How errors call this video: where it is, or what it is where it has no place."""
+        """The video's name in errors: its location, or what it is where it has none."""
         if self.frames is not None:
             return f"<{len(self.frames)} frames from {self.frames[0].name}>"
         return f"<{len(self.source)} bytes>" if isinstance(self.source, bytes) else str(self.source)
@@ -105,12 +105,12 @@ class Video:
 
     @property
     def count(self) -> int:
-        """How many frames it has."""
+        """The number of frames."""
         return len(self._index.times) if self.frames is None else len(self.frames)
 
     @property
     def rate(self) -> float:
-        """Frames a second, in the mean; 0 of a single frame that was given."""
+        """The mean number of frames a second; 0 of a single frame that was given."""
         if self.frames is None:
             return self._index.rate
         elapsed = self.seconds[-1] - self.seconds[0]
@@ -118,11 +118,11 @@ class Video:
 
     @property
     def duration(self) -> float:
-        """Seconds; of given frames the time of the last one."""
+        """The duration in seconds; of given frames the time of the last one."""
         return self._index.duration if self.frames is None else self.seconds[-1]
 
     def times(self, indices: Sequence[int]) -> tuple[float, ...]:
-        """Seconds from the start at which frames are shown."""
+        """The presentation times of the frames, in seconds from the start."""
         if self.frames is not None:
             return tuple(self.seconds[at] for at in indices)
         index = self._index
@@ -157,7 +157,7 @@ class Video:
 
     @property
     def poster(self) -> Image:
-        """Its first frame, as an image that stands for the whole: decoded when needed, with the video's own key."""
+        """The first frame, as an image that stands for the whole: decoded when needed, with the video's own key."""
         return Poster(self)
 
     @property

@@ -68,10 +68,10 @@ def embed(
     """Writes the features of a source's pictures and captions; goes on where an earlier call was stopped.
 
     Rows are unit vectors in the shared space, or with `tokens` what a tower makes before pooling: (P, D) a picture,
-    (context, D) a text, zero behind its last token. `*.keys.jsonl` names each row's sample, line by line. A kill loses
+    (context, D) a text, zero after its last token. `*.keys.jsonl` names each row's sample, line by line. A kill loses
     at most the batch that was being made, and going on leads to the same bytes. about: the model, in words.
     Raises ChiasmError if the folder holds features of something else or the disk is too small, CapabilityError for a
-    model that does not embed. What cannot be read is skipped, and told in skipped.jsonl.
+    model that does not embed. What cannot be read is skipped, and listed in skipped.jsonl.
     """
     features = _features(model, what, tokens)
     head = {
@@ -85,7 +85,7 @@ def embed(
         "samples": len(source),
         "features": "tokens" if tokens else "pooled",
         "dtype": dtype,
-        "files": [f"{one.name}.npy" for one in features],
+        "files": [f"{feature.name}.npy" for feature in features],
     }
     files = _Files(folder, head, features, dtype)
     _check_disk(source, features, files, dtype)
@@ -98,7 +98,7 @@ def embed(
                 _add(feature, samples, files)
             files.commit(rows.stop)
             progress.advance(bar, len(rows))
-    return Embedded({one.name: files.arrays[one.name].count for one in features}, files.skipped())
+    return Embedded({feature.name: files.arrays[feature.name].count for feature in features}, files.skipped())
 
 
 class _Files:
@@ -110,11 +110,13 @@ class _Files:
         written = self._written()
         self.done, shapes, sizes = int(written["done"]), written["shapes"], written["bytes"]
         self._write(written)  # from the very first on, the folder says whose it is
-        self.lines = [f"{one.name}.keys.jsonl" for one in features] + [SKIPPED]
+        self.lines = [f"{feature.name}.keys.jsonl" for feature in features] + [SKIPPED]
         for name in self.lines:
             (folder / name).touch()
             os.truncate(folder / name, sizes.get(name, 0))
-        self.arrays = {one.name: GrowingArray(folder / f"{one.name}.npy", one.shape, dtype) for one in features}
+        self.arrays = {
+            feature.name: GrowingArray(folder / f"{feature.name}.npy", feature.shape, dtype) for feature in features
+        }
         for name, array in self.arrays.items():
             array.truncate(shapes.get(f"{name}.npy", [0])[0])
         self.commit(self.done)
@@ -131,7 +133,7 @@ class _Files:
             return sum(1 for _ in file)
 
     def commit(self, done: int) -> None:
-        """From here on an interruption costs nothing of the samples before `done`."""
+        """Marks the samples before `done` as finished, so that an interruption costs nothing of them."""
         written = self.head | {
             "done": done,
             "finished": done == self.head["samples"],
@@ -168,8 +170,8 @@ def _features(model: Model, what: What, tokens: bool) -> list[_Feature]:
     images = what in ("images", "both")
     texts = what in ("texts", "both")
     if not isinstance(model, Embedder) or (tokens and not isinstance(model, TokenEmbedder)):
-        told = "a feature for every token" if tokens else "one vector a picture or text"
-        raise CapabilityError(f"a model of the family '{model.config.chosen()}' does not make {told}")
+        missing = "a feature for every token" if tokens else "one vector a picture or text"
+        raise CapabilityError(f"a model of the family '{model.config.chosen()}' does not make {missing}")
     if tokens:
         assert isinstance(model, TokenEmbedder)
         made = [_image_tokens(model)] if images else []
@@ -212,14 +214,14 @@ def _add(feature: _Feature, samples: Mapping[int, Sample], files: _Files) -> Non
     if not named:
         return
     things = [thing for _, thing in named]
-    places, rows, broken = vectors_of(things, feature.encode)
-    for place, reason in broken:
-        files.skip(**named[place][0], what=feature.name.removesuffix("s"), reason=reason)
-    if not places:
+    indices, rows, broken = vectors_of(things, feature.encode)
+    for index, reason in broken:
+        files.skip(**named[index][0], what=feature.name.removesuffix("s"), reason=reason)
+    if not indices:
         return
-    keys: list[dict[str, object]] = [dict(named[place][0]) for place in places]
+    keys: list[dict[str, object]] = [dict(named[index][0]) for index in indices]
     if feature.lengths is not None:
-        for key, length in zip(keys, feature.lengths([things[place] for place in places]), strict=True):
+        for key, length in zip(keys, feature.lengths([things[index] for index in indices]), strict=True):
             key["tokens"] = length
     files.arrays[feature.name].append(rows)
     files.write_lines(f"{feature.name}.keys.jsonl", keys)
@@ -237,8 +239,11 @@ def _check_disk(source: Source, features: Sequence[_Feature], files: _Files, dty
     if not looked:
         return
     need = sum(
-        left * sum(len(one.things(sample)) for sample in looked) / len(looked) * files.arrays[one.name].row_bytes
-        for one in features
+        left
+        * sum(len(feature.things(sample)) for sample in looked)
+        / len(looked)
+        * files.arrays[feature.name].row_bytes
+        for feature in features
     )
     free = shutil.disk_usage(files.folder).free
     if need > free:

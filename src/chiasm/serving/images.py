@@ -44,8 +44,8 @@ def walk(folder: Path, report: Callable[[Unreadable], None] = lambda _: None) ->
     """The picture files below a folder, at any depth, in an order that does not change; hidden ones are passed over.
 
     A picture is what a file's ending says: one that Pillow opens, or any other known for pictures (.heic), so that
-    what cannot be read is at least told. Links to folders are not followed; a link to a file must stay in the folder.
-    report: is told of folders that cannot be entered, and of files that cannot be looked at.
+    what cannot be read is reported. Links to folders are not followed; a link to a file must stay in the folder.
+    report: called with each folder that cannot be entered, and each file that cannot be looked at.
     """
     endings = _endings()
     for where, folders, files in os.walk(folder, onerror=lambda error: report(_failed(folder, error))):
@@ -59,13 +59,13 @@ def walk(folder: Path, report: Callable[[Unreadable], None] = lambda _: None) ->
                 path = Path(where, file)
                 if path.is_symlink():  # folders that are links are not entered, so only these can lead out
                     inside(folder, name)
-                told = path.stat()
+                status = path.stat()
             except DataError as error:
                 report(Unreadable(name, str(error)))
             except OSError as error:
                 report(_failed(folder, error))
             else:
-                yield Found(name, told.st_size, told.st_mtime_ns)
+                yield Found(name, status.st_size, status.st_mtime_ns)
 
 
 def _failed(folder: Path, error: OSError) -> Unreadable:
@@ -119,31 +119,31 @@ class ImageCollection(Source):
 def vectors_of(
     images: Sequence[Image], embed: Callable[[Sequence[Image]], Tensor]
 ) -> tuple[list[int], NDArray[np.float32], list[tuple[int, str]]]:
-    """Embeds what can be embedded: (places of the sound pictures, their rows, (place, reason) of the others).
+    """Embeds what can be embedded: (indices of the sound pictures, their rows, (index, reason) of the others).
 
     All go together; only where one of them is broken is each tried alone.
     """
     broken: list[tuple[int, str]] = []
     try:
         rows = embed(images).float().cpu().numpy()
-        places = list(range(len(images)))
+        indices = list(range(len(images)))
     except DataError as error:
         if len(images) == 1:
             return [], np.empty(0, np.float32), [(0, str(error))]
-        places, several = [], []
-        for place, image in enumerate(images):
+        indices, found = [], []
+        for index, image in enumerate(images):
             sound, row, reasons = vectors_of([image], embed)
-            broken += [(place, reason) for _, reason in reasons]
-            places += [place] * len(sound)
-            several += [row] if sound else []
-        return places, np.concatenate(several) if several else np.empty(0, np.float32), broken
+            broken += [(index, reason) for _, reason in reasons]
+            indices += [index] * len(sound)
+            found += [row] if sound else []
+        return indices, np.concatenate(found) if found else np.empty(0, np.float32), broken
     finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
-    broken += [(place, "the model makes no numbers of it (NaN)") for place in np.flatnonzero(~finite).tolist()]
-    return [place for place in places if finite[place]], rows[finite], broken
+    broken += [(index, "the model makes no numbers of it (NaN)") for index in np.flatnonzero(~finite).tolist()]
+    return [index for index in indices if finite[index]], rows[finite], broken
 
 
 def bars(console: Console) -> Progress:
-    """Progress with the time that is left."""
+    """A progress bar with the time that is left."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     times = TimeElapsedColumn(), TimeRemainingColumn()
     return Progress(*columns, *times, console=console, transient=True)

@@ -32,7 +32,7 @@ _KEPT = 30 * 86_400  # seconds for which the vectors of removed pictures are kep
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (                    -- what the walk met; key: hash of the content, once it was read
     name BLOB PRIMARY KEY, size INTEGER, changed INTEGER, seen INTEGER, key TEXT) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS contents (                 -- place: of the vector; none where the reason says why
+CREATE TABLE IF NOT EXISTS contents (                 -- place: the vector's row; none where the reason says why
     key TEXT PRIMARY KEY, place INTEGER, reason TEXT, used INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER);
 INSERT OR IGNORE INTO facts VALUES ('generation', 0), ('walk', 0);
@@ -41,11 +41,11 @@ INSERT OR IGNORE INTO facts VALUES ('generation', 0), ('walk', 0);
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """A picture of the index. name: below the folder; key: hash of its content; place: of its vector."""
+    """A picture of the index. name: below the folder; key: hash of its content; row: of its vector."""
 
     name: str
     key: str
-    place: int
+    row: int
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Changes:
 
     def counts(self) -> dict[str, int]:
         """The changes in words."""
-        told = {"new": self.embedded, "known by their content": self.known, "gone": self.removed}
-        return told | {"unreadable": len(self.unreadable)}
+        counts = {"new": self.embedded, "known by their content": self.known, "gone": self.removed}
+        return counts | {"unreadable": len(self.unreadable)}
 
 
 class Index:
@@ -82,8 +82,8 @@ class Index:
         self.fingerprint = f"{fingerprint(model)}-{processor_hash(model)}"
         self.home = home / hashlib.blake2b(self.fingerprint.encode(), digest_size=8).hexdigest()
         self.home.mkdir(parents=True, exist_ok=True)
-        told = {"folder": str(folder.resolve()), "model": about, "fingerprint": self.fingerprint}
-        (self.home / ABOUT).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        record = {"folder": str(folder.resolve()), "model": about, "fingerprint": self.fingerprint}
+        (self.home / ABOUT).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         self.width = model.embed_texts(["width"]).shape[1]
         with self._database() as database:
             database.executescript(_SCHEMA)
@@ -99,13 +99,13 @@ class Index:
             vectors = self._vectors(database)
             removed = self._look(database, unreadable, int(now * 1e9))
             embedded, known = self._read_new(database, vectors, unreadable, console or Console(stderr=True))
-            told = database.execute(
+            reasons = database.execute(
                 "SELECT name, contents.reason FROM files JOIN contents USING (key) WHERE place IS NULL ORDER BY name"
             )
-            unreadable += [Unreadable(os.fsdecode(name), reason) for name, reason in told]
+            unreadable += [Unreadable(os.fsdecode(name), reason) for name, reason in reasons]
             self._compact(database, vectors, int(now))
-            pictures = database.execute("SELECT count(*) FROM files JOIN contents USING (key) WHERE place >= 0")
-            return Changes(pictures.fetchone()[0], embedded, known, removed, tuple(unreadable))
+            count = database.execute("SELECT count(*) FROM files JOIN contents USING (key) WHERE place >= 0")
+            return Changes(count.fetchone()[0], embedded, known, removed, tuple(unreadable))
 
     def entries(self) -> tuple[list[IndexEntry], GrowingArray]:
         """The pictures, sorted by name, and the vectors that they point into (unit length, float32)."""
@@ -113,9 +113,9 @@ class Index:
             found = database.execute(
                 "SELECT name, key, place FROM files JOIN contents USING (key) WHERE place >= 0 ORDER BY name"
             )
-            entries = [IndexEntry(os.fsdecode(name), key, place) for name, key, place in found]
+            entries = [IndexEntry(os.fsdecode(name), key, row) for name, key, row in found]
             vectors = GrowingArray(self._vector_file(database), (self.width,))
-            vectors.count = _placed(database)  # what an update in another process has not finished does not count
+            vectors.count = _row_count(database)  # what an update in another process has not finished does not count
             return entries, vectors
 
     # --- looking
@@ -148,8 +148,8 @@ class Index:
         with bars(console) as progress:
             bar = progress.add_task("pictures", total=total)
             while True:
-                waiting = "SELECT name FROM files WHERE key IS NULL AND name > ? ORDER BY name LIMIT ?"
-                names = [name for (name,) in database.execute(waiting, (last, _BATCH))]
+                query = "SELECT name FROM files WHERE key IS NULL AND name > ? ORDER BY name LIMIT ?"
+                names = [name for (name,) in database.execute(query, (last, _BATCH))]
                 if not names:
                     return embedded, known
                 last = names[-1]
@@ -177,13 +177,13 @@ class Index:
         if not fresh:
             return 0
         keys, first, now = list(fresh), vectors.count, int(time.time())
-        places, rows, broken = vectors_of(list(fresh.values()), self.embedder.embed_images)
-        if places:
+        indices, rows, broken = vectors_of(list(fresh.values()), self.embedder.embed_images)
+        if indices:
             vectors.append(rows)
-        made = [(keys[place], first + at, None, now) for at, place in enumerate(places)]
-        failed = [(keys[place], None, reason, now) for place, reason in broken]
+        made = [(keys[index], first + at, None, now) for at, index in enumerate(indices)]
+        failed = [(keys[index], None, reason, now) for index, reason in broken]
         database.executemany("INSERT INTO contents VALUES (?, ?, ?, ?)", [*made, *failed])
-        return len(places)
+        return len(indices)
 
     # --- forgetting
 
@@ -202,11 +202,11 @@ class Index:
         kept = "SELECT key, place FROM contents WHERE used >= ? AND place >= 0 ORDER BY place"
         moved = database.execute(kept, (now - _KEPT,)).fetchall()
         for at in range(0, len(moved), 4096):
-            fresh.append(vectors.rows()[[place for _, place in moved[at : at + 4096]]])
+            fresh.append(vectors.rows()[[row for _, row in moved[at : at + 4096]]])
         with database:
             database.execute(f"DELETE {stale}", (now - _KEPT,))
-            placed = [(place, key) for place, (key, _) in enumerate(moved)]
-            database.executemany("UPDATE contents SET place = ? WHERE key = ?", placed)
+            moved_rows = [(row, key) for row, (key, _) in enumerate(moved)]
+            database.executemany("UPDATE contents SET place = ? WHERE key = ?", moved_rows)
             database.execute("UPDATE facts SET value = ? WHERE name = 'generation'", (generation + 1,))
 
     # --- files
@@ -225,7 +225,7 @@ class Index:
         for old in (*self.home.glob("vectors-*.npy"), *self.home.glob("graph-*.usearch")):
             if old not in current:
                 old.unlink()
-        vectors.truncate(_placed(database))
+        vectors.truncate(_row_count(database))
         return vectors
 
     @contextmanager
@@ -263,8 +263,8 @@ def index_home(folder: Path, root: Path | None = None) -> Path:
 
 def last_model(home: Path) -> str | None:
     """The model with which this folder was indexed last, as the user gave it."""
-    told = sorted(home.glob(f"*/{ABOUT}"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for file in told:
+    abouts = sorted(home.glob(f"*/{ABOUT}"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in abouts:
         try:
             entries: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:  # cut short by a kill; the next call writes it again
@@ -278,6 +278,6 @@ def _fact(database: sqlite3.Connection, name: str) -> int:
     return int(database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()[0])
 
 
-def _placed(database: sqlite3.Connection) -> int:
+def _row_count(database: sqlite3.Connection) -> int:
     """How many vectors there are, those of removed pictures included."""
     return int(database.execute("SELECT coalesce(max(place) + 1, 0) FROM contents").fetchone()[0])

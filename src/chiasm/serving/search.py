@@ -45,7 +45,7 @@ class Sorted:
     def counts(self) -> dict[str, int]:
         """How many pictures each name fits best, the most frequent first."""
         counts = np.bincount(self.best_N, minlength=len(self.names)).tolist()
-        return dict(sorted(zip(self.names, counts, strict=True), key=lambda one: -one[1]))
+        return dict(sorted(zip(self.names, counts, strict=True), key=lambda item: -item[1]))
 
 
 class Finder:
@@ -59,8 +59,8 @@ class Finder:
         self.index, self.embedder = index, index.embedder
         self.entries, self.vectors = index.entries()
         self._rows = np.asarray(self.vectors.rows())  # mapped, not read
-        self._place_N = np.array([entry.place for entry in self.entries], np.int64)
-        self._by_place = np.argsort(self._place_N, kind="stable")  # copies of a picture share a place
+        self._row_N = np.array([entry.row for entry in self.entries], np.int64)
+        self._by_row = np.argsort(self._row_N, kind="stable")  # copies of a picture share a row
         self._graph = _graph(index, self.vectors) if len(self.entries) > exact_up_to else None
 
     def query(
@@ -76,11 +76,11 @@ class Finder:
             raise ChiasmError("say what to look for: words, a picture, or both")
         parts = [self.embedder.embed_texts([text])[0] for text in texts]
         parts += [self.embedder.embed_images([image])[0] for image in images]
-        parts += [torch.from_numpy(self._rows[[entry.place]])[0] for entry in entries]
+        parts += [torch.from_numpy(self._rows[[entry.row]])[0] for entry in entries]
         parts_PD = torch.stack(parts).float().cpu().numpy().astype(np.float64)
         if len(parts) > 1 and self.entries:
             step = max(1, len(self.entries) // _SPREAD)
-            spread_P = (self._rows[self._place_N[::step]] @ parts_PD.T).std(axis=0)
+            spread_P = (self._rows[self._row_N[::step]] @ parts_PD.T).std(axis=0)
             parts_PD = parts_PD / np.maximum(spread_P, 1e-6)[:, None]
         whole_D = parts_PD.sum(axis=0)
         unit: NDArray[np.float32] = (whole_D / max(float(np.linalg.norm(whole_D)), 1e-12)).astype(np.float32)
@@ -91,16 +91,16 @@ class Finder:
         if top < 1:
             raise ChiasmError(f"--top must be at least 1, not {top}")
         if self._graph is None:
-            places_c = np.arange(len(self.entries))
-            scores_c = _products(self._rows, query_D)[self._place_N]
+            entries_c = np.arange(len(self.entries))
+            scores_c = _products(self._rows, query_D)[self._row_N]
         else:
-            places_c = self._candidates(self._graph, query_D, top)
-            scores_c = self._rows[self._place_N[places_c]] @ query_D
+            entries_c = self._candidates(self._graph, query_D, top)
+            scores_c = self._rows[self._row_N[entries_c]] @ query_D
         if len(scores_c) > top:  # all that is level with the last one, too, so that names decide between them
             level_c = scores_c >= np.partition(scores_c, -top)[-top]
-            places_c, scores_c = places_c[level_c], scores_c[level_c]
-        best_c = np.lexsort((places_c, -scores_c))[:top]
-        return [Hit(self.entries[places_c[at]], float(scores_c[at])) for at in best_c]
+            entries_c, scores_c = entries_c[level_c], scores_c[level_c]
+        best_c = np.lexsort((entries_c, -scores_c))[:top]
+        return [Hit(self.entries[entries_c[at]], float(scores_c[at])) for at in best_c]
 
     def sort(self, names: Sequence[str], templates: Sequence[str] = OPENAI) -> Sorted:
         """Zero-shot classification of every picture among names (Radford et al. 2021, arXiv:2103.00020, section 3.1).
@@ -110,13 +110,13 @@ class Finder:
         """
         if len(names) < 2 or len(set(names)) < len(names):
             raise ChiasmError("give at least two names, all different, such as --names cat,dog,car")
-        if broken := [one for one in templates if "{}" not in one]:
+        if broken := [template for template in templates if "{}" not in template]:
             raise ChiasmError(f"the template '{broken[0]}' has no {{}} for the name")
         scale, bias = self.index.model.logit_scale_and_bias()
         names_CD = np.stack([self._name(name, templates) for name in names])
         best_N, probability_N = np.zeros(len(self.entries), np.int64), np.zeros(len(self.entries), np.float32)
         for at in range(0, len(self.entries), _ROWS):
-            logits_nC = scale * (self._rows[self._place_N[at : at + _ROWS]] @ names_CD.T).astype(np.float64)
+            logits_nC = scale * (self._rows[self._row_N[at : at + _ROWS]] @ names_CD.T).astype(np.float64)
             best_N[at : at + _ROWS] = logits_nC.argmax(axis=1)
             logits = torch.from_numpy(logits_nC)
             chances = logits.softmax(dim=1) if bias is None else (logits + bias).sigmoid()
@@ -124,17 +124,17 @@ class Finder:
         return Sorted(tuple(names), tuple(self.entries), best_N, probability_N)
 
     def _name(self, name: str, templates: Sequence[str]) -> NDArray[np.float32]:
-        mean_D = self.embedder.embed_texts([one.replace("{}", name) for one in templates]).float().mean(dim=0)
+        mean_D = self.embedder.embed_texts([template.replace("{}", name) for template in templates]).float().mean(dim=0)
         unit: NDArray[np.float32] = torch.nn.functional.normalize(mean_D, dim=0).cpu().numpy()
         return unit
 
     def _candidates(self, graph: usearch.index.Index, query_D: NDArray[np.float32], top: int) -> NDArray[np.int64]:
         """Entries among which the best are. Vectors of removed pictures are still in the graph: more are asked for."""
-        places, wanted = self._place_N[self._by_place], 2 * top + 64
+        rows, wanted = self._row_N[self._by_row], 2 * top + 64
         while wanted < len(graph):
             found_c = np.sort(graph.search(query_D, wanted).keys.astype(np.int64))
-            first, behind = np.searchsorted(places, found_c), np.searchsorted(places, found_c, side="right")
-            ranges = [self._by_place[start:end] for start, end in zip(first, behind, strict=True)]
+            starts, ends = np.searchsorted(rows, found_c), np.searchsorted(rows, found_c, side="right")
+            ranges = [self._by_row[start:end] for start, end in zip(starts, ends, strict=True)]
             entries_c = np.concatenate(ranges) if ranges else np.empty(0, np.int64)
             if len(entries_c) >= top:
                 return entries_c
@@ -143,7 +143,7 @@ class Finder:
 
 
 def _products(rows_ND: NDArray[np.floating], query_D: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N,) scores of all vectors, read through a window."""
+    """The scores of all vectors, (N,), read through a window."""
     scores_N = np.empty(len(rows_ND), np.float32)
     for at in range(0, len(rows_ND), _ROWS):
         scores_N[at : at + _ROWS] = rows_ND[at : at + _ROWS] @ query_D
@@ -151,7 +151,7 @@ def _products(rows_ND: NDArray[np.floating], query_D: NDArray[np.float32]) -> ND
 
 
 def _graph(index: Index, vectors: GrowingArray) -> usearch.index.Index:
-    """The graph over all vectors, kept beside them; those that it does not hold yet are added. Keys are places."""
+    """The graph over all vectors, kept beside them; those that it does not hold yet are added. Keys are rows."""
     try:
         from usearch.index import Index as Graph
         from usearch.index import MetricKind, ScalarKind

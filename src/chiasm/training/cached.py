@@ -22,8 +22,8 @@ Call = Callable[..., Any]
 Compute = Callable[[Batch], dict[str, Tensor]]
 
 
-class Comparing(Protocol):
-    """What compares samples: a ContrastiveModel, or a model with an objective that does."""
+class Contrastive(Protocol):
+    """A model whose losses compare samples: a ContrastiveModel, or a model with an objective that does."""
 
     @property
     def compares_by_layers(self) -> bool: ...
@@ -41,7 +41,7 @@ class Comparing(Protocol):
 
 
 def cached_losses(
-    model: Comparing,
+    model: Contrastive,
     parts: Sequence[Batch],
     total: Callable[[Mapping[str, Tensor]], Tensor],
     *,
@@ -60,15 +60,21 @@ def cached_losses(
     """
     compute = _in_context(features or model.features, model.device, autocast)
     cached, random = _features(model, parts, partial(call, compute))
-    whole = {name: torch.cat([one[name] for one in cached]) for name in cached[0]}
+    whole = {name: torch.cat([features[name] for features in cached]) for name in cached[0]}
     leaves = {name: rows.requires_grad_() for name, rows in whole.items() if rows.is_floating_point()}
     with autocast():
         losses = model.losses_of(whole)
-    direct = [one for one in model.parameters() if one.requires_grad and (one.ndim == 0 or model.compares_by_layers)]
+    direct = [
+        parameter
+        for parameter in model.parameters()
+        if parameter.requires_grad and (parameter.ndim == 0 or model.compares_by_layers)
+    ]
     slopes = torch.autograd.grad(scale(total(losses)), [*leaves.values(), *direct], allow_unused=True)
     of_rows = dict(zip(leaves, slopes, strict=False))
     of_parts = [
-        torch.split(rows, [len(one[name]) for one in cached]) if (rows := of_rows.get(name)) is not None else None
+        torch.split(rows, [len(features[name]) for features in cached])
+        if (rows := of_rows.get(name)) is not None
+        else None
         for name in whole
     ]
     after = _random_state(model.device)
@@ -94,9 +100,9 @@ def _in_context(
 
 
 def _features(
-    model: Comparing, parts: Sequence[Batch], compute: Compute
+    model: Contrastive, parts: Sequence[Batch], compute: Compute
 ) -> tuple[list[dict[str, Tensor]], list[list[Tensor]]]:
-    """What is compared, of each part, and the random numbers' state before it."""
+    """The features of each part, and the state of the random numbers before each."""
     random, cached = [], []
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.no_grad():
@@ -114,7 +120,7 @@ def _surrogate(
     slopes: Sequence[Tensor | None],
     direct: Sequence[tuple[Tensor, Tensor | None]],
 ) -> Tensor:
-    """A number whose gradient is that of the loss: features times what the loss asks of them, and scalars likewise.
+    """A scalar whose gradient is that of the loss: features times their gradients, and scalars likewise.
 
     direct: parameters that the losses use beside the features; they go the same way, so that all gradients come out of
     one kind of backward pass.
@@ -124,7 +130,7 @@ def _surrogate(
 
 
 def _random_state(device: torch.device) -> list[Tensor]:
-    """Of the CPU, and of the GPU where the model is on one."""
+    """The states of the random numbers of the CPU, and of the GPU where the model is on one."""
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 

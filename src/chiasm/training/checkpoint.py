@@ -52,7 +52,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class State:
-    """What a checkpoint holds beside the progress.
+    """The state that a checkpoint holds beside the progress.
 
     average: the tensors of the averaged weights. objective: those of what the objective owns.
     """
@@ -64,14 +64,14 @@ class State:
     objective: Mapping[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What this rank writes: its slices, its random numbers; of what all ranks hold alike the first writes all."""
+        """The tensors that this rank writes: its slices and random numbers; the first also what all ranks share."""
         ranks = self.parallel.ranks
         shared = {f"average/{name}": tensor for name, tensor in self.average.items()}
         shared |= {f"{_OBJECTIVE}{name}": tensor for name, tensor in self.objective.items()}
         for name, parameter in _named(self.optimiser):
             for key, value in self.optimiser.state[parameter].items():
                 shared[f"optimiser/{name}/{key}"] = value
-        own = {name: one for name, one in shared.items() if ranks.first or isinstance(one, DTensor)}
+        own = {name: tensor for name, tensor in shared.items() if ranks.first or isinstance(tensor, DTensor)}
         own[f"random/{ranks.rank}/cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             own[f"random/{ranks.rank}/cuda"] = torch.cuda.get_rng_state()
@@ -79,12 +79,12 @@ class State:
 
     @torch.no_grad()
     def restore(self, saved: Slices, step: int) -> None:
-        """Puts back what `tensors` gave, by whatever number of ranks it was written."""
-        names = list(saved.places)
+        """Restores what `tensors` returned, by whatever number of ranks it was written."""
+        names = list(saved.parts)
         for name, parameter in _named(self.optimiser):
             prefix = f"optimiser/{name}/"
             keys = [full for full in names if full.startswith(prefix)]
-            if keys:  # else no gradient ever reached it; the loop told so after the first step
+            if keys:  # else no gradient ever reached it; the loop reported it after the first step
                 self.optimiser.state[parameter] = {
                     full.removeprefix(prefix): saved.like(full, parameter) for full in keys
                 }
@@ -116,7 +116,7 @@ class Checkpoints:
         return self.folder / f"step-{step:06d}"
 
     def newest(self) -> str:
-        """Where a run can go on from, for a sentence."""
+        """The checkpoint from which a run can go on, as part of an error's sentence."""
         steps = self.steps()
         return (
             f"the newest checkpoint is {self.path(steps[-1])}; go on with --resume" if steps else "none was saved yet"
@@ -149,10 +149,10 @@ class Checkpoints:
             self._prune()
 
         try:
-            ranks.on_first(_told(path, begin))
-            digest = ranks.together(_told(path, lambda: _written(state, own)))
+            ranks.on_first(_as_checkpoint_error(path, begin))
+            digest = ranks.together(_as_checkpoint_error(path, lambda: _written(state, own)))
             sums = [bytes(row).hex() for row in ranks.gather(list(digest)).byte().tolist()]
-            ranks.on_first(_told(path, finish))
+            ranks.on_first(_as_checkpoint_error(path, finish))
         except (CheckpointError, StoppedElsewhere):
             if ranks.first:
                 shutil.rmtree(aside, ignore_errors=True)
@@ -162,7 +162,7 @@ class Checkpoints:
     def restore(self, model: Model, state: State) -> Progress | None:
         """Puts a run back to its newest checkpoint, random numbers included; None if there is none.
 
-        One that is damaged is told and set aside, and the one before it taken. Raises CheckpointError if none is sound.
+        A damaged one is reported and set aside, and the one before it taken. Raises CheckpointError if none is sound.
         """
         self.ranks.on_first(self._recover)
         damaged: list[str] = []
@@ -172,7 +172,7 @@ class Checkpoints:
                 self.ranks.on_first(self._prune)  # after a save that was killed there may be some too many
                 if damaged:
                     self.say(f"{'; '.join(damaged)}; going on from {path}")
-                return self.ranks.together(_told(path, partial(_restored, path, model, state), "read"))
+                return self.ranks.together(_as_checkpoint_error(path, partial(_restored, path, model, state), "read"))
             damaged.append(f"the checkpoint {path} is damaged ({wrong})")
             self.ranks.on_first(partial(_set_aside, path))
         if damaged:
@@ -194,10 +194,10 @@ class Checkpoints:
         missing = [at for at, name in enumerate(names) if name not in sums or not (path / name).exists()]
         own = range(self.ranks.rank, len(names), self.ranks.count)
         wrong = missing or [at for at in own if sum_of(path / names[at]) != sums[names[at]]]
-        told = self.ranks.gather([wrong[0] if wrong else -1], patient=True).max()
-        if told < 0:
+        first_wrong = self.ranks.gather([wrong[0] if wrong else -1], patient=True).max()
+        if first_wrong < 0:
             return None if {_FACTS, model_folder.WEIGHTS} <= sums.keys() else f"{_SUMS} is cut short"
-        return f"{names[int(told)]} is not what {_SUMS} says"
+        return f"{names[int(first_wrong)]} is not what {_SUMS} says"
 
     def _recover(self) -> None:
         """Mends what a kill has left: a whole NAME.new takes its place, what is half-written or half-removed goes."""
@@ -211,7 +211,7 @@ class Checkpoints:
             shutil.rmtree(gone)
 
     def _figures(self) -> dict[int, float]:
-        """By step, the figure that makes a checkpoint the best, of those that have it."""
+        """The figure that decides which checkpoints are the best, by step, of those that have it."""
         facts = {step: json.loads((self.path(step) / _FACTS).read_text())["figures"] for step in self.steps()}
         return {step: of[self.settings.best] for step, of in facts.items() if self.settings.best in of}
 
@@ -283,10 +283,10 @@ def _set_aside(path: Path) -> None:
     path.rename(aside)
 
 
-def _told(path: Path, act: Callable[[], T], verb: str = "write") -> Callable[[], T]:
-    """What `act` does, its failure told as a CheckpointError."""
+def _as_checkpoint_error(path: Path, act: Callable[[], T], verb: str = "write") -> Callable[[], T]:
+    """`act`, with its failure raised as a CheckpointError that names the folder."""
 
-    def told() -> T:
+    def run() -> T:
         try:
             return act()
         except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own words
@@ -294,7 +294,7 @@ def _told(path: Path, act: Callable[[], T], verb: str = "write") -> Callable[[],
             end = "; older checkpoints are kept" if verb == "write" else ""
             raise CheckpointError(f"cannot {verb} the checkpoint {path}: {what}{end}") from error
 
-    return told
+    return run
 
 
 def _named(optimiser: torch.optim.Optimizer) -> list[tuple[str, Tensor]]:

@@ -32,7 +32,7 @@ _ROLL_CALL = 3.0  # seconds in which the living ranks answer once one is missed
 
 
 class StoppedElsewhere(TrainingError):
-    """This rank stops because another one cannot go on; that one tells why, so that it is told once."""
+    """Raised on a rank that stops because another one cannot go on; that one alone prints the reason."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Ranks:
 
     @classmethod
     def of_environment(cls) -> Ranks:
-        """What torchrun says; a process on its own where it says nothing."""
+        """The ranks of torchrun's environment variables; a process on its own where there are none."""
         rank, count, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
         return cls(rank, max(1, count), local)
 
@@ -102,16 +102,16 @@ class Ranks:
         return self.meshes[device.type]
 
     def gather(self, values: Sequence[float], *, patient: bool = False) -> Tensor:
-        """What every rank says, (count, len(values)) float64. patient: however long a rank takes until it answers."""
+        """The values of every rank, (count, len(values)) float64. patient: waits however long a rank takes."""
         own = torch.tensor(values, dtype=torch.float64)
         if self.count == 1:
             return own[None]
-        told = [torch.empty_like(own) for _ in range(self.count)]
-        dist.all_gather(told, own, group=self.patient if patient else self.control)
-        return torch.stack(told)
+        gathered = [torch.empty_like(own) for _ in range(self.count)]
+        dist.all_gather(gathered, own, group=self.patient if patient else self.control)
+        return torch.stack(gathered)
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any rank."""
+        """Whether the flag is true on any rank."""
         return bool(self.gather([flag]).any())
 
     def mean(self, figures: Mapping[str, float]) -> dict[str, float]:
@@ -121,16 +121,16 @@ class Ranks:
         names = sorted(figures)
         mark = zlib.crc32(" ".join(names).encode())
         values = [figures[name] for name in names[:_FIGURES]]
-        told = self.gather([mark, *values, *[0.0] * (_FIGURES - len(values))])
-        if len(names) > _FIGURES or not bool((told[:, 0] == mark).all()):
+        rows = self.gather([mark, *values, *[0.0] * (_FIGURES - len(values))])
+        if len(names) > _FIGURES or not bool((rows[:, 0] == mark).all()):
             raise TrainingError(
                 f"rank {self.rank} has the losses {', '.join(names)}, others have not; a model gives losses of the "
                 f"same names for every batch, at most {_FIGURES}"
             )
-        return dict(zip(names, told[:, 1:].mean(0).tolist(), strict=False))
+        return dict(zip(names, rows[:, 1:].mean(0).tolist(), strict=False))
 
     def together(self, act: Callable[[], T]) -> T:
-        """Does what may fail on one rank alone; then all ranks stop, and the one that failed tells why."""
+        """Runs what may fail on one rank alone; then all ranks stop, and the one that failed raises the reason."""
         error: ChiasmError | OSError | None = None
         value: T | None = None
         try:
@@ -203,7 +203,7 @@ class Ranks:
 def joined(training: Callable[[], Training]) -> Iterator[Ranks]:
     """This process among those that torchrun started, connected while this lasts.
 
-    training: reads the settings; where it fails, the ranks meet all the same, so that the failure can be told once.
+    training: reads the settings; where it fails, the ranks meet all the same, so that the failure is printed once.
     """
     ranks = Ranks.of_environment()
     if ranks.count == 1:

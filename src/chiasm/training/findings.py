@@ -1,4 +1,4 @@
-"""What a run finds wrong with itself: tensors that nothing is learned by, and steps that are not finite."""
+"""Checks of a run on itself: trainable tensors without a gradient, and steps that are not finite."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from chiasm.training.parallel import local
 def dead_tensors(learner: Learner, ranks: Ranks) -> list[str]:
     """Names of the trainable tensors whose gradient is missing or zero on every rank, and not by design."""
     trainable = dict(learner.trainable())
-    alive = [one.grad is not None and bool(local(one.grad).any()) for one in trainable.values()]
+    alive = [parameter.grad is not None and bool(local(parameter.grad).any()) for parameter in trainable.values()]
     reached = ranks.gather(alive).any(0).tolist()
-    waiting = learner.objective.expected_zero_grad(learner.model)
-    return [name for name, is_reached in zip(trainable, reached, strict=True) if not is_reached and name not in waiting]
+    expected = learner.objective.expected_zero_grad(learner.model)
+    return [
+        name for name, is_reached in zip(trainable, reached, strict=True) if not is_reached and name not in expected
+    ]
 
 
 def write_nonfinite(
@@ -53,7 +55,7 @@ def write_nonfinite(
 
 
 def _tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a batch, named by their place in it, such as images.pixels."""
+    """The tensors of a batch, named by their field, such as images.pixels."""
     if isinstance(value, Tensor):
         yield name, value.detach().cpu().contiguous()
     elif is_dataclass(value):

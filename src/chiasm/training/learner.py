@@ -16,7 +16,10 @@ OBJECTIVE = "objective."  # before the names of the objective's tensors, where t
 
 
 class Learner(nn.Module):
-    """objective: None for the family's own losses. Where it compares, this offers what a ContrastiveModel does."""
+    """A model with its objective. objective: None for the family's own losses.
+
+    Where the objective compares samples, this offers what a ContrastiveModel does.
+    """
 
     def __init__(self, model: Model, objective: Objective | None = None) -> None:
         super().__init__()
@@ -53,7 +56,7 @@ class Learner(nn.Module):
         return self.objective.prepare(self.model, batch)
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """What learns, by its name in the model; the objective's own under "objective."."""
+        """The trainable parameters by their names in the model; the objective's own under "objective."."""
         for prefix, module in (("", self.model), (OBJECTIVE, self.objective)):
             for name, parameter in module.named_parameters():
                 if parameter.requires_grad:

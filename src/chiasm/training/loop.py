@@ -133,7 +133,7 @@ class Loop:
         return self.parallel.whole(self.average.state_dict(self.model) if self.average is not None else None)
 
     def _agreed_precision(self) -> Precision:
-        """What the recipe says; where it leaves the choice, what is the better one on every rank's device."""
+        """The precision that the recipe sets; where it leaves the choice, the better one on every rank's device."""
         choice = choose_precision(self.settings.precision, self.device)
         if self.settings.precision != "auto":
             return choice
@@ -151,7 +151,7 @@ class Loop:
         self.pace = Pace(self.device, DTYPES[self.precision], counts=not self.settings.compile)
 
     def _tell_precision(self) -> None:
-        """As a run begins: what `auto` took, and why."""
+        """Prints which precision `auto` took, and why, as a run begins."""
         if self.settings.precision == "auto" and self.progress.step == 0:
             gain = bf16_gain(self.device)
             self.monitor.say(f"precision: {self.precision}; bf16 products are {gain:.1f} times as fast as float32 here")
@@ -179,11 +179,11 @@ class Loop:
                     yield batch, sizes
 
     def _agree(self, batch: Batch | None) -> tuple[list[int], bool, int, int]:
-        """How many samples each rank has, whether one of them is to stop, and all samples seen and skipped so far."""
+        """The samples that each rank has, whether one of them is to stop, and all samples seen and skipped so far."""
         skips = self.reader.skips
-        told = self.ranks.gather([len(batch or ()), self._stop, skips.seen, skips.count]).long()
-        _, stop, seen, skipped = told.sum(0).tolist()
-        return told[:, 0].tolist(), bool(stop), seen, skipped
+        counts = self.ranks.gather([len(batch or ()), self._stop, skips.seen, skips.count]).long()
+        _, stop, seen, skipped = counts.sum(0).tolist()
+        return counts[:, 0].tolist(), bool(stop), seen, skipped
 
     def _step(self, batch: Batch, sizes: Sequence[int] = ()) -> None:
         step = self.progress.step
@@ -192,7 +192,7 @@ class Loop:
         with self.pace.counting():
             losses = self._backward(batch, sizes)
         self.scaler.unscale_(self.optimiser)
-        if step == (0 if self.model.adaptation is None else 1):  # adapters begin with a zero, behind which none arrives
+        if step == (0 if self.model.adaptation is None else 1):  # adapters begin with a zero, past which none arrives
             self._report_dead_tensors()
         norm = self._gradient_norm()
         if math.isfinite(losses["loss"]) and math.isfinite(norm):
@@ -226,9 +226,9 @@ class Loop:
             self.parallel.reduce()
             return self.ranks.mean(_numbers({"loss": self._weighed(named), **named}))
         weights = [self.learner.weight(part) for part in parts]
-        told = self.ranks.gather([sum(weights), batch.images is not None])
-        whole = float(told[:, 0].sum())
-        elsewhere = self.ranks.count > 1 and bool(told[:, 1].any())  # all go through what one of them needs
+        counts = self.ranks.gather([sum(weights), batch.images is not None])
+        whole = float(counts[:, 0].sum())
+        elsewhere = self.ranks.count > 1 and bool(counts[:, 1].any())  # all go through what one of them needs
         processor = self.reader.processor
         parts = [with_dummy_images(part, self.model, processor, elsewhere=elsewhere) for part in parts]
         for part, weight in zip(parts, weights, strict=True):
@@ -238,7 +238,7 @@ class Loop:
                     named = self.parallel.call(self._losses, part.to(self.device))
                 loss = self._weighed(named) * share
                 torch.autograd.backward(self.scaler.scale(loss))
-            for name, value in {"loss": loss, **{name: one * share for name, one in named.items()}}.items():
+            for name, value in {"loss": loss, **{name: part * share for name, part in named.items()}}.items():
                 totals[name] = totals[name] + value.detach() if name in totals else value.detach()
         self.parallel.reduce()
         return self.ranks.mean(_numbers(totals))

@@ -1,4 +1,4 @@
-"""What a run shows and writes while it goes: a progress bar with time left, and metrics.jsonl."""
+"""The display and log of a run while it goes: a progress bar with time left, and metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _READ = 0.2  # seconds between two sights of the bar
 class Monitor:
     """Shows a run's progress and appends its figures to `folder/metrics.jsonl`, one JSON object a line.
 
-    trackers: what is told these figures too. recipe: the text that they show beside them.
+    trackers: what shows these figures too. recipe: the text that they show beside them.
     silent: does none of this, as on all ranks but the first.
     Where the output is no terminal, a line is printed about every tenth of the run instead of a bar.
     """
@@ -73,19 +73,19 @@ class Monitor:
 
     def forget_after(self, step: int) -> None:
         """Drops the figures of steps that a resumed run will do again."""
-        self.start = replace(self.start, step=step, told=step)
+        self.start = replace(self.start, step=step, logged=step)
         if self.silent or not self.file.exists():
             return
         lines = self.file.read_text().splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last line short
         at = [json.loads(line)["step"] for line in whole]
-        self.start = replace(self.start, told=max([step, *at]))
+        self.start = replace(self.start, logged=max([step, *at]))
         aside = self.file.with_name(self.file.name + ".new")
         aside.write_text("".join(line for line, its in zip(whole, at, strict=True) if its <= step))
         aside.replace(self.file)  # in one go: a kill here must not cost the figures
 
     def write(self, figures: Mapping[str, Any]) -> None:
-        """Appends a line to metrics.jsonl, and tells the trackers its numbers."""
+        """Appends a line to metrics.jsonl, and logs its numbers to the trackers."""
         if self.silent:
             return
         with self.file.open("a") as file:
@@ -118,7 +118,7 @@ class Monitor:
 
 
 def in_words(loss: float, figures: Mapping[str, float]) -> str:
-    """What stands beside the bar, of what `Pace.figures` tells."""
+    """The text beside the bar, made of `Pace.figures`."""
     words = [f"loss {loss:.3f}", f"{figures['samples_per_second']:,.0f} samples/s"]
     if "matrix_share" in figures:
         words.append(f"{figures['matrix_share']:.0%} of the matrix peak")

@@ -25,10 +25,12 @@ def freeze(model: nn.Module, settings: Training) -> None:
     """
     modules = dict(model.named_modules())
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for name, part in sorted(settings.parts.items(), key=lambda one: len(one[0])):  # a part of a part comes after it
+    for name, part in sorted(
+        settings.parts.items(), key=lambda entry: len(entry[0])
+    ):  # a part of a part comes after it
         if name not in modules:
             raise RecipeError(f"training.parts.{name}: the model has no such part{suggest_part(name, model)}")
-        held = [one for one, _ in modules[name].named_parameters(name)]
+        held = [parameter for parameter, _ in modules[name].named_parameters(name)]
         if held and not part.frozen and not learning & set(held):
             raise RecipeError(
                 f"training.parts.{name}: a {type(model).__name__} never trains this part, so nothing can be set for "
@@ -44,15 +46,17 @@ class CombinedOptimizer(torch.optim.Optimizer):
 
     def __init__(self, optimisers: Sequence[torch.optim.Optimizer]) -> None:
         self.optimisers = optimisers
-        super().__init__([group for one in optimisers for group in one.param_groups], defaults={})
-        self.param_groups = [group for one in optimisers for group in one.param_groups]  # theirs, not copies
-        for one in optimisers:
-            one.state = self.state  # tensors do not overlap, so one table serves all
+        super().__init__([group for optimiser in optimisers for group in optimiser.param_groups], defaults={})
+        self.param_groups = [
+            group for optimiser in optimisers for group in optimiser.param_groups
+        ]  # theirs, not copies
+        for optimiser in optimisers:
+            optimiser.state = self.state  # tensors do not overlap, so one table serves all
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # the loop has no closure to hand in
         assert closure is None
-        for one in self.optimisers:
-            one.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
 
 
 def build_optimiser(model: nn.Module, settings: Training, objective: Objective | None = None) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""How a run gets on: samples a second, time left, memory, and the share of the device's peak."""
+"""Throughput of a run: samples a second, time left, memory, and the share of the device's peak."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Pace:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Around the forward and backward pass of every step; costs something in one of them."""
+        """A context around the forward and backward pass of every step; it counts operations in one of them."""
         if self.counts and self.steps == _COUNTED:
             with self.work.counted():
                 yield
@@ -37,7 +37,7 @@ class Pace:
             yield
 
     def stepped(self, samples: int, seconds: float) -> None:
-        """After every step: its samples, over all processes, and how long it took, waiting for data included."""
+        """Records a step: its samples, over all processes, and how long it took, waiting for data included."""
         self.steps += 1
         if self.steps == _COUNTED or (self.counts and self.steps == _COUNTED + 1):
             self._samples, self._seconds, self._of = 0, 0.0, 0  # the first step warms up, in the second is counted
@@ -49,12 +49,12 @@ class Pace:
         return self._samples / self._seconds
 
     def seconds_left(self, steps: int) -> float | None:
-        """Until so many more steps are done, at the pace of this sitting with its evaluations; None at its start."""
+        """The seconds until so many more steps are done, at the pace of this sitting; None at its start."""
         done = self.steps - (_COUNTED + 1 if self.counts else _COUNTED)
         return (time.monotonic() - self._began) / done * steps if done > 0 else None
 
     def figures(self, steps_left: int) -> dict[str, float]:
-        """What a line of metrics.jsonl tells of the steps since the last one, and a new start."""
+        """The figures of the steps since the last line of metrics.jsonl; starts anew."""
         seconds = self._seconds / self._of
         share = self.work.share(seconds) if self.steps > _COUNTED + 1 else None
         left = self.seconds_left(steps_left)
@@ -66,7 +66,7 @@ class Pace:
         return found
 
     def restart(self) -> None:
-        """The next figures are of the steps from here on."""
+        """Starts anew: the next figures are of the steps from here on."""
         self._samples, self._seconds, self._of = 0, 0.0, 0
 
 

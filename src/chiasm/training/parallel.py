@@ -74,7 +74,7 @@ class SingleProcess:
 
 
 class DDP(SingleProcess):
-    """DDP: every rank holds the whole model (Li et al. 2020, arXiv:2006.15704)."""
+    """DistributedDataParallel: every rank holds the whole model (Li et al. 2020, arXiv:2006.15704)."""
 
     @cached_property
     def module(self) -> DistributedDataParallel:
@@ -133,13 +133,15 @@ class FSDP(SingleProcess):
         known = [parameter for parameter in parameters if parameter.grad is not None]
         slices = [parameter for parameter in known if isinstance(parameter, DTensor)]
         copies = [parameter for parameter in known if not isinstance(parameter, DTensor)]
-        of_slices = nn.utils.get_total_norm([local(one.grad) for one in slices if one.grad is not None])
-        of_copies = nn.utils.get_total_norm([one.grad for one in copies if one.grad is not None])
+        of_slices = nn.utils.get_total_norm(
+            [local(parameter.grad) for parameter in slices if parameter.grad is not None]
+        )
+        of_copies = nn.utils.get_total_norm([parameter.grad for parameter in copies if parameter.grad is not None])
         squares = of_slices.double() ** 2
         dist.all_reduce(squares)
         norm = (squares + of_copies.double() ** 2).sqrt().float()
-        for some in (slices, copies):
-            nn.utils.clip_grads_with_norm_(some, limit, norm)
+        for kind in (slices, copies):
+            nn.utils.clip_grads_with_norm_(kind, limit, norm)
         return float(norm)
 
     @contextmanager
@@ -147,18 +149,18 @@ class FSDP(SingleProcess):
         yield self.whole(state)
 
     def whole(self, state: Mapping[str, Tensor] | None = None) -> Model | None:
-        places = self.plain.state_dict() if self.plain is not None else {}
+        own = self.plain.state_dict() if self.plain is not None else {}
         for name, tensor in (state if state is not None else self.model.state_dict()).items():
             full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            if name in places:
-                places[name].copy_(full)
+            if name in own:
+                own[name].copy_(full)
         return self.plain
 
 
 def share_model(
     model: Model, settings: Training, ranks: Ranks, device: torch.device, objective: Objective | None = None
 ) -> SingleProcess:
-    """The recipe's way to share the work. Raises RecipeError for what cannot be had in it.
+    """The model under the recipe's `training.parallel`. Raises RecipeError for what that strategy cannot do.
 
     objective: None for the family's own losses.
     """
@@ -190,19 +192,23 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     found: list[nn.Module] = []
     for part in model.children():
         if isinstance(part, (nn.ModuleList, nn.Sequential)):
-            found += [one for one in part if any(True for _ in one.children()) and any(True for _ in one.parameters())]
+            found += [
+                module
+                for module in part
+                if any(True for _ in module.children()) and any(True for _ in module.parameters())
+            ]
         else:
             found += blocks(part)
     return found
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What this rank holds of a tensor: its rows, or all of it."""
+    """The part of a tensor that this rank holds: its rows, or all of it."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def first_row(tensor: Tensor) -> int:
-    """Where the rows that this rank holds stand in the whole tensor; FSDP deals them out as torch.chunk does."""
+    """The index in the whole tensor of the first row that this rank holds; FSDP splits as torch.chunk does."""
     if not isinstance(tensor, DTensor):
         return 0
     mesh = tensor.device_mesh

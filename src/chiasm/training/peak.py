@@ -1,4 +1,4 @@
-"""How much of what a device can do a step does: its matrix work, counted, over the most that was measured of it."""
+"""Model FLOPs utilisation: the matrix operations of a step, counted, over the device's measured peak."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Work:
     """The matrix operations of one step, and the share of the device's peak that they are done at.
 
     Operations are counted as they are carried out, with the lengths that the texts of that step have; what is computed
-    twice (`training.recompute`) counts twice, causal attention as if it were whole. Nothing is told while nothing was
-    counted.
+    twice (`training.recompute`) counts twice, causal attention as if it were whole. Nothing is reported before anything
+    was counted.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -36,14 +36,14 @@ class Work:
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Counts what is done within."""
+        """A context that counts the operations done within it."""
         with _Counter() as counter:
             yield
         self.operations = counter.operations
         self._peak = matrix_peak(self.device, self.dtype) if self.operations else 0.0
 
     def share(self, seconds: float) -> float | None:
-        """Of the peak, for a step of so many seconds; None where it is not known.
+        """The share of the peak for a step of so many seconds; None where it is not known.
 
         More than all is no share: then the peak was measured while the device was busy. It is forgotten, so that the
         next run measures it anew.
@@ -67,8 +67,8 @@ def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
     if file.exists():
         return float(json.loads(file.read_text())["operations_per_second"])
     peak = measured_peak(device, dtype)
-    told = {"device": _name(device), "dtype": str(dtype), "operations_per_second": peak}
-    write_whole(file, (json.dumps(told) + "\n").encode())
+    record = {"device": _name(device), "dtype": str(dtype), "operations_per_second": peak}
+    write_whole(file, (json.dumps(record) + "\n").encode())
     return peak
 
 
@@ -92,7 +92,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
     ) -> Any:
         out, kind = function(*given, **(named or {})), function._overloadpacket
         if kind in _OF_CPU:
-            self.operations += _OF_CPU[kind](*(one.shape for one in given if isinstance(one, Tensor)))
+            self.operations += _OF_CPU[kind](*(tensor.shape for tensor in given if isinstance(tensor, Tensor)))
         elif kind in flop_registry:
             self.operations += flop_registry[kind](*given, **(named or {}), out_val=out)
         return out

@@ -1,4 +1,4 @@
-"""What a recipe says of a training run."""
+"""The `training` entries of a recipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chiasm.training.tracker import TrackerConfig
 
 @dataclass(frozen=True)
 class PartSettings:
-    """How one part of the model differs from the rest; the longest name that fits a tensor's name decides."""
+    """The settings of one part of the model; the longest name that fits a tensor's name decides."""
 
     frozen: bool = False
     learning_rate: float | None = None
@@ -24,7 +24,7 @@ class PartSettings:
 
 @dataclass(frozen=True)
 class Training:
-    """One run of the loop.
+    """The settings of one training run.
 
     steps: optimiser steps; each sees `data.batch_size` samples.
     optimiser: "adamw", or "muon" for the matrices of linear layers and AdamW for the rest; on small models Muon learns

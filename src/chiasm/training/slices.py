@@ -36,17 +36,17 @@ class Slices:
 
     def __init__(self, files: Iterable[Path]) -> None:
         self.files: list[Any] = [safe_open(file, framework="pt") for file in files]
-        self.places: dict[str, list[tuple[int, Any]]] = {}  # first row, and the file that holds the rows from it on
+        self.parts: dict[str, list[tuple[int, Any]]] = {}  # first row, and the file that holds the rows from it on
         for file in self.files:
             offsets = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
             for name in file.keys():  # noqa: SIM118  # it is no mapping
                 first = offsets[name][_OFFSETS][:1] if name in offsets else []
-                self.places.setdefault(name, []).append((first[0] if first else 0, file))
-        for places in self.places.values():
-            places.sort(key=lambda place: place[0])
+                self.parts.setdefault(name, []).append((first[0] if first else 0, file))
+        for spans in self.parts.values():
+            spans.sort(key=lambda span: span[0])
 
     def __contains__(self, name: str) -> bool:
-        return name in self.places
+        return name in self.parts
 
     def like(self, name: str, model: Tensor) -> Tensor:
         """The tensor as this rank holds `model`: on its device, and sliced as it is where their shapes agree."""
@@ -57,19 +57,19 @@ class Slices:
         return DTensor.from_local(rows, model.device_mesh, model.placements, shape=model.shape, stride=model.stride())
 
     def shape(self, name: str) -> torch.Size:
-        """Of the whole tensor."""
-        first, file = self.places[name][-1]
+        """The shape of the whole tensor."""
+        first, file = self.parts[name][-1]
         shape = file.get_slice(name).get_shape()
         return torch.Size([first + shape[0], *shape[1:]] if shape else [])
 
     def rows(self, name: str, first: int = 0, last: int | None = None) -> Tensor:
         """The rows from `first` up to but not including `last`; a scalar as it is."""
-        (_, file), *_ = self.places[name]
+        (_, file), *_ = self.parts[name]
         if not self.shape(name):
             return file.get_tensor(name)
         last = self.shape(name)[0] if last is None else last
         parts: list[Tensor] = []
-        for start, file in self.places[name]:
+        for start, file in self.parts[name]:
             piece = file.get_slice(name)
             low, high = max(first - start, 0), min(last - start, piece.get_shape()[0])
             if low < high or not parts:

@@ -1,6 +1,6 @@
 """Curves elsewhere than in metrics.jsonl: TensorBoard, Weights & Biases, Trackio; a module of trackers/ each.
 
-A tracker is told what metrics.jsonl is told, in the same order, and nothing else: the file stays the truth."""
+A tracker is given what metrics.jsonl is given, in the same order, and nothing else: the file stays the truth."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from chiasm.errors import MissingExtra
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a tracker is told of a run when a sitting of it begins.
+    """A run as its trackers see it when a sitting of it begins.
 
-    folder: of the run. recipe: its text, YAML. step: the last one that is done; 0 in a new run. told: the last one that
-    an earlier sitting told of. It is later than `step` where a kill came after the last checkpoint: the steps between
-    are done again, to the same figures.
+    folder: of the run. recipe: its text, YAML. step: the last one that is done; 0 in a new run. logged: the last one
+    that an earlier sitting logged. It is later than `step` where a kill came after the last checkpoint: the steps
+    between are done again, to the same figures.
     """
 
     folder: Path
     name: str
     recipe: str
     step: int = 0
-    told: int = 0
+    logged: int = 0
 
 
 class Tracker(ABC):
@@ -71,7 +71,7 @@ def scalars(figures: Mapping[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, value in figures.items():
         if isinstance(value, Mapping):
-            found |= {f"{name}/{inner}": one for inner, one in scalars(value).items()}
+            found |= {f"{name}/{inner}": number for inner, number in scalars(value).items()}
         elif isinstance(value, (int, float)) and name != "step":
             found[name] = value
     return found

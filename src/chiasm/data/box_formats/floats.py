@@ -20,10 +20,10 @@ _FOUR = rf"{_NUMBER}(?:,{_NUMBER}){{3}}"
 
 @dataclass(frozen=True)
 class Floats(BoxFormat):
-    """digits: behind the point. Phrases are not marked, so a reply is read as boxes with words around them.
+    """Boxes as decimal fractions. Phrases are not marked, so a reply is read as boxes with words around them.
 
     Several boxes of a phrase stand in one pair of brackets, with ";" between them, as Shikra writes them.
-    Both of these models see a picture padded to a square, and mean that.
+    digits: after the decimal point. Both of these models see a picture padded to a square, and mean that.
     """
 
     frame: Frame = "square"
@@ -37,12 +37,15 @@ class Floats(BoxFormat):
             raise RecipeError(f"boxes.digits: give 1 to 9 digits behind the point, not {self.digits}")
 
     def mention(self, phrase: str, boxes: Sequence[Corners]) -> str:
-        return " ".join(one for one in (phrase, self.write(boxes) if boxes else "") if one)
+        return " ".join(text for text in (phrase, self.write(boxes) if boxes else "") if text)
 
     def write(self, boxes: Sequence[Corners]) -> str:
         bins = 10**self.digits
-        each = (", ".join(f"{one / bins:.{self.digits}f}" for one in on_grid(corners, bins, bins)) for corners in boxes)
-        return "[" + "; ".join(each) + "]"
+        written = (
+            ", ".join(f"{corner / bins:.{self.digits}f}" for corner in on_grid(corners, bins, bins))
+            for corners in boxes
+        )
+        return "[" + "; ".join(written) + "]"
 
     def parse(self, run: str) -> list[Corners]:
         return by_fours(run, 1)

@@ -15,7 +15,7 @@ _LIST = r"\[\s*\d{1,4}\s*(?:,\s*\d{1,4}\s*){3}\]"
 
 @dataclass(frozen=True)
 class InternVL(BoxFormat):
-    """All boxes of a phrase stand in one list."""
+    """Boxes in thousandths; all boxes of a phrase stand in one list."""
 
     around: ClassVar[tuple[str, str]] = ("<ref>", "</ref>")
     run: ClassVar[str] = rf"<box>\s*\[\s*{_LIST}(?:\s*,\s*{_LIST})*\s*\]\s*</box>"

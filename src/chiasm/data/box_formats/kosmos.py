@@ -20,8 +20,11 @@ _CELL = r"<patch_index_\d+>"
 
 @dataclass(frozen=True)
 class Kosmos(BoxFormat):
-    """side: cells along each side of the picture. A corner is read as the middle of its cell; where both lie in one row
-    or column, the box is all of these cells, as in the published code."""
+    """Two location tokens a box, of the grid cells of its corners. side: cells along each side of the picture.
+
+    A corner is read as the middle of its cell; where both lie in one row or column, the box is all of these cells, as
+    in the published code.
+    """
 
     side: int = 32
 
@@ -49,11 +52,11 @@ class Kosmos(BoxFormat):
         return f"<patch_index_{first:04d}><patch_index_{last:04d}>"
 
     def parse(self, run: str) -> list[Corners]:
-        cells = [int(one) for one in re.findall(r"\d+", run)]
+        cells = [int(digits) for digits in re.findall(r"\d+", run)]
         return [self._corners(*pair) for pair in zip(cells[::2], cells[1::2], strict=True)]
 
     def _corners(self, first: int, last: int) -> Corners:
         (y0, x0), (y1, x1) = divmod(first, self.side), divmod(last, self.side)
-        before, behind = (0.0, 1.0) if x0 == x1 or y0 == y1 else (0.5, 0.5)
+        before, after = (0.0, 1.0) if x0 == x1 or y0 == y1 else (0.5, 0.5)
         cell = 1 / self.side
-        return (x0 + before) * cell, (y0 + before) * cell, (x1 + behind) * cell, (y1 + behind) * cell
+        return (x0 + before) * cell, (y0 + before) * cell, (x1 + after) * cell, (y1 + after) * cell

@@ -15,7 +15,7 @@ _FOUR = r"<\d{1,3}>" * 4
 
 @dataclass(frozen=True)
 class MiniGPTv2(BoxFormat):
-    """Several boxes of a phrase stand in one pair of braces, with <delim> between them."""
+    """Boxes in hundredths, in braces; all boxes of a phrase share one pair, with <delim> between them."""
 
     around: ClassVar[tuple[str, str]] = ("<p>", "</p>")
     run: ClassVar[str] = rf"\{{{_FOUR}(?:<delim>{_FOUR})*\}}"
@@ -24,11 +24,11 @@ class MiniGPTv2(BoxFormat):
 
     def mention(self, phrase: str, boxes: Sequence[Corners]) -> str:
         named = f"<p>{phrase}</p>" if phrase else ""
-        return " ".join(one for one in (named, self.write(boxes) if boxes else "") if one)
+        return " ".join(text for text in (named, self.write(boxes) if boxes else "") if text)
 
     def write(self, boxes: Sequence[Corners]) -> str:
-        each = ("".join(f"<{one}>" for one in on_grid(corners, 100, 100)) for corners in boxes)
-        return "{" + "<delim>".join(each) + "}"
+        written = ("".join(f"<{corner}>" for corner in on_grid(corners, 100, 100)) for corners in boxes)
+        return "{" + "<delim>".join(written) + "}"
 
     def parse(self, run: str) -> list[Corners]:
         return by_fours(run, 100)

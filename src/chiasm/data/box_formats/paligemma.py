@@ -16,21 +16,21 @@ _BINS = 1024
 
 @dataclass(frozen=True)
 class PaliGemma(BoxFormat):
-    """Of several boxes of a phrase each is written with it. A reply is read as boxes with words behind them."""
+    """Four location tokens a box, before the phrase, which is repeated for each box; replies are read likewise."""
 
     run: ClassVar[str] = r"(?:<loc\d{4}>)+"
     trace: ClassVar[str] = r"<loc\d*>?"
 
     @property
     def marks(self) -> tuple[str, ...]:
-        return tuple(f"<loc{one:04d}>" for one in range(_BINS))
+        return tuple(f"<loc{index:04d}>" for index in range(_BINS))
 
     @property
     def entity(self) -> str:
         return rf"(?P<run>{self.run})(?P<words>[^<;]*)(?:;\s*)?"
 
     def mention(self, phrase: str, boxes: Sequence[Corners]) -> str:
-        return " ; ".join(f"{self.write([one])} {phrase}".rstrip() for one in boxes) if boxes else phrase
+        return " ; ".join(f"{self.write([box])} {phrase}".rstrip() for box in boxes) if boxes else phrase
 
     def write(self, boxes: Sequence[Corners]) -> str:
         return " ; ".join(map(_written, boxes))

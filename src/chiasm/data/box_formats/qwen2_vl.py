@@ -16,7 +16,7 @@ _BOX = rf"{_OPEN}\s*{CORNER}\s*,\s*{CORNER}\s*{_CLOSE}"
 
 @dataclass(frozen=True)
 class Qwen2VL(qwen_vl.QwenVL):
-    """Qwen-VL's numbers between other marks."""
+    """Boxes in thousandths as Qwen-VL writes them, between Qwen2-VL's own special tokens."""
 
     around: ClassVar[tuple[str, str]] = ("<|object_ref_start|>", "<|object_ref_end|>")
     box: ClassVar[tuple[str, str]] = ("<|box_start|>", "<|box_end|>")

@@ -15,7 +15,7 @@ CORNER = r"\(\s*\d{1,4}\s*,\s*\d{1,4}\s*\)"
 
 @dataclass(frozen=True)
 class QwenVL(BoxFormat):
-    """Each box of a phrase has marks of its own."""
+    """Boxes in thousandths, each between its own <box> and </box>."""
 
     around: ClassVar[tuple[str, str]] = ("<ref>", "</ref>")
     box: ClassVar[tuple[str, str]] = ("<box>", "</box>")

@@ -1,7 +1,7 @@
-"""A picture as a grid of tiles at its own aspect ratio, behind the whole of it at one tile's size: LLaVA-NeXT.
+"""A picture as a grid of tiles at its own aspect ratio, after the whole of it at one tile's size: LLaVA-NeXT.
 
 The grid is chosen among a few shapes; the picture is laid into its middle, and features of what lies around it are left
-out again. A mark stands behind each row. As in the code of LLaVA-NeXT ("anyres", "spatial_unpad")."""
+out again. A mark ends each row. As in the code of LLaVA-NeXT ("anyres", "spatial_unpad")."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GRIDS: Grids = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 
 @dataclass(frozen=True)
 class AnyResolution(Layout):
-    """tile: side of a tile in pixels. patch: side of a patch, an image token each. grids: (height, width) to choose."""
+    """Tiles in the best of `grids`, (height, width). tile, patch: sides in pixels; each patch is an image token."""
 
     tile: int = 336
     patch: int = 14
@@ -58,15 +58,15 @@ class AnyResolution(Layout):
         generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # nothing is drawn
     ) -> Images:
         tiles = [self._tiles(image.decode()) for image in images]
-        pixels = torch.stack(self.transform.pixels([tile for one in tiles for tile in one]))
+        pixels = torch.stack(self.transform.pixels([tile for image_tiles in tiles for tile in image_tiles]))
         return PixelImages(pixels, *owned(tiles), sizes_N2=sizes_of(images))
 
-    def _tiles(self, picture: PIL.Image.Image) -> list[PIL.Image.Image]:
-        height, width = best_grid(*picture.size, self.grids)
-        scaled = self.transform.resized(picture, *fitted(*picture.size, width, height))
+    def _tiles(self, image: PIL.Image.Image) -> list[PIL.Image.Image]:
+        height, width = best_grid(*image.size, self.grids)
+        scaled = self.transform.resized(image, *fitted(*image.size, width, height))
         page = PIL.Image.new("RGB", (width, height))  # black, as the published code pads before it normalises
         page.paste(scaled, ((width - scaled.width) // 2, (height - scaled.height) // 2))
-        return [self.transform.resized(picture, self.tile, self.tile), *cut(page, self.tile)]
+        return [self.transform.resized(image, self.tile, self.tile), *cut(page, self.tile)]
 
 
 def best_grid(width: int, height: int, grids: Grids) -> tuple[int, int]:
@@ -96,7 +96,7 @@ def fitted(width: int, height: int, wide: int, high: int) -> tuple[int, int]:
 def window(width: int, height: int, down: int, across: int, side: int) -> tuple[int, int]:
     """Rows and columns of patches that a picture covers, out of `down` by `across` tiles of `side` by `side` patches.
 
-    What is left out is as much before as behind. Rounded as the published code rounds, which trained models expect.
+    As much is left out before as after. Rounded as the published code rounds, which trained models expect.
     """
     rows, columns = down * side, across * side
     if width / height > columns / rows:

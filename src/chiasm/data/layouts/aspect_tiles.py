@@ -26,11 +26,11 @@ from chiasm.errors import RecipeError
 
 @dataclass(frozen=True)
 class AspectTiles(VideoLayout):
-    """size: side of a tile in pixels. image_tokens: of a tile. min_tiles, max_tiles: how many make a picture; training
-    took up to 12, and 40 may be given later.
+    """Square tiles in the grid nearest to a picture's aspect ratio. size: side of a tile in pixels.
 
+    image_tokens: of a tile. min_tiles, max_tiles: of a picture; training took up to 12, and 40 may be given later.
     thumbnail: whether the whole picture follows as one more tile, where it has more than one.
-    token: keeps the places. before, behind: around a picture or frame. video: how templates write a video.
+    token: the image token. before, behind: around a picture or frame. video: how templates write a video.
     sampling: which frames of a video are read; by default 8, each from the middle of an eighth of it.
     """
 
@@ -74,7 +74,7 @@ class AspectTiles(VideoLayout):
 
     @property
     def marks(self) -> tuple[str, ...]:
-        return tuple(one for one in (self.before, self.behind) if one)
+        return tuple(token for token in (self.before, self.behind) if token)
 
     def written(self, width: int, height: int) -> str:
         return self.before + self.token * (self.image_tokens * self.count(width, height)) + self.behind
@@ -97,8 +97,8 @@ class AspectTiles(VideoLayout):
 
         tiles_N counts them.
         """
-        each = [self._tiles(image) for image in images]
-        return PixelImages(torch.cat(each), *owned(each))
+        tiles = [self._tiles(image) for image in images]
+        return PixelImages(torch.cat(tiles), *owned(tiles))
 
     def _grid(self, width: int, height: int) -> tuple[int, int]:
         return nearest_grid(width, height, self.size, self.min_tiles, self.max_tiles)
@@ -107,12 +107,12 @@ class AspectTiles(VideoLayout):
         transform, size = TileTransform(self.interpolation, self.mean, self.std), self.size
         if isinstance(image, Video):
             return torch.stack([transform.at(frame.decode(), size, size) for frame in self.frames(image)])
-        picture = image.decode()
-        rows, columns = self._grid(*picture.size)
-        whole = transform.at(picture, columns * size, rows * size)
+        decoded = image.decode()
+        rows, columns = self._grid(*decoded.size)
+        whole = transform.at(decoded, columns * size, rows * size)
         tiles = whole.view(3, rows, size, columns, size).permute(1, 3, 0, 2, 4).flatten(0, 1)
         if self.thumbnail and len(tiles) > 1:
-            tiles = torch.cat([tiles, transform.at(picture, size, size)[None]])
+            tiles = torch.cat([tiles, transform.at(decoded, size, size)[None]])
         return tiles
 
 

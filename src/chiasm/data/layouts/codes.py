@@ -1,6 +1,6 @@
 """Every image at one size, as codes of an image tokenizer: CM3Leon, Chameleon.
 
-A processor knows no image tokenizer: it writes a placeholder for each code, whose place the model's own tokenizer
+A processor knows no image tokenizer: it writes a placeholder for each code, which the model's own tokenizer
 fills (see models/early_fusion.py)."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from chiasm.errors import RecipeError
 
 @dataclass(frozen=True)
 class Codes(Layout):
-    """codes: the size of the codebook, K. image_tokens: codes of an image. token: keeps the place of one.
+    """Images as codes. codes: the codebook's size, K. image_tokens: codes of an image. token: placeholder of a code.
 
     begin, end: tokens around an image's codes. name: the token of a code, its number in the place of "{}".
     digits: how the ten digits of that number are written; Chameleon's code 12 is "IMGIMGBCZ", with "ABCDEFGHIJ".

@@ -16,9 +16,9 @@ from chiasm.errors import RecipeError
 
 @dataclass(frozen=True)
 class Fixed(Layout):
-    """image_tokens: features a picture. token: what keeps their places. before, behind: texts around them.
+    """Every picture at one size. image_tokens: of a picture. token: the image token. before, behind: texts around them.
 
-    number: stands before each picture, its number in the sample, from 1 on, in the place of "{}".
+    number: stands before each picture, with its number in the sample, from 1 on, for "{}".
     """
 
     image_tokens: int

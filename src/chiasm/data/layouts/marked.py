@@ -17,9 +17,10 @@ from chiasm.data.transforms import ImageTransform
 
 @dataclass(frozen=True)
 class Marked(Layout):
-    """token: marks a picture. around: stands around it, once between pictures that touch; "" for nothing.
+    """One token a picture, which is seen by cross-attention. token: the image token.
 
-    until: a token behind which the picture is no longer seen; "" where it is until the next.
+    around: stands around it, once between pictures that touch; "" for nothing.
+    until: a token after which the picture is no longer seen; "" where it is seen until the next.
     """
 
     transform: ImageTransform = field(default_factory=ImageTransform)
@@ -42,8 +43,8 @@ class Marked(Layout):
     def written(self, width: int, height: int) -> str:  # noqa: ARG002  # one size fits all
         return self.around + self.token + self.around
 
-    def beside(self, written: str, behind: str) -> str:
-        return written.removesuffix(self.around) if behind == IMAGE else written
+    def beside(self, written: str, following: str) -> str:
+        return written.removesuffix(self.around) if following == IMAGE else written
 
     def images(self, images: Sequence[Image], generators: Sequence[np.random.Generator] | None = None) -> Images:
         return all_alike(self.transform, images, generators)

@@ -23,10 +23,11 @@ _HALF = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True)
 class Native(Layout):
-    """shortest, longest: bounds of a part's sides in pixels; the upper one keeps the aspect ratio, the lower one need
-    not. patch: side of a patch in pixels. image_tokens: features of a part.
+    """A picture at its own aspect ratio, in quarters and whole. patch: side of a patch in pixels.
 
-    split: False shows the whole picture alone. token: keeps the place of a feature; around: stands around each part.
+    shortest, longest: bounds of a part's sides in pixels; the upper one keeps the aspect ratio, the lower one need not.
+    image_tokens: of a part. token: the image token; around: stands around each part.
+    split: False shows the whole picture alone.
     """
 
     shortest: int = 378
@@ -57,11 +58,11 @@ class Native(Layout):
         self._check(width, height)
         return (self.around + self.token * self.image_tokens) * (5 if self.split else 1) + self.around
 
-    def beside(self, written: str, behind: str) -> str:
+    def beside(self, written: str, following: str) -> str:
         """One mark stands between pictures, and a blank before words that follow at once."""
-        if behind == IMAGE or behind.startswith(self.around):
+        if following == IMAGE or following.startswith(self.around):
             return written.removesuffix(self.around)
-        return written + " " if behind[:1] not in ("", "<") and not behind[0].isspace() else written
+        return written + " " if following[:1] not in ("", "<") and not following[0].isspace() else written
 
     def images(
         self,
@@ -69,17 +70,17 @@ class Native(Layout):
         generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # nothing is drawn
     ) -> Images:
         parts = [self._parts(image.decode()) for image in images]
-        made = self.transform.pixels([part for one in parts for part in one])
-        pixels, grid = filled_up([patches_of(one, self.patch) for one in made], self.patch)
+        made = self.transform.pixels([part for image_parts in parts for part in image_parts])
+        pixels, grid = filled_up([patches_of(part, self.patch) for part in made], self.patch)
         row_N, tiles_N = owned(parts)
         return PatchImages(pixels, row_N, grid, tiles_N)
 
-    def _parts(self, picture: PIL.Image.Image) -> list[PIL.Image.Image]:
-        width, height = picture.size
+    def _parts(self, image: PIL.Image.Image) -> list[PIL.Image.Image]:
+        width, height = image.size
         self._check(width, height)
         x, y = width // 2, height // 2
         corners = [(0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height)]
-        parts = [*(picture.crop(one) for one in (corners if self.split else ())), picture]
+        parts = [*(image.crop(box) for box in (corners if self.split else ())), image]
         return [self.transform.resized(part, *bounded(*part.size, self.shortest, self.longest)) for part in parts]
 
     def _check(self, width: int, height: int) -> None:

@@ -29,13 +29,13 @@ _NARROWEST = 200  # as the published code: the longer side over the shorter one
 
 @dataclass(frozen=True)
 class PackedPatches(VideoLayout):
-    """patch: side of a patch in pixels. merge: so many patches, along each side, make one image token.
+    """Packed patches. patch: side of one in pixels. merge: so many patches, along each side, make one image token.
 
     time: frames that a patch spans; a picture stands still for that long, a video's last frame is repeated to fill it.
     min_pixels, max_pixels: bounds of a resized picture. video_min_pixels, video_max_pixels: of each frame of a video.
     sampling: which frames of a video are read, always a multiple of `time`; by default as Qwen2-VL was trained: 2 a
         second, at least 4 and at most 768.
-    token, video_token: keep the places. before, behind: around a picture or video; templates write them too.
+    token, video_token: the image tokens. before, behind: around a picture or video; templates write them too.
     """
 
     patch: int = 14
@@ -67,7 +67,7 @@ class PackedPatches(VideoLayout):
 
     @property
     def side(self) -> int:
-        """Of an image token, in pixels."""
+        """The side of an image token in pixels."""
         return self.patch * self.merge
 
     @property
@@ -88,7 +88,7 @@ class PackedPatches(VideoLayout):
 
     @property
     def marks(self) -> tuple[str, ...]:
-        return tuple(one for one in (self.video_token, self.before, self.behind) if one)
+        return tuple(token for token in (self.video_token, self.before, self.behind) if token)
 
     def written(self, width: int, height: int) -> str:
         return self.before + self.token * math.prod(self._span(width, height)) + self.behind
@@ -97,24 +97,24 @@ class PackedPatches(VideoLayout):
         return self.before + self.video_token * math.prod(self._span(width, height, frames)) + self.behind
 
     def positions(self, image_mask_T: Tensor, shown: Sequence[Image | Video]) -> Tensor:
-        return three_axes(image_mask_T, [self._span(*self._size(one)) for one in shown])
+        return three_axes(image_mask_T, [self._span(*self._size(visual)) for visual in shown])
 
     def images(
         self,
         images: Sequence[Image | Video],
         generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # there is no augmentation
     ) -> Images:
-        """Patches of all pictures behind each other, (M, 3 * time * patch * patch), those of an image token together.
+        """Patches of all pictures one after another, (M, 3 * time * patch * patch), those of an image token together.
 
         Each picture, or each `time` frames of a video, counts as one.
         """
         patches, rows, grids = [], [], []
-        for row, one in enumerate(images):
-            levels = self._resized(one)
-            for first in range(0, len(levels), self.time):
-                patches.append(self._patches(torch.stack(levels[first : first + self.time])))
+        for row, visual in enumerate(images):
+            frames = self._resized(visual)
+            for first in range(0, len(frames), self.time):
+                patches.append(self._patches(torch.stack(frames[first : first + self.time])))
                 rows.append(row)
-                grids.append(tuple(side // self.patch for side in levels[0].shape[1:]))
+                grids.append(tuple(side // self.patch for side in frames[0].shape[1:]))
         grid_N2 = torch.tensor(grids).view(-1, 2)
         return PackedImages(torch.cat(patches), torch.tensor(rows), grid_N2.prod(1), grid_N2)
 
@@ -127,17 +127,17 @@ class PackedPatches(VideoLayout):
         bounds = (self.video_min_pixels, self.video_max_pixels) if moving else (self.min_pixels, self.max_pixels)
         return fitted(height, width, self.side, *bounds)
 
-    def _resized(self, one: Image | Video) -> list[Tensor]:
-        """Its frames, (3, H, W) each, as many as fill whole patches."""
-        width, height = one.size
-        high, wide = self._fitted(width, height, moving=isinstance(one, Video))
+    def _resized(self, visual: Image | Video) -> list[Tensor]:
+        """The frames of an image or video, (3, H, W) each, as many as fill whole patches."""
+        width, height = visual.size
+        high, wide = self._fitted(width, height, moving=isinstance(visual, Video))
         transform = TileTransform(self.interpolation, self.mean, self.std)
-        frames = self.frames(one) if isinstance(one, Video) else (one,)
+        frames = self.frames(visual) if isinstance(visual, Video) else (visual,)
         made = [transform.at(frame.decode(), wide, high) for frame in frames]
         return made + made[-1:] * (-len(made) % self.time)
 
     def _size(self, shown: Image | Video) -> tuple[int, ...]:
-        """Width and height; of a video the number of frames too."""
+        """The width and height of an image; of a video the number of frames too."""
         return shown.size if isinstance(shown, Image) else (*shown.size, len(self.frame_indices(shown)))
 
     def _patches(self, frames_TCHW: Tensor) -> Tensor:

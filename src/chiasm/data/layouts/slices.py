@@ -31,9 +31,9 @@ class Slices(Layout):
     a picture, the whole not counted. image_tokens: of a slice, and of the whole.
 
     merge: both sides of a slice are whole multiples of so many patches (4 in version 4.6).
-    token: keeps the places. before, behind: around the whole; slice_before, slice_behind: around a slice; grid_before,
+    token: the image token. before, behind: around the whole; slice_before, slice_behind: around a slice; grid_before,
         grid_behind: around all slices; id_before, id_behind: around a picture's number in its sample, from 0 on, which
-        stands before it where either is given. between: stands behind a picture, before what follows it at once.
+        stands before it where either is given. between: stands after a picture, before what follows it at once.
     written_as: how a chat template writes a picture.
     """
 
@@ -66,7 +66,7 @@ class Slices(Layout):
 
     @property
     def unit(self) -> int:
-        """Pixels of which every side is a multiple."""
+        """The number of pixels of which every side is a multiple."""
         return self.patch * self.merge
 
     @property
@@ -76,7 +76,7 @@ class Slices(Layout):
     @property
     def marks(self) -> tuple[str, ...]:
         parts = (self.before, self.behind, self.slice_before, self.slice_behind, self.grid_before, self.grid_behind)
-        return tuple(dict.fromkeys(one for one in (*parts, self.id_before, self.id_behind) if one))
+        return tuple(dict.fromkeys(token for token in (*parts, self.id_before, self.id_behind) if token))
 
     @property
     def placeholder(self) -> str:
@@ -93,9 +93,9 @@ class Slices(Layout):
     def numbered(self, written: str, at: int) -> str:
         return f"{self.id_before}{at}{self.id_behind}{written}" if self.id_before or self.id_behind else written
 
-    def beside(self, written: str, behind: str) -> str:
-        """No words follow where the turn ends, by a mark, or a blank stands there already."""
-        return written + self.between if behind[:1] not in ("", "<") and not behind[0].isspace() else written
+    def beside(self, written: str, following: str) -> str:
+        """The text of a picture, with `between` after it where words follow at once: no mark, no end, no blank."""
+        return written + self.between if following[:1] not in ("", "<") and not following[0].isspace() else written
 
     def images(
         self,
@@ -103,29 +103,31 @@ class Slices(Layout):
         generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # there is no augmentation
     ) -> Images:
         """Patches of the whole and then of the slices, row by row, of each picture; (M, P, patch * patch * 3), filled
-        up with zeros behind them. grid_M2: rows and columns of patches; tiles_N counts what a picture has."""
-        each = [self._pieces(image.decode()) for image in images]
-        pieces = [piece for pieces in each for piece in pieces]
+        up with zeros at the end. grid_M2: rows and columns of patches; tiles_N counts what a picture has."""
+        by_image = [self._pieces(image.decode()) for image in images]
+        pieces = [piece for pieces in by_image for piece in pieces]
         grids = torch.tensor([[side // self.patch for side in piece.shape[1:]] for piece in pieces])
         longest = int(grids.prod(1).max())
         patches = [self._patches(piece) for piece in pieces]
-        pixels = torch.stack([F.pad(one, (0, 0, 0, longest - len(one))) for one in patches])
-        row_N, tiles_N = owned(each)
+        pixels = torch.stack(
+            [F.pad(slice_patches, (0, 0, 0, longest - len(slice_patches))) for slice_patches in patches]
+        )
+        row_N, tiles_N = owned(by_image)
         return PatchImages(pixels, row_N, grids, tiles_N)
 
-    def _pieces(self, picture: PIL.Image.Image) -> list[Tensor]:
+    def _pieces(self, image: PIL.Image.Image) -> list[Tensor]:
         transform = TileTransform(self.interpolation, self.mean, self.std)
-        grid = slice_grid(*picture.size, self.size, self.most)
-        whole = transform.at(picture, *fitted(*picture.size, self.size, self.unit))
+        grid = slice_grid(*image.size, self.size, self.most)
+        whole = transform.at(image, *fitted(*image.size, self.size, self.unit))
         if grid is None:
             return [whole]
         rows, columns = grid
-        width, height = fitted_slices(*picture.size, grid, self.size, self.unit)
-        cut = transform.at(picture, width * columns, height * rows).view(3, rows, height, columns, width)
+        width, height = fitted_slices(*image.size, grid, self.size, self.unit)
+        cut = transform.at(image, width * columns, height * rows).view(3, rows, height, columns, width)
         return [whole, *cut.permute(1, 3, 0, 2, 4).flatten(0, 1)]
 
     def _patches(self, pixels_CHW: Tensor) -> Tensor:
-        """Row by row, with the values of each row by row and channels last, as the towers over patches want them."""
+        """Patches of a picture, row by row; within each the pixels row by row, channels last, as patch towers want."""
         channels, height, width = pixels_CHW.shape
         cut = pixels_CHW.view(channels, height // self.patch, self.patch, width // self.patch, self.patch)
         return cut.permute(1, 3, 2, 4, 0).flatten(0, 1).flatten(1)

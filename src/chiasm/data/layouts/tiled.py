@@ -25,11 +25,11 @@ _HALF = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True)
 class Tiled(Layout):
-    """tile: side of a tile in pixels. longest: the longer side that every picture is scaled to, before it is stretched
-    to whole tiles. patch: side of a patch in pixels. image_tokens: features of a tile.
+    """Square tiles in rows and columns. tile, patch: sides in pixels. image_tokens: of a tile.
 
+    longest: the longer side that every picture is scaled to, before it is stretched to whole tiles.
     split: False shows the whole picture alone, at one tile's size.
-    token: keeps the place of a feature; around: stands around tiles; whole: before the features of the whole picture.
+    token: the image token; around: stands around tiles; whole: stands before the tokens of the whole picture.
     """
 
     tile: int = 364
@@ -56,7 +56,7 @@ class Tiled(Layout):
     @property
     def marks(self) -> tuple[str, ...]:
         most = range(math.ceil(min(self.longest, _LARGEST) / self.tile))
-        return (self.around, self.whole, *(_place(row, column) for row in most for column in most))
+        return (self.around, self.whole, *(_position_token(row, column) for row in most for column in most))
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
         """Rows and columns of tiles for a picture of that size; (0, 0) where it is shown whole alone."""
@@ -68,7 +68,7 @@ class Tiled(Layout):
         rows, columns = self.grid(width, height)
         features = self.token * self.image_tokens
         lines = [
-            "".join(f"{self.around}{_place(row, column)}{features}" for column in range(columns)) + "\n"
+            "".join(f"{self.around}{_position_token(row, column)}{features}" for column in range(columns)) + "\n"
             for row in range(rows)
         ]
         return "".join([*lines, "\n" if rows else "", self.around, self.whole, features, self.around])
@@ -79,17 +79,17 @@ class Tiled(Layout):
         generators: Sequence[np.random.Generator] | None = None,  # noqa: ARG002  # nothing is drawn
     ) -> Images:
         tiles = [self._tiles(image.decode()) for image in images]
-        made = self.transform.pixels([tile for one in tiles for tile in one])
-        pixels, grid = filled_up([patches_of(one, self.patch) for one in made], self.patch)
+        made = self.transform.pixels([tile for image_tiles in tiles for tile in image_tiles])
+        pixels, grid = filled_up([patches_of(tile, self.patch) for tile in made], self.patch)
         row_N, tiles_N = owned(tiles)
         return PatchImages(pixels, row_N, grid, tiles_N)
 
-    def _tiles(self, picture: PIL.Image.Image) -> list[PIL.Image.Image]:
-        rows, _ = self.grid(*picture.size)
-        picture = self.transform.resized(picture, *scaled(*picture.size, self.longest))
+    def _tiles(self, image: PIL.Image.Image) -> list[PIL.Image.Image]:
+        rows, _ = self.grid(*image.size)
+        image = self.transform.resized(image, *scaled(*image.size, self.longest))
         if self.split:  # twice, as the published code does
-            picture = self.transform.resized(picture, *stretched(*picture.size, self.tile))
-        return [*(cut(picture, self.tile) if rows else ()), self.transform.resized(picture, self.tile, self.tile)]
+            image = self.transform.resized(image, *stretched(*image.size, self.tile))
+        return [*(cut(image, self.tile) if rows else ()), self.transform.resized(image, self.tile, self.tile)]
 
 
 def scaled(width: int, height: int, longest: int) -> tuple[int, int]:
@@ -125,5 +125,5 @@ def _up(length: int, tile: int) -> int:
     return math.ceil(length / tile) * tile
 
 
-def _place(row: int, column: int) -> str:
+def _position_token(row: int, column: int) -> str:
     return f"<row_{row + 1}_col_{column + 1}>"

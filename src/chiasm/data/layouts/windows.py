@@ -19,9 +19,9 @@ from chiasm.errors import RecipeError
 
 @dataclass(frozen=True)
 class Windows(Layout):
-    """window: its side in pixels. rows, columns: of windows; every image is stretched to them. image_tokens: of a part.
+    """A grid of windows, to which every image is stretched. window: side of one in pixels. rows, columns: of the grid.
 
-    token: keeps the place of a feature. before, behind: around a picture.
+    image_tokens: of a window. token: the image token. before, behind: around a picture.
     """
 
     window: int = 448
@@ -46,11 +46,11 @@ class Windows(Layout):
 
     @property
     def marks(self) -> tuple[str, ...]:
-        return tuple(one for one in (self.before, self.behind) if one)
+        return tuple(token for token in (self.before, self.behind) if token)
 
     @property
     def parts(self) -> int:
-        """Windows of a picture, and the whole."""
+        """The number of windows of a picture, plus one for the whole."""
         return self.rows * self.columns + 1
 
     def written(self, width: int, height: int) -> str:  # noqa: ARG002  # one size fits all

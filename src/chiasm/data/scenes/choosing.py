@@ -10,34 +10,34 @@ from chiasm.data.scenes.vocabulary import HOLLOW, SIZES
 
 AXES: tuple[Axis, ...] = ("left to right", "top to bottom")
 _TRIES = 8
-_TOLD = (("colour",), ("colour",), ("size", "colour"), ("texture",), ("colour", "texture"), ("size", "texture"))
+_MENTIONED = (("colour",), ("colour",), ("size", "colour"), ("texture",), ("colour", "texture"), ("size", "texture"))
 
 
 def wording(rng: Rng) -> int:
-    """One of the ways to say a claim."""
+    """A random one of the wordings of a claim, as its number."""
     return rng.integer(0, WORDINGS - 1)
 
 
 def exists(facts: Facts, rng: Rng) -> Exists | None:
-    """One shape by some of its attributes. Sizes are told only where both are shown, each half of the time."""
-    told = rng.choice(_TOLD)
+    """A claim that a shape of some attributes exists. Sizes are named only where both are shown, each equally often."""
+    kinds = rng.choice(_MENTIONED)
     able = facts.shapes
-    if "texture" in told:  # hollow shapes are always plain: to say so would tell that the text is true
+    if "texture" in kinds:  # hollow shapes are always plain: to say so would tell that the text is true
         able = [i for i in able if facts.looks[i].shape not in HOLLOW]
     sizeable = [i for i in facts.sizeable() if i in able]
-    if "size" in told and len({facts.looks[i].size for i in sizeable}) == 2:
+    if "size" in kinds and len({facts.looks[i].size for i in sizeable}) == 2:
         wanted = rng.choice(SIZES)
         able = [i for i in sizeable if facts.looks[i].size == wanted]
     else:
-        told = tuple(kind for kind in told if kind != "size")
+        kinds = tuple(kind for kind in kinds if kind != "size")
     if not able:
         return None
     look = facts.looks[rng.choice(able)]
     return Exists(
         Look(
-            look.size if "size" in told else "",
-            look.colour if "colour" in told else "",
-            look.texture if "texture" in told else "",
+            look.size if "size" in kinds else "",
+            look.colour if "colour" in kinds else "",
+            look.texture if "texture" in kinds else "",
             look.shape,
         ),
         wording(rng),
@@ -45,14 +45,14 @@ def exists(facts: Facts, rng: Rng) -> Exists | None:
 
 
 def located(facts: Facts, rng: Rng) -> Located | None:
-    """One thing by where in the picture it is."""
+    """A claim about where in the picture one thing is."""
     i = rng.integer(0, len(facts.looks) - 1)
     name = facts.name(rng, i)
     return None if name is None else Located(name, facts.place(i), wording(rng))
 
 
 def both(facts: Facts, rng: Rng) -> Both | None:
-    """Two shapes by one attribute each, if possible such that swapping the attributes makes it false."""
+    """A claim about two shapes by one attribute each, if possible such that swapping the attributes makes it false."""
     if len(facts.shapes) < 2:
         return None
     kind = rng.choice(("colour", "colour", "texture", "size"))
@@ -60,11 +60,11 @@ def both(facts: Facts, rng: Rng) -> Both | None:
     if kind == "texture":
         able = [i for i in able if facts.looks[i].shape not in HOLLOW]
     pairs = [(i, j) for i in able for j in able if i != j]
-    said, claim = wording(rng), None
+    form, claim = wording(rng), None
     for i, j in rng.sample(pairs, _TRIES):
-        one, other = _by(facts.looks[i], kind), _by(facts.looks[j], kind)
-        if differ(one, other):
-            claim = Both(one, other, said)
+        first, other = _by(facts.looks[i], kind), _by(facts.looks[j], kind)
+        if differ(first, other):
+            claim = Both(first, other, form)
             if swapped(claim, facts) is not None:
                 break
     return claim
@@ -76,24 +76,24 @@ def _by(look: Look, kind: str) -> Look:
     return Look(texture=look.texture, shape=look.shape) if kind == "texture" else Look(size=look.size, shape=look.shape)
 
 
-def differ(one: Look, other: Look) -> bool:
+def differ(first: Look, other: Look) -> bool:
     """Whether two descriptions have nothing in common but what neither names."""
-    return not any(mine and mine == theirs for mine, theirs in zip(one, other, strict=True))
+    return not any(mine and mine == theirs for mine, theirs in zip(first, other, strict=True))
 
 
 def swapped(claim: Both, facts: Facts) -> Both | None:
     """The claim with its attributes exchanged; None where it would still be true."""
-    one = claim.second._replace(shape=claim.first.shape)
+    first = claim.second._replace(shape=claim.first.shape)
     other = claim.first._replace(shape=claim.second.shape)
-    if facts.count(one) and facts.count(other):
+    if facts.count(first) and facts.count(other):
         return None
-    if not (facts.rules.may_mention(one) and facts.rules.may_mention(other)):
+    if not (facts.rules.may_mention(first) and facts.rules.may_mention(other)):
         return None
-    return Both(one, other, claim.wording)
+    return Both(first, other, claim.wording)
 
 
 def relates(facts: Facts, rng: Rng) -> Relates | None:
-    """Two things by how they stand to each other, or by which is bigger."""
+    """A claim about two things: how they stand to each other, or which is bigger."""
     related = meeting(facts, rng) if rng.chance(0.6) else None
     if related is None and rng.chance(0.25):
         related = compared(facts, rng)
@@ -108,7 +108,7 @@ def relates(facts: Facts, rng: Rng) -> Relates | None:
 
 
 def meeting(facts: Facts, rng: Rng) -> Related | None:
-    """Who is inside or overlaps; or, half of the time where there is somebody else, who is outside or apart."""
+    """A claim about what is inside or overlaps; or, half of the time where possible, about what is outside or apart."""
     pair = facts.scene.inside or facts.scene.overlapping
     if pair is None:
         return None
@@ -120,7 +120,7 @@ def meeting(facts: Facts, rng: Rng) -> Related | None:
 
 
 def compared(facts: Facts, rng: Rng) -> Related | None:
-    """A large shape and a small one."""
+    """A claim that compares a large shape with a small one."""
     single = [i for i in facts.sizeable() if i in facts.single]
     large = [i for i in single if facts.looks[i].size == "large"]
     small = [i for i in single if facts.looks[i].size == "small"]
@@ -128,7 +128,7 @@ def compared(facts: Facts, rng: Rng) -> Related | None:
 
 
 def counts(facts: Facts, rng: Rng) -> Counts | None:
-    """How many shapes are alike, or how many there are, such that every number of the range is equally likely."""
+    """A claim about how many shapes are alike, or there are; every number of the range is equally likely."""
     group, total = facts.scene.group, len(facts.shapes)
     if group is not None:
         match = facts.rules.chance_of(group.likeness)
@@ -144,19 +144,19 @@ def counts(facts: Facts, rng: Rng) -> Counts | None:
 
 
 def ordered(facts: Facts, rng: Rng) -> Ordered | None:
-    """Three things in order along an axis."""
+    """A claim about three things in order along an axis."""
     axis = rng.choice(AXES)
-    told = facts.sequence(axis)
-    if len(told) < 3:
+    sequence = facts.sequence(axis)
+    if len(sequence) < 3:
         return None
-    first = rng.integer(0, len(told) - 3)
-    names = [facts.name(rng, i) for i in told[first : first + 3]]
+    first = rng.integer(0, len(sequence) - 3)
+    names = [facts.name(rng, i) for i in sequence[first : first + 3]]
     things = tuple(name for name in names if name is not None)
     return Ordered(axis, things, rng.integer(0, 1)) if len(things) == 3 else None
 
 
 def lacks(facts: Facts, rng: Rng) -> Lacks | None:
-    """What is not there: a shape, or a shape in a colour."""
+    """A claim about what is not there: a shape, or a shape in a colour."""
     missing = absent(facts, rng, coloured=rng.chance(0.4))
     if missing is None:
         return None

@@ -1,4 +1,4 @@
-"""What can be said of a scene without doubt: how many fit a description, who stands where, what to call whom."""
+"""Facts of a scene that are beyond doubt: how many things fit a description, where each stands, how to name it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPPOSITE: dict[Relation, Relation] = {
 MIRRORED = frozenset({"left of", "right of", "above", "below", "bigger than", "smaller than"})  # swap with their sides
 
 _MIDDLE = 9  # units from the centre within which a thing stands neither left nor right, neither high nor low
-_STEP = 7  # units between neighbours that are told in order
+_STEP = 7  # units between neighbours that are listed in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,12 @@ class Facts:
         return self._counts.get(description, 0)
 
     def _side(self, i: int, j: int) -> Related | None:
-        """How i stands to j, if it is clearly on its left or above it: apart there, and further than the other way."""
-        one, other = self.scene.things[i].corners, self.scene.things[j].corners
+        """The relation of thing i to thing j, if it is clearly left of it or above it, further than the other way."""
+        corners, other = self.scene.things[i].corners, self.scene.things[j].corners
         (x, y), (other_x, other_y) = self.centres[i], self.centres[j]
-        if one[2] <= other[0] and other_x - x >= abs(other_y - y):
+        if corners[2] <= other[0] and other_x - x >= abs(other_y - y):
             return Related("left of", i, j)
-        if one[3] <= other[1] and other_y - y >= abs(other_x - x):
+        if corners[3] <= other[1] and other_y - y >= abs(other_x - x):
             return Related("above", i, j)
         return None
 
@@ -107,12 +107,12 @@ class Facts:
         return [i for i in self.shapes if self.scene.inside is None or i not in self.scene.inside]
 
     def column(self, i: int) -> str:
-        """ "left", "right" or "", where thing i stands near the middle."""
+        """The column of thing i: "left", "right", or "" near the middle."""
         x = self.centres[i][0] - GRID / 2
         return "left" if x <= -_MIDDLE else "right" if x >= _MIDDLE else ""
 
     def row(self, i: int) -> str:
-        """ "top", "bottom" or ""."""
+        """The row of thing i: "top", "bottom", or "" near the middle."""
         y = self.centres[i][1] - GRID / 2
         return "top" if y <= -_MIDDLE else "bottom" if y >= _MIDDLE else ""
 
@@ -126,11 +126,11 @@ class Facts:
     def sequence(self, axis: Axis) -> list[int]:
         """Things in order along an axis, each clearly after the one before it."""
         along = 0 if axis == "left to right" else 1
-        told: list[int] = []
+        spaced: list[int] = []
         for i in sorted(self.single, key=lambda i: self.centres[i][along]):
-            if not told or self.centres[i][along] - self.centres[told[-1]][along] >= _STEP:
-                told.append(i)
-        return told
+            if not spaced or self.centres[i][along] - self.centres[spaced[-1]][along] >= _STEP:
+                spaced.append(i)
+        return spaced
 
 
 def _counts(looks: list[Look]) -> dict[tuple[str, ...], int]:
@@ -143,6 +143,6 @@ def _counts(looks: list[Look]) -> dict[tuple[str, ...], int]:
         else:  # plain tuples equal Looks and are made faster
             pairs = ((texture, shape), (texture, ""), ("", shape), ("", ""))
             fitting = [(s, c, t, n, "") for s in (size, "") for c in (colour, "") for t, n in pairs]
-        for one in fitting:
-            counts[one] = counts.get(one, 0) + 1
+        for description in fitting:
+            counts[description] = counts.get(description, 0) + 1
     return counts

@@ -1,4 +1,4 @@
-"""Captions: a dense one that tells everything, and short ones that each tell a part."""
+"""Captions: a dense one that describes everything, and short ones that each make one claim."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Dense:
 
 
 def dense(facts: Facts, rng: Rng) -> Dense:
-    """All things with all their attributes, then how the first of them stand to each other."""
+    """A caption of all things with all their attributes, then how the first of them stand to each other."""
     alike: dict[Look, list[int]] = {}
     for i, look in enumerate(facts.looks):
         alike.setdefault(look, []).append(i)
@@ -34,7 +34,7 @@ def dense(facts: Facts, rng: Rng) -> Dense:
     for position, (look, members) in enumerate(groups):
         if position:
             text += " and " if position == len(groups) - 1 else ", "
-        shown = _told(facts, look, len(members))
+        shown = _mentioned(facts, look, len(members))
         phrase = some(shown) if len(members) == 1 else number_of(len(members), shown)
         start = len(text) + phrase.index(" ") + 1
         text += phrase
@@ -45,7 +45,7 @@ def dense(facts: Facts, rng: Rng) -> Dense:
     return Dense(text, tuple(spans[i] for i in range(len(facts.looks))))
 
 
-def _told(facts: Facts, look: Look, number: int) -> Look:
+def _mentioned(facts: Facts, look: Look, number: int) -> Look:
     """The look without the word "plain", unless a thing that is not plain could then be meant as well."""
     short = look._replace(texture="")
     return short if look.texture == "plain" and facts.count(short) == number else look
@@ -60,7 +60,7 @@ def _clauses(facts: Facts, rng: Rng) -> list[str]:
     if facts.scene.overlapping is not None:
         found.append(Related("overlapping", *facts.scene.overlapping))
     found += rng.sample(facts.sides, 2 - len(found))
-    return [clause for one in found if (clause := _clause(facts, rng, one)) is not None]
+    return [clause for claim in found if (clause := _clause(facts, rng, claim)) is not None]
 
 
 def _clause(facts: Facts, rng: Rng, related: Related) -> str | None:

@@ -1,4 +1,4 @@
-"""Scenes told in other languages, as the web would: true captions that an English model should not be taught."""
+"""Scenes described in other languages, as on the web: true captions that an English model should not be taught."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ class Language:
     words: dict[str, str]
 
     def tell(self, looks: Sequence[Look]) -> str:
-        """All things with their attributes: "auf dem bild: kreis (groß, rot), wort „cat“ (blau)"."""
-        told = [self._thing(look) for look in looks]
-        return self.opening + (", ".join(told[:-1]) + self.conjunction + told[-1] if len(told) > 1 else told[0])
+        """A caption of all things with their attributes: "auf dem bild: kreis (groß, rot), wort „cat“ (blau)"."""
+        phrases = [self._thing(look) for look in looks]
+        return self.opening + (
+            ", ".join(phrases[:-1]) + self.conjunction + phrases[-1] if len(phrases) > 1 else phrases[0]
+        )
 
     def _thing(self, look: Look) -> str:
         name = f"{self.words[look.shape]} {look.text}".strip()
-        attributes = [self.words[one] for one in (look.size, look.colour, look.texture) if one]
+        attributes = [self.words[attribute] for attribute in (look.size, look.colour, look.texture) if attribute]
         return f"{name} ({', '.join(attributes)})"
 
 

@@ -1,4 +1,4 @@
-"""Hard negatives: true claims with one small change that makes them false, said in the same words."""
+"""Hard negatives: true claims with one small change that makes them false, in the same words."""
 
 from __future__ import annotations
 

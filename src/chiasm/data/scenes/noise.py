@@ -75,7 +75,7 @@ def boilerplate(rng: Rng) -> str:
 
 
 def foreign(rng: Rng, looks: Sequence[Look]) -> str:
-    """What a scene shows, in another language."""
+    """A caption of a scene in another language."""
     return LANGUAGES[rng.choice(tuple(LANGUAGES))].tell(looks)
 
 
@@ -85,7 +85,7 @@ def paler(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def write(pixels: NDArray[np.uint8], text: str, rng: Rng) -> NDArray[np.uint8]:
-    """The text across the picture, white with a dark rim, at its top or its bottom."""
+    """Writes a text across the picture, white with a dark rim, at its top or its bottom."""
     image = Image.fromarray(pixels)
     size = image.width
     height = max(_LETTERS, size // 8)

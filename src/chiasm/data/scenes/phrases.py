@@ -1,4 +1,4 @@
-"""Looks in words: "a large red striped circle", "two green stars", "the word 'cat' in red"."""
+"""Phrases for looks: "a large red striped circle", "two green stars", "the word 'cat' in red"."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chiasm.data.scenes.vocabulary import NUMBERS, plural
 
 @cache  # a few thousand descriptions are all there are
 def noun(look: Look) -> str:
-    """ "large red striped circle"; "shape" where any shape is meant."""
+    """A look without article: "large red striped circle"; "shape" where any shape is meant."""
     if look.text:
         return f"{look.shape} '{look.text}'" if look.shape == "word" else f"{look.shape} {look.text}"
     return " ".join(filter(None, (look.size, look.colour, look.texture, look.shape or "shape")))
@@ -19,7 +19,7 @@ def noun(look: Look) -> str:
 
 @cache
 def some(look: Look) -> str:
-    """ "a large red circle", "an oval", "the word 'cat' in red"."""
+    """A look with its indefinite article: "a large red circle", "an oval", "the word 'cat' in red"."""
     if look.text:
         return f"the {noun(look)} in {look.colour}" if look.colour else f"the {noun(look)}"
     words = noun(look)
@@ -28,21 +28,21 @@ def some(look: Look) -> str:
 
 @cache
 def the(look: Look) -> str:
-    """ "the large red circle": the only one of its description."""
+    """The only thing of a look, with its article: "the large red circle"."""
     return f"the {noun(look)}"
 
 
 @cache
 def plural_noun(look: Look) -> str:
-    """ "large red striped circles"."""
+    """A look in the plural: "large red striped circles"."""
     return " ".join(filter(None, (look.size, look.colour, look.texture, plural(look.shape or "shape"))))
 
 
 def number_of(number: int, look: Look) -> str:
-    """ "two green stars", "one green star", "no green stars"."""
+    """So many things of a look: "two green stars", "one green star", "no green stars"."""
     return f"{NUMBERS[number]} {noun(look) if number == 1 else plural_noun(look)}"
 
 
 def listed(phrases: Sequence[str]) -> str:
-    """ "a, b and c"."""
+    """The phrases as a list: "a, b and c"."""
     return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"

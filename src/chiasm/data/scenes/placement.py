@@ -97,9 +97,12 @@ def _place_once(
     return placed
 
 
-def _apart(one: Corners, other: Corners) -> bool:
+def _apart(first: Corners, other: Corners) -> bool:
     return (
-        one[2] + _GAP <= other[0] or other[2] + _GAP <= one[0] or one[3] + _GAP <= other[1] or other[3] + _GAP <= one[1]
+        first[2] + _GAP <= other[0]
+        or other[2] + _GAP <= first[0]
+        or first[3] + _GAP <= other[1]
+        or other[3] + _GAP <= first[1]
     )
 
 
@@ -149,11 +152,11 @@ def _overlapping(rng: Rng, over: str, under: str, upper: Extent, lower: Extent) 
 
 def _common(over: str, under: str, upper: Extent, lower: Extent, x: int, y: int) -> tuple[int, int, int]:
     """How many units two shapes share, and how many each covers; the upper one's box is shifted by (x, y)."""
-    one, other = coverage(over, *upper), coverage(under, *lower)
+    first, other = coverage(over, *upper), coverage(under, *lower)
     x0, x1 = max(0, x), min(lower[0], x + upper[0])
     y0, y1 = max(0, y), min(lower[1], y + upper[1])
-    both = one[y0 - y : y1 - y, x0 - x : x1 - x] & other[y0:y1, x0:x1]
-    return int(np.count_nonzero(both)), int(np.count_nonzero(one)), int(np.count_nonzero(other))
+    both = first[y0 - y : y1 - y, x0 - x : x1 - x] & other[y0:y1, x0:x1]
+    return int(np.count_nonzero(both)), int(np.count_nonzero(first)), int(np.count_nonzero(other))
 
 
 @lru_cache(maxsize=2048)

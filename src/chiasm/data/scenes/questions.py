@@ -25,7 +25,7 @@ def questions(facts: Facts, rng: Rng) -> tuple[Question, ...]:
 
 
 def _question(rng: Rng, kind: str, text: str, options: Options) -> Question:
-    """The first option is the right one; they are told in random order."""
+    """A question whose first option is the right one; the options are shown in random order."""
     answer = options[0][0]
     rng.shuffle(options)
     choices, statements = zip(*options, strict=True)
@@ -33,7 +33,7 @@ def _question(rng: Rng, kind: str, text: str, options: Options) -> Question:
 
 
 def _subject(facts: Facts, rng: Rng, *unnamed: str, among: Sequence[int] | None = None) -> tuple[int, Look] | None:
-    """A shape, and a description of it alone that leaves the attributes asked for unnamed."""
+    """A shape to ask about, and a description of it alone that leaves the attributes asked for unnamed."""
     for i in rng.sample(facts.shapes if among is None else among, _TRIES):
         size, colour, texture, shape, _ = facts.looks[i]
         options = [Look("", "", "", shape), Look("", colour, "", shape), Look(size, "", "", shape)]
@@ -68,7 +68,7 @@ def _colour(facts: Facts, rng: Rng) -> Question | None:
     i, name = found
     answer = facts.looks[i].colour
     wrong = _wrong(rng, facts.rules.laws.colour, answer, [look.colour for look in facts.looks])
-    wrong = [one for one in wrong if facts.rules.may_mention(name._replace(colour=one))]
+    wrong = [colour for colour in wrong if facts.rules.may_mention(name._replace(colour=colour))]
     if not wrong:
         return None
     options = [(colour, f"{the(name)} is {colour}") for colour in (answer, *wrong)]
@@ -82,7 +82,7 @@ def _texture(facts: Facts, rng: Rng) -> Question | None:
     i, name = found
     answer = facts.looks[i].texture
     wrong = _wrong(rng, facts.rules.laws.texture, answer)
-    wrong = [one for one in wrong if facts.rules.may_mention(name._replace(texture=one))]
+    wrong = [texture for texture in wrong if facts.rules.may_mention(name._replace(texture=texture))]
     if not wrong:
         return None
     options = [(texture, f"{the(name)} is {texture}") for texture in (answer, *wrong)]
@@ -90,7 +90,7 @@ def _texture(facts: Facts, rng: Rng) -> Question | None:
 
 
 def _size(facts: Facts, rng: Rng) -> Question | None:
-    """Asked where both sizes are shown, of each half of the time; a scene of one thing is either just as often."""
+    """A question about size, where both are shown, each half of the time; a single thing is either just as often."""
     by_size = {size: [i for i in facts.sizeable() if facts.looks[i].size == size] for size in ("small", "large")}
     if len(facts.looks) > 1:
         found = {size: _subject(facts, rng, "size", among=those) for size, those in by_size.items()}
@@ -123,13 +123,13 @@ def _count(facts: Facts, rng: Rng) -> Question | None:
 
 
 def _position(facts: Facts, rng: Rng) -> Question | None:
-    """Left or right, top or bottom, or one of four corners."""
+    """A question about position: left or right, top or bottom, or one of four corners."""
     for i in rng.sample(facts.single, _TRIES):
         name = facts.name(rng, i)
         column, row = facts.column(i), facts.row(i)
         if name is None or not (column or row):
             continue
-        places = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"}
+        phrases = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"}
         if column and row and rng.chance(0.5):
             corners = [f"{r} {c}" for r in ("top", "bottom") for c in ("left", "right")]
             corners.sort(key=lambda corner: corner != f"{row} {column}")
@@ -137,7 +137,7 @@ def _position(facts: Facts, rng: Rng) -> Question | None:
             return _question(rng, "position", f"in which corner of the picture is {the(name)}?", options)
         answer = column if column and (not row or rng.chance(0.5)) else row
         other = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}[answer]
-        options = [(side, f"{the(name)} is {places[side]}") for side in (answer, other)]
+        options = [(side, f"{the(name)} is {phrases[side]}") for side in (answer, other)]
         return _question(rng, "position", f"on which side of the picture is {the(name)}?", options)
     return None
 
@@ -168,13 +168,13 @@ def _comparison(facts: Facts, rng: Rng) -> Question | None:
     word, right, wrong = ("bigger", large, small) if rng.chance(0.5) else ("smaller", small, large)
     options = [(the(right), f"{the(right)} is {word} than {the(wrong)}")]
     options.append((the(wrong), f"{the(wrong)} is {word} than {the(right)}"))
-    told = [the(right), the(wrong)]
-    rng.shuffle(told)
-    return _question(rng, "comparison", f"which is {word}, {told[0]} or {told[1]}?", options)
+    names = [the(right), the(wrong)]
+    rng.shuffle(names)
+    return _question(rng, "comparison", f"which is {word}, {names[0]} or {names[1]}?", options)
 
 
 def _existence(facts: Facts, rng: Rng) -> Question | None:
-    """Yes and no are equally likely; half of the shapes that are not there mix attributes of those that are."""
+    """A question about existence, yes and no equally likely; half of the absent shapes mix present attributes."""
     if not facts.shapes:
         return None
     looks = [facts.looks[i] for i in facts.shapes]
@@ -182,8 +182,8 @@ def _existence(facts: Facts, rng: Rng) -> Question | None:
     asked: Look | None = Look(colour=shown.colour, shape=shown.shape)
     truly = rng.chance(0.5)
     if not truly:
-        mixed = [Look(colour=one.colour, shape=other.shape) for one in looks for other in looks]
-        mixed = [one for one in mixed if not facts.count(one) and facts.rules.may_mention(one)]
+        mixed = [Look(colour=look.colour, shape=other.shape) for look in looks for other in looks]
+        mixed = [look for look in mixed if not facts.count(look) and facts.rules.may_mention(look)]
         asked = rng.choice(mixed) if mixed and rng.chance(0.5) else choosing.absent(facts, rng, coloured=True)
     if asked is None:
         return None
@@ -212,7 +212,7 @@ def _evenly(shapes: Sequence[str], facts: Facts) -> float:
     """
     law, number = facts.rules.laws.shape, len(facts.shapes)
     missing = {shape: (1 - law.probability(shape)) ** number for shape in shapes}
-    weights = [law.probability(one) * missing[one] / (1 - missing[one]) for one in shapes]
+    weights = [law.probability(shape) * missing[shape] / (1 - missing[shape]) for shape in shapes]
     return min(weights) / weights[0]
 
 
@@ -237,7 +237,7 @@ def _order(facts: Facts, rng: Rng) -> Question | None:
         return None
     wrong = rng.sample(list(permutations(claim.things))[1:], _CHOICES - 1)
     options = [
-        (listed([noun(one) for one in order]), f"from {claim.axis}: {listed([some(one) for one in order])}")
+        (listed([noun(look) for look in order]), f"from {claim.axis}: {listed([some(look) for look in order])}")
         for order in (claim.things, *wrong)
     ]
     return _question(rng, "order", f"what is in the picture, from {claim.axis}?", options)

@@ -117,7 +117,7 @@ def outline(shape: str) -> tuple[list[Points], list[Points]]:
     solid, holes = _OUTLINES[shape]
     points = np.concatenate(solid)
     low, high = points.min(axis=0), points.max(axis=0)
-    return [(one - low) / (high - low) for one in solid], holes
+    return [(distance - low) / (high - low) for distance in solid], holes
 
 
 @lru_cache(maxsize=4096)

@@ -22,7 +22,7 @@ _WRITTEN = 0.25  # share of scenes with something written
 _DIGIT = 0.35  # share of digits among what is written
 _INSIDE, _OVERLAPPING = 0.9, 0.35  # how often two things that can stand so do
 _TRIES = 1000
-_THROWS = 8  # of a scene's sizes and places before a pair that finds no room comes apart
+_THROWS = 8  # of a scene's sizes and positions before a pair that finds no room comes apart
 _ANY = Look()
 
 
@@ -44,7 +44,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """All that is true of a picture.
+    """The ground truth of a picture.
 
     things: in the order in which they are drawn, later ones over earlier ones.
     inside, overlapping: (i, j) where thing i stands inside of, or partly over, thing j. All other things keep apart.
@@ -63,7 +63,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Rules:
-    """What scenes may hold.
+    """The rules for what scenes may hold.
 
     objects: the fewest and the most things in a scene. held_out: combinations of attributes; with only="seen" no
     thing has one, with only="held_out" at least one thing in each scene has one.
@@ -77,10 +77,10 @@ class Rules:
 
     def may_mention(self, description: Look) -> bool:
         """Whether a text may name this, truly or not: a seen split must not even deny what is held out."""
-        return self.only != "seen" or not any(description.fits(one) for one in self.held_out)
+        return self.only != "seen" or not any(description.fits(combination) for combination in self.held_out)
 
     def chance_of(self, likeness: Look) -> float:
-        """How likely one shape is to have this shape and colour, where they are given."""
+        """The probability that a shape has this form and colour, where they are given."""
         shape = self.laws.shape.probability(likeness.shape) if likeness.shape else 1.0
         return shape * (self.laws.colour.probability(likeness.colour) if likeness.colour else 1.0)
 
@@ -91,7 +91,7 @@ def compose(rng: Rng, rules: Rules) -> Scene:
     for _ in range(_TRIES):
         scene = _compose(rng, rules, number)
         # sizes are settled last, so combinations that name one are only known now
-        withheld = any(thing.look.fits(one) for thing in scene.things for one in rules.held_out)
+        withheld = any(thing.look.fits(combination) for thing in scene.things for combination in rules.held_out)
         if rules.only == "all" or withheld == (rules.only == "held_out"):
             return scene
     raise _nothing_left(rules)
@@ -151,7 +151,7 @@ def _look(rng: Rng, rules: Rules, given: Look = _ANY) -> Look:
 
 
 def _nothing_left(rules: Rules) -> RecipeError:
-    names = ", ".join(" ".join(filter(None, one)) for one in rules.held_out)
+    names = ", ".join(" ".join(filter(None, combination)) for combination in rules.held_out)
     return RecipeError(
         f"scenes: {_TRIES} tries made no scene with only: {rules.only} where {names} are held out; "
         "hold out less, or give what is to be shown a higher frequency"

@@ -1,7 +1,7 @@
-"""The questions of another source with their answers as chats, and its captions: what a model that speaks learns from.
+"""The questions of another source with their answers as chats, and its captions: what a generative model learns from.
 
 Tasks ask one question a picture, so by default a sample is one question too: of several in one chat, the later ones can
-often be answered from what was said before, without a look."""
+often be answered from the turns before, without the picture."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Answered(Derived):
     of: the source; its annotations stay with the samples. prompt: with {question} in its place, as in tasks.
     reply: with {answer} in its place; of several answers it is the one that stands as `Question.answer`.
     leave_out: kinds of questions that are not asked, and that the samples then lack, such as those that cannot be
-        answered without the choices, which are not told.
+        answered without the choices, which are not shown.
     turns: the most questions of a sample; None for all.
     rounds: how often each sample of the source comes in an epoch, each time with other questions, while it has some.
         Several are shuffled into an order of their own: put a mixture around them, or its shares are lost.
     captions: the share of samples that have no chat but one of the captions to learn, so that the likelihood of a
         caption says whether it fits. It needs a source with captions.
-    seed: of what is drawn. Which questions a sample has follows from the seed and its place alone.
+    seed: of what is drawn. Which questions a sample has follows from the seed and its index alone.
 
     To be read with `data.captions: keep`.
     """
@@ -44,9 +44,9 @@ class Answered(Derived):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, text, place in (("prompt", self.prompt, _QUESTION), ("reply", self.reply, _ANSWER)):
-            if place not in text:
-                raise RecipeError(f"answered.{name} needs {place} in its place; it is '{text}'")
+        for name, text, placeholder in (("prompt", self.prompt, _QUESTION), ("reply", self.reply, _ANSWER)):
+            if placeholder not in text:
+                raise RecipeError(f"answered.{name} needs {placeholder} in its place; it is '{text}'")
         for name, count in (("turns", self.turns), ("rounds", self.rounds)):
             if count is not None and count < 1:
                 raise RecipeError(f"answered.{name} must be at least 1, not {count}")
@@ -65,24 +65,26 @@ class Answered(Derived):
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(f"there are {len(self)} samples; there is no number {index}")
-        turn, place = divmod(index, len(self.of))
-        sample = self.of[place]
+        turn, number = divmod(index, len(self.of))
+        sample = self.of[number]
         asked = tuple(question for question in sample.questions if question.kind not in self.leave_out)
         sample = replace(sample, questions=asked)
         key = f"{sample.key}/{turn}" if self.rounds > 1 else sample.key
         rng = np.random.default_rng((self.seed, index))
-        told = rng.random() < self.captions
-        if told or not sample.questions:
-            if not told or not sample.captions:
-                raise DataError(f"sample '{sample.key}' has no {'captions' if told else 'questions'} to learn from")
+        captioned = rng.random() < self.captions
+        if captioned or not sample.questions:
+            if not captioned or not sample.captions:
+                raise DataError(
+                    f"sample '{sample.key}' has no {'captions' if captioned else 'questions'} to learn from"
+                )
             return replace(sample.with_caption(sample.captions[rng.integers(len(sample.captions))]), key=key)
         count = len(sample.questions) if self.turns is None else self.turns
         # One order a sample, the same in all rounds, that is gone on with from round to round.
-        order = np.random.default_rng((self.seed, place, 1)).permutation(len(sample.questions)).tolist()
+        order = np.random.default_rng((self.seed, number, 1)).permutation(len(sample.questions)).tolist()
         first = turn * count % len(order)
         chosen = [*order[first:], *order[:first]][:count]
-        said = [part for at in chosen for part in self._turn(sample, at)]
-        return replace(sample, key=key, parts=(*sample.images, *said))
+        turns = [part for at in chosen for part in self._turn(sample, at)]
+        return replace(sample, key=key, parts=(*sample.images, *turns))
 
     def called(self, index: int) -> str:
         return self.of.called(index % len(self.of))

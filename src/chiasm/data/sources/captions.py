@@ -32,7 +32,7 @@ _READERS: dict[str, Callable[[Location], Rows]] = {
 class Captions(Source):
     """A file of pictures and captions. Rows that name the same picture are one sample, wherever they stand.
 
-    Such a sample takes the place of its first row and has the captions of all of them, in order; its `meta` is what
+    Such a sample stands at the index of its first row and has the captions of all of them, in order; its `meta` is what
     else the first row holds. Empty captions are dropped. The key is the picture's name.
 
     path: the file; its suffix says how it is read: .jsonl (objects, one a line), .csv or .tsv (with a row of names).
@@ -64,7 +64,7 @@ class Captions(Source):
     @cached_property
     def _groups(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows in the order of their samples, and where the rows of each sample begin among them."""
-        kept, pictures = array("q"), array("q")
+        kept, digests = array("q"), array("q")
         splits = set()
         for index, row in enumerate(self._rows.each()):
             if row is not None and self.split is not None and row.get("split") != self.split:
@@ -73,11 +73,11 @@ class Captions(Source):
             _, name = _find(row or {}, self.image_key, _IMAGE_KEYS)
             kept.append(index)
             # A row that names no picture is a sample of its own, which raises when it is read.
-            pictures.append(_digest(f"image {name}" if isinstance(name, str) else f"row {index}"))
+            digests.append(_digest(f"image {name}" if isinstance(name, str) else f"row {index}"))
         if splits and not kept:
             raise DataError(f"{self.path} has no row whose split is '{self.split}'{suggest(str(self.split), splits)}")
-        _, first, picture = np.unique(np.asarray(pictures, np.int64), return_index=True, return_inverse=True)
-        sample = np.argsort(np.argsort(first))[picture]  # numbered by first appearance
+        _, first, image = np.unique(np.asarray(digests, np.int64), return_index=True, return_inverse=True)
+        sample = np.argsort(np.argsort(first))[image]  # numbered by first appearance
         order = np.argsort(sample, kind="stable")
         return np.asarray(kept, np.int64)[order], np.searchsorted(sample[order], np.arange(len(first) + 1))
 
@@ -100,10 +100,10 @@ class Captions(Source):
         """The picture's name, the captions, and what else a row holds."""
         row, where = self._rows[number], self._rows.where(number)
         image_key, name = _find(row, self.image_key, _IMAGE_KEYS)
-        caption_key, said = _find(row, self.caption_key, _CAPTION_KEYS)
+        caption_key, captions = _find(row, self.caption_key, _CAPTION_KEYS)
         if not isinstance(name, str):
             raise DataError(f"{where} names no picture: it has no text under '{image_key}'")
-        texts = [said] if isinstance(said, str) else said
+        texts = [captions] if isinstance(captions, str) else captions
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise DataError(f"{where} has no captions: '{caption_key}' must hold a text or a list of texts")
         rest = {key: value for key, value in row.items() if key not in (image_key, caption_key)}
@@ -111,7 +111,7 @@ class Captions(Source):
 
 
 def _find(row: dict[str, Any], key: str | None, usual: tuple[str, ...]) -> tuple[str, object]:
-    """The key under which a row has what is looked for, and what it has there."""
+    """The first of these keys that a row has, and its value."""
     names = usual if key is None else (key,)
     found = next((name for name in names if name in row), None)
     return (" or ".join(names), None) if found is None else (found, row[found])

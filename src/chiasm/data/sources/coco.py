@@ -102,23 +102,27 @@ def _load(path: Location, keys: tuple[str, ...]) -> _File:
     parts: dict[str, list[dict[str, Any]]] = {}
     for part in ("images", "annotations", "categories"):
         found = content.get(part, [] if part == "categories" else None) if isinstance(content, dict) else None
-        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
             raise DataError(f"{path} is not one of COCO's files: it has no list of objects called '{part}'")
         parts[part] = found
     annotations = defaultdict(list)
-    for place, one in enumerate(parts["annotations"]):
-        if not isinstance(one.get("image_id"), int):
-            raise DataError(f"{path}: the annotation at place {place} has no image_id, so its photo is not known")
-        annotations[one["image_id"]].append({key: one[key] for key in keys if key in one})
-    categories = {one["id"]: one.get("name") for one in parts["categories"] if isinstance(one.get("id"), int)}
+    for index, annotation in enumerate(parts["annotations"]):
+        if not isinstance(annotation.get("image_id"), int):
+            raise DataError(f"{path}: the annotation at place {index} has no image_id, so its photo is not known")
+        annotations[annotation["image_id"]].append({key: annotation[key] for key in keys if key in annotation})
+    categories = {
+        category["id"]: category.get("name") for category in parts["categories"] if isinstance(category.get("id"), int)
+    }
     sizes = {
-        one["id"]: (one.get("width"), one.get("height")) for one in parts["images"] if isinstance(one.get("id"), int)
+        image["id"]: (image.get("width"), image.get("height"))
+        for image in parts["images"]
+        if isinstance(image.get("id"), int)
     }
     return _File(path, parts["images"], dict(annotations), sizes, categories)
 
 
 def _captions(annotations: list[dict[str, Any]], where: str) -> tuple[str, ...]:
-    captions = [one.get("caption") for one in annotations]
+    captions = [annotation.get("caption") for annotation in annotations]
     texts = [caption.strip() for caption in captions if isinstance(caption, str)]
     if len(texts) < len(captions):
         raise DataError(f"{where} has an annotation without a caption")
@@ -134,10 +138,10 @@ def _boxes(file: _File, photo: int, where: str) -> tuple[Box, ...]:
     if not (_is_number(width) and _is_number(height) and width > 0 and height > 0):
         raise DataError(f"{where} needs a width and a height in pixels, not {width!r} and {height!r}")
     boxes = []
-    for one in file.annotations.get(photo, []):
-        if one.get("iscrowd"):
+    for annotation in file.annotations.get(photo, []):
+        if annotation.get("iscrowd"):
             continue
-        category, corners = one.get("category_id"), one.get("bbox")
+        category, corners = annotation.get("category_id"), annotation.get("bbox")
         phrase = file.categories.get(category) if isinstance(category, int) else None
         if not isinstance(phrase, str):
             raise DataError(f"{where} has a box of category {category!r}, which 'categories' does not name")

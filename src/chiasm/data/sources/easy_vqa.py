@@ -48,17 +48,19 @@ class EasyVQA(Source):
         file = self.path / "questions.json"
         rows = read_json(file)
         found: dict[int, list[Question]] = {}
-        for place, row in enumerate(rows if isinstance(rows, list) else [rows]):
+        for index, row in enumerate(rows if isinstance(rows, list) else [rows]):
             match row:
                 case [str(text), str(answer), int(image)]:
                     found.setdefault(image, []).append(_question(text, answer))
                 case _:
-                    raise DataError(f"{file}, place {place}: expected [question, answer, number of the picture]")
+                    raise DataError(f"{file}, place {index}: expected [question, answer, number of the picture]")
         return found
 
     @cached_property
     def _images(self) -> list[int]:
-        return sorted(number for number, asked in self._asked.items() if any(self._is_kept(one) for one in asked))
+        return sorted(
+            number for number, asked in self._asked.items() if any(self._is_kept(question) for question in asked)
+        )
 
     def _is_kept(self, question: Question) -> bool:
         return question.kind not in self.leave_out
@@ -73,7 +75,7 @@ class EasyVQA(Source):
             raise DataError(f"there is no picture {image}, which {self.path / 'questions.json'} asks about")
         asked = self._asked[number]
         kept = tuple(question for question in asked if self._is_kept(question))
-        return Sample(str(number), (image_at(image),), captions=(_told(asked),), questions=kept)
+        return Sample(str(number), (image_at(image),), captions=(_described(asked),), questions=kept)
 
 
 def _question(text: str, answer: str) -> Question:
@@ -81,23 +83,23 @@ def _question(text: str, answer: str) -> Question:
         return Question(text, answer, "yes/no", _YES_NO)
     named = text.rstrip("?").split()
     if answer in _SHAPES:
-        colours = [one for one in _COLOURS if one in named]
+        colours = [colour for colour in _COLOURS if colour in named]
         return Question(text, answer, "shape", _SHAPES, tuple(_caption(colours, [shape]) for shape in _SHAPES))
-    shapes = [one for one in _SHAPES if one in named]
+    shapes = [shape for shape in _SHAPES if shape in named]
     choices = _COLOURS if answer in _COLOURS else (*_COLOURS, answer)
     return Question(text, answer, "colour", choices, tuple(_caption([colour], shapes) for colour in choices))
 
 
-def _told(asked: Iterable[Question]) -> str:
+def _described(asked: Iterable[Question]) -> str:
     """What all questions and answers together tell of the picture."""
-    told: set[str] = set()
+    known: set[str] = set()
     for question in asked:
         words = question.text.rstrip("?").split()
         if question.kind != "yes/no":
-            told.add(question.answer)
+            known.add(question.answer)
         if (question.answer == "no") == ("not" in words or "no" in words):  # it is there, and so is what is asked about
-            told.update(words)
-    return _caption([one for one in _COLOURS if one in told], [one for one in _SHAPES if one in told])
+            known.update(words)
+    return _caption([colour for colour in _COLOURS if colour in known], [shape for shape in _SHAPES if shape in known])
 
 
 def _caption(colours: Sequence[str], shapes: Sequence[str]) -> str:

@@ -33,15 +33,15 @@ class Folder(Source):
 
     @cached_property
     def _files(self) -> list[tuple[str, str]]:
-        """(label, path below the source's folder, with slashes)."""
+        """All files as (label, path below the source's folder, with slashes)."""
         endings = PIL.Image.registered_extensions()
         found = []
         for label, names in _classes(self.path).items():
             files = [PurePosixPath(name) for name in names]
-            shown = [one for one in files if one.suffix.lower() in endings and not one.name.startswith(".")]
+            shown = [file for file in files if file.suffix.lower() in endings and not file.name.startswith(".")]
             if not shown:
                 raise DataError(f"the class folder {self.path / label} holds no pictures; fill it or remove it")
-            found += [(label, name) for name in sorted(str(one) for one in shown)]
+            found += [(label, name) for name in sorted(str(file) for file in shown)]
         if not found:
             raise DataError(f"{self.path} holds no folders; each class needs a folder of pictures in it")
         return found
@@ -55,7 +55,7 @@ class Folder(Source):
 
 
 def _classes(folder: Location) -> dict[str, list[str]]:
-    """The files of each class folder, at any depth, as told from `folder`; the classes sorted."""
+    """The files of each class folder, at any depth, relative to `folder`; the classes sorted."""
     if isinstance(folder, Url):
         classes: dict[str, list[str]] = {}
         for name in folder.below():
@@ -63,7 +63,7 @@ def _classes(folder: Location) -> dict[str, list[str]]:
             if slash and not label.startswith("."):
                 classes.setdefault(label, []).append(name)
         return dict(sorted(classes.items()))
-    labels = sorted(one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+    labels = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
     return {
         label: [file.relative_to(folder).as_posix() for file in (folder / label).rglob("*") if file.is_file()]
         for label in labels

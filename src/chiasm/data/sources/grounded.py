@@ -37,7 +37,7 @@ class Grounded(Derived):
 def _apart(named: dict[tuple[int, int], list[Box]]) -> tuple[GroundedSpan, ...]:
     """Mentions in order, the longest first where some overlap."""
     kept: list[tuple[int, int]] = []
-    for first, behind in sorted(named, key=lambda span: (span[0] - span[1], span)):
-        if all(behind <= start or end <= first for start, end in kept):
-            kept.append((first, behind))
+    for first, last in sorted(named, key=lambda span: (span[0] - span[1], span)):
+        if all(last <= start or end <= first for start, end in kept):
+            kept.append((first, last))
     return tuple(GroundedSpan(span, tuple(named[span])) for span in sorted(kept))

@@ -67,11 +67,11 @@ class Interleaved(Source):
 
 
 def _from_parts(row: dict[str, Any], where: str) -> list[tuple[str, object]]:
-    """(kind, content) of each part, kind being "text" or "image"."""
+    """The parts of a document as (kind, content), kind being "text" or "image"."""
     pieces = []
-    for place, part in enumerate(_list(row, "parts", where)):
+    for index, part in enumerate(_list(row, "parts", where)):
         if not isinstance(part, dict) or len({"text", "image"} & part.keys()) != 1:
-            raise DataError(f"{where}: part {place} needs either 'text' or 'image'")
+            raise DataError(f"{where}: part {index} needs either 'text' or 'image'")
         pieces += [(kind, part[kind]) for kind in ("text", "image") if kind in part]
     return pieces
 
@@ -81,9 +81,9 @@ def _from_lists(row: dict[str, Any], where: str) -> list[tuple[str, object]]:
     if len(texts) != len(images):
         raise DataError(f"{where} has {len(texts)} texts but {len(images)} images; fill the gaps with null")
     pieces: list[tuple[str, object]] = []
-    for place, (text, image) in enumerate(zip(texts, images, strict=True)):
+    for index, (text, image) in enumerate(zip(texts, images, strict=True)):
         if text is not None and image is not None:
-            raise DataError(f"{where}: place {place} has both a text and an image, so their order is not known")
+            raise DataError(f"{where}: place {index} has both a text and an image, so their order is not known")
         if text is not None or image is not None:
             pieces.append(("image", image) if text is None else ("text", text))
     return pieces
@@ -98,8 +98,8 @@ def _from_matches(row: dict[str, Any], where: str) -> list[tuple[str, object]]:
             raise DataError(f"{where}: an image is matched to the text {match!r}, of {len(texts)}")
         before[match].append(image.get("image_name"))
     pieces: list[tuple[str, object]] = []
-    for place, text in enumerate(texts):
-        pieces += [("image", name) for name in before[place]]
+    for index, text in enumerate(texts):
+        pieces += [("image", name) for name in before[index]]
         pieces.append(("text", text))
     return pieces
 

@@ -81,7 +81,7 @@ class Llava(Source):
 
 
 def _turns(row: dict[str, Any], where: str) -> list[tuple[str, str]]:
-    """(role, text) of each turn."""
+    """The turns of a conversation as (role, text)."""
     turns = row.get("conversations")
     if not isinstance(turns, list) or not turns:
         raise DataError(f"{where} has no list of turns under 'conversations'")

@@ -19,13 +19,13 @@ from chiasm.data.sample import Sample
 from chiasm.data.source import Source
 from chiasm.errors import DataError, RecipeError
 
-_ROUND = 1 << 20  # places after which the turns of the sources repeat, unless the shares are simple fractions
+_ROUND = 1 << 20  # positions after which the turns of the sources repeat, unless the shares are simple fractions
 _SIMPLE = 1 << 14
 
 
 @dataclass(frozen=True)
 class Mixture(Source):
-    """All samples of some sources; in training source i has the share p_i of the places.
+    """All samples of some sources; in training source i has the share p_i of the positions.
 
     p_i is proportional to w_i n_i^(1/T), with the weight w_i, the number of its samples n_i and the temperature T.
     sources: by name, `{coco: {source: coco, ...}, web: {...}}`, or a list, where they are called 0, 1, ...; they may
@@ -36,7 +36,7 @@ class Mixture(Source):
         or infinity where weights are given.
 
     Turns follow the shares as closely as whole numbers can (see data.order.interleaved), so nearly every batch holds
-    the same mixture. A source's k-th turn takes place k of its own endless order: every sample of it once before any
+    the same mixture. A source's k-th turn takes position k of its own endless order: every sample of it once before any
     again, each time in a new order, and a source with twice its natural share is passed through twice as often. All of
     that follows from (seed, position), as the Reader's rule wants. Shares that are no simple fractions are rounded to
     multiples of 2^-20.
@@ -94,7 +94,7 @@ class Mixture(Source):
 
     @cached_property
     def quotas(self) -> list[int]:
-        """How many places of a round each source has: the shares p_i in whole numbers."""
+        """The number of positions of a round that each source has: the shares p_i in whole numbers."""
         sizes = np.diff([0, *self._ends]).tolist()
         by_size = self.temperature if self.temperature is not None else (1.0 if self.weights is None else math.inf)
         if by_size == 1:
@@ -121,9 +121,9 @@ class Mixture(Source):
     def _turn(self, position: int) -> tuple[int, int]:
         """The source whose turn it is at a position, and how many turns it had before."""
         sources, turns = self._turns
-        rounds, place = divmod(position, len(sources))
-        number = int(sources[place])
-        return number, rounds * self.quotas[number] + int(turns[place])
+        rounds, turn = divmod(position, len(sources))
+        number = int(sources[turn])
+        return number, rounds * self.quotas[number] + int(turns[turn])
 
     def _find(self, index: int) -> tuple[int, int]:
         """The source that an index falls into, and the index in it."""
@@ -144,13 +144,13 @@ class Mixture(Source):
 
 def _whole(wanted: list[Fraction], names: list[str]) -> list[int]:
     """Whole numbers in the proportions that are wanted: exact where few suffice, else rounded to a sum of _ROUND."""
-    scale = math.lcm(*(one.denominator for one in wanted))
-    exact = [int(one * scale) for one in wanted]
-    exact = [one // math.gcd(*exact) for one in exact]
+    scale = math.lcm(*(weight.denominator for weight in wanted))
+    exact = [int(weight * scale) for weight in wanted]
+    exact = [count // math.gcd(*exact) for count in exact]
     if sum(exact) <= _SIMPLE:
         return exact
     total = sum(wanted)
-    shares = [one / total * _ROUND for one in wanted]
+    shares = [weight / total * _ROUND for weight in wanted]
     quotas = [int(share) for share in shares]
     # The largest remainders are rounded up (Hamilton's method), so that the sum is kept.
     left = sorted(range(len(shares)), key=lambda i: quotas[i] - shares[i])

@@ -45,8 +45,8 @@ class MMBench(Source):
         return _table(self.path)
 
     @cached_property
-    def _places(self) -> dict[str, int]:
-        """The place of each question's row, by its index in the table."""
+    def _row_numbers(self) -> dict[str, int]:
+        """The number of each question's row, by its index in the table."""
         found = {str(row["index"]): at for at, row in enumerate(self._rows.each()) if row and "index" in row}
         if not found:
             raise DataError(f"{self.path} is no table of MMBench: it has no column 'index'")
@@ -54,46 +54,46 @@ class MMBench(Source):
 
     @cached_property
     def _numbers(self) -> list[str]:
-        return list(self._places)
+        return list(self._row_numbers)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._row_numbers)
 
     def __getitem__(self, index: int) -> Sample:
         number = self._numbers[index]
-        place = self._places[number]
-        row, where = self._rows[place], self._rows.where(place)
-        choices = {letter: row[letter].strip() for letter in _LETTERS if _told(row.get(letter))}
+        at = self._row_numbers[number]
+        row, where = self._rows[at], self._rows.where(at)
+        choices = {letter: row[letter].strip() for letter in _LETTERS if _is_filled(row.get(letter))}
         question, answer = row.get("question", "").strip(), row.get("answer", "").strip()
         if not question or answer not in choices:
             raise DataError(f"{where} needs a question and an answer that is one of {', '.join(choices) or 'A to D'}")
         hint = row.get("hint", "").strip()
-        told = f"{hint}\n{question}" if _told(hint) else question
+        asked = f"{hint}\n{question}" if _is_filled(hint) else question
         if len(set(choices.values())) < len(choices):
             raise DataError(f"{where} has two options of the same text")
         return Sample(
             key=f"mmbench/{number}",
             parts=(Image(self._image(row.get("image", ""), where)),),
-            questions=(Question(told, choices[answer], row.get("category", ""), tuple(choices.values())),),
+            questions=(Question(asked, choices[answer], row.get("category", ""), tuple(choices.values())),),
             meta={name: row[name] for name in ("category", "l2-category", "split", "source") if name in row},
         )
 
     def _image(self, content: str, where: str) -> bytes:
         if len(content) < _SHORT:
-            if content not in self._places:
+            if content not in self._row_numbers:
                 raise DataError(f"{where} has '{content}' for its picture, which is the index of no row")
-            content = self._rows[self._places[content]].get("image", "")
+            content = self._rows[self._row_numbers[content]].get("image", "")
         try:
             return base64.b64decode(content, validate=True)
         except binascii.Error as error:
             raise DataError(f"{where} has a picture that is not base64: {error}") from error
 
 
-def _table(place: Location) -> Rows:
+def _table(location: Location) -> Rows:
     """The rows of the table. The csv module refuses fields as long as a picture, unless told otherwise for all."""
     spans, header = array("q"), [""]
     first, end, begun, quotes = 0, 0, 0, 0  # where the row that is being read starts and ends, its line, its quotes
-    with local(place).open("rb") as file:
+    with local(location).open("rb") as file:
         for number, content in enumerate(file, start=1):
             if quotes % 2 == 0:  # else the line before ends within a quoted field
                 first, begun = end, number
@@ -101,10 +101,10 @@ def _table(place: Location) -> Rows:
             if quotes % 2 == 0 and number > 1 and content.strip():
                 spans.extend((first, end, begun))
             if number == 1:
-                header = _fields(to_text(content, f"{place}, line 1"))
+                header = _fields(to_text(content, f"{location}, line 1"))
     if quotes % 2:
-        raise DataError(f"{place}, line {begun}: a quote is opened there and never closed")
-    return Rows(place, spans, partial(_record, header=header), "line")
+        raise DataError(f"{location}, line {begun}: a quote is opened there and never closed")
+    return Rows(location, spans, partial(_record, header=header), "line")
 
 
 def _record(row: str, where: str, header: list[str]) -> dict[str, str]:
@@ -126,6 +126,6 @@ def _fields(row: str) -> list[str]:
         at = found.end()
 
 
-def _told(text: str | None) -> bool:
+def _is_filled(text: str | None) -> bool:
     """Whether a cell holds anything: pandas writes nan for what is missing."""
     return bool(text and text.strip()) and text != "nan"

@@ -86,7 +86,7 @@ class Parquet(Source):
 
     @cached_property
     def _footers(self) -> list[tuple[list[int], dict[str, list[str]]]]:
-        """Of each file, the rows of each group, and the names of its classes by column."""
+        """For each file the rows of each group, and the names of its classes by column."""
         with ThreadPoolExecutor(_AT_ONCE if isinstance(self.path, Url) else 1) as pool:
             return list(pool.map(self._footer, self._files))
 
@@ -133,9 +133,9 @@ class Parquet(Source):
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
-        place = bisect_right(self._ends, index)
-        group = self._groups[place]
-        within = index - (self._ends[place] - group.rows)
+        at = bisect_right(self._ends, index)
+        group = self._groups[at]
+        within = index - (self._ends[at] - group.rows)
         file, number = self._files[group.file], group.first + within
         where = f"{file}, row {number}"
         try:
@@ -143,7 +143,7 @@ class Parquet(Source):
         except UnicodeDecodeError as error:
             raise DataError(f"{where} holds a text that is not UTF-8") from error
         found = row[self.image]
-        images = tuple(_image(one, file.parent, where) for one in (found if isinstance(found, list) else [found]))
+        images = tuple(_image(value, file.parent, where) for value in (found if isinstance(found, list) else [found]))
         if not images:
             raise DataError(f"{where} has no picture")
         captions = () if self.caption is None else _captions(row[self.caption], self.caption, where)

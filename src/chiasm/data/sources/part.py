@@ -35,7 +35,7 @@ class Subset(Source):
 
     @cached_property
     def indices(self) -> Sequence[int]:
-        """The samples' places in the whole."""
+        """The samples' indices in the whole source."""
         count = len(self.of)
         kept = round(self.share * count)
         if not 0 < kept < count:
@@ -50,7 +50,7 @@ class Subset(Source):
         return self.of[self.indices[index]]
 
     def blocks(self) -> Blocks | None:
-        """Those of the whole, with what is left of each."""
+        """The blocks of the whole source, with what is left of each."""
         whole = self.of.blocks()
         if whole is None:
             return None

@@ -52,10 +52,10 @@ class Pope(Source):
     def _files(self) -> list[tuple[str, Rows]]:
         paths = [self.path]
         if self._is_folder:
-            paths = sorted((one for ending in _ENDINGS for one in matching(self.path, f"*{ending}")), key=str)
+            paths = sorted((path for ending in _ENDINGS for path in matching(self.path, f"*{ending}")), key=str)
         if not paths:
             raise DataError(f"{self.path} holds none of POPE's files, such as coco_pope_random.json")
-        return [(one.stem, json_lines(one)) for one in paths]
+        return [(path.stem, json_lines(path)) for path in paths]
 
     @cached_property
     def _ends(self) -> list[int]:
@@ -68,8 +68,8 @@ class Pope(Source):
         index = range(len(self))[index]
         at = bisect_right(self._ends, index)
         kind, rows = self._files[at]
-        place = index - (self._ends[at] - len(rows))
-        row, where = rows[place], rows.where(place)
+        number = index - (self._ends[at] - len(rows))
+        row, where = rows[number], rows.where(number)
         if not all(isinstance(row.get(name), str) and row[name].strip() for name in _FIELDS):
             raise DataError(f"{where} needs a text in each of {', '.join(_FIELDS)}")
         image, text, label = (row[name].strip() for name in _FIELDS)
@@ -78,7 +78,7 @@ class Pope(Source):
         asked = _ASKED.fullmatch(text)
         statements = (f"there is {asked['named']}", f"there is no {asked['name']}") if asked else ()
         return Sample(
-            key=f"{kind}/{row.get('question_id', place)}",
+            key=f"{kind}/{row.get('question_id', number)}",
             parts=(picture(self.images, image),),
             questions=(Question(text, label, kind, _CHOICES, statements),),
         )

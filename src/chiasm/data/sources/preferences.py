@@ -67,12 +67,12 @@ class Preferences(Source):
         return Sample(key=str(index), parts=parts, preference=preference, meta=meta)
 
 
-_IMAGE = object()  # the place of the next image among texts
+_IMAGE = object()  # the placeholder of the next image among texts
 _Item = Text | object
 
 
 def _sides(row: dict[str, Any], where: str) -> tuple[list[_Item], list[_Item], list[_Item]]:
-    """What is asked, and both answers, as texts and places of images."""
+    """The prompt and both answers, as texts and image placeholders."""
     answers = [row.get(name) for name in ("chosen", "rejected")]
     asked = row.get("prompt", row.get("question"))
     if all(isinstance(answer, list) for answer in answers):
@@ -107,7 +107,7 @@ def _messages(given: object, where: str) -> Iterator[_Item]:
 
 
 def _shared(first: list[_Item], second: list[_Item]) -> list[_Item]:
-    """What both conversations begin with."""
+    """The turns that both conversations begin with."""
     same = 0
     while same < min(len(first), len(second)) and first[same] == second[same]:
         same += 1
@@ -115,10 +115,10 @@ def _shared(first: list[_Item], second: list[_Item]) -> list[_Item]:
 
 
 def _with_images(items: list[_Item], images: list[Image], where: str) -> tuple[Part, ...]:
-    places = sum(item is _IMAGE for item in items)
-    if places not in (0, len(images)):
-        raise DataError(f"{where} has {places} places for images but names {len(images)}; they must agree")
-    if not places:
+    placeholders = sum(item is _IMAGE for item in items)
+    if placeholders not in (0, len(images)):
+        raise DataError(f"{where} has {placeholders} places for images but names {len(images)}; they must agree")
+    if not placeholders:
         first = next((at for at, item in enumerate(items) if isinstance(item, Text) and item.role != "system"), 0)
         items = [*items[:first], *[_IMAGE] * len(images), *items[first:]]
     rest = iter(images)

@@ -26,7 +26,7 @@ class Prompts(Derived):
     def __post_init__(self) -> None:
         if not self.templates:
             raise RecipeError("prompts.templates: give at least one, such as 'a photo of a {}.'")
-        if broken := [one for one in self.templates if "{}" not in one]:
+        if broken := [template for template in self.templates if "{}" not in template]:
             raise RecipeError(f"prompts.templates: '{broken[0]}' has no {{}} for the class's name")
 
     def __getitem__(self, index: int) -> Sample:
@@ -34,4 +34,4 @@ class Prompts(Derived):
         if sample.label is None:
             raise DataError(f"sample '{sample.key}' has no label to make captions of; take a source that has classes")
         name = self.words.get(sample.label, sample.label.replace("_", " "))
-        return replace(sample, captions=tuple(one.replace("{}", name) for one in self.templates))
+        return replace(sample, captions=tuple(template.replace("{}", name) for template in self.templates))

@@ -52,7 +52,7 @@ class RefCOCO(Source):
 
     @cached_property
     def _photos(self) -> list[list[int]]:
-        """The rows of each photo. One that cannot be read, or names none, stands alone: it is told when it is read."""
+        """The rows of each photo. One that cannot be read, or names none, stands alone: reading it raises DataError."""
         found: dict[object, list[int]] = {}
         for index, row in enumerate(self._rows.each()):
             if row is None or not self.split or row.get("split") == self.split:
@@ -66,14 +66,14 @@ class RefCOCO(Source):
         assert self.instances is not None
         content = read_json(self.instances)
         try:
-            photos = {one["id"]: one for one in content["images"]}
+            photos = {image["id"]: image for image in content["images"]}
             return {
-                one["id"]: (
-                    _corners(one["bbox"], "xywh"),
-                    photos[one["image_id"]]["file_name"],
-                    _size(photos[one["image_id"]]),
+                annotation["id"]: (
+                    _corners(annotation["bbox"], "xywh"),
+                    photos[annotation["image_id"]]["file_name"],
+                    _size(photos[annotation["image_id"]]),
                 )
-                for one in content["annotations"]
+                for annotation in content["annotations"]
             }
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{self.instances} is not COCO's file of boxes: {error!r} is amiss") from error
@@ -114,30 +114,30 @@ class RefCOCO(Source):
             raise DataError(f"{where}: {error}") from error
 
     def _name(self, row: dict[str, Any]) -> str | None:
-        return next((row[one] for one in _NAMES if isinstance(row.get(one), str) and row[one].strip()), None)
+        return next((row[key] for key in _NAMES if isinstance(row.get(key), str) and row[key].strip()), None)
 
 
 def _phrases(row: dict[str, Any], where: str) -> list[str]:
-    told = row.get("sentences")
-    given = [next((row[one] for one in _TEXTS if one in row), None)] if told is None else told
+    sentences = row.get("sentences")
+    given = [next((row[key] for key in _TEXTS if key in row), None)] if sentences is None else sentences
     if not isinstance(given, list):
         raise DataError(f"{where}: 'sentences' must be a list")
-    texts = [one.get("sent") if isinstance(one, dict) else one for one in given]
-    if not texts or not all(isinstance(one, str) and one.strip() for one in texts):
+    texts = [sentence.get("sent") if isinstance(sentence, dict) else sentence for sentence in given]
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise DataError(f"{where} needs a phrase, a text under {', '.join(_TEXTS)}, or several under 'sentences'")
-    return [str(one).strip() for one in texts]
+    return [str(text).strip() for text in texts]
 
 
 def _corners(given: object, form: str) -> tuple[float, float, float, float]:
-    """Raises ValueError for what is no box."""
-    if not isinstance(given, list) or len(given) != 4 or not all(_is_number(one) for one in given):
+    """The corners of a box. Raises ValueError for what is no box."""
+    if not isinstance(given, list) or len(given) != 4 or not all(_is_number(number) for number in given):
         raise ValueError(f"the bbox {given!r} is not four numbers")
-    first, second, third, fourth = (float(one) for one in given)
+    first, second, third, fourth = (float(number) for number in given)
     return (first, second, third, fourth) if form == "xyxy" else (first, second, first + third, second + fourth)
 
 
 def _size(entry: dict[str, Any]) -> tuple[float, float] | None:
-    """Raises ValueError for a size of nothing."""
+    """The width and height of a photo. Raises ValueError for one without area."""
     width, height = entry.get("width"), entry.get("height")
     if width is None or height is None:
         return None

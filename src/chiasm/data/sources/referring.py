@@ -1,4 +1,4 @@
-"""Questions after places: phrases of another source's boxes, each answered by the box alone."""
+"""Referring expressions: phrases of another source's boxes, each answered by the box alone."""
 
 from __future__ import annotations
 

@@ -133,9 +133,9 @@ class Scenes(Source):
             case "mismatched":
                 return replace(sample, parts=(self._image(self._unlike(index)),), meta=meta)
             case "boilerplate":
-                return _retold(sample, boilerplate(rng), meta)
+                return _recaptioned(sample, boilerplate(rng), meta)
             case "wrong_language":
-                return _retold(sample, foreign(rng, [thing.look for thing in self.scene(index).things]), meta)
+                return _recaptioned(sample, foreign(rng, [thing.look for thing in self.scene(index).things]), meta)
             case "written":
                 text = min(sample.captions, key=len)
                 written = Image(write(render(self.scene(index), self.size), text, rng))
@@ -173,7 +173,7 @@ class Scenes(Source):
 
     @cached_property
     def _rules(self) -> Rules:
-        known, held_out = laws(self.frequencies), tuple(combination(one) for one in self.held_out)
+        known, held_out = laws(self.frequencies), tuple(combination(words) for words in self.held_out)
         for look in held_out:
             for law, name in ((known.shape, look.shape), (known.colour, look.colour), (known.texture, look.texture)):
                 if name and not law.probability(name):
@@ -185,7 +185,7 @@ def _render_paler(scene: Scene, size: int) -> NDArray[np.uint8]:
     return paler(render(scene, size))
 
 
-def _retold(sample: Sample, caption: str, meta: dict[str, object]) -> Sample:
+def _recaptioned(sample: Sample, caption: str, meta: dict[str, object]) -> Sample:
     """The sample with another text as its only caption; boxes keep their phrases but stand in no caption."""
     boxes = tuple(replace(box, span=None) for box in sample.boxes)
     return replace(sample, captions=(caption,), boxes=boxes, meta=meta)

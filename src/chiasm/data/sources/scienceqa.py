@@ -48,17 +48,17 @@ class ScienceQA(Source):
     def __getitem__(self, index: int) -> Sample:
         key, row = self._rows[index]
         where, choices, answer = f"{self.path}, question {key}", row.get("choices"), row.get("answer")
-        if not isinstance(choices, list) or not all(isinstance(one, str) for one in choices):
+        if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
             raise DataError(f"{where} needs a list of texts in 'choices'")
         if not isinstance(answer, int) or not 0 <= answer < len(choices) or choices.count(choices[answer]) > 1:
             raise DataError(f"{where} needs in 'answer' the place of one of its {len(choices)} choices")
         texts = [str(row.get(name) or "").strip() for name in ("hint", "question")]
         if not texts[1]:
             raise DataError(f"{where} has no question")
-        told = "\n".join(text for text in texts if text)
+        question = "\n".join(text for text in texts if text)
         return Sample(
             key=f"scienceqa/{key}",
             parts=(picture(self._folder, f"{self.split}/{key}/{row['image']}"),),
-            questions=(Question(told, choices[answer], str(row.get("subject", "")), tuple(choices)),),
+            questions=(Question(question, choices[answer], str(row.get("subject", "")), tuple(choices)),),
             meta={name: row[name] for name in ("subject", "topic", "grade", "split") if name in row},
         )

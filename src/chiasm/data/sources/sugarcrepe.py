@@ -34,7 +34,7 @@ class SugarCrepe(Source):
 
     @cached_property
     def _rows(self) -> list[tuple[str, str, Any]]:
-        """(kind, number, row) of all pairs."""
+        """All pairs as (kind, number, row)."""
         rows = []
         for file in matching(self.path, "*.json"):
             content = read_json(file)

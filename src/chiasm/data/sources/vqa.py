@@ -47,10 +47,10 @@ class VQA(Source):
         """The photos' subset, which is part of their names ("val2014"), and the questions about each, by its id."""
         content = read_json(self.questions)
         found: dict[int, list[dict[str, Any]]] = {}
-        for place, one in enumerate(_rows(content, "questions", self.questions)):
-            if not isinstance(one.get("image_id"), int) or not isinstance(one.get("question_id"), int):
-                raise DataError(f"{self.questions}: the question at place {place} needs an image_id and a question_id")
-            found.setdefault(one["image_id"], []).append(one)
+        for index, question in enumerate(_rows(content, "questions", self.questions)):
+            if not isinstance(question.get("image_id"), int) or not isinstance(question.get("question_id"), int):
+                raise DataError(f"{self.questions}: the question at place {index} needs an image_id and a question_id")
+            found.setdefault(question["image_id"], []).append(question)
         return str(content.get("data_subtype", "")), found
 
     @cached_property
@@ -60,15 +60,15 @@ class VQA(Source):
     @cached_property
     def _annotated(self) -> dict[object, dict[str, Any]]:
         rows = _rows(read_json(self.annotations), "annotations", self.annotations)
-        return {one.get("question_id"): one for one in rows}
+        return {row.get("question_id"): row for row in rows}
 
     def __len__(self) -> int:
         return len(self._photos)
 
     def __getitem__(self, index: int) -> Sample:
         photo = self._photos[index]
-        image = image_at(self._place(photo))
-        questions = tuple(self._question(one) for one in self._file[1][photo])
+        image = image_at(self._location(photo))
+        questions = tuple(self._question(row) for row in self._file[1][photo])
         return Sample(key=str(photo), parts=(image,), questions=questions, meta={"image_id": photo})
 
     def _names(self, photo: int) -> tuple[str, str]:
@@ -80,7 +80,7 @@ class VQA(Source):
         tried = ((form, name) for photo in self._photos[:_ASKED] for form, name in enumerate(self._names(photo)))
         return next((form for form, name in tried if inside(self.images, name).is_file()), 0)
 
-    def _place(self, photo: int) -> Location:
+    def _location(self, photo: int) -> Location:
         names = self._names(photo)
         if isinstance(self.images, Url):  # asked about each photo, it would be slower than all else
             return self.images.inside(names[self._form])
@@ -95,8 +95,10 @@ class VQA(Source):
         found = self._annotated.get(number)
         if found is None:
             raise DataError(f"{where} has no annotation")
-        told = found.get("answers")
-        answers = [one.get("answer") for one in told if isinstance(one, dict)] if isinstance(told, list) else []
+        given = found.get("answers")
+        answers = (
+            [answer.get("answer") for answer in given if isinstance(answer, dict)] if isinstance(given, list) else []
+        )
         texts = tuple(answer for answer in answers if isinstance(answer, str))
         if not isinstance(text, str) or not text.strip() or not texts or len(texts) < len(answers):
             raise DataError(f"{where} needs a question and a list of answers, each with a text under 'answer'")
@@ -106,6 +108,6 @@ class VQA(Source):
 
 def _rows(content: object, part: str, path: Location) -> list[dict[str, Any]]:
     rows = content.get(part) if isinstance(content, dict) else None
-    if not isinstance(rows, list) or not all(isinstance(one, dict) for one in rows):
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path} is not one of VQA's files: it has no list of objects called '{part}'")
     return rows

@@ -61,20 +61,22 @@ class WebDataset(Source):
     gigabytes: float = 20.0
 
     def __post_init__(self) -> None:
-        if not self._places:
+        if not self._locations:
             raise DataError("webdataset: name at least one shard")
         if (self.together is not None and self.together < 1) or self.gigabytes < 0:
             raise DataError("webdataset: together must be at least 1, and gigabytes not negative")
-        name, times = Counter(str(one) for one in self._places).most_common(1)[0]
+        name, times = Counter(str(location) for location in self._locations).most_common(1)[0]
         if times > 1:
             raise DataError(f"the shard {name} is named {times} times; each of its samples would be there as often")
-        asked = [one for one in self._places if isinstance(one, Path)] or self._places[:1]  # a store is slow to ask
-        for one in asked:
-            if not one.is_file():
-                raise DataError(f"there is no shard at {one}; give .tar files, by paths or URLs")
+        asked = [location for location in self._locations if isinstance(location, Path)] or self._locations[
+            :1
+        ]  # a store is slow to ask
+        for path in asked:
+            if not path.is_file():
+                raise DataError(f"there is no shard at {path}; give .tar files, by paths or URLs")
 
     @cached_property
-    def _places(self) -> list[Location]:
+    def _locations(self) -> list[Location]:
         patterns = [self.shards] if isinstance(self.shards, str) else self.shards
         return [place(name) for pattern in patterns for name in expand(pattern)]
 
@@ -86,7 +88,7 @@ class WebDataset(Source):
     def _shards(self) -> list[Entries]:
         """The samples of each shard."""
         with ThreadPoolExecutor(_AT_ONCE if self._remote else 1) as pool:
-            return list(pool.map(lambda one: index_of(one, self._copies), self._places))
+            return list(pool.map(lambda shard: index_of(shard, self._copies), self._locations))
 
     @cached_property
     def _ends(self) -> list[int]:
@@ -95,12 +97,12 @@ class WebDataset(Source):
 
     @cached_property
     def _names(self) -> list[str]:
-        """What the samples of each shard are called by."""
-        return short_names(self._places)
+        """The names of the shards in the keys of their samples."""
+        return short_names(self._locations)
 
     @property
     def _remote(self) -> bool:
-        return any(isinstance(one, Url) for one in self._places)
+        return any(isinstance(location, Url) for location in self._locations)
 
     @property
     def in_shards(self) -> bool:
@@ -117,7 +119,7 @@ class WebDataset(Source):
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
         number = bisect_right(self._ends, index)
-        shard = self._places[number]
+        shard = self._locations[number]
         entry = self._shards[number][index - self._ends[number]]  # counted from the end of the shard
         where = f"{shard}, sample '{entry.key}'"
         if entry.problem:
@@ -129,8 +131,8 @@ class WebDataset(Source):
         captions = [to_text(content["txt"], f"{where}, .txt").strip()] if "txt" in content else []
         meta: dict[str, object] = {}
         if "json" in content:
-            told, meta = _facts(to_text(content["json"], f"{where}, .json"), f"{where}, .json")
-            captions += told
+            described, meta = _facts(to_text(content["json"], f"{where}, .json"), f"{where}, .json")
+            captions += described
         label = to_text(content["cls"], f"{where}, .cls").strip() if "cls" in content else None
         captions = list(dict.fromkeys(caption for caption in captions if caption))
         if not captions and "cls" not in content:
@@ -156,17 +158,17 @@ class WebDataset(Source):
 
 
 def _facts(text: str, where: str) -> tuple[list[str], dict[str, object]]:
-    """The captions that a .json member holds, and what else."""
+    """The captions that a .json member holds, and its other entries."""
     value = to_json(text, where)
     if not isinstance(value, dict):
         raise DataError(f"{where} must hold an object, not {type(value).__name__}")
     captions: list[str] = []
     for key in ("caption", "captions"):
-        told = value.pop(key, None)
-        texts = [] if told is None else [told] if isinstance(told, str) else told
-        if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
+        caption = value.pop(key, None)
+        texts = [] if caption is None else [caption] if isinstance(caption, str) else caption
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise DataError(f"{where}: '{key}' must be a text or a list of texts")
-        captions += [one.strip() for one in texts]
+        captions += [text.strip() for text in texts]
     return captions, value
 
 
@@ -185,11 +187,11 @@ def write_shards(samples: Iterable[Sample], folder: Path, per_shard: int = 1000)
         raise DataError(f"{folder} holds shards already; new ones beside them would be read as one set")
     left, written = iter(samples), 0
     paths: list[Path] = []
-    while some := list(itertools.islice(left, per_shard)):
+    while batch := list(itertools.islice(left, per_shard)):
         path = folder / f"shard-{len(paths):06d}.tar"
         part = path.with_suffix(".part")
         with tarfile.open(part, "w") as archive:
-            for sample in some:
+            for sample in batch:
                 for ending, content in _members(sample):
                     member = tarfile.TarInfo(f"{written:09d}.{ending}")
                     member.size = len(content)
@@ -200,13 +202,13 @@ def write_shards(samples: Iterable[Sample], folder: Path, per_shard: int = 1000)
 
 
 def _members(sample: Sample) -> Iterator[tuple[str, bytes]]:
-    """(ending, content) of what a shard holds of a sample."""
+    """The members that a shard holds of a sample, as (ending, content)."""
     if not sample.captions and sample.label is None:
         raise DataError(f"sample '{sample.key}' has neither a caption nor a label to write")
     content = sample.image.encoded()
     _ = sample.image.size  # so that a broken picture is named as such
-    with PIL.Image.open(io.BytesIO(content)) as picture:
-        ending = _KEPT.get(picture.format or "")
+    with PIL.Image.open(io.BytesIO(content)) as image:
+        ending = _KEPT.get(image.format or "")
     if ending is None:
         buffer = io.BytesIO()
         sample.image.decode().save(buffer, format="PNG")

@@ -21,7 +21,7 @@ from chiasm.data.scenes.rng import Rng
 from chiasm.data.source import Source
 from chiasm.errors import RecipeError
 
-_INK, _PAPER = (0, 90), (190, 255)  # levels of each channel
+_INK, _PAPER = (0, 90), (190, 255)  # of 255, for each channel
 _LINES = ("first", "second", "third", "fourth", "fifth")
 _LOOSE = 2  # pixels that aligned words are off at most
 _MARGIN = 2  # pixels that stay free around a word
@@ -85,29 +85,29 @@ class Words(Source):
         questions = tuple(Question(f"what is the {line} word?", word, line) for line, word in named)
         if len(words) == 1:
             questions = (Question("what is written?", words[0], "one line"),)
-        told = " ".join(words)
+        text = " ".join(words)
         meta = {"lines": len(words)}
-        return Sample(f"words/{self.seed}/{index}", (Image(pixels),), (told,), boxes, questions, meta=meta)
+        return Sample(f"words/{self.seed}/{index}", (Image(pixels),), (text,), boxes, questions, meta=meta)
 
     def _word(self, rng: Rng) -> str:
         return "".join(rng.choice(self.alphabet) for _ in range(rng.integer(*self.length)))
 
     def _page(self, words: list[str], rng: Rng) -> tuple[NDArray[np.uint8], tuple[Box, ...]]:
-        """(height, width, 3), and where each word stands. Lines share the page evenly."""
-        ink, paper = (tuple(rng.integer(*levels) for _ in range(3)) for levels in (_INK, _PAPER))
+        """The page, (height, width, 3), and where each word stands. Lines share the page evenly."""
+        ink, paper = (tuple(rng.integer(*limits) for _ in range(3)) for limits in (_INK, _PAPER))
         page = PIL.Image.new("RGB", (self.width, self.height), paper)
         pen, band = ImageDraw.Draw(page), self.height // len(words)
         boxes = []
         for line, word in enumerate(words):
             width, height = self._size(word)
-            x, y = self._place(self.width - width, band - self._line, rng)
+            x, y = self._position(self.width - width, band - self._line, rng)
             y += line * band
             pen.text((x + _MARGIN, y + _MARGIN), word, fill=ink, font=self._font)
             corners = (x / self.width, y / self.height, (x + width) / self.width, (y + height) / self.height)
             boxes.append(Box(corners, word))
         return np.array(page), tuple(boxes)
 
-    def _place(self, wide: int, high: int, rng: Rng) -> tuple[int, int]:
+    def _position(self, wide: int, high: int, rng: Rng) -> tuple[int, int]:
         """Where a word begins in its line. wide, high: how many pixels it leaves free there."""
         if self.align == "anywhere":
             return rng.integer(0, wide), rng.integer(0, high)

@@ -1,4 +1,4 @@
-"""What the page asks for, and what it gets: pictures by the hash of their content, never by a path."""
+"""The web application of the page: it serves pictures by the hash of their content, never by a path."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _UPLOAD_BYTES, _UPLOAD_PIXELS = 32_000_000, 50_000_000
 
 
 class Answers:
-    """What the page's addresses answer. One question is answered at a time: the model is not shared between threads."""
+    """The answers of the page's addresses. One query runs at a time: the model is not shared between threads."""
 
     def __init__(self, finder: Finder, templates: Sequence[str] = OPENAI) -> None:
         self.finder, self.templates = finder, tuple(templates)
@@ -114,7 +114,7 @@ class Answers:
         }
 
     def about(self) -> dict[str, Any]:
-        """What the page says of itself."""
+        """The facts that the page shows of itself: the folder, and how many pictures are indexed."""
         index = self.finder.index
         return {"folder": shown(str(index.folder.resolve())), "pictures": len(self.finder.entries)}
 
@@ -136,7 +136,7 @@ def make_app(finder: Finder, templates: Sequence[str] = OPENAI) -> Starlette:
         path, kind = _FILES[request.url.path]
         return Response(path.read_bytes(), media_type=kind, headers={"cache-control": "no-cache"})
 
-    def told(answer: Callable[[], dict[str, Any]]) -> Response:
+    def answered(answer: Callable[[], dict[str, Any]]) -> Response:
         try:
             return JSONResponse(answer())
         except ChiasmError as error:
@@ -144,14 +144,14 @@ def make_app(finder: Finder, templates: Sequence[str] = OPENAI) -> Starlette:
 
     def about(request: Request) -> Response:
         del request
-        return told(answers.about)
+        return answered(answers.about)
 
     def sort(request: Request) -> Response:
-        return told(lambda: answers.sort(request.query_params))
+        return answered(lambda: answers.sort(request.query_params))
 
     async def search(request: Request) -> Response:
         upload = await _body(request) if request.method == "POST" else None
-        return await run_in_threadpool(told, lambda: answers.search(request.query_params, upload))
+        return await run_in_threadpool(answered, lambda: answers.search(request.query_params, upload))
 
     def picture(request: Request) -> Response:
         made = answers.thumbnails.small if request.path_params["size"] == "small" else answers.thumbnails.large
@@ -194,9 +194,9 @@ class _Guard:
                 message = {**message, "headers": [*message.get("headers", []), *added]}
             await send(message)
 
-        told = dict(scope.get("headers", []))
-        from_here = told.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin")
-        if not from_here and told.get(b"sec-fetch-mode") != b"navigate":  # a link that leads here is no harm
+        headers = dict(scope.get("headers", []))
+        from_here = headers.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin")
+        if not from_here and headers.get(b"sec-fetch-mode") != b"navigate":  # a link that leads here is no harm
             await guarded({"type": "http.response.start", "status": 403, "headers": []})
             await guarded({"type": "http.response.body", "body": b""})
             return

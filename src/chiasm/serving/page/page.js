@@ -6,10 +6,10 @@ let upload = null; // a File; it cannot stand in the address
 let turn = 0; // the newest question; older answers that come late are dropped
 
 const made = (tag, className, text) => {
-  const one = document.createElement(tag);
-  if (className) one.className = className;
-  if (text !== undefined) one.textContent = text;
-  return one;
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== undefined) element.textContent = text;
+  return element;
 };
 const thumbnail = (id) => `/small/${encodeURIComponent(id)}`;
 
@@ -22,10 +22,10 @@ function fromAddress() {
 
 function go(changes) {
   state = { ...state, top: STEP, ...changes };
-  const told = new URLSearchParams();
+  const query = new URLSearchParams();
   const keys = state.mode === "names" ? ["names", "name"] : ["q", "like"];
-  for (const key of keys) if (state[key] || key === "names") told.set(key, state[key]);
-  const address = `?${told}`;
+  for (const key of keys) if (state[key] || key === "names") query.set(key, state[key]);
+  const address = `?${query}`;
   if (address !== location.search) history.pushState(null, "", address || "/");
   show();
 }
@@ -36,12 +36,12 @@ async function show() {
   at("search").hidden = names;
   at("names").hidden = !names;
   at("counts").hidden = !names;
-  for (const one of document.querySelectorAll(".modes button")) one.setAttribute("aria-pressed", String(one.dataset.mode === state.mode));
+  for (const button of document.querySelectorAll(".modes button")) button.setAttribute("aria-pressed", String(button.dataset.mode === state.mode));
   at("words").value = state.q;
   at("list").value = state.names;
   showLike();
   if (names && !state.names) return fill([], [], "Write at least two names; each picture goes to the one that fits it best.");
-  at("told").textContent = "…";
+  at("message").textContent = "…";
   at("hits").setAttribute("aria-busy", "true");
   try {
     const answer = await (names ? fetch(`/names?${new URLSearchParams({ names: state.names, name: state.name, top: state.top })}`) : search());
@@ -50,7 +50,7 @@ async function show() {
     if (found.error) return fill([], [], found.error, true);
     const took = found.seconds < 0.1 ? `${Math.round(1000 * found.seconds)} ms` : `${found.seconds.toFixed(1)} s`;
     fill(found.hits, found.counts ?? [], `${found.hits.length} of ${found.total.toLocaleString("en")} pictures, ${took}`);
-    const all = names && state.name ? found.counts.find((one) => one.name === state.name)?.count ?? 0 : found.total;
+    const all = names && state.name ? found.counts.find((entry) => entry.name === state.name)?.count ?? 0 : found.total;
     at("more").hidden = found.hits.length >= Math.min(all, MOST);
   } catch (error) {
     if (mine === turn) fill([], [], `No answer: ${error.message}. Is chiasm still running?`, true);
@@ -62,57 +62,57 @@ function search() {
   return fetch(`/search?${asked}`, upload ? { method: "POST", body: upload } : {});
 }
 
-function fill(hits, counts, told, wrong = false) {
-  at("told").textContent = told;
-  at("told").classList.toggle("wrong", wrong);
+function fill(hits, counts, message, wrong = false) {
+  at("message").textContent = message;
+  at("message").classList.toggle("wrong", wrong);
   at("hits").removeAttribute("aria-busy");
   at("hits").replaceChildren(...hits.map(hit));
-  at("counts").replaceChildren(...counts.map((one) => count(one, Math.max(...counts.map((other) => other.count), 1))));
+  at("counts").replaceChildren(...counts.map((entry) => count(entry, Math.max(...counts.map((other) => other.count), 1))));
   at("more").hidden = true;
 }
 
-function hit(one) {
-  const place = made("li", "hit");
+function hit(entry) {
+  const item = made("li", "hit");
   const see = made("button", "see"), open = made("button", "open", "⤢");
   const picture = made("img");
   see.type = open.type = "button";
   see.title = "Like this";
-  see.setAttribute("aria-label", `Find pictures like ${one.name}`);
-  open.setAttribute("aria-label", `Look closer at ${one.name}`);
+  see.setAttribute("aria-label", `Find pictures like ${entry.name}`);
+  open.setAttribute("aria-label", `Look closer at ${entry.name}`);
   picture.loading = "lazy";
-  picture.alt = one.name;
-  picture.src = thumbnail(one.id);
+  picture.alt = entry.name;
+  picture.src = thumbnail(entry.id);
   picture.addEventListener("error", () => picture.classList.add("gone"));
   see.append(picture);
-  see.addEventListener("click", () => like(one));
-  open.addEventListener("click", () => closer(one));
-  see.addEventListener("keydown", (event) => { if (event.key === "o") closer(one); });
+  see.addEventListener("click", () => like(entry));
+  open.addEventListener("click", () => closer(entry));
+  see.addEventListener("keydown", (event) => { if (event.key === "o") closer(entry); });
   const name = made("span", "name");
-  if (one.best !== undefined) name.append(made("b", "", `${one.best} ${one.probability > 0.995 ? "> 99" : (100 * one.probability).toFixed(0)}%`));
-  name.title = one.name;
-  name.append(made("span", "", one.name));
-  if (typeof one.score === "number") name.append(made("span", "score", one.score.toFixed(3)));
-  place.append(see, open, name);
-  return place;
+  if (entry.best !== undefined) name.append(made("b", "", `${entry.best} ${entry.probability > 0.995 ? "> 99" : (100 * entry.probability).toFixed(0)}%`));
+  name.title = entry.name;
+  name.append(made("span", "", entry.name));
+  if (typeof entry.score === "number") name.append(made("span", "score", entry.score.toFixed(3)));
+  item.append(see, open, name);
+  return item;
 }
 
-function count(one, most) {
-  const place = made("li"), button = made("button"), bar = made("span", "bar"), part = made("span");
+function count(entry, most) {
+  const item = made("li"), button = made("button"), bar = made("span", "bar"), part = made("span");
   button.type = "button";
-  button.setAttribute("aria-pressed", String(one.name === state.name));
-  part.style.width = `${(100 * one.count) / most}%`;
+  button.setAttribute("aria-pressed", String(entry.name === state.name));
+  part.style.width = `${(100 * entry.count) / most}%`;
   bar.append(part);
-  button.append(made("span", "", one.name), made("span", "number", String(one.count)), bar);
-  button.addEventListener("click", () => go({ name: one.name === state.name ? "" : one.name }));
-  place.append(button);
-  return place;
+  button.append(made("span", "", entry.name), made("span", "number", String(entry.count)), bar);
+  button.addEventListener("click", () => go({ name: entry.name === state.name ? "" : entry.name }));
+  item.append(button);
+  return item;
 }
 
-function like(one) {
+function like(entry) {
   upload = null;
   at("closer").close();
   scrollTo({ top: 0 });
-  go({ mode: "search", like: one.id, likeName: one.name });
+  go({ mode: "search", like: entry.id, likeName: entry.name });
 }
 
 function take(file) {
@@ -123,24 +123,24 @@ function take(file) {
 
 let shownFile = null, shownUrl = "";
 function showLike() {
-  const place = at("like"), picture = place.querySelector("img");
-  place.hidden = !upload && !state.like;
+  const box = at("like"), picture = box.querySelector("img");
+  box.hidden = !upload && !state.like;
   if (upload !== shownFile) {
     URL.revokeObjectURL(shownUrl);
     shownUrl = upload ? URL.createObjectURL(upload) : "";
     shownFile = upload;
   }
-  if (place.hidden) return picture.removeAttribute("src");
+  if (box.hidden) return picture.removeAttribute("src");
   picture.src = upload ? shownUrl : thumbnail(state.like);
-  place.querySelector("span").textContent = `like ${upload ? upload.name : state.likeName || "this picture"}`;
+  box.querySelector("span").textContent = `like ${upload ? upload.name : state.likeName || "this picture"}`;
 }
 
-function closer(one) {
+function closer(entry) {
   const dialog = at("closer"), picture = dialog.querySelector("img");
-  picture.src = `/large/${encodeURIComponent(one.id)}`;
-  picture.alt = one.name;
-  dialog.querySelector("span").textContent = one.name;
-  dialog.querySelector(".again").onclick = () => like(one);
+  picture.src = `/large/${encodeURIComponent(entry.id)}`;
+  picture.alt = entry.name;
+  dialog.querySelector("span").textContent = entry.name;
+  dialog.querySelector(".again").onclick = () => like(entry);
   dialog.showModal();
 }
 
@@ -151,7 +151,7 @@ at("like").querySelector("button").addEventListener("click", () => { upload = nu
 at("more").addEventListener("click", () => { state.top = Math.min(state.top + STEP, MOST); show(); });
 at("closer").querySelector(".shut").addEventListener("click", () => at("closer").close());
 at("closer").addEventListener("click", (event) => { if (event.target === at("closer")) at("closer").close(); });
-for (const one of document.querySelectorAll(".modes button")) one.addEventListener("click", () => go({ mode: one.dataset.mode }));
+for (const button of document.querySelectorAll(".modes button")) button.addEventListener("click", () => go({ mode: button.dataset.mode }));
 addEventListener("popstate", () => { upload = null; fromAddress(); show(); });
 addEventListener("paste", (event) => take(event.clipboardData?.files[0]));
 addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });

@@ -54,10 +54,10 @@ class IndexThumbnails:
         if image.key != key:
             raise DataError(f"{self.names[key]} has changed since it was indexed")
         with self._decoding:
-            picture = image.decode(at_least=size)
-            picture.thumbnail((size, size), PIL.Image.Resampling.LANCZOS)
+            decoded = image.decode(at_least=size)
+            decoded.thumbnail((size, size), PIL.Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
-        picture.save(buffer, format="JPEG", quality=85)
+        decoded.save(buffer, format="JPEG", quality=85)
         return buffer.getvalue()
 
     def _keep(self, file: Path, content: bytes) -> None:
@@ -70,9 +70,9 @@ class IndexThumbnails:
                 self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        told = sorted((one.stat().st_mtime_ns, one.stat().st_size, one) for one in self.kept.glob("*.jpg"))
-        self._bytes = sum(size for _, size, _ in told)
-        for _, size, file in told:
+        files = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in self.kept.glob("*.jpg"))
+        self._bytes = sum(size for _, size, _ in files)
+        for _, size, file in files:
             if self._bytes <= self.most_bytes * 3 // 4:
                 return
             file.unlink(missing_ok=True)

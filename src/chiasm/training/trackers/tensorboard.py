@@ -11,7 +11,7 @@ from chiasm.training.tracker import RunInfo, Tracker, TrackerConfig
 
 @dataclass(frozen=True)
 class Config(TrackerConfig):
-    """It has no entries."""
+    """TensorBoard, which has no entries."""
 
     package: ClassVar[str] = "tensorboard"
     extra: ClassVar[str] = "track"

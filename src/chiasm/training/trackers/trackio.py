@@ -14,7 +14,7 @@ from chiasm.training.tracker import RunInfo, Tracker, TrackerConfig
 
 @dataclass(frozen=True)
 class Config(TrackerConfig):
-    """project: where the run is shown. space: of the Hub, such as "me/runs", to which it is sent too."""
+    """Trackio. project: where the run is shown. space: of the Hub, such as "me/runs", to which it is sent too."""
 
     package: ClassVar[str] = "trackio"
     extra: ClassVar[str] = "trackio"
@@ -29,20 +29,20 @@ class Config(TrackerConfig):
             name=run.name,
             space_id=self.space,
             config=yaml.safe_load(run.recipe) or {},
-            resume="allow" if run.told else "never",
+            resume="allow" if run.logged else "never",
             embed=False,
         )
-        return _Trackio(trackio, run.told)
+        return _Trackio(trackio, run.logged)
 
 
 class _Trackio(Tracker):
-    """told: steps up to here were kept by an earlier sitting; done again, they have the same figures."""
+    """logged: steps up to here were kept by an earlier sitting; done again, they have the same figures."""
 
-    def __init__(self, trackio: ModuleType, told: int) -> None:
-        self.trackio, self.told = trackio, told
+    def __init__(self, trackio: ModuleType, logged: int) -> None:
+        self.trackio, self.logged = trackio, logged
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        if step > self.told:
+        if step > self.logged:
             self.trackio.log(dict(figures), step=step)
 
     def close(self) -> None:

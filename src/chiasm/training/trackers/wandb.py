@@ -15,7 +15,7 @@ from chiasm.training.tracker import RunInfo, Tracker, TrackerConfig
 
 @dataclass(frozen=True)
 class Config(TrackerConfig):
-    """project, entity: where the run is shown. mode: None takes what the environment variable WANDB_MODE says."""
+    """Weights & Biases. project, entity: where the run is shown. mode: None is the variable WANDB_MODE's."""
 
     package: ClassVar[str] = "wandb"
     extra: ClassVar[str] = "wandb"
@@ -35,18 +35,18 @@ class Config(TrackerConfig):
             dir=str(run.folder),
             config=yaml.safe_load(run.recipe) or {},
         )
-        return _Wandb(session, run.told)
+        return _Wandb(session, run.logged)
 
 
 class _Wandb(Tracker):
-    """told: steps up to here were sent by an earlier sitting. What was sent cannot be taken back, and the steps that
+    """logged: steps up to here were sent by an earlier sitting. What was sent cannot be taken back, and the steps that
     are done again have the same figures, so they are left out."""
 
-    def __init__(self, session: Any, told: int) -> None:
-        self.session, self.told = session, told
+    def __init__(self, session: Any, logged: int) -> None:
+        self.session, self.logged = session, logged
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        if step > self.told:
+        if step > self.logged:
             self.session.log(dict(figures), step=step)
 
     def close(self) -> None:
@@ -54,7 +54,7 @@ class _Wandb(Tracker):
 
 
 def _own_id(file: Path) -> str:
-    """What ties the sittings of a run together, kept in its folder."""
+    """The run's id at Weights & Biases, which ties its sittings together, kept in its folder."""
     if not file.exists():
         file.write_text(uuid.uuid4().hex[:12] + "\n")
     return file.read_text().strip()
