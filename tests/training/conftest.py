@@ -42,6 +42,6 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(folder / "alone" / "metrics.jsonl", folder / "alone.jsonl")
     for name, count in (("two", 2), ("three", 3)):
         process = torchrun(count, str(ROOT / "tests/training/together.py"), name, str(place))
-        _, error = process.communicate(timeout=300)
+        _, error = process.communicate(timeout=900)
         assert process.returncode == 0, error
     return place
