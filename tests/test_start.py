@@ -127,7 +127,7 @@ def test_what_is_learned_does_not_hang_on_what_was_drawn_before(tmp_path: Path) 
     ("changes", "kind", "told"),
     [
         ({"start": {"checkpoint": "nowhere"}}, CheckpointError, "there is no folder nowhere"),
-        ({"start": {"checkpoint": "START", "model": {"width": 8}}}, CheckpointError, r"image_head\.weight \(16, 32\) inst"),
+        ({"start": {"checkpoint": "START", "model": {"width": 8}}}, CheckpointError, "misshapen: image_head.weight"),
         ({"start": {"checkpoint": "START", "model": {"widht": 8}}}, RecipeError, "did you mean 'width'"),
         ({"start": {"checkpoint": "START", "model": {"family": "siglip"}}}, RecipeError, "which stays"),
         (
