@@ -51,7 +51,8 @@ def one_image(at: int) -> Sample:
             Question("which?", right, "counting", offered, tuple(f"this is {one}" for one in offered)),
             Question(f"is it {at}?", "yes", "checking", ("yes", "no"), (f"it is {at}", f"it is not {at}")),
         ),
-        meta={"label": label, "group": f"g{at % 2}"},
+        label=label,
+        meta={"group": f"g{at % 2}"},
     )
 
 

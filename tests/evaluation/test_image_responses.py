@@ -98,8 +98,8 @@ def colours() -> Listed:
 
 def test_an_image_is_kept_by_its_hash_and_never_asked_for_twice(tmp_path: Path) -> None:
     model = Painter()
-    found = run(model, [Paint(colours())], tmp_path, fingerprint="p")
-    accuracy = score(found, "test_image_responses", "colour accuracy")
+    found = run(model, [Paint(colours(), "paint")], tmp_path, fingerprint="p")
+    accuracy = score(found, "paint", "colour accuracy")
     assert accuracy.value == 1
     assert accuracy.baselines == {"constant": 0, "blind": 0, "shuffled": 0}, "another text, or none, is another image"
     assert model.asked.count("") == 6
@@ -107,19 +107,19 @@ def test_an_image_is_kept_by_its_hash_and_never_asked_for_twice(tmp_path: Path) 
     assert len(files) == 4, "three colours, and the grey of the blind run, each once"
     for file in files:
         assert (Image(file).key, file.read_bytes()[:4]) == (file.stem, b"\x89PNG")
-    lines = [json.loads(line) for line in (tmp_path / "cache/test_image_responses.jsonl").read_text().splitlines()[1:]]
+    lines = [json.loads(line) for line in (tmp_path / "cache/paint.jsonl").read_text().splitlines()[1:]]
     assert {f"{line['image']}.png" for line in lines} == {file.name for file in files}
-    rows = [json.loads(line) for line in (tmp_path / "answers/test_image_responses.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "answers/paint.jsonl").read_text().splitlines()]
     assert [colour_of(Image(tmp_path / outcomes.IMAGES / row["image"])) for row in rows] == ["red", "green", "blue"] * 2
 
     again = Painter()
-    assert unseconded(run(again, [Paint(colours())], tmp_path, fingerprint="p")) == unseconded(found)
+    assert unseconded(run(again, [Paint(colours(), "paint")], tmp_path, fingerprint="p")) == unseconded(found)
     assert again.asked == []
     files[0].write_bytes(files[1].read_bytes())  # no longer what its name says
     files[2].unlink()
     lost = {line["key"] for line in lines if f"{line['image']}.png" in (files[0].name, files[2].name)}
     mended = Painter()
-    assert unseconded(run(mended, [Paint(colours())], tmp_path, fingerprint="p")) == unseconded(found)
+    assert unseconded(run(mended, [Paint(colours(), "paint")], tmp_path, fingerprint="p")) == unseconded(found)
     assert 0 < len(mended.asked) < 18
     assert len(lost) > 0
     assert [Image(file).key for file in files] == [file.stem for file in files]
@@ -148,12 +148,12 @@ def test_a_model_that_answers_in_words_has_failed_and_one_that_embeds_is_not_ask
         def _drawn(self, prompt: str) -> tuple[Part, ...]:
             return (Text("a square"),)
 
-    found = run(Writer(), [Paint(colours())], tmp_path)
-    assert score(found, "test_image_responses", "colour accuracy").failed == 6
-    line = (tmp_path / "cache/test_image_responses.jsonl").read_text().splitlines()[1]
+    found = run(Writer(), [Paint(colours(), "paint")], tmp_path)
+    assert score(found, "paint", "colour accuracy").failed == 6
+    line = (tmp_path / "cache/paint.jsonl").read_text().splitlines()[1]
     assert json.loads(line)["failed"] == "the model's answer holds no image"
     with pytest.raises(CapabilityError, match="needs a model that can generate"):
-        run(HashEmbedder(), [Paint(colours())], tmp_path / "no")
+        run(HashEmbedder(), [Paint(colours(), "paint")], tmp_path / "no")
 
 
 def images_in(page: Path) -> list[str]:
@@ -166,7 +166,13 @@ def images_in(page: Path) -> list[str]:
 def test_images_stand_beside_their_requests_in_the_report_and_in_a_comparison(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("good", "bad")]
     for folder, model in zip(folders, (Painter(), Painter(wrong=["green"])), strict=True):
-        run(model, [Paint(colours())], folder / "evaluation", about={"name": folder.name}, fingerprint=folder.name)
+        run(
+            model,
+            [Paint(colours(), "paint")],
+            folder / "evaluation",
+            about={"name": folder.name},
+            fingerprint=folder.name,
+        )
     report = write_report(folders, tmp_path / "report.html")
     shown = images_in(report)
     assert shown.count("red") == 2 + 4
@@ -234,12 +240,12 @@ class Doubler(Counting):
 def test_a_request_of_a_new_kind_is_one_class(tmp_path: Path) -> None:
     data = Listed(tuple(Sample(f"s{at}", (), meta={"number": at}) for at in range(5)))
     model = Doubler()
-    found = run(model, [Doubles(data)], tmp_path, fingerprint="d")
+    found = run(model, [Doubles(data, "doubles")], tmp_path, fingerprint="d")
     assert model.asked[3] == "1 2. 2 4. 3"
-    right = score(found, "test_image_responses", "right")
+    right = score(found, "doubles", "right")
     assert (right.value, right.baselines["constant"]) == (1, 1 / 5)
     again = Doubler()
-    assert unseconded(run(again, [Doubles(data)], tmp_path, fingerprint="d")) == unseconded(found)
+    assert unseconded(run(again, [Doubles(data, "doubles")], tmp_path, fingerprint="d")) == unseconded(found)
     assert again.asked == []
     other = replace(data, samples=(replace(data.samples[0], meta={"number": 9}), *data.samples[1:]))
-    assert run(Doubler(), [Doubles(other)], tmp_path / "b").results[0].requests != found.results[0].requests
+    assert run(Doubler(), [Doubles(other, "doubles")], tmp_path / "b").results[0].requests != found.results[0].requests
