@@ -1,33 +1,16 @@
-"""Data that every task can ask about, and models that know all answers or none."""
+"""Data that every task can ask about, and what is true of them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import MISSING, fields, replace
 from typing import Any, get_type_hints
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from chiasm.data.image import Image
 from chiasm.data.sample import Box, Negative, Question, Sample, Text
 from chiasm.data.source import Source
-from chiasm.evaluation.answers import LETTERS
-from chiasm.evaluation.choice import Choice
 from chiasm.evaluation.request import (
-    Broken,
-    EmbedRequest,
-    Failed,
     GenerateRequest,
-    Request,
-    Response,
-    ScoreOrGenerate,
-    ScoreRequest,
-    image_key,
-    part_key,
 )
 from chiasm.evaluation.task import Task
 from tests.evaluation.fakes import Listed, number_of, picture
@@ -122,85 +105,3 @@ def right_answers(request: GenerateRequest) -> tuple[str, ...]:
         (box,) = [box for box in sample.boxes if box.phrase == found[1]]
         return (f"[{', '.join(f'{corner:.6f}' for corner in box.corners)}]",)
     return sample.captions if "Describe" in asked else (answer_to(request),)
-
-
-def perfect_scores(request: ScoreRequest) -> NDArray[np.float32]:
-    """1 where a text fits: `true` is of the first image, and the others are of the second, if there is one."""
-    scores = np.zeros((len(request.images), len(request.texts)), np.float32)
-    scores[0, list(request.true)] = 1
-    scores[1:] = 0.9 * (1 - scores[0])  # not as sure, so that nothing ties
-    return scores
-
-
-def perfect(request: Request, *, classes: Sequence[str] = LABELS) -> Response:
-    """What a model that knows all answers."""
-    if isinstance(request, ScoreRequest):
-        return perfect_scores(request)
-    if isinstance(request, EmbedRequest):
-        return np.eye(len(classes), dtype=np.float32)[[classes.index(request.kind)]]
-    if isinstance(request, GenerateRequest):
-        return request.references[0]
-    assert isinstance(request, Broken), f"say here what the perfect answer to a {type(request).__name__} is"
-    return Failed(request.reason)
-
-
-def perfect_words(task: Choice, request: ScoreOrGenerate) -> str:
-    """The reply that the task reads as the right choice."""
-    (true,) = request.true
-    replies = (request.choices[true], LETTERS[true])
-    return next(reply for reply in replies if task.rule.strict(reply, request.choices) == true)
-
-
-class Oracle:
-    """Knows the answers to a task's requests by their images and words, and nothing else: grey it has never seen."""
-
-    def __init__(self, task: Task) -> None:
-        self.fits: set[tuple[str, str]] = set()
-        self.classes: dict[str, str] = {}
-        self.replies: dict[object, str] = {}
-        for request in task.requests:
-            if isinstance(request, ScoreRequest):
-                for image, row in zip(request.images, perfect_scores(request), strict=True):
-                    texts = [texts[0] for texts, fits in zip(request.texts, row.tolist(), strict=True) if fits]
-                    self.fits |= {(image_key(image), text) for text in texts}
-            if isinstance(request, ScoreOrGenerate):
-                assert isinstance(task, Choice)
-                self._learn(request.words, perfect_words(task, request))
-            elif isinstance(request, GenerateRequest):
-                self._learn(request, request.references[0])
-            elif isinstance(request, EmbedRequest):
-                self.classes[image_key(request.images[0])] = request.kind
-
-    def _learn(self, request: GenerateRequest, reply: str) -> None:
-        self.replies[tuple(map(part_key, request.sample.parts))] = reply
-
-
-class ScoringOracle(Oracle):
-    def score(self, images: Sequence[Image], texts: Sequence[str]) -> Tensor:
-        return torch.tensor([[float((image_key(image), text) in self.fits) for text in texts] for image in images])
-
-
-class EmbeddingOracle(Oracle):
-    def embed_images(self, images: Sequence[Image]) -> Tensor:
-        rows = torch.zeros(len(images), len(LABELS))
-        for row, image in zip(rows, images, strict=True):
-            if (label := self.classes.get(image_key(image))) is not None:
-                row[LABELS.index(label)] = 1
-        return rows
-
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        return torch.zeros(len(texts), len(LABELS))
-
-
-class GeneratingOracle(Oracle):
-    def generate(self, samples: Sequence[Sample], *, max_tokens: int) -> list[Sample]:
-        return [sample.answered(self.replies.get(tuple(map(part_key, sample.parts)), "")) for sample in samples]
-
-
-def oracles(task: Task) -> list[Oracle]:
-    """An oracle of each verb that the task's requests can be answered by."""
-    verbs = {verb for request in task.requests for verb in request.verbs}
-    by_verb = {"score": ScoringOracle, "embed": EmbeddingOracle, "generate": GeneratingOracle}
-    if "score" in verbs:  # an inner product of embeddings would only say the same
-        verbs.discard("embed")
-    return [oracle(task) for verb, oracle in by_verb.items() if verb in verbs]

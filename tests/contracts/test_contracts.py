@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from chiasm.cli import main
-from chiasm.contracts import components, models, sources, tasks
-from chiasm.contracts.contract import contracts_of, outcomes
+from chiasm.contracts import components, models, sources
+from chiasm.contracts.contract import outcomes
 from chiasm.data.batch import Batch, Images
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
 from chiasm.errors import ContractError
-from chiasm.evaluation.task import Task
 from chiasm.models import clip
 from chiasm.models import folder as model_folder
 from chiasm.models.model import Model
@@ -152,30 +151,6 @@ def test_a_checkpoint_that_gives_back_another_model_is_told(tmp_path: Path, monk
     monkeypatch.setattr(model_folder, "load", other)
     with pytest.raises(ContractError, match="another value comes back for"):
         models.a_checkpoint_gives_it_back(LopsidedConfig, tmp_path / "b")
-
-
-def test_a_broken_task_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind: Any = Task.choose("retrieval")
-    for contract in contracts_of(kind):
-        contract(kind, tmp_path)
-    ask = kind.build_all_requests
-
-    def twice(self: Task) -> list[Any]:
-        return [*ask(self), *ask(self)]
-
-    measure = kind.measure
-
-    def generous(self: Task, questions: Any, answers: Any) -> Any:
-        measured = measure(self, questions, answers)
-        return replace(measured, metrics=tuple(replace(one, credit_I=one.credit_I + 1) for one in measured.metrics))
-
-    with monkeypatch.context() as patched:
-        patched.setattr(kind, "build_all_requests", twice)
-        with pytest.raises(ContractError, match="two questions share the key"):
-            tasks.asks_what_can_be_told_apart(kind, tmp_path)
-    monkeypatch.setattr(kind, "measure", generous)
-    with pytest.raises(ContractError, match="equal scores for all texts earn"):
-        tasks.a_constant_scorer_gets_chance(kind, tmp_path)
 
 
 def test_the_command_checks_a_package(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chiasm.additions import allowing
 from chiasm.cli import main
+from chiasm.config import parse
+from chiasm.data.source import Source
 from chiasm.data.sources.scenes import Scenes
-from chiasm.errors import CheckpointError, DataError
+from chiasm.errors import CheckpointError, DataError, RecipeError
 from chiasm.evaluation.comparison import answers_file, compare_evaluations, images_of
+from chiasm.evaluation.report.compared import write_comparison
 from chiasm.evaluation.request import ScoreRequest
 from chiasm.evaluation.result import Evaluation
 from chiasm.evaluation.run import evaluate
@@ -103,6 +108,44 @@ def test_pictures_are_found_by_the_tasks_that_were_written_down(tmp_path: Path) 
     found = images_of(first, "probes")
     assert {one.key: one.images[0].key for one in asked}.items() <= {k: v.key for k, v in found.items()}.items()
     assert images_of(first, "other") == {}
+
+
+def test_pictures_of_an_added_source_are_found_once_its_package_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Comparing opens a folder that somebody made, so it imports nothing on its own."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = f"added_{abs(hash(tmp_path))}"
+    (tmp_path / f"{name}.py").write_text(
+        "from dataclasses import dataclass\nfrom chiasm.data.sources.scenes import Scenes\nfrom chiasm.data.source "
+        "import Source\n\n@dataclass(frozen=True)\nclass Mine(Source):\n    count: int\n    def __len__(self):\n"
+        "        return self.count\n    def __getitem__(self, index):\n"
+        "        return Scenes(count=self.count, size=32)[index]\n"
+    )
+    with allowing(name):
+        data = parse(Source, {"source": f"{name}:Mine", "count": 20})  # type: ignore[type-abstract]  # one is chosen
+    first, second = two_runs(tmp_path, [Probes(data), Pairs(Scenes(count=20, size=32))])
+    monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(RecipeError, match=f"names '{name}'.* --allow {name}"):
+        images_of(first, "probes")
+    assert images_of(first, "pairs"), "the other tasks have theirs"
+    comparison = compare_evaluations(first, second)
+    _, missing = write_comparison(comparison, (first, second), tmp_path / "compare.html")
+    assert [line.partition(":")[0] for line in missing] == ["probes"]
+    with allowing(name):
+        assert {one.key for one in Probes(Scenes(count=20, size=32)).requests} <= images_of(first, "probes").keys()
+
+
+def test_why_there_are_no_pictures_of_data_in_memory_is_told(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Inside(Scenes):
+        """Of a class that nothing outside of this function can name."""
+
+    first, _ = two_runs(tmp_path, [Probes(world(23)), Pairs(Inside(count=20, size=32))])
+    with pytest.raises(DataError, match=r"cannot be asked again .* because Listed holds what a recipe cannot say"):
+        images_of(first, "probes")
+    with pytest.raises(DataError, match=r"because the source 'tests.*:Inside': 'Inside' is not there in the module"):
+        images_of(first, "pairs")
 
 
 def test_the_bootstrap_is_scipys_paired_one() -> None:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from chiasm.config import dump, parse
+from chiasm.config import Component, dump, parse
 from chiasm.data.image import Image
-from chiasm.data.source import Source
-from chiasm.errors import CheckpointError, DataError
+from chiasm.errors import CheckpointError, DataError, RecipeError
 from chiasm.evaluation import outcomes
 from chiasm.evaluation.result import Evaluation, TaskResult
 from chiasm.evaluation.statistics import Difference, holm
 from chiasm.evaluation.task import Task
 
 TASKS = "tasks.yaml"  # beside results.json: the tasks as recipe entries, so that their requests can be made again
+_UNWRITTEN = "unwritten"  # there, in place of settings: why no recipe can name the task
 
 
 @dataclass(frozen=True)
@@ -110,26 +110,56 @@ def answers_file(folder: Path, task: str) -> Path:
 
 
 def write_tasks(tasks: Sequence[Task], folder: Path) -> None:
-    """Writes the tasks as recipe entries; tasks on data that no recipe can name are left out."""
-    entries = [dump(task) for task in tasks if type(task.data).__module__.startswith(f"{Source.package}.")]
+    """Writes the tasks as recipe entries; of one that no recipe can name, such as of data in memory, why not."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / TASKS).write_text(yaml.safe_dump(entries, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    content = "".join(_entry(task) for task in tasks) or "[]\n"
+    (folder / TASKS).write_text(content, encoding="utf-8")
 
 
 def images_of(folder: Path, task: str) -> Mapping[str, Image]:
     """The first image of each item of a task, by the item's key and by its sample's, read from the data again.
 
-    Empty where the folder does not say how the task was asked. Raises DataError or RecipeError if the data are gone.
+    Empty where the folder does not say how the task was asked. Raises DataError if the data are gone, or no recipe
+    can name them; RecipeError if they are of a package that is not installed, or not allowed.
     """
     file = folder / TASKS
     entries: Any = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else []
     for entry in entries if isinstance(entries, list) else []:
+        if not isinstance(entry, dict) or (entry.get("name") or entry.get("task")) != task:
+            continue
+        if _UNWRITTEN in entry:
+            raise DataError(f"it cannot be asked again to show them, because {entry[_UNWRITTEN]}")
         made = parse(Task, entry, str(file))  # type: ignore[type-abstract]  # a choice of the package is built
-        if made.title == task:
-            shown = [(request, request.all_images[0]) for request in made.requests if request.all_images]
-            by_sample = {request.cluster: image for request, image in reversed(shown)}
-            return by_sample | {request.key: image for request, image in shown}
+        shown = [(request, request.all_images[0]) for request in made.requests if request.all_images]
+        by_sample = {request.cluster: image for request, image in reversed(shown)}
+        return by_sample | {request.key: image for request, image in shown}
     return {}
+
+
+def _entry(task: Task) -> str:
+    try:
+        _require_names(task)
+        return yaml.safe_dump([dump(task)], sort_keys=False, allow_unicode=True)
+    except RecipeError as error:
+        why = str(error)
+    except yaml.YAMLError:
+        why = f"{type(task.data).__name__} holds what a recipe cannot say, such as samples in memory"
+    entry = {task.key: type(task).__name__, "name": task.title, _UNWRITTEN: why}
+    return yaml.safe_dump([entry], sort_keys=False, allow_unicode=True)
+
+
+def _require_names(value: object) -> None:
+    """Raises RecipeError unless each choice within can be found again by its name: a class inside a function cannot."""
+    if isinstance(value, Component):
+        kind = type(value)
+        if kind.base.choose(value.chosen(), f"the {value.key} '{value.chosen()}'") is not kind:
+            raise RecipeError(f"the {value.key} '{value.chosen()}' is the name of another class")
+    if is_dataclass(value):
+        for one in fields(value):
+            _require_names(getattr(value, one.name))
+    elif isinstance(value, (list, tuple, Mapping)):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            _require_names(inner)
 
 
 def _unlike(name: str, ours: TaskResult | None, theirs: TaskResult | None) -> str:

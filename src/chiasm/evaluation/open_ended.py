@@ -33,13 +33,14 @@ class LenientCredit:
 class Figure:
     """One metric of the replies to A requests. credit_A: what each earns. corpus: where the metric is not their mean.
 
-    lenient: the same metric, read leniently; None where replies count as they stand.
+    lenient: the same metric, read leniently; None where replies count as they stand. best: the most that one can earn.
     """
 
     name: str
     credit_A: NDArray[np.float64]
     corpus: Corpus | None = None
     lenient: LenientCredit | None = None
+    best: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,8 @@ def _of_all_items(figure: Figure, items: Items, places: Sequence[int]) -> Metric
 
     corpus = figure.corpus and replace(figure.corpus, counts_IS=spread(figure.corpus.counts_IS))
     credit_I = spread(figure.credit_A)
-    metric = MetricCounts(figure.name, items, credit_I, np.zeros_like(credit_I), by_kind=True, corpus=corpus)
+    chance_I = np.zeros_like(credit_I)
+    metric = MetricCounts(figure.name, items, credit_I, chance_I, by_kind=True, corpus=corpus, best=figure.best)
     if figure.lenient is None or items.failed_I.all():
         return metric
     unparsed_I = spread(figure.lenient.unparsed_A).astype(np.bool_) & ~items.failed_I

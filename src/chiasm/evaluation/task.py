@@ -64,8 +64,8 @@ class Corpus:
 class MetricCounts:
     """One metric, item by item.
 
-    credit_I: what each item earned, 0 to 1 (CIDEr: to 10); where scores tie, the share of tie-breakings that would have
-        earned it.
+    credit_I: what each item earned, 0 to `best` (1, of CIDEr 10); where scores tie, the share of tie-breakings that
+        would have earned it.
     chance_I: what a uniformly random scorer earns there, exact, from the number of candidates alone.
     mean: over all items, or the mean of the kinds' means. by_kind: whether each kind's score is reported too.
     weight_I: makes the metric a ratio, sum of credits by sum of weights, as precision is; 0 where all weights are 0.
@@ -83,6 +83,7 @@ class MetricCounts:
     chance_weight_I: NDArray[np.float64] | None = None
     lenient: MetricCounts | None = None
     corpus: Corpus | None = None
+    best: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,12 @@ class Task(Component, ABC, package="chiasm.evaluation.tasks", key="task"):
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003  # the built-in scenes need no files
         return {"data": {"source": "scenes", "seed": 1, "count": 8, "objects": [1, 2]}}
+
+    @classmethod
+    def other_settings(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003  # as of `example`
+        """Entries with other values than those of `example`, for settings whose type does not tell one: the contracts
+        hold that the hash of what is asked moves with each setting."""
+        return {}
 
     @property
     def title(self) -> str:

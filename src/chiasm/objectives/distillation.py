@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 from torch import Tensor
@@ -20,8 +21,9 @@ from chiasm.data.processor import PairProcessor, Processor
 from chiasm.data.sample import Sample
 from chiasm.errors import CheckpointError, RecipeError
 from chiasm.losses.distillation import distilled_similarities
+from chiasm.models import folder as model_folder
 from chiasm.models.dual_encoder import DualEncoder
-from chiasm.models.model import Model
+from chiasm.models.model import Model, ModelConfig
 from chiasm.objectives.objective import ContrastiveObjective, ObjectiveConfig
 from chiasm.weights import load
 
@@ -31,6 +33,20 @@ class Config(ObjectiveConfig):
     """teacher: whatever `chiasm.load` opens: a run, a checkpoint's folder. Its space may be of another width."""
 
     teacher: str
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        """An untrained teacher of the family's size `small`, for which pictures are made in another way."""
+        if not (folder / "teacher").exists():
+            config = ModelConfig.choose(cls.example_family).sizes()["small"]
+            entries = {
+                "tokenizer": {"learn": 300},
+                "image": {"size": 64, "mean": [0.5] * 3, "std": [0.5] * 3},
+                "text": {"context": 40},
+            }
+            processor = config.model().processor_type.from_recipe(entries, ["a red circle above a blue star"] * 4)
+            model_folder.save(config.model()(config, processor), folder / "teacher")
+        return {"teacher": str(folder / "teacher")}
 
     def check(self, model: Model) -> None:
         if not isinstance(model, DualEncoder):

@@ -132,7 +132,12 @@ class ContrastiveObjective(Objective):
 
 
 class ObjectiveConfig(Component, ABC, package="chiasm.objectives", key="objective"):
-    """A recipe's choice of an objective."""
+    """A recipe's choice of an objective.
+
+    example_family: the family of models on whose size `small` the contracts try it, with the entries of `example`.
+    """
+
+    example_family: ClassVar[str] = "clip"
 
     def check(self, model: Model) -> None:
         """Raises ChiasmError where this model cannot be trained so; called before anything is written."""

@@ -16,7 +16,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -63,6 +64,13 @@ class Config(ObjectiveConfig):
     teacher_temperature: float = 0.04
     momentum: float = 0.996
     centre_momentum: float = 0.9
+
+    example_family: ClassVar[str] = "siglip"
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003  # it reads no files
+        """Small heads, and two losses that join in the midst of a short run."""
+        return {"start": 0.25, "local_views": 2, "prototypes": 8, "width": 16, "bottleneck": 6}
 
     def __post_init__(self) -> None:
         for name in ("start", "hidden", "momentum", "centre_momentum", "flip"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import PIL.Image
 
@@ -26,6 +28,15 @@ class Folder(Source):
     """
 
     path: Location
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        """Three classes of six pictures, no two of which are of the same colour."""
+        for at in range(18):
+            label = ("circle", "square", "star")[at % 3]
+            (folder / "classes" / label).mkdir(parents=True, exist_ok=True)
+            PIL.Image.new("RGB", (32, 32), (10 * at, 80 * (at % 3), 99)).save(folder / f"classes/{label}/{at}.png")
+        return {"path": str(folder / "classes")}
 
     def __post_init__(self) -> None:
         if not self.path.is_dir():

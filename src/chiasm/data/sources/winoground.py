@@ -4,8 +4,14 @@ Reads the benchmark's own `examples.jsonl` and its folder of pictures."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
 
 from chiasm.data.files import Rows, json_lines, picture
 from chiasm.data.image import Image
@@ -28,6 +34,22 @@ class Winoground(Source):
 
     path: Location
     images: Location | None = None
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        """Six examples of plain pictures, no two of which are of the same colour."""
+        (folder / "images").mkdir(exist_ok=True)
+        rows = []
+        for at in range(6):
+            names = f"ex_{at}_img_0", f"ex_{at}_img_1"
+            for side, name in enumerate(names):
+                PIL.Image.new("RGB", (32, 32), (20 * at, 99 * side, 50)).save(folder / "images" / f"{name}.png")
+            captions = {"caption_0": f"star {at} on a moon", "caption_1": f"a moon on star {at}"}
+            tag = ("Object", "Relation")[at % 2]
+            rows.append({"id": at, **captions, "image_0": names[0], "image_1": names[1], "collapsed_tag": tag})
+        lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+        (folder / "examples.jsonl").write_text(lines, encoding="utf-8")
+        return {"path": str(folder / "examples.jsonl")}
 
     def __post_init__(self) -> None:
         if not self.path.is_file():

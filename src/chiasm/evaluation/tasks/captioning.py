@@ -96,9 +96,10 @@ class Captioning(OpenEnded):
         return self._medoid if request.verbs else super().constant(request)
 
     def figures(self, requests: Sequence[GenerateRequest], replies: Sequence[str]) -> Sequence[Figure]:
-        if (known := self._known.get((len(requests), tuple(replies)))) is not None:
-            return known
         references = [request.references for request in requests]
+        asked = tuple(references), tuple(replies)
+        if (known := self._known.get(asked)) is not None:
+            return known
         captions = TokenizedCaptions(replies, references)
         found: list[Figure] = []
         for name in self.metrics:
@@ -106,7 +107,7 @@ class Captioning(OpenEnded):
                 found += counted(name, captions)
             else:
                 found.append(Figure(name, self._judged(name, requests, replies, references)))
-        self._known[len(requests), tuple(replies)] = found
+        self._known[asked] = found
         return found
 
     def facts(self) -> Mapping[str, float]:
@@ -147,8 +148,8 @@ class Captioning(OpenEnded):
         return []
 
     @cached_property
-    def _known(self) -> dict[tuple[int, tuple[str, ...]], Sequence[Figure]]:
-        """What replies were worth; some metrics take long, and examples ask again."""
+    def _known(self) -> dict[tuple[tuple[tuple[str, ...], ...], tuple[str, ...]], Sequence[Figure]]:
+        """What replies were worth against references; some metrics take long, and examples ask again."""
         return {}
 
     @cached_property
@@ -170,7 +171,7 @@ class Captioning(OpenEnded):
 def counted(name: str, captions: TokenizedCaptions) -> list[Figure]:
     """A metric that counts tokens; BLEU is four figures, the headline of which is BLEU-4."""
     if name == "CIDEr":
-        return [Figure(name, cider(captions))]
+        return [Figure(name, cider(captions), best=10.0)]
     if name == "ROUGE-L":
         return [Figure(name, rouge_l(captions))]
     if name == "METEOR":

@@ -4,13 +4,14 @@ Radford et al. 2021, arXiv:2103.00020, section 3.1; with several templates a cla
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from chiasm.data.sample import Sample
+from chiasm.data.sources.folder import Folder
 from chiasm.errors import DataError
 from chiasm.evaluation.choice import Choice, ranking_of
 from chiasm.evaluation.request import Request, Response, ScoreRequest
@@ -31,6 +32,14 @@ class Classification(Choice):
     classes: tuple[str, ...] | Path = ()
     templates: Literal["openai"] | tuple[str, ...] = ("a photo of a {}.",)
     by_class: bool = True
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        return {"data": {"source": "folder", **Folder.example(folder)}}
+
+    @classmethod
+    def other_settings(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003  # of no file
+        return {"classes": ["star", "square", "circle"]}
 
     def construct_requests(self, sample: Sample) -> Iterator[ScoreRequest]:
         label = label_of(sample)

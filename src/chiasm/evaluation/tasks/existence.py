@@ -9,7 +9,8 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,11 @@ class Existence(Choice):
     ending: str = " Answer with yes or no."
     form: Literal["either", "statements", "words"] = "either"
     rule: ClassVar[ChoiceRule] = YES_NO
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003  # the built-in scenes need no files
+        """Scenes that hold enough things, each called by its shape alone."""
+        return {"data": {"source": "scenes", "seed": 1, "count": 12, "objects": [4, 6]}, "head": True, "each": 2}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,9 +5,11 @@ arXiv:2103.00020, section 3.2 and appendix A.3); k-shot variants as in its figur
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from chiasm.data.order import Shuffle
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
+from chiasm.data.sources.folder import Folder
 from chiasm.errors import DataError, RecipeError
 from chiasm.evaluation.choice import items_of
 from chiasm.evaluation.confidence import confidences
@@ -51,6 +54,15 @@ class LinearProbe(Task):
     shots: tuple[int, ...] = ()
     draws: int = 3
     seed: int = 0
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        data = {"source": "folder", **Folder.example(folder)}
+        return {"data": data, "train": data}
+
+    @classmethod
+    def other_settings(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003  # of no file
+        return {"shots": [2]}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,9 +4,10 @@ In the manner of PUG (Bordes et al. 2023, arXiv:2308.03977): each kind of questi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import DataError
@@ -29,6 +30,10 @@ class Probes(Choice):
     by: str = ""
     form: Literal["either", "statements", "words"] = "either"
     rule: ClassVar[ChoiceRule] = TEXT
+
+    @classmethod
+    def other_settings(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003  # of no file
+        return {"by": "objects"}
 
     def construct_requests(self, sample: Sample) -> Iterator[ScoreRequest]:
         fact = sample.fact(self.by) if self.by else None

@@ -6,14 +6,17 @@ that a constant scorer gets exactly chance."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chiasm.data.sample import Sample
+from chiasm.data.sources.winoground import Winoground
 from chiasm.errors import DataError
 from chiasm.evaluation.examples import RIGHT, WRONG
 from chiasm.evaluation.request import Request, Response, ScoreRequest, of_type
@@ -30,6 +33,10 @@ class Quadruples(Task):
     Text score: both images prefer their own caption. Image score: both captions prefer their own image. Group
     score: both. The kind of an item is its `meta["kind"]`, where it has one.
     """
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        return {"data": {"source": "winoground", **Winoground.example(folder)}}
 
     def construct_requests(self, sample: Sample) -> Iterator[ScoreRequest]:
         if len(sample.images) != 2 or len(sample.texts) != 2:
