@@ -113,7 +113,7 @@ class Captioning(OpenEnded):
         return self._people
 
     def right_from(self) -> NDArray[np.float64]:
-        """What the constant caption earns: a reply that earns no more says nothing of its image."""
+        """The credit of the constant caption: a reply that earns no more says nothing of its image."""
         constant = self.measure(self.requests, [self.constant(request) for request in self.requests])
         return np.nextafter(constant.metrics[0].credit_I, np.inf)
 
@@ -148,7 +148,7 @@ class Captioning(OpenEnded):
 
     @cached_property
     def _known(self) -> dict[tuple[int, tuple[str, ...]], Sequence[Figure]]:
-        """What replies were worth; some metrics take long, and examples ask again."""
+        """The metrics of replies, computed once: some take long, and examples need them again."""
         return {}
 
     @cached_property
