@@ -1,1 +1,1 @@
-"""Ask a model, score its answers, and show how far to trust the score."""
+"""Evaluation: tasks, requests to a model, metrics of its responses with intervals and baselines, and the report."""

@@ -1,4 +1,4 @@
-"""Tasks that put the record's questions, to be answered in a word or two."""
+"""Base of tasks on the samples' own questions, answered in a word or two (VQA, OCR)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Answering(OpenEnded, ABC):
     """One item a question of each sample. The constant answer is the one that people gave most often to its kind.
 
     Each metric is of the replies read strictly, the whole reply being the answer; read leniently it stands beside that.
-    prompt: with {question} in its place.
+    prompt: a template with {question}.
     """
 
     rule: ClassVar[Extraction] = PHRASE
@@ -59,7 +59,7 @@ class Answering(OpenEnded, ABC):
 
     @abstractmethod
     def answer_metrics(self) -> Sequence[AnswerMetric]:
-        """The metrics, the headline first."""
+        """The metrics of single answers, the headline first."""
 
     def figures(self, requests: Sequence[GenerateRequest], replies: Sequence[str]) -> Sequence[Figure]:
         strict = [self.rule.strict(reply) for reply in replies]
@@ -98,7 +98,7 @@ class Answering(OpenEnded, ABC):
 def _earned(
     metric: AnswerMetric, requests: Sequence[GenerateRequest], answers: Sequence[str | None]
 ) -> NDArray[np.float64]:
-    """(A,) what each answer earns: nothing where none was found."""
+    """(A,) the credit of each answer; 0 where none was found."""
     pairs = zip(answers, requests, strict=True)
     earned = [0.0 if answer is None else metric.earns(answer, request.references) for answer, request in pairs]
     return np.array(earned, np.float64)

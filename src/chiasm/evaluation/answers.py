@@ -41,12 +41,12 @@ _LEAD = re.compile(r"(?:the\s+)?(?:(?:final|correct)\s+)?answer(?:\s+is\b\s*:?|\
 _QUOTED = re.compile("\"([^\"]*)\"|'([^']*)'|`([^`]*)`|\u201c([^\u201c\u201d]*)\u201d|\u2018([^\u2018\u2019]*)\u2019")
 _INITIALS = re.compile(r"(?:^|\W)(?:[^\W\d_]\.){2,}$")  # "U.S.A.", "5 p.m.": the last full stop is theirs
 
-ChoiceReader = Callable[[str, Sequence[str]], int | None]  # (reply, choices) -> the place of the choice it names
+ChoiceReader = Callable[[str, Sequence[str]], int | None]  # (reply, choices) -> the index of the choice it names
 
 
 @dataclass(frozen=True)
 class ChoiceRule:
-    """How a task reads replies: the place of the chosen one among the choices, or None. name: for people."""
+    """A rule by which replies to choices are read: the index of the chosen one, or None. name: for people."""
 
     name: str
     strict: ChoiceReader
@@ -55,7 +55,7 @@ class ChoiceRule:
 
 @dataclass(frozen=True)
 class Extraction:
-    """How a task without choices reads replies: the words that answer, or None. name: for people."""
+    """A rule by which replies without choices are read: the words that answer, or None. name: for people."""
 
     name: str
     strict: Callable[[str], str | None]
@@ -80,7 +80,7 @@ def letter(reply: str, choices: Sequence[str], *, lenient: bool = False) -> int 
     reply = reply.translate(_PLAIN)
     bare = _ALONE.fullmatch(reply.strip().rstrip(_END))
     if bare is not None or not lenient:
-        return _place(bare.group(1), choices) if bare else None
+        return _index_of(bare.group(1), choices) if bare else None
     if (exact := text(reply, choices)) is not None:
         return exact
     named, rest = _named(reply, choices)
@@ -91,8 +91,8 @@ def letter(reply: str, choices: Sequence[str], *, lenient: bool = False) -> int 
         follows = rest[found.end() :]
         if found.lastgroup == "single" and named_letter in _WORDS_TOO and re.match(r"\s+(?!(?:or|and)\b)\w", follows):
             continue  # "A dog" names no letter, unlike "A or B"
-        if (place := _place(named_letter, choices)) is not None:
-            named.add(place)
+        if (index := _index_of(named_letter, choices)) is not None:
+            named.add(index)
     return named.pop() if len(named) == 1 else None
 
 
@@ -103,7 +103,7 @@ def text(reply: str, choices: Sequence[str], *, lenient: bool = False) -> int | 
     ("cat" in "cat on a mat") does not count. Choices of equal text cannot be told apart: None.
     """
     bare = _bare(reply)
-    same = [place for place, choice in enumerate(choices) if bare and _bare(choice) == bare]
+    same = [index for index, choice in enumerate(choices) if bare and _bare(choice) == bare]
     if len(same) == 1 or not lenient:
         return same[0] if len(same) == 1 else None
     named, rest = _named(reply.translate(_PLAIN), choices)
@@ -183,7 +183,7 @@ NUMBER = Extraction("number", phrase_or_number, partial(phrase_or_number, lenien
 
 
 def _undressed(words: str) -> str:
-    """Words without the outermost of what a lenient reading takes off."""
+    """The words without the quotes and punctuation around them that a lenient reading takes off."""
     if lead := _LEAD.match(words):
         return words[lead.end() :]
     if quoted := _QUOTED.fullmatch(words):
@@ -191,9 +191,9 @@ def _undressed(words: str) -> str:
     return words if _INITIALS.search(words) else words.removesuffix(".").rstrip()
 
 
-def _place(letter: str, choices: Sequence[str]) -> int | None:
-    place = LETTERS.index(letter)
-    return place if place < len(choices) else None
+def _index_of(letter: str, choices: Sequence[str]) -> int | None:
+    index = LETTERS.index(letter)
+    return index if index < len(choices) else None
 
 
 def _bare(words: str) -> str:
@@ -207,7 +207,7 @@ def _named(reply: str, choices: Sequence[str]) -> tuple[set[int], str]:
         words = r"\s+".join(re.escape(word) for word in choice.split())
         rest, times = re.subn(rf"(?<!\w){words}(?!\w)", " ; ", rest, flags=re.IGNORECASE)
         if times:
-            named |= {place for place, text in enumerate(choices) if _bare(text) == choice}
+            named |= {index for index, text in enumerate(choices) if _bare(text) == choice}
     return named, rest
 
 

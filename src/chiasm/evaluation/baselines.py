@@ -1,4 +1,4 @@
-"""The same requests, altered so that looking cannot help: what a score must be held against."""
+"""The blind and shuffled baselines: the same requests, altered so that the image cannot help."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def blind(requests: Sequence[Request]) -> list[Request]:
 def shuffled(requests: Sequence[Request], seed: int = 0) -> list[Request] | None:
     """Every image (where one is to be made, every text) replaced by another of the same requests, each by exactly one.
 
-    The exchange is one random cycle through all of them (Sattolo 1986), so none keeps its place.
+    The exchange is one random cycle through all of them (Sattolo 1986), so none stays where it is.
     None if there are not two of either.
     """
     images = {image_key(image): image for request in requests for image in request.all_images}
@@ -40,5 +40,5 @@ def _exchange(values: Mapping[str, T], key: Callable[[T], str], seed: int) -> Ca
     """Gives for each value the next one in a random cycle through all."""
     keys = list(values)
     cycle = np.random.default_rng(seed).permutation(len(keys)).tolist()
-    after = {keys[cycle[at - 1]]: values[keys[place]] for at, place in enumerate(cycle)}
+    after = {keys[cycle[at - 1]]: values[keys[source]] for at, source in enumerate(cycle)}
     return lambda value: after[key(value)]

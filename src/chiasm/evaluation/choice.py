@@ -26,7 +26,7 @@ _UNPARSED = Failed("no answer was found in the reply")
 class Choice(Task, ABC):
     """A task of score requests about one image each; an item is right if a true column has the highest score.
 
-    A tie of t candidates for the first place, m of them true, earns m / t. Chance is the mean of m / k over items.
+    A tie of t candidates for the best score, m of them true, earns m / t. Chance is the mean of m / k over items.
     rule: how a reply in words is read as one of the choices.
     """
 
@@ -103,10 +103,10 @@ def as_scores(
     read = rule.lenient if lenient else rule.strict
     for item, request in of_type(requests, ScoreOrGenerate):
         if isinstance(reply := responses[item], str):
-            place = read(reply, request.choices)
+            chosen = read(reply, request.choices)
             row = np.zeros((1, len(request.choices)), np.float32)
-            row[0, place if place is not None else 0] = 1
-            found[item] = _UNPARSED if place is None else row
+            row[0, chosen if chosen is not None else 0] = 1
+            found[item] = _UNPARSED if chosen is None else row
     return found
 
 
@@ -129,7 +129,7 @@ def with_replies(
 
 
 def ranking_of(requests: Sequence[Request], responses: Sequence[Response]) -> Ranking:
-    """Where the true column of each request stands."""
+    """The rank of the true column of each request."""
     return rank(*padded(requests, responses))
 
 
@@ -147,7 +147,7 @@ def padded(requests: Sequence[Request], responses: Sequence[Response]) -> tuple[
 
 
 def items_of(requests: Sequence[Request], ranking: Ranking) -> Items:
-    """One item a request."""
+    """The items: one per request."""
     best = ranking.best_I.tolist()
     choices = [""] * len(requests)
     for item, request in of_type(requests, ScoreRequest):

@@ -104,7 +104,7 @@ def compare_evaluations(first: Path, second: Path, tasks: Sequence[str] = ()) ->
 
 
 def answers_file(folder: Path, task: str) -> Path:
-    """Where the answers to a task lie, by its name."""
+    """The file of the answers to each task, by the task's name."""
     name = re.sub(r"[^\w.-]+", "_", task)
     return folder / outcomes.ANSWERS / f"{name}.jsonl"
 

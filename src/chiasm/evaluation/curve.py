@@ -1,4 +1,4 @@
-"""From one model to another by blends of their weights: what is gained on one task, and what another loses."""
+"""Scores along the line between the weights of two models (WiSE-FT's curve)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Score requests answered by products of embeddings, embed requests by these; each image and text is embedded once."""
+"""Score and embed requests answered from embeddings; each image and each text is embedded once."""
 
 from __future__ import annotations
 

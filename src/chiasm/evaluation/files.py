@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from chiasm.errors import ChiasmError
 
 
 def write_file(file: Path, content: str | bytes) -> None:
-    """Writes a file aside, then puts it in its place; makes the folder. Raises ChiasmError where it cannot."""
+    """Writes a file aside, then renames it; makes the folder. Raises ChiasmError where it cannot."""
     aside = file.with_name(f"{file.name}.{os.getpid()}.new")  # several processes may write the same file
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

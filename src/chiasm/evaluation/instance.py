@@ -1,4 +1,4 @@
-"""A request on its way to a model, and where its response is kept."""
+"""A request of a task together with the cache in which its response is kept."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Instance(Generic[R]):
     run: str = ""
 
     def of(self, request: S) -> Instance[S]:
-        """Another request, such as this one in another form, whose response is kept in the same place."""
+        """Another request, such as this one in another form, whose response is kept under the same key."""
         return Instance(request, self.responses, self.run)
 
     @property
     def response(self) -> Response | None:
-        """What is kept so far."""
+        """The response in the cache; None where there is none yet."""
         return self.responses.get(self.run, self.request.key)
 
     def keep(self, response: Response, usage: Usage | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A model that embeds, as the judge of others' replies; it embeds each image and each text once."""
+"""An embedding model that judges replies (CLIPScore); it embeds each image and each text once."""
 
 from __future__ import annotations
 

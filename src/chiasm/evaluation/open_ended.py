@@ -1,4 +1,4 @@
-"""Tasks that are answered in words of one's own, and measured against people's answers."""
+"""Base of tasks with free-form answers, measured against people's answers."""
 
 from __future__ import annotations
 
@@ -96,9 +96,9 @@ class OpenEnded(Task, ABC):
             if self.rule is None
             else np.array([_holds_none(self.rule, response) for response in responses]),
         )
-        places = [item for item, _ in asked]
-        found = self.figures([request for _, request in asked], [replies[item] for item in places])
-        return Measured(tuple(_of_all_items(figure, items, places) for figure in found), self.facts())
+        indices = [item for item, _ in asked]
+        found = self.figures([request for _, request in asked], [replies[item] for item in indices])
+        return Measured(tuple(_of_all_items(figure, items, indices) for figure in found), self.facts())
 
     def examples(self, requests: Sequence[Request], responses: Sequence[Response], show: Show) -> Sequence[Example]:
         first = self.measure(requests, responses).metrics[0]
@@ -125,12 +125,12 @@ class OpenEnded(Task, ABC):
         return found
 
 
-def _of_all_items(figure: Figure, items: Items, places: Sequence[int]) -> MetricCounts:
+def _of_all_items(figure: Figure, items: Items, indices: Sequence[int]) -> MetricCounts:
     """The figure as one of all items; those that were not asked earn nothing and add nothing."""
 
     def spread(values_A: NDArray[np.float64] | NDArray[np.bool_]) -> NDArray[np.float64]:
         values_I = np.zeros((len(items.keys), *values_A.shape[1:]))
-        values_I[list(places)] = values_A
+        values_I[list(indices)] = values_A
         return values_I
 
     corpus = figure.corpus and replace(figure.corpus, counts_IS=spread(figure.corpus.counts_IS))

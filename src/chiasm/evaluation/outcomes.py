@@ -1,4 +1,4 @@
-"""What became of every item, in a file that people and `compare` read: one JSON object a line."""
+"""Per-item results in a JSON lines file, which people and `chiasm compare` read."""
 
 from __future__ import annotations
 

@@ -16,30 +16,30 @@ _MARKS = re.compile(r"[.!\"()*#:;~,?]")
 
 
 def words_of(caption: str, most: int = 30) -> list[str]:
-    """The words of a caption, in lower case and without marks; the first `most`, as in the official evaluation."""
+    """The words of a caption, lower-cased, without punctuation; the first `most`, as in the official evaluation."""
     return _MARKS.sub(" ", caption.lower()).split()[:most]
 
 
 def nouns_and_adjectives(words: Sequence[str], tags: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """Nouns change places with nouns, adjectives with adjectives."""
+    """Nouns are exchanged with nouns, adjectives with adjectives."""
     nouns = [at for at, tag in enumerate(tags) if tag in _NOUNS]
     adjectives = [at for at, tag in enumerate(tags) if tag in _ADJECTIVES]
     return _exchanged(_exchanged(words, nouns, rng), adjectives, rng)
 
 
 def all_but_nouns_and_adjectives(words: Sequence[str], tags: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """All other words change places; nouns and adjectives stay."""
+    """All other words are permuted; nouns and adjectives stay."""
     return _exchanged(words, [at for at, tag in enumerate(tags) if tag not in _NOUNS + _ADJECTIVES], rng)
 
 
 def trigrams(words: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """Groups of three words change places; within each the order stays."""
+    """Groups of three words are permuted; within each the order stays."""
     groups = _groups(words)
     return [word for at in rng.permutation(len(groups)).tolist() for word in groups[at]]
 
 
 def within_trigrams(words: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """Words change places within each group of three."""
+    """Words are permuted within each group of three."""
     return [group[at] for group in _groups(words) for at in rng.permutation(len(group)).tolist()]
 
 
@@ -51,10 +51,10 @@ def perturbations(words: Sequence[str], tags: Sequence[str] | None) -> list[Pert
     return [partial(nouns_and_adjectives, words, tags), partial(all_but_nouns_and_adjectives, words, tags), *untagged]
 
 
-def _exchanged(words: Sequence[str], places: Sequence[int], rng: np.random.Generator) -> list[str]:
+def _exchanged(words: Sequence[str], positions: Sequence[int], rng: np.random.Generator) -> list[str]:
     found = list(words)
-    for place, other in zip(places, rng.permutation(places).tolist() if places else [], strict=True):
-        found[place] = words[other]
+    for at, other in zip(positions, rng.permutation(positions).tolist() if positions else [], strict=True):
+        found[at] = words[other]
     return found
 
 

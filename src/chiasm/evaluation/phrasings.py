@@ -11,18 +11,18 @@ from chiasm.evaluation.request import Failed, Response, ScoreRequest
 
 
 def distinct_texts(requests: Iterable[ScoreRequest]) -> dict[str, int]:
-    """Every text of the requests once, each with its place in the order in which they come."""
-    places: dict[str, int] = {}
+    """Every text of the requests once, each with its index in the order in which they come."""
+    columns: dict[str, int] = {}
     for request in requests:
         for phrasings in request.texts:
             for text in phrasings:
-                places.setdefault(text, len(places))
-    return places
+                columns.setdefault(text, len(columns))
+    return columns
 
 
-def columns_of(request: ScoreRequest, scores_NT: NDArray[np.float32], places: dict[str, int]) -> Response:
-    """(N, C) a request's own columns, the mean over the phrasings of each; places: of the texts in T."""
-    own = scores_NT[:, [places[text] for phrasings in request.texts for text in phrasings]]
+def columns_of(request: ScoreRequest, scores_NT: NDArray[np.float32], columns: dict[str, int]) -> Response:
+    """(N, C) a request's own columns, the mean over the phrasings of each; columns: of the texts in T."""
+    own = scores_NT[:, [columns[text] for phrasings in request.texts for text in phrasings]]
     if own.shape[1] != len(request.texts):
         own = group_means(own.T, request.texts).T.astype(np.float32)
     return checked(own)

@@ -1,4 +1,4 @@
-"""Where the right candidates stand among all, with ties broken in every way at once: closed forms, no luck."""
+"""Ranks of the right candidates, with the expectation over all tie-breakings in closed form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CELLS = 4_000_000  # scores looked at together; bounds memory
 
 @dataclass(frozen=True)
 class Ranking:
-    """Of each of I items, where its best right candidate stands among C candidates.
+    """The rank of the best right candidate among C candidates, for each of I items.
 
     above_I: candidates with a higher score (all of them wrong). level_I: candidates with the same score, itself
     included. right_I: how many of these are right. tied_I: several candidates share the item's best score.
@@ -44,7 +44,7 @@ def hit_share(
 ) -> NDArray[np.float64]:
     """Chance that the k best hold a right candidate, if `above` wrong ones lead and `level` tie, `right` of them right.
 
-    The places left are r = k - above; drawn from the tied ones without replacement they miss every right one with
+    The positions left are r = k - above; drawn from the tied ones without replacement they miss every right one with
     chance C(t - m, r) / C(t, r), the product over j < r of (t - m - j) / (t - j). With above = 0 and all candidates
     tied it is the chance level of recall@k.
     """

@@ -19,7 +19,7 @@ from chiasm.models.model import Generator
 from chiasm.models.remote import RemoteModel, Usage
 
 BATCH_TOKENS = 8192
-_SAMPLES = 8  # handed at once to a model that cannot tell how long they are; between them, progress is kept
+_SAMPLES = 8  # per batch of a model that cannot count their tokens; between batches, progress is kept
 _REFUSED = 10  # refusals without a single answer after which a remote model is not asked any more
 
 
@@ -36,7 +36,7 @@ class PrefixSharing(Protocol):
 
 @dataclass(frozen=True)
 class PendingReply:
-    """A request on its way into a batch. tokens: of prompt and reply, where they can be told.
+    """A request that waits for its batch. tokens: of prompt and reply, where they can be counted.
 
     shareable: how many parts of its sample it may share with others; None where it shares nothing, such as an image
     without a question. prefix: what these are, equal where they are; None where no other request begins so.
@@ -102,7 +102,7 @@ def batched(pending: Sequence[PendingReply], budget: int) -> list[list[PendingRe
 
     Requests that share nothing are generated from, all with one limit; they stand in batches of their own.
     Requests that begin alike stay together as far as that goes. The longest come first: if they fit into memory, all
-    do, and the time left is told on the safe side.
+    do, and the time left is estimated on the safe side.
     """
     groups: dict[Hashable, list[PendingReply]] = {}
     for at, prompt in enumerate(pending):

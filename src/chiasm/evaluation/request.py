@@ -21,13 +21,13 @@ from chiasm.errors import DataError
 from chiasm.models.caption_scores import grey
 
 T = TypeVar("T")
-GREY = grey(224, 224)  # in place of an image that is not to be seen
+GREY = grey(224, 224)  # instead of an image that is not to be seen
 Hashed = Callable[[object], str]  # the hash of a value, computed once for each object
 
 
 @dataclass(frozen=True)
 class Failed:
-    """In place of a response: why there is none."""
+    """The reason why there is no response, instead of one."""
 
     reason: str
 
@@ -143,7 +143,7 @@ class ScoreRequest(Request):
 
 @dataclass(frozen=True)
 class GenerateRequest(Request):
-    """How does this sample go on? Answered by the text that a model adds.
+    """A request to continue a sample: answered by the text that a model generates.
 
     sample: ends where the answer begins. references: right answers; for the measure, never shown to the model.
     boxes: how a model that has no convention of its own spells boxes, where the reply is to hold some: it is kept with
@@ -321,12 +321,12 @@ R = TypeVar("R", bound=Request)
 
 
 def of_type(requests: Sequence[Request], kind: type[R]) -> list[tuple[int, R]]:
-    """A task's requests of its own kind, each with its place: all but the samples that could not be read."""
+    """A task's requests of its own kind, each with its index: all but the samples that could not be read."""
     return [(at, request) for at, request in enumerate(requests) if isinstance(request, kind)]
 
 
 def image_key(image: Image) -> str:
-    """What tells images apart: a hash of the content, or the name of one that cannot be read."""
+    """What identifies an image: a hash of the content, or the name of one that cannot be read."""
     try:
         return image.key
     except DataError:
@@ -334,7 +334,7 @@ def image_key(image: Image) -> str:
 
 
 def part_key(part: Part) -> Hashable:
-    """What tells parts apart: all that a model is shown of them, as plain values."""
+    """What identifies parts: all that a model is shown of them, as plain values."""
     if isinstance(part, Image):
         return image_key(part)
     if isinstance(part, Video):

@@ -27,7 +27,7 @@ class RunOptions:
     """How a model is asked.
 
     score_by: by what a model scores that can score in several ways; "" takes its first.
-    batch_tokens: of prompts and replies that a model is given at once, where it can tell how many there are.
+    batch_tokens: of prompts and replies that a model is given at once, where it can count them.
     share: of the images, where several processes ask. keep_failed: what failed before is not asked again.
     load: opens the folder of a model that a task itself needs, such as a judge; `chiasm.load` does.
     """

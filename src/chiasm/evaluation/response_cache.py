@@ -1,4 +1,4 @@
-"""What a model has responded so far, on disk as it comes, so that an evaluation that was stopped goes on.
+"""What a model has responded so far, on disk as it comes, so that an evaluation that was stopped resumes.
 
 Several processes may ask at once: each writes files of its own, and reads those of all others when it starts."""
 
@@ -24,7 +24,7 @@ class EmbeddingCache:
     """Embeddings by key, each appended to a file as soon as it is there.
 
     `file`.keys holds a first line that says whose they are and how wide, then one key a line; `file`.f32 holds the
-    rows. Rows are written before keys, so what a kill leaves behind is cut back to whole rows. Without a file they
+    rows. Rows are written before keys, so what a kill leaves is cut back to whole rows. Without a file they
     stay in memory. identity: of the model and its processor; rows of another one, or of "", are discarded.
     others: files of other processes, read but never written.
     """
@@ -156,15 +156,15 @@ class ResponseCache:
     def _read(self, lines: Sequence[str], keep_failed: bool) -> None:
         for line in lines:
             record = json.loads(line)
-            place, response = (record["run"], record["key"]), self._parsed(record)
+            name, response = (record["run"], record["key"]), self._parsed(record)
             if "usage" in record:
                 self.usages.append(record["usage"])
             if response is None:
                 continue
             if not isinstance(response, Failed):
-                self._found[place] = response
+                self._found[name] = response
             elif keep_failed:
-                self._found.setdefault(place, response)
+                self._found.setdefault(name, response)
 
     def _parsed(self, record: Mapping[str, object]) -> Response | None:
         if "failed" in record:

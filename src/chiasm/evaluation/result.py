@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: scores beside their baselines, and examples to look at. Saved as results.json."""
+"""Results of an evaluation: scores beside their baselines, and examples to look at. Saved as results.json."""
 
 from __future__ import annotations
 

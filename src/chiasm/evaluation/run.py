@@ -32,7 +32,7 @@ from chiasm.evaluation.task import Task
 from chiasm.models.model import Model
 from chiasm.models.remote import RemoteModel, Usage
 
-CACHE = "cache"  # of embeddings and responses; an evaluation goes on from it, and it may be deleted at any time
+CACHE = "cache"  # of embeddings and responses; an evaluation resumes from it, and it may be deleted at any time
 
 
 def evaluate(
@@ -146,7 +146,7 @@ def quick_scores(
 
 @dataclass(frozen=True)
 class _TaskRun:
-    """A task on its way: the requests of each of its runs, and the cache of the responses."""
+    """A task that is being evaluated: the requests of each of its runs, and the cache of the responses."""
 
     task: Task
     runs: Mapping[str, Sequence[Request]]
@@ -172,18 +172,18 @@ def _opened(
     write_tasks(tasks, folder)
     processor = processor_hash(model)
     identity = fingerprint and f"{fingerprint}-{processor}"
-    place, share = folder / CACHE, options.share
+    root, share = folder / CACHE, options.share
     with _bars(progress) as bars, _as_it_was(model), ExitStack() as open_caches:
-        runner = RequestRunner(model, bars, place, identity, options)
+        runner = RequestRunner(model, bars, root, identity, options)
         task_runs: list[_TaskRun] = []
         for task in tasks:
             hashed, file = requests_hash(task, task.requests), f"{_file_name(task)}.jsonl"
             name = protocol(hashed, processor, runner.scoring)
             cache = ResponseCache(
-                share.folder(place) / file,
+                share.folder(root) / file,
                 identity,
                 name,
-                [other / file for other in share.others(place)],
+                [other / file for other in share.others(root)],
                 images=folder / outcomes.IMAGES,
                 keep_failed=options.keep_failed,
             )

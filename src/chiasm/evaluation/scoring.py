@@ -35,7 +35,10 @@ class ScoresBy(Protocol):
 
 
 def scoring(model: object, by: str) -> str:
-    """By what this model scores; "" where it knows but one way. Raises CapabilityError if it cannot score by that."""
+    """The name of the score that this model computes, "" where it has but one.
+
+    Raises CapabilityError if it cannot score by that.
+    """
     if isinstance(model, ScoresBy):
         if by and by not in model.scorings:
             raise CapabilityError(f"{type(model).__name__} does not score by '{by}'{suggest(by, model.scorings)}")
@@ -69,14 +72,14 @@ class Scores:
 
     def _responses(self, requests: Sequence[ScoreRequest]) -> list[Response]:
         """The scores of requests about the same images."""
-        places = distinct_texts(requests)
+        columns = distinct_texts(requests)
         try:
-            scores_NT = self._score(requests[0].images, list(places))
+            scores_NT = self._score(requests[0].images, list(columns))
         except DataError as error:
             if len(requests) == 1:
                 return [Failed(str(error))]
             return [response for request in requests for response in self._responses([request])]
-        return [columns_of(request, scores_NT, places) for request in requests]
+        return [columns_of(request, scores_NT, columns) for request in requests]
 
     def _score(self, images: Sequence[Image], texts: Sequence[str]) -> NDArray[np.float32]:
         if isinstance(self._model, ScoresBy):
@@ -116,18 +119,18 @@ def _about_one_image(instances: Sequence[Instance[ScoreRequest]]) -> Iterator[li
 
 def _rated(model: RemoteScorer) -> Callable[[ScoreRequest], tuple[Response, Usage]]:
     def rated(request: ScoreRequest) -> tuple[Response, Usage]:
-        places = distinct_texts([request])
+        columns = distinct_texts([request])
         usage: dict[str, object] = {}
         tokens = {"in": 0, "out": 0}
-        scores_NT = np.empty((len(request.images), len(places)), np.float32)
+        scores_NT = np.empty((len(request.images), len(columns)), np.float32)
         try:
             for row, image in enumerate(request.images):
-                for text, column in places.items():
+                for text, column in columns.items():
                     scores_NT[row, column], latest = model.rate(image, text)
                     tokens = {name: count + latest.get(name, 0) for name, count in tokens.items()}
                     usage = {**latest, **tokens}
         except DataError as error:
             return Failed(str(error)), usage
-        return columns_of(request, scores_NT, places), usage
+        return columns_of(request, scores_NT, columns), usage
 
     return rated

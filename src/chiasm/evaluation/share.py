@@ -1,4 +1,4 @@
-"""Several processes ask one model: each a share of the images, with files of its own in one cache."""
+"""Evaluation in several processes: each has a share of the images, with files of its own in one cache."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Share:
         return cls(int(found[1]), int(found[2]))
 
     def folder(self, cache: Path) -> Path:
-        """Where this process keeps what it learns; the first one where a single process would."""
+        """The folder of this process's responses; the first process uses that of a single process."""
         return cache if self.place == 1 else cache / f"share-{self.place}"
 
     def others(self, cache: Path) -> list[Path]:
-        """Where others keep theirs, whatever number of processes there was before."""
+        """The folders of other processes, whatever their number was before."""
         return [folder for folder in (cache, *sorted(cache.glob("share-*"))) if folder != self.folder(cache)]
 
     def mine(self, keys: Iterable[str]) -> set[str]:

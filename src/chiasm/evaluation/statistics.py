@@ -40,16 +40,16 @@ def resampled_sums(
     values_IS: NDArray[np.float64], samples: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
 ) -> NDArray[np.float64]:
     """(R, S) sums over the items of bootstrap resamples; samples are drawn, each with all of its items."""
-    place = {sample: at for at, sample in enumerate(dict.fromkeys(samples))}
-    of_I = np.fromiter((place[sample] for sample in samples), np.int64, len(samples))
-    columns = [np.bincount(of_I, weights=values_I, minlength=len(place)) for values_I in values_IS.T]
+    index = {sample: at for at, sample in enumerate(dict.fromkeys(samples))}
+    of_I = np.fromiter((index[sample] for sample in samples), np.int64, len(samples))
+    columns = [np.bincount(of_I, weights=values_I, minlength=len(index)) for values_I in values_IS.T]
     sums_NS = np.stack(columns, axis=1)  # of each sample
     generator = np.random.default_rng(seed)
-    rows = max(1, _CELLS // len(place))
+    rows = max(1, _CELLS // len(index))
     sums = []
     for at in range(0, resamples, rows):
-        drawn = generator.integers(0, len(place), (min(rows, resamples - at), len(place)))
-        cells = drawn + len(place) * np.arange(len(drawn))[:, None]
+        drawn = generator.integers(0, len(index), (min(rows, resamples - at), len(index)))
+        cells = drawn + len(index) * np.arange(len(drawn))[:, None]
         times_RN = np.bincount(cells.ravel(), minlength=drawn.size).reshape(drawn.shape)
         sums.append(times_RN @ sums_NS)
     return np.concatenate(sums)
@@ -269,8 +269,8 @@ def holm(p: Sequence[float]) -> list[float]:
     """p corrected for their number (Holm 1979): the chance of any false alarm among them stays below each."""
     order = sorted(range(len(p)), key=p.__getitem__)
     found, least = [0.0] * len(p), 0.0
-    for place, at in enumerate(order):
-        least = max(least, min(1.0, (len(p) - place) * p[at]))
+    for position, at in enumerate(order):
+        least = max(least, min(1.0, (len(p) - position) * p[at]))
         found[at] = least
     return found
 

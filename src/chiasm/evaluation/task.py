@@ -1,4 +1,4 @@
-"""What a task is: requests to a model, and a measure of its responses. A task knows no model.
+"""Base class of tasks: requests to a model, and metrics of its responses. A task knows no model.
 
 The same `measure` serves the model's responses and those of every baseline, so all figures of a task mean the same."""
 
@@ -88,7 +88,7 @@ class MetricCounts:
 
 @dataclass(frozen=True)
 class Measured:
-    """What responses are worth. facts: figures that are no shares (counts, median ranks); nothing is judged by them."""
+    """The metrics of responses. facts: figures that are no shares (counts, median ranks); nothing is judged by them."""
 
     metrics: tuple[MetricCounts, ...]
     facts: Mapping[str, float] = field(default_factory=dict)
@@ -128,7 +128,7 @@ class Task(Component, ABC, package="chiasm.evaluation.tasks", key="task"):
         return self.name or self.chosen()
 
     def use_loader(self, load: Loader) -> None:
-        """Takes what opens the folder of a model that the task itself needs, such as a judge. Most need none."""
+        """Hands the task a function that opens the folder of a model that it needs, such as a judge. Most need none."""
 
     @cached_property
     def requests(self) -> tuple[Request, ...]:
@@ -140,7 +140,7 @@ class Task(Component, ABC, package="chiasm.evaluation.tasks", key="task"):
         return tuple(_unique(requests))
 
     def samples(self) -> Iterator[Sample | Broken]:
-        """The samples to ask about; in place of one that cannot be read, its reason."""
+        """The samples to ask about; for one that cannot be read, the reason."""
         count = len(self.data)
         used = count if self.limit is None else min(count, self.limit)
         for index in (at * count // used for at in range(used)):

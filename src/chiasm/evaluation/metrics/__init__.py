@@ -1,1 +1,1 @@
-"""What a text is worth beside reference texts: one file a metric; none knows a model or a task."""
+"""Metrics of texts against reference texts, one file each; none knows a model or a task."""

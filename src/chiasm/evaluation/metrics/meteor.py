@@ -1,7 +1,7 @@
 """METEOR 1.5 (Denkowski & Lavie 2014), English, by the program that published numbers come from.
 
 The Java program in the package pycocoevalcap aligns each candidate with its references (exact words, stems, synonyms,
-paraphrases) and tells what it counted; the score of these counts is computed here, as the program does. So the
+paraphrases) and prints what it counted; the score of these counts is computed here, as the program does. So the
 corpus's METEOR, which is that of the counts of all items together, gets an interval like any other corpus figure."""
 
 from __future__ import annotations

@@ -41,15 +41,15 @@ def edits(first: str, second: str) -> int:
     """The Levenshtein distance: fewest insertions, deletions and replacements of single characters.
 
     By rows of bits (Hyyrö 2003, "A bit-vector algorithm for computing Levenshtein and Damerau edit distances"): `up`
-    and `down` tell where a column of the table of distances rises or falls by one.
+    and `down` say where a column of the table of distances rises or falls by one.
     """
-    places: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for at, letter in enumerate(first):
-        places[letter] = places.get(letter, 0) | 1 << at
+        positions[letter] = positions.get(letter, 0) | 1 << at
     full, last, distance = (1 << len(first)) - 1, 1 << len(first) >> 1, len(first)
     up, down = full, 0
     for letter in second:
-        same = places.get(letter, 0)
+        same = positions.get(letter, 0)
         level = (((same & up) + up) ^ up) | same | down
         right_up, right_down = down | ~(level | up) & full, up & level
         distance += bool(right_up & last) - bool(right_down & last) if first else 1

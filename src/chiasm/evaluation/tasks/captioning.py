@@ -114,7 +114,7 @@ class Captioning(OpenEnded):
         return self._people
 
     def right_from(self) -> NDArray[np.float64]:
-        """What the constant caption earns: a reply that earns no more says nothing of its image."""
+        """The credit of the constant caption: a reply that earns no more says nothing of its image."""
         constant = self.measure(self.requests, [self.constant(request) for request in self.requests])
         return np.nextafter(constant.metrics[0].credit_I, np.inf)
 

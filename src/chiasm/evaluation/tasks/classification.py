@@ -25,7 +25,7 @@ class Classification(Choice):
 
     classes: the labels, in order; or a file with one a line, `label` or `label<TAB>name`, the name being what the
         templates put for it. By default the labels found in the data; underscores are read as spaces.
-    templates: sentences with {} in the class's place; "openai" stands for the 80 that CLIP used for ImageNet.
+    templates: prompts with {} for the class; "openai" stands for the 80 that CLIP used for ImageNet.
     by_class: report each class's accuracy too.
     """
 
@@ -64,7 +64,7 @@ class Classification(Choice):
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        """What the templates put for each label, in the order of the columns."""
+        """The name that the templates have for each label, in the order of the columns."""
         if isinstance(self.classes, Path):
             return _read(self.classes)
         labels = self.classes or sorted(
