@@ -12,6 +12,12 @@ import pytest
 
 # Tests that may be skipped in CI, by their ids (without parameters) or by their files, and why.
 ALLOWED: Mapping[str, str] = {
+    "tests/training/test_trackers.py::test_wandb_works_without_a_network_and_is_told_every_step_once": (
+        "wandb is an extra of its own, some 100 MB, and not among the packages for development"
+    ),
+    "tests/training/test_trackers.py::test_trackio_keeps_every_step_once": (
+        "trackio is an extra of its own, and takes the pinned pillow back"
+    ),
     "tests/data/sources/test_real_packages.py::test_captions_in_many_languages_survive": (
         "the stamps are a Debian package, tuxpaint-stamps-default, and CI installs none"
     ),

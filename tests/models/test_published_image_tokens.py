@@ -38,7 +38,7 @@ PUBLISHED = [
 ]
 
 
-@pytest.mark.parametrize(("family", "size", "picture", "slots"), PUBLISHED)
+@pytest.mark.parametrize(("family", "size", "image", "image_tokens"), PUBLISHED)
 def test_slots_are_those_published(family: str, size: str, image: tuple[int, int], image_tokens: int) -> None:
     entries = ModelConfig.choose(family).sizes()[size].processor_entries()["layout"]
     layout = parse(Layout, entries, "layout")  # type: ignore[type-abstract]  # its entry says which

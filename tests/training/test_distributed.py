@@ -188,8 +188,8 @@ model:
   family: clip
   size: small
   width: 16
-  vision: {width: 16, layers: 1, hidden: 16, stem: []}
-  text: {width: 16, layers: 1, hidden: 16}
+  vision: {width: 16, layers: 1, mlp_width: 16, stem: []}
+  text: {width: 16, layers: 1, mlp_width: 16}
 training: {steps: 2000, learning_rate: 1e-3, checkpoint_every: 5, timeout: 60, log_every: 1}
 """
 

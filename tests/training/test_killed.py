@@ -26,8 +26,8 @@ model:
   size: small
   width: 16
   image_dropout: 0.2
-  vision: {width: 16, layers: 1, heads: 2, hidden: 16, stem: []}
-  text: {width: 16, layers: 1, heads: 2, hidden: 16}
+  vision: {width: 16, layers: 1, heads: 2, mlp_width: 16, stem: []}
+  text: {width: 16, layers: 1, heads: 2, mlp_width: 16}
 training:
   {steps: 10, learning_rate: 1e-3, checkpoint_every: 1, evaluate_every: 3, log_every: 1, ema: 0.9, precision: bf16}
 evaluation: [{task: pairs, data: {source: scenes, seed: 2, count: 4}}]

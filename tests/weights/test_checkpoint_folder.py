@@ -24,6 +24,7 @@ from chiasm.models.model import Model
 from chiasm.weights import open_clip, transformers
 from chiasm.weights.checkpoint_folder import CheckpointFolder
 from tests.models.generative_models import small_llava
+from tests.weights.shaking import shaken
 from tests.worlds import tiny_clip
 
 _IN_OPEN, _HEAD = 0x20, struct.Struct("iIII")
@@ -51,7 +52,11 @@ def opened(folder: Path) -> Iterator[Counter[str]]:
 def _llava() -> Model:
     """Without the convolutions before its tower, which transformers' has not."""
     small = small_llava()
-    return LLaVA(replace(small.config, vision=replace(SMALL, stem=())), small.processor)
+    return shaken(LLaVA(replace(small.config, vision=replace(SMALL, stem=())), small.processor))
+
+
+def _clip() -> Model:
+    return shaken(tiny_clip())
 
 
 def _in_shards(folder: Path) -> None:
@@ -68,9 +73,9 @@ def _in_shards(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("build", "save", "change"),
     [
-        (tiny_clip, transformers.save, None),
-        (tiny_clip, transformers.save, _in_shards),
-        (tiny_clip, open_clip.save, None),
+        (_clip, transformers.save, None),
+        (_clip, transformers.save, _in_shards),
+        (_clip, open_clip.save, None),
         (_llava, transformers.save, None),
         (_llava, transformers.save, _in_shards),
     ],
@@ -96,7 +101,7 @@ def test_no_file_is_opened_twice(
 
 
 def test_the_count_sees_a_second_opening(tmp_path: Path) -> None:
-    transformers.save(tiny_clip(), tmp_path)
+    transformers.save(_clip(), tmp_path)
     with opened(tmp_path) as counts:
         chiasm.load(tmp_path)
         CheckpointFolder(tmp_path).tokenizer.get_vocab_size()
@@ -104,7 +109,7 @@ def test_the_count_sees_a_second_opening(tmp_path: Path) -> None:
 
 
 def test_one_sentence_names_the_first_few_that_do_not_fit_and_counts_the_rest(tmp_path: Path) -> None:
-    transformers.save(tiny_clip(), tmp_path)
+    transformers.save(_clip(), tmp_path)
     tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
     lost = [name for name in tensors if name.startswith("vision_model.encoder.layers.0.")]
     kept = {name: tensor for name, tensor in tensors.items() if name not in lost}

@@ -59,7 +59,9 @@ def test_smollm2_is_that_of_transformers_in_words_scores_and_answers(smollm2: tu
         assert model.processor.tokens(asked(question), answer=True)[0] == row
         with torch.no_grad():
             h_TD = model.language(model.language.embed(ids[0]), positions_of([len(row)]), Packed([len(row)]))
-            torch.testing.assert_close(model.language.logits(h_TD), theirs(ids).logits[0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                model.language.logits(h_TD), theirs(ids).logits[0], atol=3e-4, rtol=1e-4
+            )  # float32, 30 layers deep
             said = theirs.generate(ids, max_new_tokens=16, do_sample=False)[0, len(row) :]
         assert answered.texts[-1].text == tokenizer.decode(said, skip_special_tokens=True)
 

@@ -26,7 +26,7 @@ def test_a_tower_with_a_stem_is_ours_alone(config: ModelConfig, tmp_path: Path) 
     ("files", "told"),
     [
         ({}, "is not a checkpoint: it has no config.json"),
-        ({"config.json": "{"}, "is not JSON"),
+        ({"config.json": "{"}, "cannot be read as JSON"),
         ({"config.json": "{}"}, "names neither a 'family' (chiasm) nor a 'model_type' (transformers)"),
         ({"config.json": '{"family": "clpi"}'}, "there is no family 'clpi'; did you mean 'clip'?"),
         ({"config.json": '{"model_type": "bloom"}'}, "of a 'bloom', foreign here"),

@@ -137,7 +137,7 @@ def test_what_cannot_be_followed_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "slots"),
+    ("size", "image_tokens"),
     [
         ((672, 672), 2928),
         ((1000, 1000), 2928),
