@@ -9,7 +9,7 @@ from torch import nn
 from tests.weights.shaking import assert_shaken
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def nothing_unshaken_is_read() -> Iterator[None]:
     """Readers put a checkpoint's own tensors into a model (`assign`), and there they are looked at."""
     load = nn.Module.load_state_dict
