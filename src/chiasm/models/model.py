@@ -118,7 +118,7 @@ class Model(nn.Module, ABC):
         return False
 
     def require_own(self, action: str) -> None:
-        """Raises CapabilityError for a model that can only be asked. deed: what was to be done, such as "blended"."""
+        """Raises CapabilityError for a model that can only be asked. action: what was to be done, such as "blended"."""
 
     def expected_zero_grad(self) -> frozenset[str]:
         """Names of parameters whose gradient is zero at initialisation by design, such as those behind a zero gate."""

@@ -238,7 +238,8 @@ class Loop:
                     named = self.parallel.call(self._losses, part.to(self.device))
                 loss = self._weighed(named) * share
                 torch.autograd.backward(self.scaler.scale(loss))
-            for name, value in {"loss": loss, **{name: part * share for name, part in named.items()}}.items():
+            shares = {"loss": loss, **{name: value * share for name, value in named.items()}}
+            for name, value in shares.items():
                 totals[name] = totals[name] + value.detach() if name in totals else value.detach()
         self.parallel.reduce()
         return self.ranks.mean(_numbers(totals))
