@@ -14,6 +14,7 @@ from chiasm.models.model import suggest_part
 from chiasm.objectives.objective import Objective
 from chiasm.training.layers import decaying, depths
 from chiasm.training.learner import OBJECTIVE
+from chiasm.training.muon import Muon
 from chiasm.training.settings import PartSettings, Training
 
 
@@ -82,7 +83,7 @@ def build_optimiser(model: nn.Module, settings: Training, objective: Objective |
     others = [*_groups(model, rest, settings), *own]
     found: list[torch.optim.Optimizer] = [_adamw(others, settings)] if others else []
     if matrices:
-        found.append(torch.optim.Muon(_groups(model, matrices, settings), adjust_lr_fn="match_rms_adamw"))
+        found.append(Muon(_groups(model, matrices, settings), adjust_lr_fn="match_rms_adamw"))
     return CombinedOptimizer(found)
 
 
