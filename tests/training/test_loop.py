@@ -362,13 +362,16 @@ class _SamplesAlone(Model):
         return {"closeness": -(features["image"] * features["text"]).sum(1).mean()}
 
 
-def test_muon_takes_the_matrices_of_linear_layers_and_adamw_the_rest(tmp_path: Path) -> None:
+def test_muon_takes_the_matrices_of_linear_layers_and_adamw_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One step of each kind of tensor, against torch's own optimisers run apart from each other."""
     loop = _loop(tmp_path, steps=1, optimiser="muon", clip_norm=None, weight_decay=0.2)
     loop.run()
     model = tiny_clip()
     torch.autograd.backward(model.losses(next(iter(Reader(Patches(64), tiny_processor(), 16, seed=1))))["contrastive"])
     weight, embedding = model.vision.get_parameter("blocks.0.mlp.up.weight"), model.text.get_parameter("embed.weight")
+    monkeypatch.setattr(Tensor, "bfloat16", Tensor.clone)  # torch's products, too, run in float32
     torch.optim.Muon([weight], lr=1e-3, weight_decay=0.2, adjust_lr_fn="match_rms_adamw").step()
     torch.optim.AdamW([embedding], lr=1e-3, weight_decay=0.2, betas=(0.9, 0.98), eps=1e-6).step()
     torch.testing.assert_close(_parameter(loop, "vision.blocks.0.mlp.up.weight"), weight)
