@@ -14,6 +14,7 @@ from chiasm.models.model import ModelConfig
 SOURCE = Path(chiasm.__file__).parent
 ROAD = (
     "errors",
+    "progress",
     "additions",
     "config",
     "data",

@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from chiasm.diagnosis.check import Check
 from chiasm.diagnosis.finding import Coverage, Diagnosis, Finding, worst_first
@@ -18,6 +17,7 @@ from chiasm.diagnosis.seen import Seen
 from chiasm.diagnosis.setting import Set, Setting
 from chiasm.errors import ChiasmError
 from chiasm.experiment.recipe import Recipe
+from chiasm.progress import Bars
 
 SAMPLE = 2000  # samples read of each set where nothing else is said: a minute at most on a laptop
 _AHEAD = 64  # samples read before the checks are through with the ones before
@@ -35,7 +35,10 @@ def diagnose(recipe: Recipe, sample: int | None = SAMPLE, console: Console | Non
     reported: list[tuple[Finding, list[str]]] = []  # with the stages that it concerns
     read: list[Coverage] = []
     left = dict(stages or {"": recipe})
-    with _bars(console) as bars, ThreadPoolExecutor(min(4, os.cpu_count() or 1), "doctor") as pool:
+    with (
+        Bars(console or Console(quiet=True), transient=True) as bars,
+        ThreadPoolExecutor(min(4, os.cpu_count() or 1), "doctor") as pool,
+    ):
         while left:
             alike = [name for name, other in left.items() if _data(other) == _data(next(iter(left.values())))]
             for at, name in enumerate(alike):
@@ -69,9 +72,7 @@ class _Look:
     of_data, findings: those about the samples, and the rest. read: how much of each set was read.
     """
 
-    def __init__(
-        self, recipe: Recipe, sample: int | None, bars: Progress, pool: ThreadPoolExecutor, reads: bool
-    ) -> None:
+    def __init__(self, recipe: Recipe, sample: int | None, bars: Bars, pool: ThreadPoolExecutor, reads: bool) -> None:
         setting = Setting(recipe)
         kinds = [Check.choose(name) for name in Check.names()]
         checks = [kind(setting) for kind in kinds if reads or not _sees(kind)]
@@ -113,16 +114,3 @@ def _seen(setting: Setting, set_: Set, indexes: Sequence[int], pool: ThreadPoolE
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-def _bars(console: Console | None) -> Progress:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    return Progress(
-        *columns,
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=console is None or not console.is_terminal,
-    )

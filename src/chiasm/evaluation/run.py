@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
 from chiasm.errors import CapabilityError, RecipeError
@@ -31,6 +30,7 @@ from chiasm.evaluation.statistics import calibration_of, figure_of, reported_kin
 from chiasm.evaluation.task import Task
 from chiasm.models.model import Model
 from chiasm.models.remote import RemoteModel, Usage
+from chiasm.progress import Bars
 
 CACHE = "cache"  # of embeddings and responses; an evaluation resumes from it, and it may be deleted at any time
 
@@ -131,7 +131,7 @@ def quick_scores(
     """
     check(model, tasks, options)
     found: dict[str, float] = {}
-    with _bars(show=False) as bars, _as_it_was(model):
+    with Bars(Console(stderr=True), shown=False) as bars, _as_it_was(model):
         runner = RequestRunner(model, bars, options=options)
         caches = [ResponseCache() for _ in tasks]
         pairs = list(zip(tasks, caches, strict=True))
@@ -173,7 +173,7 @@ def _opened(
     processor = processor_hash(model)
     identity = fingerprint and f"{fingerprint}-{processor}"
     root, share = folder / CACHE, options.share
-    with _bars(progress) as bars, _as_it_was(model), ExitStack() as open_caches:
+    with Bars(Console(stderr=True), shown=progress) as bars, _as_it_was(model), ExitStack() as open_caches:
         runner = RequestRunner(model, bars, root, identity, options)
         task_runs: list[_TaskRun] = []
         for task in tasks:
@@ -275,13 +275,6 @@ def _expect_unique(tasks: Sequence[Task]) -> None:
 
 def _file_name(task: Task) -> str:
     return answers_file(Path(), task.title).stem
-
-
-def _bars(show: bool) -> Progress:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    return Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), disable=not show
-    )
 
 
 @contextmanager

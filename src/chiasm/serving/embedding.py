@@ -26,7 +26,8 @@ from chiasm.data.vectors import GrowingArray
 from chiasm.errors import CapabilityError, ChiasmError, DataError
 from chiasm.evaluation.protocol import fingerprint, processor_hash
 from chiasm.models.model import Embedder, Model, TokenEmbedder
-from chiasm.serving.images import bars, vectors_of
+from chiasm.progress import Bars
+from chiasm.serving.images import vectors_of
 
 FACTS, SKIPPED = "facts.json", "skipped.jsonl"
 _SAMPLES = 64  # embedded together; after each such batch everything is on the disk
@@ -89,7 +90,7 @@ def embed(
     }
     files = _Files(folder, head, features, dtype)
     _check_disk(source, features, files, dtype)
-    with bars(console or Console(stderr=True)) as progress:
+    with Bars(console or Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("samples", total=len(source), completed=files.done)
         while files.done < len(source):
             rows = range(files.done, min(files.done + _SAMPLES, len(source)))

@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from chiasm.data.files import inside
@@ -140,10 +138,3 @@ def vectors_of(
     finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
     broken += [(index, "the model makes no numbers of it (NaN)") for index in np.flatnonzero(~finite).tolist()]
     return [index for index in indices if finite[index]], rows[finite], broken
-
-
-def bars(console: Console) -> Progress:
-    """A progress bar with the time that is left."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    times = TimeElapsedColumn(), TimeRemainingColumn()
-    return Progress(*columns, *times, console=console, transient=True)

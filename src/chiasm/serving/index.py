@@ -23,7 +23,8 @@ from chiasm.data.vectors import GrowingArray
 from chiasm.errors import CapabilityError, ChiasmError, DataError
 from chiasm.evaluation.protocol import fingerprint, processor_hash
 from chiasm.models.model import Embedder, Model
-from chiasm.serving.images import Unreadable, bars, vectors_of, walk
+from chiasm.progress import Bars
+from chiasm.serving.images import Unreadable, vectors_of, walk
 
 ABOUT = "about.json"
 _BATCH = 64  # pictures embedded together; after each batch everything is on the disk
@@ -145,7 +146,7 @@ class Index:
         embedded, known, last = 0, 0, b""
         if not total:
             return 0, 0
-        with bars(console) as progress:
+        with Bars(console, transient=True) as progress:
             bar = progress.add_task("pictures", total=total)
             while True:
                 query = "SELECT name FROM files WHERE key IS NULL AND name > ? ORDER BY name LIMIT ?"

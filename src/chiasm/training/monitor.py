@@ -6,14 +6,13 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from chiasm.progress import Bars, clock
 from chiasm.training.tracker import RunInfo, Tracker, TrackerConfig, scalars
 
 METRICS = "metrics.jsonl"
@@ -25,7 +24,7 @@ class Monitor:
 
     trackers: what shows these figures too. recipe: the text that they show beside them.
     silent: does none of this, as on all ranks but the first.
-    Where the output is no terminal, a line is printed about every tenth of the run instead of a bar.
+    Where the output is no terminal, a line is printed every tenth of the run instead of a bar.
     """
 
     def __init__(
@@ -46,17 +45,8 @@ class Monitor:
         self.configs, self.start = () if silent else tuple(trackers), RunInfo(folder, name, recipe)
         self.trackers: list[Tracker] = []
         self.shown = 0.0
-        self.bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            console=console,
-            refresh_per_second=4,  # drawing takes time from a CPU that trains
-            disable=not console.is_terminal,
-        )
-        self.task = self.bar.add_task(name, total=steps, figures="")
+        self.bar = Bars(console, shown=not silent, pause=0, refresh=4)  # drawing takes time from a CPU that trains
+        self.task = self.bar.add_task(name, total=steps)
 
     def __enter__(self) -> Self:
         self.trackers = [config.start(self.start) for config in self.configs]
@@ -98,18 +88,13 @@ class Monitor:
         if self.silent or self.console.quiet:
             return False
         if not self.console.is_terminal:
-            return self._is_tenth(step)
+            return self.bar.due(self.task, step)
         return time.monotonic() - self.shown >= _READ
 
-    def show(self, step: int, figures: str) -> None:
-        """Moves the bar; figures: what stands beside it."""
+    def show(self, step: int, figures: Sequence[str]) -> None:
+        """Moves the bar; figures: what stands beside it, in the order of its worth."""
         self.bar.update(self.task, completed=step, figures=figures)
         self.shown = time.monotonic()
-        if not self.console.is_terminal and self._is_tenth(step):
-            self.console.print(f"{self.name}  step {step}/{self.steps}  {figures}", highlight=False, markup=False)
-
-    def _is_tenth(self, step: int) -> bool:
-        return step % max(1, self.steps // 10) == 0 or step == self.steps
 
     def say(self, text: str, *, warning: bool = False) -> None:
         """A line above the bar."""
@@ -117,13 +102,14 @@ class Monitor:
         self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
-def in_words(loss: float, figures: Mapping[str, float]) -> str:
-    """The text beside the bar, made of `Pace.figures`."""
-    words = [f"loss {loss:.3f}", f"{figures['samples_per_second']:,.0f} samples/s"]
-    if "matrix_share" in figures:
-        words.append(f"{figures['matrix_share']:.0%} of the matrix peak")
+def in_words(loss: float, figures: Mapping[str, float]) -> list[str]:
+    """What stands beside the bar, made of `Pace.figures`, in the order of its worth."""
+    words = [f"loss {loss:.3f}"]
+    if "seconds_left" in figures:
+        words.append(f"{clock(figures['seconds_left'])} left")
+    words.append(f"{figures['samples_per_second']:,.0f} samples/s")
     if "memory_bytes" in figures:
         words.append(f"{figures['memory_bytes'] / 1e9:.1f} GB")
-    if "seconds_left" in figures:
-        words.append(f"{timedelta(seconds=round(figures['seconds_left']))} left")
-    return "  ".join(words)
+    if "matrix_share" in figures:
+        words.append(f"{figures['matrix_share']:.0%} of the matrix peak")
+    return words
