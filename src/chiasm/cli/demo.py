@@ -1,7 +1,7 @@
 """Train a small CLIP, a small SigLIP and a small chat model on rendered scenes, compare them, and write a report.
 
 The chat model's image tower is the CLIP's. Needs nothing but this package and its extra `eval`;
-takes about six minutes on two cores."""
+takes about nine minutes on two cores."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from chiasm.evaluation.statistics import Difference, holm
 from chiasm.evaluation.task import Task
 
 TASKS = "tasks.yaml"  # beside results.json: the tasks as recipe entries, so that their requests can be made again
+CERTAIN = 0.05  # a corrected p below it is called a difference
 _UNWRITTEN = "unwritten"  # there, in place of settings: why no recipe can name the task
 
 
@@ -103,6 +104,21 @@ def compare_evaluations(first: Path, second: Path, tasks: Sequence[str] = ()) ->
     return Comparison((names[0], names[1]), adjusted, tuple(refused))
 
 
+def leads(pairs: Sequence[tuple[str, Path, Path]]) -> list[Difference | None]:
+    """How the headlines of tasks differ between two evaluation folders each, as `compare_evaluations` finds it.
+
+    pairs: the task's name, the first model's folder and the second's. p is corrected by Holm for the number of tasks.
+    None where a folder holds no answers: then there is nothing to pair.
+    """
+    found: list[Difference | None] = []
+    for task, *folders in pairs:
+        first, second = (answers_file(folder, task) for folder in folders)
+        shared = outcomes.differences(first, second, most=1) if first.is_file() and second.is_file() else []
+        found.append(shared[0] if shared else None)
+    corrected = iter(holm([difference.p for difference in found if difference is not None]))
+    return [difference and replace(difference, p=next(corrected)) for difference in found]
+
+
 def answers_file(folder: Path, task: str) -> Path:
     """The file of the answers to each task, by the task's name."""
     name = re.sub(r"[^\w.-]+", "_", task)
@@ -179,7 +195,7 @@ def _compared(folders: tuple[Path, Path], ours: TaskResult, theirs: TaskResult) 
     for file in files:
         if not file.is_file():
             raise CheckpointError(f"there is no {file} with the answers; run `chiasm eval` again")
-    found = outcomes.differences(*files)
+    found = outcomes.differences(files[0], files[1])
     if not found:
         raise DataError(f"task '{ours.name}': the runs share no metric; evaluate both with the same version")
     notes = []

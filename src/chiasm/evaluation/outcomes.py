@@ -101,14 +101,17 @@ class Outcome:
     image: str = ""
 
 
-def differences(first: Path, second: Path) -> list[Difference]:
-    """Every metric that two files of answers share. Raises DataError where they hold unlike items."""
+def differences(first: Path, second: Path, most: int | None = None) -> list[Difference]:
+    """Every metric that two files of answers share, or the first `most` of them, the headline first.
+
+    Raises DataError where they hold unlike items.
+    """
     ours, theirs = read(first)[0], read(second)[0]
     found = []
-    for name, metric in ours.items():
-        if (other := theirs.get(name)) is not None:
-            weights = (metric.weight, other.weight) if metric.weight and other.weight else None
-            found.append(compare(name, metric.credit, other.credit, metric.sample, weights=weights))
+    for name in [name for name in ours if name in theirs][:most]:
+        metric, other = ours[name], theirs[name]
+        weights = (metric.weight, other.weight) if metric.weight and other.weight else None
+        found.append(compare(name, metric.credit, other.credit, metric.sample, weights=weights))
     return found
 
 
