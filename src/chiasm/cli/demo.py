@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         assert evaluation is not None
         evaluations.append(evaluation)
         folders.append(folder)
-    console.print(table(evaluations))
+    console.print(table(evaluations, by_kind=False, width=console.width))
     write_report_if_possible(folders, options.out / "report.html", console)
     return 0
 

@@ -134,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
         leave_out=options.leave_out_impossible,
         progress=progress,
     )
-    console.print(table([evaluation]))
+    console.print(table([evaluation], width=console.width))
     write_report_if_possible([folder], folder / "report.html", console)
     return 0
 
