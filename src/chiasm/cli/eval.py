@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     from chiasm.evaluation.run import ask, evaluate
     from chiasm.evaluation.table import table
     from chiasm.experiment.recipe import load_recipe, load_tasks
-    from chiasm.experiment.run import EVALUATION, RECIPE
+    from chiasm.experiment.run_folder import EVALUATION, RECIPE
     from chiasm.weights import load
 
     console = Console()
