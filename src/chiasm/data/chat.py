@@ -184,30 +184,15 @@ def _is_content(node: Any) -> bool:
 
 
 def _messages(sample: Sample, lists: bool, image: str, video: str, marked: bool) -> list[dict[str, Any]]:
-    """Turns of one role each. An image without a role belongs to the turn of the text after it, or to the last one."""
-    messages: list[dict[str, Any]] = []
-    pending: list[Part] = []
-
-    def add(role: str, parts: list[Part]) -> None:
-        if not messages or messages[-1]["role"] != role:
-            messages.append({"role": role, "content": []})
-        messages[-1]["content"] += parts
-
-    for part in sample.parts:
-        pending.append(part)
-        if isinstance(part, Text) or (isinstance(part, Image) and part.role):
-            add(part.role or "user", pending)
-            pending = []
-    if pending:
-        add(messages[-1]["role"] if messages else "user", pending)
-    for message in messages:
-        parts = message["content"]
-        message["content"] = (
-            [entry for part in parts for entry in _as_entries(part, marked)]
+    return [
+        {
+            "role": role,
+            "content": [entry for part in parts for entry in _as_entries(part, marked)]
             if lists
-            else "".join(_written(part, image, video, marked) for part in parts)
-        )
-    return messages
+            else "".join(_written(part, image, video, marked) for part in parts),
+        }
+        for role, parts in sample.turns
+    ]
 
 
 def _as_entries(part: Part, marked: bool) -> list[dict[str, str]]:
