@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from chiasm.contracts import tasks
-from chiasm.contracts.contract import contracts_of
+from chiasm.contracts.contract import Contract, Trial, contracts_of
 from chiasm.data.sample import Sample
 from chiasm.errors import ContractError
 from chiasm.evaluation.choice import Choice
@@ -89,7 +89,7 @@ def test_a_task_that_keeps_its_promises_passes(tmp_path: Path) -> None:
     assert len(found) > 12
     for at, contract in enumerate(found):
         (tmp_path / str(at)).mkdir()
-        contract(Backwards, tmp_path / str(at))
+        contract(Trial(Backwards, tmp_path / str(at)))
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_a_task_that_keeps_its_promises_passes(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_task_is_told(
-    how: str, contract: Callable[[Any, Path], None], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: str, contract: Contract, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.contracts.test_broken_tasks.broken", how)
     with pytest.raises(ContractError, match=told):
-        contract(Backwards, tmp_path)
+        contract(Trial(Backwards, tmp_path))

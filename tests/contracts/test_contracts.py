@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from chiasm.cli import main
 from chiasm.contracts import components, models, sources
-from chiasm.contracts.contract import outcomes
+from chiasm.contracts.contract import Contract, Trial, outcomes
 from chiasm.data.batch import Batch, Images
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample
@@ -60,19 +59,19 @@ class Numbers(Source):
     ],
 )
 def test_a_broken_source_is_told(
-    broken: str, contract: Callable[..., None], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broken: str, contract: Contract, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contract(Numbers, tmp_path)
+    contract(Trial(Numbers, tmp_path))
     monkeypatch.setattr(Numbers, "example", classmethod(lambda cls, folder: {"broken": broken}))
     with pytest.raises(ContractError, match=told):
-        contract(Numbers, tmp_path)
+        contract(Trial(Numbers, tmp_path))
 
 
 def test_what_every_choice_promises_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not [found for found in outcomes(clip.Config) if found.problem and found.promise.startswith("It says")]
     monkeypatch.setattr(sys.modules[__name__], "__doc__", "")
     with pytest.raises(ContractError, match="needs a docstring that says what it is"):
-        components.says_what_it_is(Numbers, tmp_path)
+        components.says_what_it_is(Trial(Numbers, tmp_path))
 
     class Undecorated(Numbers):
         """A field of its own, which no recipe can set."""
@@ -80,10 +79,10 @@ def test_what_every_choice_promises_is_told(tmp_path: Path, monkeypatch: pytest.
         extra: int = 3
 
     with pytest.raises(ContractError, match="must be decorated"):
-        components.is_a_frozen_dataclass(Undecorated, tmp_path)
+        components.is_a_frozen_dataclass(Trial(Undecorated, tmp_path))
     monkeypatch.setattr(Numbers, "example", classmethod(lambda cls, folder: {"cuont": 2}))
     with pytest.raises(ContractError, match=r"its example\(\) gives no Numbers: .*did you mean 'count'"):
-        components.is_written_and_read_back(Numbers, tmp_path)
+        components.is_written_and_read_back(Trial(Numbers, tmp_path))
 
 
 class Lopsided(clip.CLIP):
@@ -130,16 +129,16 @@ SIZES = {"small": LopsidedConfig(_clip.vision, _clip.text, _clip.width)}
     ],
 )
 def test_a_broken_family_is_told(
-    broken: str, contract: Callable[..., None], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broken: str, contract: Contract, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contract(LopsidedConfig, tmp_path)
+    contract(Trial(LopsidedConfig, tmp_path))
     monkeypatch.setattr(Lopsided, "broken", broken)
     with pytest.raises(ContractError, match=told):
-        contract(LopsidedConfig, tmp_path)
+        contract(Trial(LopsidedConfig, tmp_path))
 
 
 def test_a_checkpoint_that_gives_back_another_model_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    models.a_checkpoint_gives_it_back(LopsidedConfig, tmp_path / "a")
+    models.a_checkpoint_gives_it_back(Trial(LopsidedConfig, tmp_path / "a"))
     load = model_folder.load
 
     def other(folder: Path) -> Model:
@@ -150,7 +149,7 @@ def test_a_checkpoint_that_gives_back_another_model_is_told(tmp_path: Path, monk
 
     monkeypatch.setattr(model_folder, "load", other)
     with pytest.raises(ContractError, match="another value comes back for"):
-        models.a_checkpoint_gives_it_back(LopsidedConfig, tmp_path / "b")
+        models.a_checkpoint_gives_it_back(Trial(LopsidedConfig, tmp_path / "b"))
 
 
 def test_the_command_checks_a_package(

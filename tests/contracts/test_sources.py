@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from chiasm.config import dump, parse
-from chiasm.contracts.contract import Contract, contracts_of
+from chiasm.contracts.contract import Contract, Trial, contracts_of
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
@@ -38,7 +38,7 @@ def test_a_rendered_source_keeps_the_contract(
     name: str, contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Source.choose(name), "example", classmethod(lambda cls, folder: {"seed": 3, "count": 5}))
-    contract(Source.choose(name), tmp_path)
+    contract(Trial(Source.choose(name), tmp_path))
 
 
 def test_the_walk_finds_the_sources() -> None:
@@ -273,7 +273,7 @@ def test_a_source_keeps_the_contracts(name: str, tmp_path: Path, monkeypatch: py
     entries = _put(EXAMPLES[name](root), str(root))
     monkeypatch.setattr(Source.choose(name), "example", classmethod(lambda cls, folder: entries))
     for contract in contracts_of(Source):
-        contract(Source.choose(name), tmp_path)
+        contract(Trial(Source.choose(name), tmp_path))
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))

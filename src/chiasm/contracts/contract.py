@@ -12,16 +12,30 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from chiasm.additions import defined_in, import_named
 from chiasm.config import Component, module_names, parse
 from chiasm.errors import ChiasmError, ContractError, MissingExtra
 
-Contract = Callable[[Any, Path], None]
 C = TypeVar("C", bound=Component)
+S = TypeVar("S")
 
 _PACKAGE = "chiasm.contracts"
+
+
+@dataclass(frozen=True)
+class Trial(Generic[S]):
+    """What a contract is run on. subject: a class that a recipe can choose, or the file of a recipe.
+
+    folder: empty, for what the contract writes.
+    """
+
+    subject: S
+    folder: Path
+
+
+Contract = Callable[[Trial[Any]], None]
 
 
 @dataclass(frozen=True)
@@ -39,11 +53,12 @@ def require(kept: bool, problem: str) -> None:
         raise ContractError(problem)
 
 
-def instance(kind: type[C], folder: Path) -> C:
+def instance(trial: Trial[type[C]]) -> C:
     """A choice built from its own `example`, as a recipe would build it. Raises ContractError where that fails."""
+    kind = trial.subject
     name = kind.chosen_name()
     try:
-        return parse(kind.base, {kind.key: name, **kind.example(folder)}, name)  # type: ignore[return-value]  # of that kind
+        return parse(kind.base, {kind.key: name, **kind.example(trial.folder)}, name)  # type: ignore[return-value]  # of that kind
     except MissingExtra:
         raise
     except ChiasmError as error:
@@ -90,7 +105,7 @@ def outcome(contract: Contract, subject: object, name: str) -> Outcome:
     promise = (contract.__doc__ or contract.__name__).strip().splitlines()[0]
     with tempfile.TemporaryDirectory(prefix="chiasm-check-") as folder:
         try:
-            contract(subject, Path(folder))
+            contract(Trial(subject, Path(folder)))
         except ChiasmError as error:
             return Outcome(name, promise, str(error))
         except Exception as error:  # noqa: BLE001  # code under test may raise anything; that is a result, and it is reported

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from chiasm.config import Component, dump, parse
-from chiasm.contracts.contract import instance, require
+from chiasm.contracts.contract import Trial, instance, require
 from chiasm.data.locations import Url
 from chiasm.data.source import Source
 from chiasm.errors import ChiasmError, ContractError
@@ -17,13 +17,14 @@ from chiasm.evaluation.task import Task
 _UNKNOWN = object()
 
 
-def with_other_settings(kind: type[Task], folder: Path) -> dict[str, Task]:
+def with_other_settings(trial: Trial[type[Task]]) -> dict[str, Task]:
     """The task of the example with another value of one setting each, by the setting's name.
 
     Without the name, which nothing follows from, and without files and sources, which count by what they hold.
     Raises ContractError for a setting of which no other value is known, unless `Task.other_settings` says one.
     """
-    task, said, hints = instance(kind, folder), kind.other_settings(folder), get_type_hints(kind)
+    kind = trial.subject
+    task, said, hints = instance(trial), kind.other_settings(trial.folder), get_type_hints(kind)
     found: dict[str, Task] = {}
     for name in (field.name for field in fields(kind)):
         if name in ("name", "data") or (name not in said and _names_data(hints[name])):
