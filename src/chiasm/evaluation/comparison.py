@@ -14,6 +14,7 @@ from chiasm.config import Component, dump, parse
 from chiasm.data.image import Image
 from chiasm.errors import CheckpointError, DataError, RecipeError
 from chiasm.evaluation import outcomes
+from chiasm.evaluation.files import write_file
 from chiasm.evaluation.result import Evaluation, TaskResult
 from chiasm.evaluation.statistics import Difference, holm
 from chiasm.evaluation.task import Task
@@ -111,9 +112,7 @@ def answers_file(folder: Path, task: str) -> Path:
 
 def write_tasks(tasks: Sequence[Task], folder: Path) -> None:
     """Writes the tasks as recipe entries; of one that no recipe can name, such as of data in memory, why not."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = "".join(_entry(task) for task in tasks) or "[]\n"
-    (folder / TASKS).write_text(content, encoding="utf-8")
+    write_file(folder / TASKS, "".join(_entry(task) for task in tasks) or "[]\n")
 
 
 def images_of(folder: Path, task: str) -> Mapping[str, Image]:
@@ -155,8 +154,8 @@ def _require_names(value: object) -> None:
         if kind.base.choose(value.chosen(), f"the {value.key} '{value.chosen()}'") is not kind:
             raise RecipeError(f"the {value.key} '{value.chosen()}' is the name of another class")
     if is_dataclass(value):
-        for one in fields(value):
-            _require_names(getattr(value, one.name))
+        for entry in fields(value):
+            _require_names(getattr(value, entry.name))
     elif isinstance(value, (list, tuple, Mapping)):
         for inner in value.values() if isinstance(value, Mapping) else value:
             _require_names(inner)
@@ -179,15 +178,16 @@ def _compared(folders: tuple[Path, Path], ours: TaskResult, theirs: TaskResult) 
     for file in files:
         if not file.is_file():
             raise CheckpointError(f"there is no {file} with the answers; run `chiasm eval` again")
-    found = outcomes.differences(*files)
+    (ours_by_metric, first_by_metric), (theirs_by_metric, second_by_metric) = map(outcomes.read, files)
+    found = outcomes.differences(ours_by_metric, theirs_by_metric)
     if not found:
         raise DataError(f"task '{ours.name}': the runs share no metric; evaluate both with the same version")
     notes = []
     if ours.protocol != theirs.protocol:
         notes.append("the models' processors differ: other tokens or pixels were made of the same questions")
-    (credit, first), (other, second) = (
-        (metrics[found[0].name].credit, known[found[0].name]) for metrics, known in map(outcomes.read, files)
-    )
+    headline = found[0].name
+    credit, other = ours_by_metric[headline].credit, theirs_by_metric[headline].credit
+    first, second = first_by_metric[headline], second_by_metric[headline]
     changes = tuple(
         Change(
             key,

@@ -101,9 +101,8 @@ class Outcome:
     image: str = ""
 
 
-def differences(first: Path, second: Path) -> list[Difference]:
-    """Every metric that two files of answers share. Raises DataError where they hold unlike items."""
-    ours, theirs = read(first)[0], read(second)[0]
+def differences(ours: Mapping[str, Metric], theirs: Mapping[str, Metric]) -> list[Difference]:
+    """Every metric that two files of answers share, see `read`. Raises DataError where they hold unlike items."""
     found = []
     for name, metric in ours.items():
         if (other := theirs.get(name)) is not None:
