@@ -156,7 +156,7 @@ def a_wrong_answer_costs_something(trial: Trial[type[Task]]) -> None:
     if right is None:
         return
     best = figure_of(_metrics(task, task.requests, right)[0])
-    items = [at for at, request in enumerate(task.requests) if not getattr(request, "to_learn_from", False)]
+    items = [at for at, request in enumerate(task.requests) if not request.to_learn_from]
     for at in items[:4]:
         wrong, request = list(right), task.requests[at]
         if isinstance(request, EmbedRequest):
@@ -216,7 +216,8 @@ def each_setting_is_written_and_read_back(trial: Trial[type[Task]]) -> None:
         require(entries.get("task") == kind.chosen_name(), f"it is written as the task '{entries.get('task')}'")
         require(entries[name] != json.loads(json.dumps(dump(task)))[name], f"another '{name}' is written as the same")
         again = parse(kind.base, entries)
-        unlike = [one.name for one in fields(task) if getattr(again, one.name) != getattr(other, one.name)]
+        names = [entry.name for entry in fields(task)]
+        unlike = [each for each in names if getattr(again, each) != getattr(other, each)]
         require(not unlike, f"with another '{name}', what is written gives another {', '.join(unlike)}")
 
 
