@@ -90,13 +90,14 @@ def what_is_added_follows_from_the_position(trial: Trial[Config]) -> None:
 def parts_of_a_batch_learn_what_the_whole_does(trial: Trial[Config]) -> None:
     """A batch that is split to save memory gives the same losses, and teaches the same, to rounding."""
     whole, parts = _run(trial, "whole"), _run(trial, "parts", accumulate=3)
-    told, told_in_parts = ([line["losses"] for line in _logged(run)] for run in (whole, parts))
-    for step, (one, other) in enumerate(zip(told, told_in_parts, strict=True), 1):
-        require(one.keys() == other.keys(), f"step {step} in parts has the losses {sorted(other)}, not {sorted(one)}")
-        for name, value in one.items():
+    logged, logged_in_parts = ([line["losses"] for line in _logged(run)] for run in (whole, parts))
+    for step, (expected, found) in enumerate(zip(logged, logged_in_parts, strict=True), 1):
+        names, expected_names = sorted(found), sorted(expected)
+        require(names == expected_names, f"step {step} in parts has the losses {names}, not {expected_names}")
+        for name, value in expected.items():
             require(
-                abs(other[name] - value) <= 1e-4 * abs(value) + 1e-5,
-                f"the loss '{name}' of step {step} is {value:.5f}, but {other[name]:.5f} where the batch comes in "
+                abs(found[name] - value) <= 1e-4 * abs(value) + 1e-5,
+                f"the loss '{name}' of step {step} is {value:.5f}, but {found[name]:.5f} where the batch comes in "
                 "parts; see weight() and ContrastiveObjective",
             )
     begun, ended = _state(_loop(trial, "begun")), _state(whole)
@@ -216,8 +217,8 @@ def _tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, tuple):
-        for one in value:
-            yield from _tensors(one, name)
+        for part in value:
+            yield from _tensors(part, name)
     elif is_dataclass(value):
         for field in fields(value):
             yield from _tensors(getattr(value, field.name), f"{name or type(value).__name__}.{field.name}")
@@ -225,10 +226,10 @@ def _tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 def _same(found: Batch, expected: Batch, problem: str, tolerance: float = 0.0) -> None:
     """What was added to two batches is alike."""
-    one, other = (dict(_tensors(batch.added)) for batch in (found, expected))
-    require(one.keys() == other.keys(), f"{problem} ({sorted(one)} and {sorted(other)})")
-    for name, tensor in one.items():
-        alike = tensor.shape == other[name].shape and torch.allclose(
-            tensor.double(), other[name].double(), rtol=tolerance, atol=tolerance, equal_nan=True
+    first, second = (dict(_tensors(batch.added)) for batch in (found, expected))
+    require(first.keys() == second.keys(), f"{problem} ({sorted(first)} and {sorted(second)})")
+    for name, tensor in first.items():
+        alike = tensor.shape == second[name].shape and torch.allclose(
+            tensor.double(), second[name].double(), rtol=tolerance, atol=tolerance, equal_nan=True
         )
         require(alike, f"{problem} ({name})")

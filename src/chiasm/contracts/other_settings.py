@@ -24,13 +24,13 @@ def with_other_settings(trial: Trial[type[Task]]) -> dict[str, Task]:
     Raises ContractError for a setting of which no other value is known, unless `Task.other_settings` says one.
     """
     kind = trial.subject
-    task, said, hints = instance(trial), kind.other_settings(trial.folder), get_type_hints(kind)
+    task, stated, hints = instance(trial), kind.other_settings(trial.folder), get_type_hints(kind)
     found: dict[str, Task] = {}
     for name in (field.name for field in fields(kind)):
-        if name in ("name", "data") or (name not in said and _names_data(hints[name])):
+        if name in ("name", "data") or (name not in stated and _names_data(hints[name])):
             continue
         value = getattr(task, name)
-        entry = said[name] if name in said else _other(value, hints[name])
+        entry = stated[name] if name in stated else _other(value, hints[name])
         asked = f"say in other_settings() of {kind.__name__} what else than {value!r} '{name}' may be"
         require(entry is not _UNKNOWN, asked)
         try:
@@ -44,17 +44,17 @@ def with_other_settings(trial: Trial[type[Task]]) -> dict[str, Task]:
 
 def _names_data(hint: Any) -> bool:
     kinds = get_args(hint) or (hint,)
-    return any(isinstance(one, type) and issubclass(one, (Path, Url, Source)) for one in kinds)
+    return any(isinstance(kind, type) and issubclass(kind, (Path, Url, Source)) for kind in kinds)
 
 
 def _other(value: Any, hint: Any) -> Any:
     """An entry that parses to another value; _UNKNOWN where the type does not tell any."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        several = (_other(value, one) for one in arguments if one is not type(None))
-        return next((one for one in several if one is not _UNKNOWN), _UNKNOWN)
+        several = (_other(value, kind) for kind in arguments if kind is not type(None))
+        return next((other for other in several if other is not _UNKNOWN), _UNKNOWN)
     if origin is Literal:
-        return next((one for one in arguments if one != value), _UNKNOWN)
+        return next((other for other in arguments if other != value), _UNKNOWN)
     if origin is tuple:
         return _other_tuple(value, arguments)
     if isinstance(hint, type) and issubclass(hint, Component):

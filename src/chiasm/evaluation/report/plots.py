@@ -56,8 +56,8 @@ class Drawing:
 
 def draw_dots(panel: DotPanel, name: str) -> Drawing:
     """A dot plot: one line a kind, one dot with its interval a model, a tick at chance. See `themed` for `name`."""
-    image_tokens = max(len(row.scores) for row in panel.rows)
-    row_height = _SLOT * image_tokens + _GAP
+    models = max(len(row.scores) for row in panel.rows)
+    row_height = _SLOT * models + _GAP
     height = row_height * len(panel.rows)
 
     def draw(axes: Any) -> None:
