@@ -12,7 +12,7 @@ from torch import Tensor
 
 from chiasm.config import dump
 from chiasm.contracts.contract import Trial, require
-from chiasm.contracts.small_models import Family, samples, scenes, small, small_size
+from chiasm.contracts.small_models import Family, backward, fill_zeros, samples, scenes, small, small_size
 from chiasm.data.layout import Layout
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.data.layouts.marked import Marked
@@ -38,14 +38,8 @@ def has_a_small_size_and_verbs(trial: Trial[Family]) -> None:
 def losses_reach_all_that_learns(trial: Trial[Family]) -> None:
     """Its losses are finite scalars, and their gradient reaches every parameter that learns."""
     model = small(trial.subject).train()
-    for parameter in model.parameters():  # what begins as zeros keeps gradients from what stands before it
-        if parameter.dim() > 1 and not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.02)
-    losses = model.losses(model.processor(samples(trial.subject, 8)))
-    require(bool(losses), "losses() gives no loss")
-    for name, loss in losses.items():
-        require(loss.dim() == 0 and bool(loss.isfinite()), f"the loss '{name}' is no finite scalar: {loss.detach()}")
-    torch.autograd.backward(torch.stack([loss for name, loss in losses.items() if not name.startswith("_")]).sum())
+    fill_zeros(model)
+    backward(model.losses(model.processor(samples(trial.subject, 8))))
     learned = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     # A softmax does not change when every key gets the same bias, nor with one key alone.
     missing = [

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from chiasm.contracts.contract import Trial, instance, require
-from chiasm.contracts.small_models import scenes, small
+from chiasm.contracts.small_models import backward, fill_zeros, scenes, small
 from chiasm.data.batch import Batch
 from chiasm.data.reader import Reader
 from chiasm.models import folder as model_folder
@@ -44,15 +44,9 @@ class _Interrupted(Exception):
 def losses_reach_all_that_learns(trial: Trial[Config]) -> None:
     """Its losses are finite scalars, and their gradient reaches all that learns, but for `expected_zero_grad`."""
     learner, reader = _learner(trial)
-    for parameter in learner.parameters():  # what begins as zeros keeps gradients from what stands before it
-        if parameter.requires_grad and parameter.dim() > 1 and not parameter.any():
-            nn.init.normal_(parameter, std=0.02)
+    fill_zeros(learner)
     learner.objective.begin_step(learner.model, _STEPS - 1, _STEPS)
-    losses = learner.losses(_prepared(learner, next(iter(reader))))
-    require(bool(losses), "losses() gives no loss")
-    for name, loss in losses.items():
-        require(loss.dim() == 0 and bool(loss.isfinite()), f"the loss '{name}' is no finite scalar: {loss.detach()}")
-    torch.autograd.backward(torch.stack([loss for name, loss in losses.items() if not name.startswith("_")]).sum())
+    backward(learner.losses(_prepared(learner, next(iter(reader)))))
     # A softmax does not change when every key gets the same bias.
     missing = [name for name in dead_tensors(learner, Ranks()) if not name.endswith("attention.k.bias")]
     require(not missing, f"no gradient reaches {', '.join(missing[:5])}; see expected_zero_grad")
