@@ -118,11 +118,14 @@ def write_tasks(tasks: Sequence[Task], folder: Path) -> None:
 def images_of(folder: Path, task: str) -> Mapping[str, Image]:
     """The first image of each item of a task, by the item's key and by its sample's, read from the data again.
 
-    Empty where the folder does not say how the task was asked. Raises DataError if the data are gone, or no recipe
-    can name them; RecipeError if they are of a package that is not installed, or not allowed.
+    Empty where the folder does not say how the task was asked. Raises DataError if tasks.yaml is not YAML, the data are
+    gone, or no recipe can name them; RecipeError if they are of a package that is not installed, or not allowed.
     """
     file = folder / TASKS
-    entries: Any = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else []
+    try:
+        entries: Any = yaml.safe_load(file.read_bytes()) if file.is_file() else []
+    except yaml.YAMLError as error:
+        raise DataError(f"{file} is not YAML; run `chiasm eval` again") from error
     for entry in entries if isinstance(entries, list) else []:
         if not isinstance(entry, dict) or (entry.get("name") or entry.get("task")) != task:
             continue
