@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chiasm.contracts import objectives
-from chiasm.contracts.contract import Contract, Trial, contracts_of
+from chiasm.contracts.contract import Contract, Trial, outcomes
 from chiasm.data.batch import Batch
 from chiasm.data.parts import BatchPart, Per
 from chiasm.data.processor import Processor
@@ -109,12 +109,10 @@ class Drawn(Objective):
         )
 
 
-def test_an_objective_that_keeps_its_promises_passes(tmp_path: Path) -> None:
-    found = list(contracts_of(Config))
+def test_an_objective_that_keeps_its_promises_passes() -> None:
+    found = list(outcomes(Config))
     assert len(found) > 8
-    for at, contract in enumerate(found):
-        (tmp_path / str(at)).mkdir()
-        contract(Trial(Config, tmp_path / str(at)))
+    assert not [outcome for outcome in found if outcome.problem]
 
 
 ADDED, PARTS = objectives.what_is_added_follows_from_the_position, objectives.parts_of_a_batch_learn_what_the_whole_does

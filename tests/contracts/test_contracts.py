@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,8 @@ class Numbers(Source):
         self.asked.append(index)
         key = "alike" if self.broken == "keys" else str(index)
         level = len(self.asked) if self.broken == "drifts" else index
-        return Sample(key, (Image(np.full((8, 8, 3), level, np.uint8)),), (f"number {index}",))
+        label = str(len(self.asked)) if self.broken == "relabels" else None
+        return Sample(key, (Image(np.full((8, 8, 3), level, np.uint8)),), (f"number {index}",), label=label)
 
     def at(self, position: int, seed: int) -> int:
         if self.broken == "order":
@@ -54,6 +56,7 @@ class Numbers(Source):
     [
         ("keys", sources.gives_samples, r"source\[1\] and source\[0\] share the key 'alike'"),
         ("drifts", sources.gives_the_same_sample_again, "is not the same each time"),
+        ("relabels", sources.gives_the_same_sample_again, "is not the same each time"),
         ("order", sources.its_order_follows_from_seed_and_position, "indices outside of 0 to 2"),
         ("remembers", sources.its_order_follows_from_seed_and_position, "depends on what was asked before"),
     ],
@@ -82,6 +85,9 @@ def test_what_every_choice_promises_is_told(tmp_path: Path, monkeypatch: pytest.
         components.is_a_frozen_dataclass(Trial(Undecorated, tmp_path))
     monkeypatch.setattr(Numbers, "example", classmethod(lambda cls, folder: {"cuont": 2}))
     with pytest.raises(ContractError, match=r"its example\(\) gives no Numbers: .*did you mean 'count'"):
+        components.is_written_and_read_back(Trial(Numbers, tmp_path))
+    monkeypatch.setattr(Numbers, "example", classmethod(lambda cls, folder: None))
+    with pytest.raises(ContractError, match=r"its example\(\) gives None, which is no mapping"):
         components.is_written_and_read_back(Trial(Numbers, tmp_path))
 
 
@@ -184,5 +190,28 @@ def test_the_command_checks_a_package(
     (tmp_path / name / "greys.py").write_text(source.replace("KEY", "undefined"))
     assert main(["check", f"{name}.greys"]) == 1
     assert "NameError: name 'undefined' is not defined (" in capsys.readouterr().out
+    for module in [module for module in sys.modules if module.startswith(name)]:
+        del sys.modules[module]
+    (tmp_path / name / "greys.py").write_text(source.replace("KEY", "__import__('json').loads('')"))
+    assert main(["check", f"{name}.greys"]) == 1
+    assert re.search(r"JSONDecodeError: .*greys\.py:\d+\)", capsys.readouterr().out), "the line of the package itself"
     assert main(["check", "json"]) == 2
     assert "json defines no choice of a recipe" in capsys.readouterr().err
+
+
+def test_the_command_checks_every_recipe_of_a_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"recipes_{abs(hash(tmp_path))}"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / name / "recipes").mkdir(parents=True)
+    (tmp_path / name / "__init__.py").write_text("")
+    (tmp_path / name / "recipes/a.yaml").write_text("name: a\nmodle: clip\n")
+    (tmp_path / name / "recipes/b.yaml").write_text("# A recipe without any data.\nname: b\n")
+    assert main(["check", name, "--verbose"]) == 1
+    told = capsys.readouterr().out
+    assert "broken  recipe: a: Its first line is a comment" in told
+    assert "did you mean 'model'" in told
+    assert "kept    recipe: b: Its first line is a comment" in told
+    assert "broken  recipe: b: Cut short to two steps" in told
+    assert f"{name}: 0 choices, 2 recipes: 1 promises kept, 3 broken" in told

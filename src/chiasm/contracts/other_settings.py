@@ -25,6 +25,8 @@ def with_other_settings(trial: Trial[type[Task]]) -> dict[str, Task]:
     """
     kind = trial.subject
     task, stated, hints = instance(trial), kind.other_settings(trial.folder), get_type_hints(kind)
+    odd = [name for name in stated if name not in {field.name for field in fields(kind)}]
+    require(not odd, f"other_settings() of {kind.__name__} names '{''.join(odd[:1])}', which is no setting of it")
     found: dict[str, Task] = {}
     for name in (field.name for field in fields(kind)):
         if name in ("name", "data") or (name not in stated and _names_data(hints[name])):
