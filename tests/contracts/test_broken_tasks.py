@@ -32,7 +32,7 @@ class Backwards(Choice):
     only: tuple[str, ...] = ()
 
     @classmethod
-    def other_settings(cls, folder: Path) -> Mapping[str, Any]:  # of no file
+    def other_settings(cls) -> Mapping[str, Any]:
         given = {"only": ["few", "many"]}
         others = {"unsaid": {}, "same": {"only": []}, "misspelt": {**given, "olny": ["few"]}}
         return others.get(broken, given)

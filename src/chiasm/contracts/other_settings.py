@@ -24,7 +24,7 @@ def with_other_settings(trial: Trial[type[Task]]) -> dict[str, Task]:
     Raises ContractError for a setting of which no other value is known, unless `Task.other_settings` says one.
     """
     kind = trial.subject
-    task, stated, hints = instance(trial), kind.other_settings(trial.folder), get_type_hints(kind)
+    task, stated, hints = instance(trial), kind.other_settings(), get_type_hints(kind)
     odd = [name for name in stated if name not in {field.name for field in fields(kind)}]
     require(not odd, f"other_settings() of {kind.__name__} names '{''.join(odd[:1])}', which is no setting of it")
     found: dict[str, Task] = {}

@@ -61,7 +61,7 @@ class LinearProbe(Task):
         return {"data": data, "train": data}
 
     @classmethod
-    def other_settings(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003  # of no file
+    def other_settings(cls) -> Mapping[str, Any]:
         return {"shots": [2]}
 
     def __post_init__(self) -> None:
