@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -371,6 +372,26 @@ def test_two_runs_are_compared_item_by_item(tmp_path: Path) -> None:
     run(HashEmbedder(), [Pairs(world(30))], tmp_path / "fewer")
     with pytest.raises(DataError, match="20 items were asked of one model only"):
         between("pairs", oracle, tmp_path / "fewer")
+
+
+@pytest.mark.parametrize("tasks", ["pairs", [Pairs], Pairs(world(3))])
+def test_what_is_no_list_of_tasks_is_refused(tasks: Any, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="expected a list of tasks"):
+        evaluate(HashEmbedder(), tasks, tmp_path, progress=False)
+
+
+def test_an_evaluation_needs_a_task(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="there is no task to evaluate"):
+        evaluate(HashEmbedder(), [], tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_of_an_older_version_are_told_by_their_former_name(tmp_path: Path) -> None:
+    run(HashEmbedder(), [Pairs(world(3))], tmp_path)
+    file = tmp_path / "results.json"
+    file.write_text(file.read_text().replace('"requests"', '"asked"'))
+    with pytest.raises(RecipeError, match=r"asked: there is no such key any more; it is called 'requests' now"):
+        Evaluation.load(tmp_path)
 
 
 def test_a_real_model_is_described_and_left_in_training(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from chiasm.config import dump, parse
 from chiasm.data.files import read_json
@@ -101,6 +102,8 @@ class TaskResult:
     facts: figures that are no shares (median ranks, counts of candidates and duplicates), by name.
     calibration: how far the model's confidence can be trusted; None where its answers carry none.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"asked": "requests"}
 
     task: str
     name: str
