@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from chiasm.contracts import tasks
-from chiasm.contracts.contract import contracts_of
+from chiasm.contracts.contract import Contract, Trial, outcomes
 from chiasm.data.sample import Sample
 from chiasm.errors import ContractError
 from chiasm.evaluation.choice import Choice
@@ -32,9 +32,10 @@ class Backwards(Choice):
     only: tuple[str, ...] = ()
 
     @classmethod
-    def other_settings(cls, folder: Path) -> Mapping[str, Any]:  # of no file
+    def other_settings(cls) -> Mapping[str, Any]:
         given = {"only": ["few", "many"]}
-        return {} if broken == "unsaid" else {"only": []} if broken == "same" else given
+        others = {"unsaid": {}, "same": {"only": []}, "misspelt": {**given, "olny": ["few"]}}
+        return others.get(broken, given)
 
     def construct_requests(self, sample: Sample) -> Iterator[ScoreRequest]:
         kind = "few" if sample.meta["objects"] == 1 else "many"
@@ -84,12 +85,11 @@ class Backwards(Choice):
 broken = ""
 
 
-def test_a_task_that_keeps_its_promises_passes(tmp_path: Path) -> None:
-    found = list(contracts_of(Backwards))
+def test_a_task_that_keeps_its_promises_passes() -> None:
+    found = list(outcomes(Backwards))
     assert len(found) > 12
-    for at, contract in enumerate(found):
-        (tmp_path / str(at)).mkdir()
-        contract(Backwards, tmp_path / str(at))
+    assert not [outcome for outcome in found if outcome.problem]
+    assert all(outcome.promise.endswith(".") for outcome in found), "each is a whole sentence"
 
 
 @pytest.mark.parametrize(
@@ -107,14 +107,15 @@ def test_a_task_that_keeps_its_promises_passes(tmp_path: Path) -> None:
         ("name", tasks.its_hash_says_what_was_asked, "the hash depends on the task's name"),
         ("ignores", tasks.its_hash_says_what_was_asked, "least=4 gives the same hash as the settings of its example"),
         ("unsaid", tasks.its_hash_says_what_was_asked, r"say in other_settings\(\) .* what else than \(\) 'only' may"),
+        ("misspelt", tasks.its_hash_says_what_was_asked, r"other_settings\(\) of Backwards names 'olny', which is no"),
         ("same", tasks.each_setting_is_written_and_read_back, r"'only' may be; \[\] is the same"),
         ("shows", tasks.is_evaluated_beside_blind_and_shuffled, r"examples\(\) shows nothing"),
         ("ties", tasks.is_evaluated_beside_blind_and_shuffled, "earns 1.0000 on grey images, above chance"),
     ],
 )
 def test_a_broken_task_is_told(
-    how: str, contract: Callable[[Any, Path], None], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: str, contract: Contract, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.contracts.test_broken_tasks.broken", how)
     with pytest.raises(ContractError, match=told):
-        contract(Backwards, tmp_path)
+        contract(Trial(Backwards, tmp_path))

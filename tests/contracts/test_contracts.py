@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from chiasm.cli import main
 from chiasm.contracts import components, models, sources
-from chiasm.contracts.contract import outcomes
+from chiasm.contracts.contract import Contract, Trial, outcomes
 from chiasm.data.batch import Batch, Images
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample
@@ -41,7 +41,8 @@ class Numbers(Source):
         self.asked.append(index)
         key = "alike" if self.broken == "keys" else str(index)
         level = len(self.asked) if self.broken == "drifts" else index
-        return Sample(key, (Image(np.full((8, 8, 3), level, np.uint8)),), (f"number {index}",))
+        label = str(len(self.asked)) if self.broken == "relabels" else None
+        return Sample(key, (Image(np.full((8, 8, 3), level, np.uint8)),), (f"number {index}",), label=label)
 
     def at(self, position: int, seed: int) -> int:
         if self.broken == "order":
@@ -55,24 +56,25 @@ class Numbers(Source):
     [
         ("keys", sources.gives_samples, r"source\[1\] and source\[0\] share the key 'alike'"),
         ("drifts", sources.gives_the_same_sample_again, "is not the same each time"),
+        ("relabels", sources.gives_the_same_sample_again, "is not the same each time"),
         ("order", sources.its_order_follows_from_seed_and_position, "indices outside of 0 to 2"),
         ("remembers", sources.its_order_follows_from_seed_and_position, "depends on what was asked before"),
     ],
 )
 def test_a_broken_source_is_told(
-    broken: str, contract: Callable[..., None], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broken: str, contract: Contract, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contract(Numbers, tmp_path)
+    contract(Trial(Numbers, tmp_path))
     monkeypatch.setattr(Numbers, "example", classmethod(lambda cls, folder: {"broken": broken}))
     with pytest.raises(ContractError, match=told):
-        contract(Numbers, tmp_path)
+        contract(Trial(Numbers, tmp_path))
 
 
 def test_what_every_choice_promises_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not [found for found in outcomes(clip.Config) if found.problem and found.promise.startswith("It says")]
     monkeypatch.setattr(sys.modules[__name__], "__doc__", "")
     with pytest.raises(ContractError, match="needs a docstring that says what it is"):
-        components.says_what_it_is(Numbers, tmp_path)
+        components.says_what_it_is(Trial(Numbers, tmp_path))
 
     class Undecorated(Numbers):
         """A field of its own, which no recipe can set."""
@@ -80,10 +82,13 @@ def test_what_every_choice_promises_is_told(tmp_path: Path, monkeypatch: pytest.
         extra: int = 3
 
     with pytest.raises(ContractError, match="must be decorated"):
-        components.is_a_frozen_dataclass(Undecorated, tmp_path)
+        components.is_a_frozen_dataclass(Trial(Undecorated, tmp_path))
     monkeypatch.setattr(Numbers, "example", classmethod(lambda cls, folder: {"cuont": 2}))
     with pytest.raises(ContractError, match=r"its example\(\) gives no Numbers: .*did you mean 'count'"):
-        components.is_written_and_read_back(Numbers, tmp_path)
+        components.is_written_and_read_back(Trial(Numbers, tmp_path))
+    monkeypatch.setattr(Numbers, "example", classmethod(lambda cls, folder: None))
+    with pytest.raises(ContractError, match=r"its example\(\) gives None, which is no mapping"):
+        components.is_written_and_read_back(Trial(Numbers, tmp_path))
 
 
 class Lopsided(clip.CLIP):
@@ -130,16 +135,16 @@ SIZES = {"small": LopsidedConfig(_clip.vision, _clip.text, _clip.width)}
     ],
 )
 def test_a_broken_family_is_told(
-    broken: str, contract: Callable[..., None], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broken: str, contract: Contract, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contract(LopsidedConfig, tmp_path)
+    contract(Trial(LopsidedConfig, tmp_path))
     monkeypatch.setattr(Lopsided, "broken", broken)
     with pytest.raises(ContractError, match=told):
-        contract(LopsidedConfig, tmp_path)
+        contract(Trial(LopsidedConfig, tmp_path))
 
 
 def test_a_checkpoint_that_gives_back_another_model_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    models.a_checkpoint_gives_it_back(LopsidedConfig, tmp_path / "a")
+    models.a_checkpoint_gives_it_back(Trial(LopsidedConfig, tmp_path / "a"))
     load = model_folder.load
 
     def other(folder: Path) -> Model:
@@ -150,7 +155,7 @@ def test_a_checkpoint_that_gives_back_another_model_is_told(tmp_path: Path, monk
 
     monkeypatch.setattr(model_folder, "load", other)
     with pytest.raises(ContractError, match="another value comes back for"):
-        models.a_checkpoint_gives_it_back(LopsidedConfig, tmp_path / "b")
+        models.a_checkpoint_gives_it_back(Trial(LopsidedConfig, tmp_path / "b"))
 
 
 def test_the_command_checks_a_package(
@@ -185,5 +190,28 @@ def test_the_command_checks_a_package(
     (tmp_path / name / "greys.py").write_text(source.replace("KEY", "undefined"))
     assert main(["check", f"{name}.greys"]) == 1
     assert "NameError: name 'undefined' is not defined (" in capsys.readouterr().out
+    for module in [module for module in sys.modules if module.startswith(name)]:
+        del sys.modules[module]
+    (tmp_path / name / "greys.py").write_text(source.replace("KEY", "__import__('json').loads('')"))
+    assert main(["check", f"{name}.greys"]) == 1
+    assert re.search(r"JSONDecodeError: .*greys\.py:\d+\)", capsys.readouterr().out), "the line of the package itself"
     assert main(["check", "json"]) == 2
     assert "json defines no choice of a recipe" in capsys.readouterr().err
+
+
+def test_the_command_checks_every_recipe_of_a_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"recipes_{abs(hash(tmp_path))}"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / name / "recipes").mkdir(parents=True)
+    (tmp_path / name / "__init__.py").write_text("")
+    (tmp_path / name / "recipes/a.yaml").write_text("name: a\nmodle: clip\n")
+    (tmp_path / name / "recipes/b.yaml").write_text("# A recipe without any data.\nname: b\n")
+    assert main(["check", name, "--verbose"]) == 1
+    told = capsys.readouterr().out
+    assert "broken  recipe: a: Its first line is a comment" in told
+    assert "did you mean 'model'" in told
+    assert "kept    recipe: b: Its first line is a comment" in told
+    assert "broken  recipe: b: Cut short to two steps" in told
+    assert f"{name}: 0 choices, 2 recipes: 1 promises kept, 3 broken" in told

@@ -12,7 +12,7 @@ import torch
 
 import chiasm
 from chiasm.contracts import small_models
-from chiasm.contracts.contract import Contract, contracts_of
+from chiasm.contracts.contract import Contract, Trial, contracts_of
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.data.layouts.marked import Marked
 from chiasm.data.processor import Cost
@@ -53,7 +53,7 @@ def test_a_family_names_its_paper(family: str) -> None:
 @pytest.mark.parametrize("contract", list(contracts_of(ModelConfig)), ids=lambda contract: contract.__name__)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_keeps_the_contract(family: str, contract: Contract, tmp_path: Path) -> None:
-    contract(ModelConfig.choose(family), tmp_path)
+    contract(Trial(ModelConfig.choose(family), tmp_path))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

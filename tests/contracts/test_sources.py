@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from chiasm.config import dump, parse
-from chiasm.contracts.contract import Contract, contracts_of
+from chiasm.contracts.contract import Contract, Trial, contracts_of
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
@@ -24,21 +23,24 @@ from tests.data.sources.made import jpeg, json_lines
 fsspec: Any = pytest.importorskip("fsspec", reason="URLs are read with fsspec: pip install 'chiasm[data]'")
 
 
-@pytest.mark.parametrize("name", Source.names())
-def test_a_source_says_in_one_line_what_it_reads(name: str) -> None:
-    kind = Source.choose(name)
-    first = (importlib.import_module(kind.__module__).__doc__ or "").strip().splitlines()[0]
-    assert len(first) > 20
-    assert kind.__doc__
+_SCENES = {"source": "scenes", "seed": 3, "count": 5}
+OF_NO_FILES: dict[str, dict[str, Any]] = {
+    "scenes": {"seed": 3, "count": 5},
+    "words": {"seed": 3, "count": 5},
+    "answered": {"of": _SCENES},
+    "grounded": {"of": _SCENES},
+    "part": {"of": _SCENES, "share": 0.5},
+    "referring": {"of": _SCENES},
+}
 
 
 @pytest.mark.parametrize("contract", list(contracts_of(Source)), ids=lambda contract: contract.__name__)
-@pytest.mark.parametrize("name", ["scenes", "words"])
-def test_a_rendered_source_keeps_the_contract(
+@pytest.mark.parametrize("name", OF_NO_FILES)
+def test_a_source_of_no_files_keeps_the_contract(
     name: str, contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Source.choose(name), "example", classmethod(lambda cls, folder: {"seed": 3, "count": 5}))
-    contract(Source.choose(name), tmp_path)
+    monkeypatch.setattr(Source.choose(name), "example", classmethod(lambda cls, folder: OF_NO_FILES[name]))
+    contract(Trial(Source.choose(name), tmp_path))
 
 
 def test_the_walk_finds_the_sources() -> None:
@@ -132,6 +134,10 @@ def _parquet(root: Path) -> dict[str, Any]:
     return {"path": "ROOT/tables/train-*.parquet"}
 
 
+def _prompts(root: Path) -> dict[str, Any]:
+    return {"of": {"source": "folder", **_folder(root)}, "templates": ["a photo of a {}.", "a {}."]}
+
+
 def _pope(root: Path) -> dict[str, Any]:
     (root / "asked").mkdir()
     rows = [{"image": f"{i}.jpg", "text": "Is there a dog in the image?", "label": "no"} for i in range(2)]
@@ -205,6 +211,7 @@ EXAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "mmbench": _mmbench,
     "parquet": _parquet,
     "pope": _pope,
+    "prompts": _prompts,
     "refcoco": _refcoco,
     "scienceqa": _scienceqa,
     "seed_bench": _seed_bench,
@@ -221,6 +228,10 @@ def _takes_urls(name: str) -> bool:
 
 def test_every_source_that_takes_urls_has_an_example() -> None:
     assert {name for name in Source.names() if _takes_urls(name)} <= set(EXAMPLES) <= set(Source.names())
+
+
+def test_every_source_is_held_to_the_contracts() -> None:
+    assert sorted([*EXAMPLES, *OF_NO_FILES]) == sorted(Source.built_in())
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
@@ -273,7 +284,7 @@ def test_a_source_keeps_the_contracts(name: str, tmp_path: Path, monkeypatch: py
     entries = _put(EXAMPLES[name](root), str(root))
     monkeypatch.setattr(Source.choose(name), "example", classmethod(lambda cls, folder: entries))
     for contract in contracts_of(Source):
-        contract(Source.choose(name), tmp_path)
+        contract(Trial(Source.choose(name), tmp_path))
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chiasm.contracts.contract import Contract, contracts_of
+from chiasm.contracts.contract import Contract, Trial, contracts_of
 from chiasm.contracts.known_answers import right_answer, right_words
 from chiasm.evaluation.choice import Choice
 from chiasm.evaluation.request import Broken, EmbedRequest, GenerateRequest, Response, ScoreOrGenerate, ScoreRequest
@@ -33,7 +33,7 @@ def test_the_walk_finds_the_tasks() -> None:
 @pytest.mark.parametrize("contract", list(contracts_of(Task)), ids=lambda contract: contract.__name__)
 @EVERY
 def test_a_task_keeps_the_contract(name: str, contract: Contract, tmp_path: Path) -> None:
-    contract(Task.choose(name), tmp_path)
+    contract(Trial(Task.choose(name), tmp_path))
 
 
 @EVERY

@@ -41,6 +41,40 @@ def two_runs(folder: Path, tasks: list[Task] | None = None) -> tuple[Path, Path]
     return paths
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("results.json", b"{", "results.json is not JSON"),
+        ("results.json", b"\xff\xfe", "results.json is not UTF-8"),
+        ("answers/pairs.jsonl", b"\xff\xfe\n", "pairs.jsonl, line 1, is no line of answers"),
+        (
+            "answers/pairs.jsonl",
+            b'{"key": "a", "credit": [1], "answer": "", "kind": "", "sample": ""}\n',
+            "line 1, is no",
+        ),
+        (
+            "answers/pairs.jsonl",
+            b'{"key": "a", "credit": {"b": "c"}, "answer": "", "kind": "", "sample": ""}',
+            "line 1, is",
+        ),
+    ],
+)
+def test_damaged_files_are_an_error_that_names_them(file: str, content: bytes, told: str, tmp_path: Path) -> None:
+    first, second = two_runs(tmp_path, [Pairs(Scenes(count=4, size=32))])
+    (second / file).write_bytes(content)
+    with pytest.raises((CheckpointError, DataError), match=told):
+        compare_evaluations(first, second)
+
+
+@pytest.mark.parametrize("content", [b"- {task: [", b"\xff\xfe\x00"])
+def test_tasks_that_cannot_be_read_cost_the_pictures_alone(content: bytes, tmp_path: Path) -> None:
+    first, second = two_runs(tmp_path, [Pairs(Scenes(count=4, size=32))])
+    (first / "tasks.yaml").write_bytes(content)
+    _, missing = write_comparison(compare_evaluations(first, second), (first, second), tmp_path / "compare.html")
+    assert len(missing) == 1
+    assert "tasks.yaml is not YAML" in missing[0]
+
+
 def test_differences_and_changes_are_those_of_the_items(tmp_path: Path) -> None:
     first, second = two_runs(tmp_path)
     found = compare_evaluations(first, second)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +18,12 @@ from chiasm.data.transforms import ImageTransform
 from chiasm.errors import CapabilityError, DataError, RecipeError
 from chiasm.evaluation.comparison import answers_file
 from chiasm.evaluation.examples import COMMON, RIGHT
-from chiasm.evaluation.outcomes import differences
+from chiasm.evaluation.outcomes import differences, read
 from chiasm.evaluation.ranking import hit_share
 from chiasm.evaluation.request import Failed, GenerateRequest, Request, Response, ScoreRequest
 from chiasm.evaluation.result import Evaluation, Example, Score, TaskResult
 from chiasm.evaluation.run import evaluate, quick_scores
+from chiasm.evaluation.statistics import Difference
 from chiasm.evaluation.task import Items, Measured, MetricCounts, Show, Task
 from chiasm.evaluation.tasks.classification import Classification
 from chiasm.evaluation.tasks.pairs import Pairs
@@ -357,14 +359,39 @@ def test_two_runs_are_compared_item_by_item(tmp_path: Path) -> None:
     run(FunctionScorer(sees), tasks, tmp_path / "oracle")
     run(HashEmbedder(), tasks, tmp_path / "hash")
     oracle, hashed = tmp_path / "oracle", tmp_path / "hash"
-    (accuracy,) = differences(answers_file(oracle, "pairs"), answers_file(hashed, "pairs"))
+
+    def between(task: str, *folders: Path) -> list[Difference]:
+        ours, theirs = (read(answers_file(folder, task))[0] for folder in folders)
+        return differences(ours, theirs)
+
+    (accuracy,) = between("pairs", oracle, hashed)
     assert (accuracy.losses, accuracy.items) == (0, 80)
     assert accuracy.value == accuracy.wins / 80
     assert accuracy.p == pytest.approx(2 * 0.5**accuracy.wins)
-    assert len(differences(answers_file(oracle, "retrieval"), answers_file(hashed, "retrieval"))) == 6
+    assert len(between("retrieval", oracle, hashed)) == 6
     run(HashEmbedder(), [Pairs(world(30))], tmp_path / "fewer")
     with pytest.raises(DataError, match="20 items were asked of one model only"):
-        differences(answers_file(oracle, "pairs"), answers_file(tmp_path / "fewer", "pairs"))
+        between("pairs", oracle, tmp_path / "fewer")
+
+
+@pytest.mark.parametrize("tasks", ["pairs", [Pairs], Pairs(world(3))])
+def test_what_is_no_list_of_tasks_is_refused(tasks: Any, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="expected a list of tasks"):
+        evaluate(HashEmbedder(), tasks, tmp_path, progress=False)
+
+
+def test_an_evaluation_needs_a_task(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="there is no task to evaluate"):
+        evaluate(HashEmbedder(), [], tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_of_an_older_version_are_told_by_their_former_name(tmp_path: Path) -> None:
+    run(HashEmbedder(), [Pairs(world(3))], tmp_path)
+    file = tmp_path / "results.json"
+    file.write_text(file.read_text().replace('"requests"', '"asked"'))
+    with pytest.raises(RecipeError, match=r"asked: there is no such key any more; it is called 'requests' now"):
+        Evaluation.load(tmp_path)
 
 
 def test_a_real_model_is_described_and_left_in_training(tmp_path: Path) -> None:

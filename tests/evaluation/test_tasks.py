@@ -55,6 +55,18 @@ def test_a_constant_scorer_gets_exactly_chance(task: Task) -> None:
         assert 0 < value_of(metric, metric.chance_I) < 1
 
 
+@pytest.mark.parametrize("levels", [0, 3])
+@pytest.mark.parametrize("task", tasks_of_all_kinds(), ids=lambda task: task.title)
+def test_chance_is_the_mean_over_random_scorers(task: Task, levels: int) -> None:
+    """Whether or not their scores tie: a tie is worth what chance would make of it."""
+    generator = np.random.default_rng(0)
+    runs = [measured(task, random_answers(task, generator, levels)) for _ in range(600)]
+    for name, metric in runs[0].items():
+        values = np.array([value_of(run[name], run[name].credit_I) for run in runs])
+        error = values.std() / np.sqrt(len(values))
+        assert abs(values.mean() - value_of(metric, metric.chance_I)) < 4 * error + 1e-12
+
+
 def test_recall_is_that_of_the_sorted_order() -> None:
     """Against the plain definition, as clip_benchmark has it: is any true one among the first k?"""
     task = Retrieval(world(30, captions=3))

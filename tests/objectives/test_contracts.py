@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from chiasm.contracts.contract import Contract, contracts_of
+from chiasm.contracts.contract import Contract, Trial, contracts_of
 from chiasm.objectives.objective import ObjectiveConfig
 from tests.objectives.worlds import loop, state_of
 from tests.training.conftest import ROOT, torchrun
@@ -34,7 +34,7 @@ def test_the_ranks_are_given_every_objective() -> None:
 @pytest.mark.parametrize("contract", list(contracts_of(ObjectiveConfig)), ids=lambda contract: contract.__name__)
 @pytest.mark.parametrize("name", ObjectiveConfig.built_in())
 def test_an_objective_keeps_the_contract(name: str, contract: Contract, tmp_path: Path) -> None:
-    contract(ObjectiveConfig.choose(name), tmp_path)
+    contract(Trial(ObjectiveConfig.choose(name), tmp_path))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Test the models, sources, tasks and recipes of your package against chiasm's contracts.
+"""Test the models, sources, tasks, objectives and recipes of your package against chiasm's contracts.
 
 chiasm check my_package
 chiasm check my_package.my_source"""
@@ -6,6 +6,7 @@ chiasm check my_package.my_source"""
 from __future__ import annotations
 
 import argparse
+from itertools import chain
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,8 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from chiasm.contracts import recipes
-    from chiasm.contracts.contract import choices_in, functions_of, outcome, outcomes, recipes_in
+    from chiasm.contracts.contract import choices_in, outcomes, recipe_outcomes, recipes_in
     from chiasm.errors import RecipeError
 
     console = Console(soft_wrap=True, highlight=False)
@@ -25,17 +25,12 @@ def run(options: argparse.Namespace) -> int:
     if not kinds and not files:
         raise RecipeError(f"{options.package} defines no choice of a recipe, such as a Source, and has no recipes")
     kept = broken = 0
-    checks = [*(outcomes(kind) for kind in kinds)]
-    checks += [
-        (outcome(contract, file, f"recipe: {file.stem}") for contract in functions_of(recipes)) for file in files
-    ]
-    for several in checks:
-        for found in several:
-            kept, broken = kept + (not found.problem), broken + bool(found.problem)
-            if found.problem:
-                console.print(f"broken  {found.subject}: {found.promise}\n        {found.problem}", markup=False)
-            elif options.verbose:
-                console.print(f"kept    {found.subject}: {found.promise}", markup=False)
+    for found in chain(*map(outcomes, kinds), *map(recipe_outcomes, files)):
+        kept, broken = kept + (not found.problem), broken + bool(found.problem)
+        if found.problem:
+            console.print(f"broken  {found.subject}: {found.promise}\n        {found.problem}", markup=False)
+        elif options.verbose:
+            console.print(f"kept    {found.subject}: {found.promise}", markup=False)
     console.print(
         f"{options.package}: {len(kinds)} choices, {len(files)} recipes: {kept} promises kept, {broken} broken"
     )

@@ -8,20 +8,34 @@ import pkgutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from chiasm.additions import defined_in, import_named
 from chiasm.config import Component, module_names, parse
 from chiasm.errors import ChiasmError, ContractError, MissingExtra
 
-Contract = Callable[[Any, Path], None]
 C = TypeVar("C", bound=Component)
+S = TypeVar("S")
 
 _PACKAGE = "chiasm.contracts"
+
+
+@dataclass(frozen=True)
+class Trial(Generic[S]):
+    """What a contract is run on. subject: a class that a recipe can choose, or the file of a recipe.
+
+    folder: empty, for what the contract writes.
+    """
+
+    subject: S
+    folder: Path
+
+
+Contract = Callable[[Trial[Any]], None]
 
 
 @dataclass(frozen=True)
@@ -39,11 +53,13 @@ def require(kept: bool, problem: str) -> None:
         raise ContractError(problem)
 
 
-def instance(kind: type[C], folder: Path) -> C:
+def instance(trial: Trial[type[C]]) -> C:
     """A choice built from its own `example`, as a recipe would build it. Raises ContractError where that fails."""
-    name = kind.chosen_name()
+    kind = trial.subject
+    name, entries = kind.chosen_name(), kind.example(trial.folder)
+    require(isinstance(entries, Mapping), f"its example() gives {entries!r}, which is no mapping of entries")
     try:
-        return parse(kind.base, {kind.key: name, **kind.example(folder)}, name)  # type: ignore[return-value]  # of that kind
+        return parse(kind.base, {kind.key: name, **entries}, name)  # type: ignore[return-value]  # of that kind
     except MissingExtra:
         raise
     except ChiasmError as error:
@@ -73,7 +89,7 @@ def choices_in(package: str) -> list[type[Component]]:
 
 def recipes_in(package: str) -> list[Path]:
     """The recipes that a package brings, in its folder `recipes`."""
-    root = import_named(package, "chiasm check")
+    root = import_named(package, "PACKAGE")
     return [
         file for folder in getattr(root, "__path__", ()) for file in sorted((Path(folder) / "recipes").rglob("*.yaml"))
     ]
@@ -82,29 +98,37 @@ def recipes_in(package: str) -> list[Path]:
 def outcomes(kind: type[Component]) -> Iterator[Outcome]:
     """The contracts of a choice, each run in an empty folder."""
     for contract in contracts_of(kind):
-        yield outcome(contract, kind, f"{kind.key}: {kind.chosen_name()}")
+        yield _outcome(contract, kind, f"{kind.key}: {kind.chosen_name()}")
 
 
-def outcome(contract: Contract, subject: object, name: str) -> Outcome:
+def recipe_outcomes(file: Path) -> Iterator[Outcome]:
+    """The contracts of a recipe, each run in an empty folder."""
+    for contract in functions_of(importlib.import_module(f"{_PACKAGE}.recipes")):
+        yield _outcome(contract, file, f"recipe: {file.stem}")
+
+
+def _outcome(contract: Contract, subject: object, name: str) -> Outcome:
     """One contract, run in an empty folder. What it raises, of whatever kind, is the problem."""
-    promise = (contract.__doc__ or contract.__name__).strip().splitlines()[0]
+    promise = " ".join((contract.__doc__ or contract.__name__).partition("\n\n")[0].split())
     with tempfile.TemporaryDirectory(prefix="chiasm-check-") as folder:
         try:
-            contract(subject, Path(folder))
+            contract(Trial(subject, Path(folder)))
         except ChiasmError as error:
             return Outcome(name, promise, str(error))
         except Exception as error:  # noqa: BLE001  # code under test may raise anything; that is a result, and it is reported
-            last = traceback.extract_tb(error.__traceback__)[-1]
+            frames = traceback.extract_tb(error.__traceback__)
+            own = getattr(sys.modules.get(getattr(subject, "__module__", "")), "__file__", None)
+            at = ([frame for frame in frames if frame.filename == own] or frames)[-1]
             reason = " ".join(str(error).split()) or "no reason given"
-            return Outcome(name, promise, f"{type(error).__name__}: {reason} ({last.filename}:{last.lineno})")
+            return Outcome(name, promise, f"{type(error).__name__}: {reason} ({at.filename}:{at.lineno})")
     return Outcome(name, promise)
 
 
 def _modules(package: str) -> Iterator[ModuleType]:
-    root = import_named(package, "chiasm check")
+    root = import_named(package, "PACKAGE")
     yield root
     for found in pkgutil.walk_packages(getattr(root, "__path__", ()), f"{package}."):
-        yield import_named(found.name, "chiasm check")
+        yield import_named(found.name, "PACKAGE")
 
 
 def _is_choice(kind: type[Component]) -> bool:

@@ -17,7 +17,6 @@ from chiasm.evaluation.answers import LETTERS
 from chiasm.evaluation.choice import Choice
 from chiasm.evaluation.request import (
     EmbedRequest,
-    GenerateImageRequest,
     GenerateRequest,
     Request,
     Response,
@@ -36,7 +35,8 @@ def right_answers(requests: Sequence[Request]) -> list[Response] | None:
     """
     classes = _classes(requests)
     found = [right_answer(request, classes) for request in requests]
-    return [one for one in found if one is not None] if all(one is not None for one in found) else None
+    known = [response for response in found if response is not None]
+    return known if len(known) == len(found) else None
 
 
 def right_answer(request: Request, classes: Sequence[str] = ()) -> Response | None:
@@ -48,7 +48,7 @@ def right_answer(request: Request, classes: Sequence[str] = ()) -> Response | No
     if isinstance(request, EmbedRequest):
         rows = [classes.index(request.kind)] * len(request.images)
         return np.eye(len(classes), dtype=np.float32)[rows] if len(classes) > 1 else None
-    if isinstance(request, GenerateRequest) and not isinstance(request, GenerateImageRequest):
+    if isinstance(request, GenerateRequest) and request.modality == "text":
         return request.references[0] if request.references else None
     return None
 

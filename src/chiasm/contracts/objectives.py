@@ -8,16 +8,15 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from chiasm.contracts.contract import instance, require
-from chiasm.contracts.small_models import scenes, small
+from chiasm.contracts.contract import Trial, instance, require
+from chiasm.contracts.small_models import backward, fill_zeros, scenes, small
 from chiasm.data.batch import Batch
 from chiasm.data.reader import Reader
 from chiasm.models import folder as model_folder
@@ -31,6 +30,8 @@ from chiasm.training.settings import Training
 
 BASE = ObjectiveConfig
 
+Config = type[ObjectiveConfig]
+
 _STEPS = 4
 _BATCH = 8
 _SAMPLES = 20  # so that an epoch ends within the run
@@ -40,26 +41,20 @@ class _Interrupted(Exception):
     """Ends a run between two checkpoints, as a crash would."""
 
 
-def losses_reach_all_that_learns(kind: type[ObjectiveConfig], folder: Path) -> None:
+def losses_reach_all_that_learns(trial: Trial[Config]) -> None:
     """Its losses are finite scalars, and their gradient reaches all that learns, but for `expected_zero_grad`."""
-    learner, reader = _learner(kind, folder)
-    for parameter in learner.parameters():  # what begins as zeros keeps gradients from what stands before it
-        if parameter.requires_grad and parameter.dim() > 1 and not parameter.any():
-            nn.init.normal_(parameter, std=0.02)
+    learner, reader = _learner(trial)
+    fill_zeros(learner)
     learner.objective.begin_step(learner.model, _STEPS - 1, _STEPS)
-    losses = learner.losses(_prepared(learner, next(iter(reader))))
-    require(bool(losses), "losses() gives no loss")
-    for name, loss in losses.items():
-        require(loss.dim() == 0 and bool(loss.isfinite()), f"the loss '{name}' is no finite scalar: {loss.detach()}")
-    torch.autograd.backward(torch.stack([loss for name, loss in losses.items() if not name.startswith("_")]).sum())
+    backward(learner.losses(_prepared(learner, next(iter(reader)))))
     # A softmax does not change when every key gets the same bias.
     missing = [name for name in dead_tensors(learner, Ranks()) if not name.endswith("attention.k.bias")]
     require(not missing, f"no gradient reaches {', '.join(missing[:5])}; see expected_zero_grad")
 
 
-def what_is_added_follows_from_the_position(kind: type[ObjectiveConfig], folder: Path) -> None:
+def what_is_added_follows_from_the_position(trial: Trial[Config]) -> None:
     """What `extend` and `prepare` add follows from the sample and its position alone: again, resumed, and in parts."""
-    learner, reader = _learner(kind, folder)
+    learner, reader = _learner(trial)
     objective, model = learner.objective, learner.model
     require(
         objective.prepares or type(objective).prepare is Objective.prepare,
@@ -86,19 +81,20 @@ def what_is_added_follows_from_the_position(kind: type[ObjectiveConfig], folder:
         _same(_prepared(learner, part), expected, "what prepare() adds of a sample depends on the others", 1e-4)
 
 
-def parts_of_a_batch_learn_what_the_whole_does(kind: type[ObjectiveConfig], folder: Path) -> None:
+def parts_of_a_batch_learn_what_the_whole_does(trial: Trial[Config]) -> None:
     """A batch that is split to save memory gives the same losses, and teaches the same, to rounding."""
-    whole, parts = _run(kind, folder, "whole"), _run(kind, folder, "parts", accumulate=3)
-    told, told_in_parts = ([line["losses"] for line in _logged(run)] for run in (whole, parts))
-    for step, (one, other) in enumerate(zip(told, told_in_parts, strict=True), 1):
-        require(one.keys() == other.keys(), f"step {step} in parts has the losses {sorted(other)}, not {sorted(one)}")
-        for name, value in one.items():
+    whole, parts = _run(trial, "whole"), _run(trial, "parts", accumulate=3)
+    logged, logged_in_parts = ([line["losses"] for line in _logged(run)] for run in (whole, parts))
+    for step, (expected, found) in enumerate(zip(logged, logged_in_parts, strict=True), 1):
+        names, expected_names = sorted(found), sorted(expected)
+        require(names == expected_names, f"step {step} in parts has the losses {names}, not {expected_names}")
+        for name, value in expected.items():
             require(
-                abs(other[name] - value) <= 1e-4 * abs(value) + 1e-5,
-                f"the loss '{name}' of step {step} is {value:.5f}, but {other[name]:.5f} where the batch comes in "
+                abs(found[name] - value) <= 1e-4 * abs(value) + 1e-5,
+                f"the loss '{name}' of step {step} is {value:.5f}, but {found[name]:.5f} where the batch comes in "
                 "parts; see weight() and ContrastiveObjective",
             )
-    begun, ended = _state(_loop(kind, folder, "begun")), _state(whole)
+    begun, ended = _state(_loop(trial, "begun")), _state(whole)
     for name, tensor in _state(parts).items():
         if tensor.is_floating_point():
             apart, moved = float((tensor - ended[name]).norm()), float((ended[name] - begun[name]).norm())
@@ -108,17 +104,17 @@ def parts_of_a_batch_learn_what_the_whole_does(kind: type[ObjectiveConfig], fold
             )
 
 
-def a_resumed_run_ends_with_the_same_bits(kind: type[ObjectiveConfig], folder: Path) -> None:
+def a_resumed_run_ends_with_the_same_bits(trial: Trial[Config]) -> None:
     """A run that is interrupted between two checkpoints, and resumed, ends with the same bits."""
 
     def interrupted(_: Model) -> Mapping[str, float]:
         raise _Interrupted
 
-    expected = _state(_run(kind, folder, "whole"))
-    cut = _loop(kind, folder, "cut", checkpoint_every=2, evaluate_every=3, evaluate=interrupted)
+    expected = _state(_run(trial, "whole"))
+    cut = _loop(trial, "cut", checkpoint_every=2, evaluate_every=3, evaluate=interrupted)
     with suppress(_Interrupted):
         cut.run()
-    again = _loop(kind, folder, "cut", other_weights=True)
+    again = _loop(trial, "cut", other_weights=True)
     require(again.resume() == 2, "the run does not resume at its checkpoint of step 2")
     again.run()
     found = _state(again)
@@ -127,23 +123,23 @@ def a_resumed_run_ends_with_the_same_bits(kind: type[ObjectiveConfig], folder: P
     require(not other, f"a resumed run ends with other values of {', '.join(other[:5])}; see saved()")
 
 
-def what_it_owns_is_no_part_of_the_model(kind: type[ObjectiveConfig], folder: Path) -> None:
+def what_it_owns_is_no_part_of_the_model(trial: Trial[Config]) -> None:
     """A checkpoint of the model has the model's own tensors and no others, and opens as the same family."""
-    run = _run(kind, folder, "run", checkpoint_every=2)
+    run = _run(trial, "run", checkpoint_every=2)
     checkpoint = run.checkpoints.path(_STEPS - 2)
-    found, expected = load_file(checkpoint / model_folder.WEIGHTS).keys(), _model(kind).state_dict().keys()
+    found, expected = load_file(checkpoint / model_folder.WEIGHTS).keys(), _model(trial.subject).state_dict().keys()
     more, fewer = sorted(found - expected), sorted(expected - found)
     require(not more, f"the model's checkpoint holds {', '.join(more[:5])}, which the model alone does not have")
     require(not fewer, f"the model's checkpoint lacks {', '.join(fewer[:5])}")
     require(type(model_folder.load(checkpoint)) is type(run.model), "the checkpoint opens as another model")
 
 
-def _model(kind: type[ObjectiveConfig]) -> Model:
+def _model(kind: Config) -> Model:
     return small(ModelConfig.choose(kind.example_family))
 
 
-def _objective(kind: type[ObjectiveConfig], model: Model, folder: Path, seed: int = 0) -> Objective:
-    config = instance(kind, folder)
+def _objective(trial: Trial[Config], model: Model, seed: int = 0) -> Objective:
+    config = instance(trial)
     config.check(model)
     torch.manual_seed(seed)
     return config.build(model)
@@ -153,15 +149,14 @@ def _reader(model: Model, objective: Objective, position: int = 0) -> Reader:
     return Reader(scenes(_SAMPLES), model.processor, _BATCH, seed=1, position=position, extend=objective.extend)
 
 
-def _learner(kind: type[ObjectiveConfig], folder: Path) -> tuple[Learner, Reader]:
-    model = _model(kind)
-    objective = _objective(kind, model, folder)
+def _learner(trial: Trial[Config]) -> tuple[Learner, Reader]:
+    model = _model(trial.subject)
+    objective = _objective(trial, model)
     return Learner(model, objective), _reader(model, objective)
 
 
 def _loop(
-    kind: type[ObjectiveConfig],
-    folder: Path,
+    trial: Trial[Config],
     name: str,
     *,
     other_weights: bool = False,
@@ -169,17 +164,17 @@ def _loop(
     **settings: Any,
 ) -> Loop:
     """A run of a few steps. other_weights: it begins with other ones, which a resume has to put right."""
-    model = _model(kind)
+    model = _model(trial.subject)
     if other_weights:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.01)
-    objective = _objective(kind, model, folder, seed=9 if other_weights else 0)
+    objective = _objective(trial, model, seed=9 if other_weights else 0)
     return Loop(
         model,
         _reader(model, objective),
         Training(**{"steps": _STEPS, "learning_rate": 1e-3, "device": "cpu", "log_every": 1, **settings}),
-        folder / name,
+        trial.folder / name,
         recipe="name: x\n",
         evaluate=evaluate,
         objective=objective,
@@ -187,8 +182,8 @@ def _loop(
     )
 
 
-def _run(kind: type[ObjectiveConfig], folder: Path, name: str, **settings: Any) -> Loop:
-    loop = _loop(kind, folder, name, **settings)
+def _run(trial: Trial[Config], name: str, **settings: Any) -> Loop:
+    loop = _loop(trial, name, **settings)
     torch.manual_seed(3)  # of dropout
     loop.run()
     return loop
@@ -216,8 +211,8 @@ def _tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, tuple):
-        for one in value:
-            yield from _tensors(one, name)
+        for part in value:
+            yield from _tensors(part, name)
     elif is_dataclass(value):
         for field in fields(value):
             yield from _tensors(getattr(value, field.name), f"{name or type(value).__name__}.{field.name}")
@@ -225,10 +220,10 @@ def _tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 def _same(found: Batch, expected: Batch, problem: str, tolerance: float = 0.0) -> None:
     """What was added to two batches is alike."""
-    one, other = (dict(_tensors(batch.added)) for batch in (found, expected))
-    require(one.keys() == other.keys(), f"{problem} ({sorted(one)} and {sorted(other)})")
-    for name, tensor in one.items():
-        alike = tensor.shape == other[name].shape and torch.allclose(
-            tensor.double(), other[name].double(), rtol=tolerance, atol=tolerance, equal_nan=True
+    first, second = (dict(_tensors(batch.added)) for batch in (found, expected))
+    require(first.keys() == second.keys(), f"{problem} ({sorted(first)} and {sorted(second)})")
+    for name, tensor in first.items():
+        alike = tensor.shape == second[name].shape and torch.allclose(
+            tensor.double(), second[name].double(), rtol=tolerance, atol=tolerance, equal_nan=True
         )
         require(alike, f"{problem} ({name})")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from chiasm.config import Component, dump, parse
-from chiasm.contracts.contract import instance, require
+from chiasm.contracts.contract import Trial, instance, require
 from chiasm.data.locations import Url
 from chiasm.data.source import Source
 from chiasm.errors import ChiasmError, ContractError
@@ -17,19 +17,22 @@ from chiasm.evaluation.task import Task
 _UNKNOWN = object()
 
 
-def with_other_settings(kind: type[Task], folder: Path) -> dict[str, Task]:
+def with_other_settings(trial: Trial[type[Task]]) -> dict[str, Task]:
     """The task of the example with another value of one setting each, by the setting's name.
 
     Without the name, which nothing follows from, and without files and sources, which count by what they hold.
     Raises ContractError for a setting of which no other value is known, unless `Task.other_settings` says one.
     """
-    task, said, hints = instance(kind, folder), kind.other_settings(folder), get_type_hints(kind)
+    kind = trial.subject
+    task, stated, hints = instance(trial), kind.other_settings(), get_type_hints(kind)
+    odd = [name for name in stated if name not in {field.name for field in fields(kind)}]
+    require(not odd, f"other_settings() of {kind.__name__} names '{''.join(odd[:1])}', which is no setting of it")
     found: dict[str, Task] = {}
     for name in (field.name for field in fields(kind)):
-        if name in ("name", "data") or (name not in said and _names_data(hints[name])):
+        if name in ("name", "data") or (name not in stated and _names_data(hints[name])):
             continue
         value = getattr(task, name)
-        entry = said[name] if name in said else _other(value, hints[name])
+        entry = stated[name] if name in stated else _other(value, hints[name])
         asked = f"say in other_settings() of {kind.__name__} what else than {value!r} '{name}' may be"
         require(entry is not _UNKNOWN, asked)
         try:
@@ -43,17 +46,17 @@ def with_other_settings(kind: type[Task], folder: Path) -> dict[str, Task]:
 
 def _names_data(hint: Any) -> bool:
     kinds = get_args(hint) or (hint,)
-    return any(isinstance(one, type) and issubclass(one, (Path, Url, Source)) for one in kinds)
+    return any(isinstance(kind, type) and issubclass(kind, (Path, Url, Source)) for kind in kinds)
 
 
 def _other(value: Any, hint: Any) -> Any:
     """An entry that parses to another value; _UNKNOWN where the type does not tell any."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        several = (_other(value, one) for one in arguments if one is not type(None))
-        return next((one for one in several if one is not _UNKNOWN), _UNKNOWN)
+        several = (_other(value, kind) for kind in arguments if kind is not type(None))
+        return next((other for other in several if other is not _UNKNOWN), _UNKNOWN)
     if origin is Literal:
-        return next((one for one in arguments if one != value), _UNKNOWN)
+        return next((other for other in arguments if other != value), _UNKNOWN)
     if origin is tuple:
         return _other_tuple(value, arguments)
     if isinstance(hint, type) and issubclass(hint, Component):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from chiasm.config import dump, parse
 from chiasm.contracts.contract import require
@@ -34,6 +35,21 @@ def small(kind: Family) -> Model:
     built = model(config, processor)
     built.check()
     return built
+
+
+def fill_zeros(module: nn.Module) -> None:
+    """Draws the weights that learn and begin as zeros, since these keep gradients from what stands before them."""
+    for parameter in module.parameters():
+        if parameter.requires_grad and parameter.dim() > 1 and not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+
+
+def backward(losses: Mapping[str, Tensor]) -> None:
+    """The backward pass of all losses together. Raises ContractError unless they are finite scalars, one at least."""
+    require(bool(losses), "losses() gives no loss")
+    for name, loss in losses.items():
+        require(loss.dim() == 0 and bool(loss.isfinite()), f"the loss '{name}' is no finite scalar: {loss.detach()}")
+    torch.autograd.backward(torch.stack([loss for name, loss in losses.items() if not name.startswith("_")]).sum())
 
 
 def samples(kind: Family, count: int) -> list[Sample]:

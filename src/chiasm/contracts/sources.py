@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
-from chiasm.contracts.contract import instance, require
+from chiasm.contracts.contract import Trial, instance, require
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample
 from chiasm.data.source import Source
@@ -15,9 +15,9 @@ BASE = Source
 _SOME = 16  # samples that are looked at
 
 
-def gives_samples(kind: type[Source], folder: Path) -> None:
+def gives_samples(trial: Trial[type[Source]]) -> None:
     """It has samples, by indices from 0: each with a key of its own, and pictures that can be decoded."""
-    source = instance(kind, folder)
+    source = instance(trial)
     require(len(source) > 0, "its example has no samples")
     keys: dict[str, int] = {}
     for index, sample in enumerate(islice(source, _SOME)):
@@ -31,21 +31,21 @@ def gives_samples(kind: type[Source], folder: Path) -> None:
                 part.decode()
 
 
-def gives_the_same_sample_again(kind: type[Source], folder: Path) -> None:
+def gives_the_same_sample_again(trial: Trial[type[Source]]) -> None:
     """The same index gives the same sample, in any order and from a second source of the same entries."""
-    first, second = instance(kind, folder), instance(kind, folder)
+    first, second = instance(trial), instance(trial)
     for index in reversed(range(min(len(first), _SOME))):
         for other in (first[index], second[index]):
             require(_content(first[index]) == _content(other), f"source[{index}] is not the same each time")
 
 
-def its_order_follows_from_seed_and_position(kind: type[Source], folder: Path) -> None:
+def its_order_follows_from_seed_and_position(trial: Trial[type[Source]]) -> None:
     """Its training order follows from the seed and the position alone, so that a run resumes exactly.
 
     Every sample comes once an epoch, but for sources with an order of their own, such as a weighted mixture.
     """
-    source, again = instance(kind, folder), instance(kind, folder)
-    count, own_order = len(source), kind.at is not Source.at
+    source, again = instance(trial), instance(trial)
+    count, own_order = len(source), trial.subject.at is not Source.at
     for seed in (0, 1):
         for epoch in (0, 1):
             positions = range(epoch * count, (epoch + 1) * count)
@@ -58,5 +58,6 @@ def its_order_follows_from_seed_and_position(kind: type[Source], folder: Path) -
 
 
 def _content(sample: Sample) -> tuple[object, ...]:
+    """All that a sample holds, its pictures as pixels."""
     parts = [part.decode().tobytes() if isinstance(part, Image) else part for part in sample.parts]
-    return sample.key, parts, sample.captions, sample.boxes, sample.meta
+    return replace(sample, parts=()), parts

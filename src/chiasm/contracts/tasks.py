@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from chiasm.config import dump, parse
-from chiasm.contracts.contract import instance, require
+from chiasm.contracts.contract import Trial, instance, require
 from chiasm.contracts.known_answers import (
     KnownReplies,
     KnownScores,
@@ -69,9 +69,9 @@ class _Damaged(Source):
         return self.whole[index]
 
 
-def asks_what_can_be_told_apart(kind: type[Task], folder: Path) -> None:
+def asks_what_can_be_told_apart(trial: Trial[type[Task]]) -> None:
     """It asks something, each question under a key of its own, and the same again."""
-    task, again = instance(kind, folder), instance(kind, folder)
+    task, again = instance(trial), instance(trial)
     require(bool(task.requests), "it asks nothing")  # of its example
     keys = [request.key for request in task.build_all_requests()]
     require(len(set(keys)) == len(keys), f"two questions share the key '{max(keys, key=keys.count)}'")
@@ -80,9 +80,9 @@ def asks_what_can_be_told_apart(kind: type[Task], folder: Path) -> None:
     )
 
 
-def measures_every_item(kind: type[Task], folder: Path) -> None:
+def measures_every_item(trial: Trial[type[Task]]) -> None:
     """Its metrics have one credit an item, from 0 to the metric's best, whatever the model that never looks says."""
-    task = instance(kind, folder)
+    task = instance(trial)
     require(bool(task.constants()), "constants() gives no answer that nobody has to look for")
     kinds = {request.kind for request in task.requests}
     for name, responses in task.constants().items():
@@ -100,15 +100,15 @@ def measures_every_item(kind: type[Task], folder: Path) -> None:
             require(bool(inside), f"{metric.name}: the baseline '{name}' earns less than 0, or more than the best")
 
 
-def a_constant_answer_gets_chance(kind: type[Task], folder: Path) -> None:
+def a_constant_answer_gets_chance(trial: Trial[type[Task]]) -> None:
     """A model that answers all alike gets exactly what chance does, over all and by kind: ties are split, not won."""
-    task = instance(kind, folder)
+    task = instance(trial)
     _require_chance(task, task.requests)
 
 
-def chance_is_what_random_scores_get(kind: type[Task], folder: Path) -> None:
+def chance_is_what_random_scores_get(trial: Trial[type[Task]]) -> None:
     """Chance, as it is stated, is what drawn scores earn in the mean, with many ties among them and with none."""
-    task = instance(kind, folder)
+    task = instance(trial)
     alike = [request.constant() for request in task.requests]
     shapes = [response.shape for response in alike if isinstance(response, np.ndarray)]
     if len(shapes) != len(alike) or not all(isinstance(request, ScoreRequest) for request in task.requests):
@@ -131,9 +131,9 @@ def chance_is_what_random_scores_get(kind: type[Task], folder: Path) -> None:
             )
 
 
-def right_answers_get_the_best(kind: type[Task], folder: Path) -> None:
+def right_answers_get_the_best(trial: Trial[type[Task]]) -> None:
     """What the requests say is right earns the best of every metric, over all and by kind."""
-    task = instance(kind, folder)
+    task = instance(trial)
     requests = with_one_reference(task.requests)
     right = right_answers(requests)
     if right is None:
@@ -149,14 +149,14 @@ def right_answers_get_the_best(kind: type[Task], folder: Path) -> None:
         require(not score.failed and not score.unparsed, f"{where}: right answers count as failed or as unread")
 
 
-def a_wrong_answer_costs_something(kind: type[Task], folder: Path) -> None:
+def a_wrong_answer_costs_something(trial: Trial[type[Task]]) -> None:
     """Where one right answer turns wrong, the first metric falls."""
-    task = instance(kind, folder)
+    task = instance(trial)
     right = right_answers(task.requests)
     if right is None:
         return
     best = figure_of(_metrics(task, task.requests, right)[0])
-    items = [at for at, request in enumerate(task.requests) if not getattr(request, "to_learn_from", False)]
+    items = [at for at, request in enumerate(task.requests) if not request.to_learn_from]
     for at in items[:4]:
         wrong, request = list(right), task.requests[at]
         if isinstance(request, EmbedRequest):
@@ -168,9 +168,9 @@ def a_wrong_answer_costs_something(kind: type[Task], folder: Path) -> None:
         require(found < best, f"a wrong answer to '{request.key}' costs nothing: {found:.4f} as before")
 
 
-def what_cannot_be_read_counts_as_wrong(kind: type[Task], folder: Path) -> None:
+def what_cannot_be_read_counts_as_wrong(trial: Trial[type[Task]]) -> None:
     """A sample that cannot be read is an item that failed, with no credit and no chance, for the right answers too."""
-    whole = instance(kind, folder)
+    whole = instance(trial)
     if len(whole.data) < 3:
         return
     task = replace(whole, data=_Damaged(whole.data, 1), limit=None)
@@ -189,51 +189,53 @@ def what_cannot_be_read_counts_as_wrong(kind: type[Task], folder: Path) -> None:
     _require_chance(task, requests)
 
 
-def its_hash_says_what_was_asked(kind: type[Task], folder: Path) -> None:
+def its_hash_says_what_was_asked(trial: Trial[type[Task]]) -> None:
     """The hash of what is asked moves with the samples and with every setting that a score may depend on, and with
     nothing else: not with the task's name."""
-    task = instance(kind, folder)
+    task = instance(trial)
     first = _hash(task)
-    require(_hash(instance(kind, folder)) == first, "a second task of the same entries has another hash")
+    require(_hash(instance(trial)) == first, "a second task of the same entries has another hash")
     require(_hash(replace(task, name="another")) == first, "the hash depends on the task's name; see settings()")
     require(
         len(task.data) < 2 or _hash(replace(task, data=_Half(task.data))) != first,
         "half of the samples give the same hash",
     )
     hashes = {first: "the settings of its example"}
-    for name, other in with_other_settings(kind, folder).items():
+    for name, other in with_other_settings(trial).items():
         found = _hash(other)
         entry = f"{name}={getattr(other, name)!r}"
         require(found not in hashes, f"{entry} gives the same hash as {hashes.get(found)}; see settings()")
         hashes[found] = entry
 
 
-def each_setting_is_written_and_read_back(kind: type[Task], folder: Path) -> None:
+def each_setting_is_written_and_read_back(trial: Trial[type[Task]]) -> None:
     """Entries that are written down, with another value of each setting in turn, give the same task again."""
-    task = instance(kind, folder)
-    for name, other in {"name": replace(task, name="another"), **with_other_settings(kind, folder)}.items():
+    task, kind = instance(trial), trial.subject
+    for name, other in {"name": replace(task, name="another"), **with_other_settings(trial)}.items():
         entries = json.loads(json.dumps(dump(other)))
         require(entries.get("task") == kind.chosen_name(), f"it is written as the task '{entries.get('task')}'")
         require(entries[name] != json.loads(json.dumps(dump(task)))[name], f"another '{name}' is written as the same")
         again = parse(kind.base, entries)
-        unlike = [one.name for one in fields(task) if getattr(again, one.name) != getattr(other, one.name)]
+        names = [entry.name for entry in fields(task)]
+        unlike = [each for each in names if getattr(again, each) != getattr(other, each)]
         require(not unlike, f"with another '{name}', what is written gives another {', '.join(unlike)}")
 
 
-def is_evaluated_beside_blind_and_shuffled(kind: type[Task], folder: Path) -> None:
+def is_evaluated_beside_blind_and_shuffled(trial: Trial[type[Task]]) -> None:
     """A model that knows the right answers is evaluated: grey images give it no more than chance, exchanged ones less
     than the best. Asked for scores or in words, it is asked the same."""
-    task = instance(kind, folder)
+    task = instance(trial)
     if right_answers(task.requests) is None:
         return
     hashes = set()
     for model in models_that_know(task):
-        result = evaluate(model, [task], folder / type(model).__name__, progress=False).results[0]
+        folder = trial.folder / type(model).__name__
+        result = evaluate(model, [task], folder, progress=False).results[0]
         hashes.add(result.requests)
         missing = {"blind", *task.constants()} - result.headline.baselines.keys()
         require(not missing, f"the evaluation has no baseline '{''.join(sorted(missing)[:1])}'")
         require(bool(result.examples), "examples() shows nothing")
-        _require_answers(task, folder / type(model).__name__)
+        _require_answers(task, folder)
         best = _best_of(task)
         if model.contradicted or not isinstance(model, (KnownScores, KnownReplies)):
             continue  # a probe is fitted on grey and on exchanged images too

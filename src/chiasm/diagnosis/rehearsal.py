@@ -19,7 +19,9 @@ from chiasm.errors import DataError
 from chiasm.models.model import Model
 from chiasm.nn.device import choose_device
 from chiasm.nn.precision import Precision, autocast, choose_precision
+from chiasm.training.distributed import Ranks
 from chiasm.training.dummy_images import with_dummy_images
+from chiasm.training.findings import dead_tensors
 from chiasm.training.learner import Learner
 from chiasm.training.optimiser import freeze
 
@@ -123,12 +125,16 @@ def _tried(setting: Setting, processor: Processor, read: list[tuple[Batch, Drawn
         kept.append(counter.bytes)
         weighed = [settings.loss_weights.get(name, 1.0) * loss for name, loss in named.items() if name[0] != "_"]
         torch.autograd.backward(torch.stack(weighed).sum())
-    zero_by_design = objective.expected_zero_grad(model)
-    learned = {name: tensor for name, tensor in learner.trainable() if name not in zero_by_design}
-    dead = [name for name, tensor in learned.items() if tensor.grad is None or not tensor.grad.any()]
     finite = all(math.isfinite(float(loss.detach())) for loss in named.values())
     fixed, per_unit = _line(sizes, kept)
-    return Rehearsal(fixed, per_unit, True, tuple(name for name in named if name[0] != "_"), finite, tuple(dead))
+    return Rehearsal(
+        fixed,
+        per_unit,
+        True,
+        tuple(name for name in named if name[0] != "_"),
+        finite,
+        tuple(dead_tensors(learner, Ranks())),
+    )
 
 
 def _precision(setting: Setting) -> Precision:

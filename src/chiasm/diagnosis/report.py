@@ -40,7 +40,7 @@ def render(diagnosis: Diagnosis) -> Iterator[RenderableType]:
         table.add_row(Text(mark, style=style), finding.check, Text(finding.title), counted)
     yield Padding(table, (1, 0, 1, 0))
     yield Text(
-        f"{verdict(diagnosis)}. Coverage in {duration(diagnosis.seconds)}: {'; '.join(map(how_much, diagnosis.read))}."
+        f"{verdict(diagnosis)}. Read in {duration(diagnosis.seconds)}: {'; '.join(map(how_much, diagnosis.read))}."
     )
 
 

@@ -14,6 +14,7 @@ from chiasm.config import Component, dump, parse
 from chiasm.data.image import Image
 from chiasm.errors import CheckpointError, DataError, RecipeError
 from chiasm.evaluation import outcomes
+from chiasm.evaluation.files import write_file
 from chiasm.evaluation.result import Evaluation, TaskResult
 from chiasm.evaluation.statistics import Difference, holm
 from chiasm.evaluation.task import Task
@@ -113,7 +114,10 @@ def leads(pairs: Sequence[tuple[str, Path, Path]]) -> list[Difference | None]:
     found: list[Difference | None] = []
     for task, *folders in pairs:
         first, second = (answers_file(folder, task) for folder in folders)
-        shared = outcomes.differences(first, second, most=1) if first.is_file() and second.is_file() else []
+        if first.is_file() and second.is_file():
+            shared = outcomes.differences(outcomes.read(first)[0], outcomes.read(second)[0], most=1)
+        else:
+            shared = []
         found.append(shared[0] if shared else None)
     corrected = iter(holm([difference.p for difference in found if difference is not None]))
     return [difference and replace(difference, p=next(corrected)) for difference in found]
@@ -127,19 +131,20 @@ def answers_file(folder: Path, task: str) -> Path:
 
 def write_tasks(tasks: Sequence[Task], folder: Path) -> None:
     """Writes the tasks as recipe entries; of one that no recipe can name, such as of data in memory, why not."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = "".join(_entry(task) for task in tasks) or "[]\n"
-    (folder / TASKS).write_text(content, encoding="utf-8")
+    write_file(folder / TASKS, "".join(_entry(task) for task in tasks) or "[]\n")
 
 
 def images_of(folder: Path, task: str) -> Mapping[str, Image]:
     """The first image of each item of a task, by the item's key and by its sample's, read from the data again.
 
-    Empty where the folder does not say how the task was asked. Raises DataError if the data are gone, or no recipe
-    can name them; RecipeError if they are of a package that is not installed, or not allowed.
+    Empty where the folder does not say how the task was asked. Raises DataError if tasks.yaml is not YAML, the data are
+    gone, or no recipe can name them; RecipeError if they are of a package that is not installed, or not allowed.
     """
     file = folder / TASKS
-    entries: Any = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else []
+    try:
+        entries: Any = yaml.safe_load(file.read_bytes()) if file.is_file() else []
+    except yaml.YAMLError as error:
+        raise DataError(f"{file} is not YAML; run `chiasm eval` again") from error
     for entry in entries if isinstance(entries, list) else []:
         if not isinstance(entry, dict) or (entry.get("name") or entry.get("task")) != task:
             continue
@@ -171,8 +176,8 @@ def _require_names(value: object) -> None:
         if kind.base.choose(value.chosen(), f"the {value.key} '{value.chosen()}'") is not kind:
             raise RecipeError(f"the {value.key} '{value.chosen()}' is the name of another class")
     if is_dataclass(value):
-        for one in fields(value):
-            _require_names(getattr(value, one.name))
+        for entry in fields(value):
+            _require_names(getattr(value, entry.name))
     elif isinstance(value, (list, tuple, Mapping)):
         for inner in value.values() if isinstance(value, Mapping) else value:
             _require_names(inner)
@@ -195,15 +200,16 @@ def _compared(folders: tuple[Path, Path], ours: TaskResult, theirs: TaskResult) 
     for file in files:
         if not file.is_file():
             raise CheckpointError(f"there is no {file} with the answers; run `chiasm eval` again")
-    found = outcomes.differences(files[0], files[1])
+    (ours_by_metric, first_by_metric), (theirs_by_metric, second_by_metric) = map(outcomes.read, files)
+    found = outcomes.differences(ours_by_metric, theirs_by_metric)
     if not found:
         raise DataError(f"task '{ours.name}': the runs share no metric; evaluate both with the same version")
     notes = []
     if ours.protocol != theirs.protocol:
         notes.append("the models' processors differ: other tokens or pixels were made of the same questions")
-    (credit, first), (other, second) = (
-        (metrics[found[0].name].credit, known[found[0].name]) for metrics, known in map(outcomes.read, files)
-    )
+    headline = found[0].name
+    credit, other = ours_by_metric[headline].credit, theirs_by_metric[headline].credit
+    first, second = first_by_metric[headline], second_by_metric[headline]
     changes = tuple(
         Change(
             key,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from chiasm.adaptation.blend import blend
 from chiasm.config import dump, parse
+from chiasm.data.files import read_json
 from chiasm.errors import CheckpointError
 from chiasm.evaluation.files import write_file
 from chiasm.evaluation.run import quick_scores
@@ -36,11 +37,11 @@ class Curve:
 
     @classmethod
     def load(cls, folder: Path) -> Curve:
-        """Raises CheckpointError where the folder has no blend.json."""
+        """Raises CheckpointError where the folder has no blend.json, DataError where that is not JSON."""
         file = folder / FILE
         if not file.exists():
             raise CheckpointError(f"there is no {file}; run `chiasm blend` with --tasks first")
-        return parse(cls, json.loads(file.read_text(encoding="utf-8")), str(file))
+        return parse(cls, read_json(file), str(file))
 
 
 def headlines(figures: Iterable[str]) -> dict[str, str]:

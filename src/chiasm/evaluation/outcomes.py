@@ -101,12 +101,11 @@ class Outcome:
     image: str = ""
 
 
-def differences(first: Path, second: Path, most: int | None = None) -> list[Difference]:
-    """Every metric that two files of answers share, or the first `most` of them, the headline first.
+def differences(ours: Mapping[str, Metric], theirs: Mapping[str, Metric], most: int | None = None) -> list[Difference]:
+    """Every metric that two files of answers share (see `read`), or the first `most` of them, the headline first.
 
     Raises DataError where they hold unlike items.
     """
-    ours, theirs = read(first)[0], read(second)[0]
     found = []
     for name in [name for name in ours if name in theirs][:most]:
         metric, other = ours[name], theirs[name]
@@ -122,13 +121,14 @@ def read(file: Path) -> tuple[dict[str, Metric], dict[str, dict[str, Outcome]]]:
     """
     metrics: dict[str, Metric] = {}
     outcomes: dict[str, dict[str, Outcome]] = {}
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
-                key, credits_by_name = record["key"], record["credit"]
+                key, weights = record["key"], record.get("weight", {})
+                credits_by_name = {name: float(credit) for name, credit in record["credit"].items()}
                 outcome = Outcome(record["answer"], record["kind"], record["sample"], record.get("image", ""))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise CheckpointError(
                     f"{file}, line {number}, is no line of answers; run `chiasm eval` again"
                 ) from error
@@ -136,6 +136,6 @@ def read(file: Path) -> tuple[dict[str, Metric], dict[str, dict[str, Outcome]]]:
                 metric = metrics.setdefault(name, Metric())
                 metric.credit[key], metric.sample[key] = credit, outcome.sample
                 outcomes.setdefault(name, {})[key] = outcome
-                if name in record.get("weight", {}):
-                    metric.weight[key] = record["weight"][name]
+                if name in weights:
+                    metric.weight[key] = weights[name]
     return metrics, outcomes

@@ -41,11 +41,13 @@ class Request(ABC):
 
     key: unique in its task. kind: what it is about; scores are reported by kind.
     sample_key: key of the sample that it was made of; items of one sample are resampled together.
+    to_learn_from: what a probe is fitted on; it is no item of its own, and where it is broken nothing counts as wrong.
     """
 
     key: str
     kind: str = field(default="", kw_only=True)
     sample_key: str = field(default="", kw_only=True)
+    to_learn_from: bool = field(default=False, kw_only=True)
 
     @property
     @abstractmethod
@@ -261,13 +263,9 @@ class ScoreOrGenerate(ScoreRequest):
 
 @dataclass(frozen=True)
 class EmbedRequest(Request):
-    """Where do these images lie in the model's space? Answered by their embeddings, (N, D).
-
-    to_learn_from: what a probe is fitted on; it is no item of its own.
-    """
+    """Where do these images lie in the model's space? Answered by their embeddings, (N, D)."""
 
     images: tuple[Image, ...]
-    to_learn_from: bool = False
 
     @property
     def verbs(self) -> tuple[str, ...]:
@@ -294,13 +292,9 @@ class EmbedRequest(Request):
 
 @dataclass(frozen=True)
 class Broken(Request):
-    """A sample that cannot be read: an item that no model is asked and that counts as wrong.
-
-    to_learn_from: it would have been no item of its own, so nothing counts as wrong.
-    """
+    """A sample that cannot be read: an item that no model is asked and that counts as wrong."""
 
     reason: str
-    to_learn_from: bool = False
 
     @property
     def verbs(self) -> tuple[str, ...]:

@@ -6,8 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from chiasm.config import dump, parse
+from chiasm.data.files import read_json
 from chiasm.errors import CheckpointError
 from chiasm.evaluation.confidence import Calibration
 from chiasm.evaluation.files import write_file
@@ -111,6 +113,8 @@ class TaskResult:
     calibration: how far the model's confidence can be trusted; None where its answers carry none.
     """
 
+    renamed: ClassVar[Mapping[str, str]] = {"asked": "requests"}
+
     task: str
     name: str
     scores: tuple[Score, ...]
@@ -145,8 +149,8 @@ class Evaluation:
 
     @classmethod
     def load(cls, folder: Path) -> Evaluation:
-        """Raises CheckpointError where the folder has no results.json."""
+        """Raises CheckpointError where the folder has no results.json, DataError where that is not JSON."""
         file = folder / "results.json"
         if not file.exists():
             raise CheckpointError(f"there is no {file}; run `chiasm eval` first")
-        return parse(cls, json.loads(file.read_text()), str(file))
+        return parse(cls, read_json(file), str(file))

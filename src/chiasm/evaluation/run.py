@@ -56,9 +56,11 @@ def evaluate(
     options: how it is asked; whatever its share, what other shares have not answered is asked here.
     leave_out: tasks that need a verb which the model lacks are left out, and the results say which, and why.
     Raises CapabilityError, before anything is asked, if the model lacks a verb that a task needs and `leave_out` is not
-    given, or that all tasks need; RecipeError if two tasks go by the same name; DataError if a task finds nothing to
-    ask about; RemoteError if a remote model stops.
+    given, or that all tasks need; RecipeError if there is no task, or two share a name; DataError if a task finds
+    nothing to ask about; RemoteError if a remote model stops; TypeError for what is no list of tasks.
     """
+    if not tasks:
+        raise RecipeError("there is no task to evaluate the model on; give at least one")
     fingerprint = fingerprint or fingerprint_of(model)
     options = replace(options, share=Share())
     left_out = check(model, tasks, options, leave_out=leave_out)
@@ -107,6 +109,8 @@ def check(
 
     Returns why the model cannot be asked tasks that are left out, by their titles; see `evaluate`.
     """
+    if isinstance(tasks, Task) or not all(isinstance(task, Task) for task in tasks):
+        raise TypeError(f"expected a list of tasks, such as [Pairs(source)], not {tasks!r:.80}")
     _expect_unique(tasks)
     scoring(model, options.score_by)
     if options.load is not None:

@@ -117,7 +117,7 @@ class Task(Component, ABC, package="chiasm.evaluation.tasks", key="task"):
         return {"data": {"source": "scenes", "seed": 1, "count": 8, "objects": [1, 2]}}
 
     @classmethod
-    def other_settings(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003  # as of `example`
+    def other_settings(cls) -> Mapping[str, Any]:
         """Entries with other values than those of `example`, for settings whose type does not tell one: the contracts
         hold that the hash of what is asked moves with each setting."""
         return {}

@@ -17,7 +17,7 @@ from chiasm.errors import DataError
 _CONFIRMED = 500  # candidates that are looked at again; of more, only the first
 
 
-class ImageCollection(Check):
+class ImagesCheck(Check):
     """Finds repeated images by their hashes and prints, 128 bytes an image."""
 
     def __init__(self, setting: Setting) -> None:

@@ -11,7 +11,7 @@ from chiasm.evaluation.report import display, theme
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_ROOM = Path(__file__).parent
+_FOLDER = Path(__file__).parent
 
 
 def make() -> Environment:
@@ -21,7 +21,7 @@ def make() -> Environment:
     except ImportError as error:
         raise MissingExtra("jinja2", "eval", "a report") from error
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_ROOM),
+        loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,  # captions and names come from strangers
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -34,5 +34,5 @@ def make() -> Environment:
 
 
 def text(name: str) -> str:
-    """A file of this room, such as page.css."""
-    return (_ROOM / name).read_text(encoding="utf-8")
+    """A file of this folder, such as page.css."""
+    return (_FOLDER / name).read_text(encoding="utf-8")

@@ -21,8 +21,8 @@ const folded = () => document.querySelectorAll("details:not([open])");
 let unfolded = [];
 addEventListener("beforeprint", () => {
   unfolded = [...folded()];
-  for (const one of unfolded) one.open = true;
+  for (const details of unfolded) details.open = true;
 });
 addEventListener("afterprint", () => {
-  for (const one of unfolded) one.open = false;
+  for (const details of unfolded) details.open = false;
 });

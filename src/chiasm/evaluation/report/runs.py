@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from chiasm.data.files import to_text
 from chiasm.errors import ChiasmError, RecipeError
 from chiasm.evaluation.result import PICTURES, Evaluation, Score, TaskResult
 
@@ -140,7 +141,7 @@ def read_log(file: Path) -> Log:
     Where a step was logged twice, the later entry counts. A last line that was cut short is left out.
     Raises ChiasmError, naming the line, for what is not a log entry.
     """
-    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    text = to_text(file.read_bytes(), str(file)) if file.exists() else ""
     lines = text.splitlines()
     if lines and not text.endswith("\n"):
         del lines[-1]  # the run was killed while it wrote
@@ -165,7 +166,7 @@ def read_recipe(file: Path) -> Mapping[str, Any]:
     if not file.exists():
         return {}
     try:
-        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
+        entries = yaml.safe_load(file.read_bytes())
     except yaml.YAMLError as error:
         raise RecipeError(f"{file} is not YAML: {error}") from error
     if not isinstance(entries, dict):

@@ -61,6 +61,6 @@ def _themed_tag(tag: str, name: str) -> str:
     tag = re.sub(r'\bid="', f'id="{name}-', tag)
     tag = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', tag).replace("url(#", f"url(#{name}-")
     tag = re.sub(r"font-family: [^;\"]*", "font-family: inherit", tag)
-    for ranking_of, css in _VARIABLES.items():
-        tag = tag.replace(ranking_of, f"var({css})")
+    for stand_in, css in _VARIABLES.items():
+        tag = tag.replace(stand_in, f"var({css})")
     return re.sub(r"\s*\n\s*", " ", tag)

@@ -36,18 +36,19 @@ def trust_panels(runs: Sequence[Run]) -> tuple[TrustPanel, ...]:
 
 
 def draw_reliability(panel: TrustPanel, name: str) -> Drawing:
-    """Accuracy over confidence, bin by bin; a mark's area grows with its items. On the diagonal lies whom to trust."""
+    """Accuracy over confidence, bin by bin; marks grow with their items. A calibrated model lies on the diagonal."""
 
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, dashes=(3, 3))
         for index, found in panel.known:
-            most = max(group.items for group in found.bins)
-            firm = [group for group in found.bins if group.items >= _FEW * sum(group.items for group in found.bins)]
-            x, y = [group.confidence for group in firm], [group.accuracy for group in firm]
+            most = max(bucket.items for bucket in found.bins)
+            few = _FEW * sum(bucket.items for bucket in found.bins)
+            firm = [bucket for bucket in found.bins if bucket.items >= few]
+            x, y = [bucket.confidence for bucket in firm], [bucket.accuracy for bucket in firm]
             axes.plot(x, y, color=colour(index), linewidth=1.5)
-            for group in found.bins:
-                size = 4 + 7 * (group.items / most) ** 0.5
-                point = [group.confidence], [group.accuracy]
+            for bucket in found.bins:
+                size = 4 + 7 * (bucket.items / most) ** 0.5
+                point = [bucket.confidence], [bucket.accuracy]
                 axes.plot(*point, color=colour(index), marker=marker(index), markersize=size)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)

@@ -38,7 +38,7 @@ class Classification(Choice):
         return {"data": {"source": "folder", **Folder.example(folder)}}
 
     @classmethod
-    def other_settings(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003  # of no file
+    def other_settings(cls) -> Mapping[str, Any]:
         return {"classes": ["star", "square", "circle"]}
 
     def construct_requests(self, sample: Sample) -> Iterator[ScoreRequest]:

@@ -61,7 +61,7 @@ class LinearProbe(Task):
         return {"data": data, "train": data}
 
     @classmethod
-    def other_settings(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003  # of no file
+    def other_settings(cls) -> Mapping[str, Any]:
         return {"shots": [2]}
 
     def __post_init__(self) -> None:
@@ -143,9 +143,7 @@ class _Probed:
 
     def __init__(self, task: LinearProbe, requests: Sequence[Request], responses: Sequence[Response]) -> None:
         self.task, self.given = task, responses
-        to_learn = {at for at, request in of_type(requests, EmbedRequest) if request.to_learn_from}
-        to_learn |= {at for at, request in of_type(requests, Broken) if request.to_learn_from}
-        places = [at for at in range(len(requests)) if at not in to_learn]
+        places = [at for at, request in enumerate(requests) if not request.to_learn_from]
         self.items, self.responses = [requests[at] for at in places], [responses[at] for at in places]
         known = [
             (request.kind, np.asarray(response)[0])

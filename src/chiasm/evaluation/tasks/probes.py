@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from chiasm.data.sample import Sample, Text
@@ -32,7 +31,7 @@ class Probes(Choice):
     rule: ClassVar[ChoiceRule] = TEXT
 
     @classmethod
-    def other_settings(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003  # of no file
+    def other_settings(cls) -> Mapping[str, Any]:
         return {"by": "objects"}
 
     def construct_requests(self, sample: Sample) -> Iterator[ScoreRequest]:
