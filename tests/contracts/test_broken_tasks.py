@@ -34,7 +34,7 @@ class Backwards(Choice):
     @classmethod
     def other_settings(cls) -> Mapping[str, Any]:
         given = {"only": ["few", "many"]}
-        others = {"unsaid": {}, "same": {"only": []}, "misspelt": {**given, "olny": ["few"]}}
+        others: dict[str, dict[str, Any]] = {"unsaid": {}, "same": {"only": []}, "misspelt": {**given, "olny": ["few"]}}
         return others.get(broken, given)
 
     def construct_requests(self, sample: Sample) -> Iterator[ScoreRequest]:
