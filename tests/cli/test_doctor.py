@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import PIL.Image
@@ -13,7 +14,7 @@ from tests.diagnosis.planted import add, chat, clean, jpeg, photo
 def test_doctor_tells_names_and_stops_a_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(clean(tmp_path))
     assert main(["doctor", file]) == 0
-    assert "all 24 samples of training" in capsys.readouterr().out
+    assert re.search(r"\. Read in [\d.]+ s: all 24 samples of training\.", capsys.readouterr().out)
     add(tmp_path, "cut.jpg", jpeg(photo(50, 400, 300))[:900], ["a caption"])
     page, facts = tmp_path / "page.html", tmp_path / "facts.json"
     assert main(["doctor", file, "data.max_skipped=0.01", "--all", "--json", str(facts), "--out", str(page)]) == 1

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from chiasm.evaluation import confidence
 from chiasm.evaluation.confidence import calibration, confidences, fit_temperature
+from chiasm.evaluation.run import evaluate, quick_scores
+from chiasm.evaluation.tasks.pairs import Pairs
+from tests.evaluation.fakes import HashEmbedder, world
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
@@ -81,3 +87,20 @@ def test_equal_confidences_share_the_mean_over_their_orders(items: list[tuple[fl
         areas.append((wrong / np.arange(1, len(items) + 1)).mean())
     confidence, credit = (np.array(column) for column in zip(*items, strict=True))
     assert calibration(confidence, credit).area == pytest.approx(np.mean(areas))
+
+
+def test_a_temperature_is_fitted_only_where_it_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The evaluation in training and the baselines have no use for it, and with many classes it takes long."""
+    fitted: list[int] = []
+    fit = confidence.fit_temperature
+
+    def counted(scores_IC: NDArray[np.float32], true_IC: NDArray[np.bool_]) -> float:
+        fitted.append(len(scores_IC))
+        return fit(scores_IC, true_IC)
+
+    monkeypatch.setattr(confidence, "fit_temperature", counted)
+    quick_scores(HashEmbedder(), [Pairs(world(20))])
+    assert fitted == []
+    (result,) = evaluate(HashEmbedder(), [Pairs(world(20))], tmp_path, progress=False).results
+    assert result.calibration is not None
+    assert len(fitted) == 2, "once for each half of the samples"

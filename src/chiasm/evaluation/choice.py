@@ -124,7 +124,7 @@ def with_replies(
         choices=tuple(response if isinstance(response, str) else choice for response, choice in pairs),
         failed_I=items.failed_I & ~unparsed_I,
         unparsed_I=unparsed_I,
-        confidence_I=confidences(scores_IC, true_IC, items.samples),
+        confidence=partial(confidences, scores_IC, true_IC, items.samples),
     )
 
 

@@ -110,9 +110,9 @@ def _ratio(over: NDArray[np.float64], under: NDArray[np.float64]) -> NDArray[np.
 
 def calibration_of(metric: MetricCounts) -> Calibration | None:
     """How far the confidence in a metric's items can be trusted; None where they have none, or are no mean."""
-    confidence_I = metric.items.confidence_I
-    if confidence_I is None or metric.weight_I is not None or metric.corpus is not None:
+    if metric.items.confidence is None or metric.weight_I is not None or metric.corpus is not None:
         return None
+    confidence_I = metric.items.confidence()
     known_I = ~np.isnan(confidence_I)
     return calibration(confidence_I[known_I], metric.credit_I[known_I]) if known_I.any() else None
 

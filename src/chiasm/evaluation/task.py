@@ -34,7 +34,8 @@ class Items:
     keys: one an item, unique. samples: the sample of each; items of one sample are resampled together.
     kinds: what each is about. tied_I: several candidates share the best score. failed_I: could not be asked.
     choices: what the model chose or replied, in words. unparsed_I: replies in which no answer was found; they count as
-        wrong. confidence_I: the probability that the model gave its choice, NaN where it gave none (see `confidence`).
+        wrong. confidence: computes (I,) the probability that the model gave its choice, NaN where it gave none (see
+        `confidence`); only asked for where it is reported, since the temperature is fitted then.
     """
 
     keys: tuple[str, ...]
@@ -44,7 +45,7 @@ class Items:
     failed_I: NDArray[np.bool_]
     choices: tuple[str, ...]
     unparsed_I: NDArray[np.bool_] | None = None
-    confidence_I: NDArray[np.float64] | None = None
+    confidence: Callable[[], NDArray[np.float64]] | None = None
 
 
 @dataclass(frozen=True)

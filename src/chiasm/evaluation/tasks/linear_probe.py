@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ class LinearProbe(Task):
 
     def measure(self, requests: Sequence[Request], responses: Sequence[Response]) -> Measured:
         probed = self._probed(requests, responses)
-        items, full = probed.items, probed.metric("top-1 accuracy", probed.scores(probed.full), sure=True)
+        items, full = probed.items, probed.metric("top-1 accuracy", probed.scores(probed.full))
         metrics = [full, replace(full, name="mean per class", mean="kinds")]
         facts = {
             "classes": len(probed.labels),
@@ -223,7 +223,7 @@ class _Probed:
                 found_IC[at] = probe(torch.from_numpy(response)).numpy()[0]
         return found_IC
 
-    def metric(self, name: str, scores_IC: NDArray[np.float32], *, sure: bool = False) -> MetricCounts:
+    def metric(self, name: str, scores_IC: NDArray[np.float32]) -> MetricCounts:
         ranking = rank(scores_IC, self.true_IC)
         items = items_of(self.items, ranking)
         count_I = np.where([bool(request.verbs) for request in self.items], len(self.labels), 0)
@@ -235,6 +235,6 @@ class _Probed:
             tied_I=items.tied_I,
             failed_I=items.failed_I,
             choices=tuple(self.labels[at] for at in ranking.best_I.tolist()),
-            confidence_I=confidences(scores_IC, self.true_IC, items.keys) if sure else None,
+            confidence=partial(confidences, scores_IC, self.true_IC, items.keys),
         )
         return MetricCounts(name, named, ranking.hits(1), chance_I)
