@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import posixpath
+import pwd
 import sys
 import threading
 from collections.abc import Iterator
@@ -198,6 +199,18 @@ def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None
     assert file_cache.cache_folder() == Path("/x/chiasm")
     monkeypatch.setenv("CHIASM_CACHE", "/y")
     assert file_cache.cache_folder() == Path("/y")
+
+
+def test_a_user_without_a_home_is_told_to_choose_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CHIASM_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)  # as in containers, which run under a number alone
+    with pytest.raises(DataError, match="this user has no home folder; set CHIASM_CACHE"):
+        file_cache.cache_folder()
 
 
 def test_recent_values_are_made_once_and_failures_tried_again() -> None:

@@ -117,3 +117,19 @@ def test_what_is_shown_leaves_out_what_is_not_known() -> None:
     shown = ["loss 2.346", "0:02:05 left", "1,234 samples/s", "1.3 GB", "61% of the matrix peak"]
     assert in_words(2.3456, known) == shown
     assert in_words(2.3456, {"samples_per_second": 9.0}) == ["loss 2.346", "9 samples/s"]
+
+
+def test_a_cache_that_cannot_be_used_costs_a_measurement_and_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "cache" / "peaks").mkdir(parents=True)
+    monkeypatch.setattr(peak, "measured_peak", lambda *_: 5.0)
+    monkeypatch.setenv("CHIASM_CACHE", str(tmp_path / "file"))  # no folder, so nothing can be written below
+    assert matrix_peak(CPU, torch.float32) == 5.0
+    monkeypatch.setenv("CHIASM_CACHE", str(tmp_path / "cache"))
+    assert matrix_peak(CPU, torch.float32) == 5.0
+    (kept,) = (tmp_path / "cache" / "peaks").iterdir()
+    for damaged in ("", "{}", "[]", '{"operations_per_second": null}'):
+        kept.write_text(damaged)
+        assert matrix_peak(CPU, torch.float32) == 5.0

@@ -12,13 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from chiasm.adaptation.adapter import Adapter, AdapterConfig, chosen_layers, linear_layers
 from chiasm.adaptation.quantised import quieten_bitsandbytes
 from chiasm.adaptation.tensors import dotted, put, tensors_of
 from chiasm.errors import CheckpointError, MissingExtra, RecipeError
+from chiasm.models.tensor_file import save_file
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 BASE_LAYER = ".base_layer"  # where peft keeps a layer that it has put another one around

@@ -23,11 +23,18 @@ _TRIES = 3  # another process may make room just when a copy was found
 
 
 def cache_folder() -> Path:
-    """Where copies are kept: $CHIASM_CACHE, $XDG_CACHE_HOME/chiasm or ~/.cache/chiasm."""
-    chosen = os.environ.get("CHIASM_CACHE")
-    if chosen:
+    """Where copies are kept: $CHIASM_CACHE, $XDG_CACHE_HOME/chiasm or ~/.cache/chiasm.
+
+    Raises DataError where neither is set and this user has no home folder, as in some containers.
+    """
+    if chosen := os.environ.get("CHIASM_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chiasm"
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "chiasm"
+    try:
+        return Path.home() / ".cache" / "chiasm"
+    except RuntimeError as error:
+        raise DataError("this user has no home folder; set CHIASM_CACHE to a folder for what is kept") from error
 
 
 def local(where: Location) -> Path:

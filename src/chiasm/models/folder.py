@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from chiasm import __version__
@@ -18,6 +18,7 @@ from chiasm.config import dump, parse
 from chiasm.errors import CheckpointError
 from chiasm.models.fitting import require_fit
 from chiasm.models.model import Model, ModelConfig
+from chiasm.models.tensor_file import save_file
 from chiasm.nn.device import choose_device
 
 WEIGHTS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "processor"
@@ -119,9 +120,12 @@ def require_current(folder: Path) -> None:
 def load_weights(model: nn.Module, file: Path) -> None:
     """Reads a safetensors file into a model that has just these tensors; CheckpointError lists what does not fit."""
     try:
+        file.open("rb").close()  # safetensors says of a file that is not for us that it is not there
         tensors = load_file(file)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no {file}; the checkpoint is incomplete") from error
+    except PermissionError as error:
+        raise CheckpointError(f"{file} may not be read by this user; have its owner allow it (chmod a+r)") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read; it may have been cut short: {error}") from error
     assign(model, tensors, str(file))

@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from chiasm.data.file_cache import cache_folder
 from chiasm.data.files import inside
 from chiasm.data.image import Image
 from chiasm.data.vectors import GrowingArray
@@ -255,8 +256,7 @@ def index_home(folder: Path, root: Path | None = None) -> Path:
     Not in the folder itself: that may be read-only, shared or synchronised, and searching it should leave no trace.
     """
     if root is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        root = Path(cache) / "chiasm" / "search"
+        root = cache_folder() / "search"
     whole = folder.resolve()
     mark = hashlib.blake2b(os.fsencode(whole), digest_size=6).hexdigest()
     return root / f"{whole.name}-{mark}"

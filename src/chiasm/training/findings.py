@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from chiasm.data.batch import Batch
+from chiasm.models.tensor_file import save_file
 from chiasm.training.distributed import Ranks
 from chiasm.training.learner import Learner
 from chiasm.training.parallel import local

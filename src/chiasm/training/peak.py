@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from chiasm.data.file_cache import cache_folder, write_whole
+from chiasm.errors import DataError
 from chiasm.nn.precision import matrix_rate
 
 _TRIES = 6  # products; the fastest counts, for others may use the device too
@@ -61,14 +62,15 @@ class Work:
 def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second of a large matrix product, measured once for a device, a type and a number of threads.
 
-    A product of two n x n matrices is 2 n^3 operations. The figure is kept in chiasm's cache folder.
+    A product of two n x n matrices is 2 n^3 operations. The figure is kept in chiasm's cache folder; where that cannot
+    be read or written, it is measured each time.
     """
-    file = _cached(device, dtype)
-    if file.exists():
-        return float(json.loads(file.read_text())["operations_per_second"])
+    with suppress(OSError, DataError, ValueError, KeyError, TypeError):  # absent, damaged, or no folder of ours
+        return float(json.loads(_cached(device, dtype).read_text())["operations_per_second"])
     peak = measured_peak(device, dtype)
     record = {"device": _name(device), "dtype": str(dtype), "operations_per_second": peak}
-    write_whole(file, (json.dumps(record) + "\n").encode())
+    with suppress(OSError, DataError):  # a run does not end for a figure that could not be kept
+        write_whole(_cached(device, dtype), (json.dumps(record) + "\n").encode())
     return peak
 
 

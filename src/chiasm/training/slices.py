@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from chiasm.models.tensor_file import save_file
 from chiasm.training.parallel import first_row, local
 
 _HEADER, _OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"

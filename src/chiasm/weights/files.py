@@ -16,6 +16,7 @@ from torch import Tensor
 
 from chiasm.config import dump, parse
 from chiasm.errors import CheckpointError, RecipeError
+from chiasm.models.tensor_file import save_file
 
 T = TypeVar("T")
 
@@ -88,7 +89,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes a safetensors file, marked as PyTorch's, which transformers insists on."""
-    safetensors.torch.save_file(dict(tensors), file, metadata={"format": "pt"})
+    save_file(tensors, file, metadata={"format": "pt"})
 
 
 def is_torchscript(file: Path) -> bool:

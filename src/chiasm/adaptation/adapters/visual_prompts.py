@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from chiasm.adaptation.adapter import Adapter, AdapterConfig
 from chiasm.adaptation.tensors import dotted, tensors_of
 from chiasm.errors import CapabilityError, CheckpointError, RecipeError
+from chiasm.models.tensor_file import save_file
 from chiasm.nn.attention import Block
 from chiasm.nn.image_towers.vit import ViT
 
