@@ -42,7 +42,7 @@ class Backwards(Choice):
         words = sample.captions[0].rstrip(".").split()
         if len(words) >= self.least and (not self.only or kind in self.only):
             texts = ((" ".join(words) + self.ending,), (" ".join(reversed(words)) + self.ending,))
-            key = "alike" if broken == "keys" else sample.key
+            key = {"keys": "alike", "restless": f"{sample.key}/{id(self)}"}.get(broken, sample.key)
             yield ScoreRequest(key, (sample.image,), texts, (0,), kind=kind, sample_key=sample.key)
 
     def samples(self) -> Iterator[Any]:
@@ -62,6 +62,13 @@ class Backwards(Choice):
             metric = replace(metric, credit_I=1 - metric.credit_I)
         if broken == "generous":
             metric = replace(metric, credit_I=3 * metric.credit_I)
+        if broken == "twice":
+            items = replace(metric.items, keys=(metric.items.keys[0],) * len(metric.items.keys))
+            metric = replace(metric, items=items)
+        if broken == "kinds":
+            metric = replace(metric, items=replace(metric.items, kinds=("dozens",) * len(metric.items.keys)))
+        if broken == "short":
+            metric = replace(metric, credit_I=metric.credit_I[1:])
         if broken == "first":  # the first item counts for all
             metric = replace(metric, credit_I=np.full_like(metric.credit_I, metric.credit_I[-1]))
         if broken == "lucky":
@@ -96,6 +103,10 @@ def test_a_task_that_keeps_its_promises_passes() -> None:
     ("how", "contract", "told"),
     [
         ("keys", tasks.asks_what_can_be_told_apart, "two questions share the key 'alike'"),
+        ("restless", tasks.asks_what_can_be_told_apart, "a second task of the same entries asks something else"),
+        ("twice", tasks.measures_every_item, "accuracy: two items share a key"),
+        ("short", tasks.measures_every_item, "accuracy: not one credit an item"),
+        ("kinds", tasks.measures_every_item, "has items of the kind 'dozens', which no question is of"),
         ("generous", tasks.measures_every_item, "earns less than 0, or more than the best"),
         ("constants", tasks.measures_every_item, "gives no answer that nobody has to look for"),
         ("ties", tasks.a_constant_answer_gets_chance, "the same answer to all earns 1.0000, but chance is 0.5000"),

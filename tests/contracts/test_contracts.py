@@ -107,7 +107,12 @@ class Lopsided(clip.CLIP):
         if self.broken == "letters":
             texts = list(texts)
         found = super().embed_texts(texts)
+        if self.broken == "empty" and not len(texts):
+            return found[:, :1]
         return 2 * found if self.broken == "length" else found
+
+    def score(self, images: Any, texts: Any) -> Tensor:
+        return 2 * super().score(images, texts) if self.broken == "scaled" else super().score(images, texts)
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,8 @@ SIZES = {"small": LopsidedConfig(_clip.vision, _clip.text, _clip.width)}
         ("cut", models.losses_reach_all_that_learns, r"no gradient reaches .*vision\."),
         ("silent", models.losses_reach_all_that_learns, "gives no loss"),
         ("length", models.embeddings_do_not_depend_on_company, "embeddings are not of unit length"),
+        ("empty", models.embeddings_do_not_depend_on_company, r"nothing embedded is of shape \(0, 1\)"),
+        ("scaled", models.embeddings_do_not_depend_on_company, "scores are not the cosines of the embeddings"),
         ("letters", models.refuses_what_is_no_list, "'a red circle' is embedded, though it is no list of texts"),
     ],
 )
