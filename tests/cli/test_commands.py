@@ -130,3 +130,12 @@ def test_the_demo_trains_three_models_and_shows_what_the_chat_model_says(
     begun = load_recipe(out / "chat-scenes" / "recipe.yaml").pretrained["vision"]
     assert isinstance(begun, PretrainedPart)
     assert (Path(begun.checkpoint) / "checkpoint" / "model.safetensors").exists()
+
+    assert main(["demo", *TINY, *FEW, "--out", str(out)]) == 2
+    assert "`chiasm demo --resume` goes on where it stopped" in capsys.readouterr().err
+    shutil.rmtree(out / "chat-scenes")
+    kept = (out / "clip-scenes" / "checkpoint" / "model.safetensors").stat().st_mtime_ns
+    assert main(["demo", *TINY, *FEW, "--out", str(out), "--resume"]) == 0
+    assert capsys.readouterr().out.count("the run is finished") == 2
+    assert (out / "clip-scenes" / "checkpoint" / "model.safetensors").stat().st_mtime_ns == kept
+    assert (out / "chat-scenes" / "checkpoint" / "model.safetensors").exists()

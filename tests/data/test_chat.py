@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import transformers
 from tokenizers import Tokenizer
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from chiasm.data.chat import IMAGE, ChatTemplate
 from chiasm.data.chat_processor import ChatProcessor, ChatSettings
@@ -58,6 +59,53 @@ def test_texts_are_those_of_transformers() -> None:
     question = Sample("q", CHAT.parts[:3])
     expected = fast.apply_chat_template(messages[:2], chat_template=CHATML, tokenize=False, add_generation_prompt=True)
     assert processor().render(question, answer=True).text == expected.replace("<image>", "<image>" * 3)
+
+
+SPOKEN = {
+    "a macro whose parameter has another name": (
+        "{% macro say(it) %}{% for c in it %}{{ '<image>' if c.type == 'image' else c.text }}{% endfor %}{% endmacro %}"
+        "{% for m in messages %}[{{ m.role }}]{{ say(m['content']) }}{% endfor %}"
+    ),
+    "a variable of another name": (
+        "{% for m in messages %}{% set parts = m['content'] %}[{{ m.role }}]"
+        "{% for c in parts %}{{ '<image>' if c['type'] == 'image' else c['text'] }}{% endfor %}{% endfor %}"
+    ),
+    "either, told apart by the template": (
+        "{% for m in messages %}[{{ m.role }}]{% if m.content is string %}{{ m.content }}{% else %}"
+        "{{ m.content | selectattr('type', 'equalto', 'text') | map(attribute='text') | join }}"
+        "{% for c in m.content if c.type == 'image' %}<image>{% endfor %}{% endif %}{% endfor %}"
+    ),
+    "the day, and JSON in a form of its own": (
+        "{{ strftime_now('%d %b %Y') }} {{ {'b': 'é', 'a': [1]} | tojson(separators=(',', ':'), sort_keys=true) }} "
+        "{{ 'é' | tojson(ensure_ascii=true) }}"
+        "{% for m in messages %}{% for c in m.content %}{{ c.text if c.text else '<image>' }}{% endfor %}{% endfor %}"
+    ),
+}
+
+
+@pytest.mark.parametrize("template", SPOKEN.values(), ids=SPOKEN)
+def test_however_a_template_reads_parts_it_says_what_it_says_in_transformers(template: str) -> None:
+    chat = Sample("a", (Text("Hello there", "user"), GREY.placed("user"), Text("Yes", "assistant")))
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "Hello there"}, {"type": "image"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "Yes"}]},
+    ]
+    (expected,), _ = render_jinja_template([messages], chat_template=template)
+    assert ChatTemplate(template).render(chat).text == expected.replace("<image>", IMAGE)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}",
+        "{% for m in messages %}[{{ m.role }}]{{ m.content | tojson }}{% endfor %}",
+        "{% for m in messages %}[{{ m.role }}]{{ m['content'].strip() }}{% endfor %}",
+        "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] }}{% endfor %}",
+    ],
+)
+def test_a_template_of_plain_texts_gets_plain_texts(template: str) -> None:
+    (expected,), _ = render_jinja_template([[{"role": "user", "content": "Hello"}]], chat_template=template)
+    assert ChatTemplate(template).render(Sample("a", (Text("Hello", "user"),))).text == expected
 
 
 def test_the_label_mask_is_that_of_transformers() -> None:

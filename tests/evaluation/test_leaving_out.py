@@ -14,6 +14,7 @@ from chiasm.evaluation.comparison import compare_evaluations
 from chiasm.evaluation.report import write_report
 from chiasm.evaluation.report.runs import load_runs
 from chiasm.evaluation.report.summary import lede
+from chiasm.evaluation.report.tables import headline_rows
 from chiasm.evaluation.request_runner import DEFAULT_OPTIONS
 from chiasm.evaluation.result import Evaluation
 from chiasm.evaluation.run import ask, check, evaluate, quick_scores
@@ -90,6 +91,24 @@ def test_one_table_holds_both_sorts(tmp_path: Path) -> None:
     assert "left out" not in str(table([evaluate(Echo(), of_words()[1:], tmp_path / "x", progress=False)]).caption)
 
 
+def test_models_that_do_not_fit_side_by_side_stand_under_each_score(tmp_path: Path) -> None:
+    evaluations = [left(tmp_path / "clip"), spoken(tmp_path / "chat")]
+    wide = Console(width=200, record=True, file=StringIO())
+    wide.print(table(evaluations, width=200))
+    assert wide.export_text().count("chat ") == 1, "a column where there is room"
+    for width in (60, 80):
+        console = Console(width=width, record=True, file=StringIO())
+        console.print(table([*evaluations, *evaluations], width=width))
+        lines = [line.rstrip() for line in console.export_text().splitlines()]
+        assert max(map(len, lines)) <= width
+        assert not any("…" in line for line in lines), lines
+        at = next(at for at, line in enumerate(lines) if line.strip() == "pairs (8 items)")
+        assert [line.split()[0] for line in lines[at + 1 : at + 4]] == ["accuracy", "clip", "clip"]
+        score = evaluations[0].results[0].headline
+        assert f"{100 * score.value:.1f} ±" in lines[at + 2]
+        assert lines[at + 2].split()[-1] == f"{100 * score.baselines['blind']:.1f}"
+
+
 def test_the_report_tells_it(tmp_path: Path) -> None:
     folders = [tmp_path / "a", tmp_path / "b"]
     left(folders[0] / "evaluation")
@@ -99,7 +118,9 @@ def test_the_report_tells_it(tmp_path: Path) -> None:
     assert page.count("was left out for") == 4
     assert page.count("</span> left out</td>") == 1  # pairs, of the chat model
     assert page.count("</span> not evaluated</td>") == 1  # numbers, of the embedder
-    assert lede(load_runs(folders)).endswith("left out: captioning, vqa and grounding for clip, pairs for chat.")
+    runs = load_runs(folders)
+    told = lede(runs, headline_rows(runs))
+    assert told.endswith("left out: captioning, vqa and grounding for clip, pairs for chat.")
 
 
 class Both(HashEmbedder, Echo):

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chiasm.data.chat import ChatTemplate
 from chiasm.data.image import Image
 from chiasm.data.sample import Sample, Text
 from chiasm.errors import DataError, MissingExtra, RecipeError, RemoteError
 from chiasm.weights.endpoint import Encoding, Endpoint, EndpointSettings, ScoringEndpoint, connect
 from chiasm.weights.endpoint import client as client_module
+from chiasm.weights.endpoint.wire import messages
 from tests.weights.served import KEY, Answer, images_of, likely, said, served, words_of
 
 
@@ -77,6 +79,26 @@ def test_pictures_arrive_as_they_are_described() -> None:
     assert np.array_equal(np.asarray(lossless), np.asarray(large.decode()))
     assert exact["messages"][0]["content"][0]["image_url"]["detail"] == "low"
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
+
+
+def test_a_picture_stands_in_the_turn_that_it_says() -> None:
+    shown = gradient(4, 4).placed("user")
+    chat = Sample("a", (Text("What is it?", "user"), shown, Text("A dog.", "assistant"), Text("Why?", "user")))
+    first, second, third = messages(chat, Encoding())
+    assert [part["type"] for part in first["content"]] == ["text", "image_url"]
+    assert (second, third) == ({"role": "assistant", "content": "A dog."}, {"role": "user", "content": "Why?"})
+
+
+@pytest.mark.parametrize(
+    ("roles", "told"),
+    [(("human", "assistant"), "of the role 'human'; roles are"), (("user", ""), "a text has no role")],
+)
+def test_a_chat_with_roles_that_are_none_is_refused(roles: tuple[str, str], told: str) -> None:
+    chat = Sample("a", tuple(Text("Hello.", role) for role in roles))
+    with pytest.raises(DataError, match=f"sample 'a' .*{told}"):
+        messages(chat, Encoding())
+    with pytest.raises(DataError, match=f"sample 'a' .*{told}"):
+        ChatTemplate("{% for message in messages %}{{ message['content'] }}{% endfor %}").render(chat)
 
 
 def test_texts_alone_are_plain_strings_and_answers_have_their_role() -> None:

@@ -1,5 +1,6 @@
 """LLaVA against LlavaForConditionalGeneration and its processor, on tiny random checkpoints that those wrote."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import transformers
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 import chiasm
+from chiasm.data.chat_processor import ChatProcessor
 from chiasm.data.image import Image
 from chiasm.data.layouts.fixed import Fixed
 from chiasm.data.sample import Sample, Text
@@ -21,7 +23,7 @@ from chiasm.nn.decoder import Packed
 from chiasm.weights.transformers import save
 from tests import peers  # noqa: F401  # before any class of transformers is touched
 from tests.shared_data import shared_data
-from tests.weights.generating import tiny_clip, tiny_llama, write_tokenizer
+from tests.weights.generating import CHATML, tiny_clip, tiny_llama, write_tokenizer
 from tests.weights.shaking import shaken
 
 SIZE = 28
@@ -125,3 +127,30 @@ def test_slots_and_features_that_differ_are_an_error_with_both_counts(tmp_path: 
     ours.processor.layout = replace(ours.processor.layout, image_tokens=3)
     with pytest.raises(DataError, match="has 3 image tokens, but its images made 4 features"):
         ours.generate([Sample("a", (Image(photos(1)[0]), Text("What?", role="user")))])
+
+
+@pytest.mark.parametrize(
+    "places", [("processor", "tokenizer"), ("jinja", "processor"), ("json", "processor"), ("json", "tokenizer")]
+)
+def test_of_several_templates_the_one_that_transformers_takes_is_read(places: tuple[str, str], tmp_path: Path) -> None:
+    peer(tmp_path)
+    for place in places:
+        template = CHATML.replace("<|im_start|>", f"{place}: <|im_start|>", 1)
+        if place == "jinja":
+            (tmp_path / "chat_template.jinja").write_text(template)
+            continue
+        file = tmp_path / {"json": "chat_template.json"}.get(place, f"{place}_config.json")
+        entries = json.loads(file.read_text()) if file.exists() else {}
+        file.write_text(json.dumps({**entries, "chat_template": template}))
+    if "jinja" not in places:
+        (tmp_path / "chat_template.jinja").unlink()
+    theirs = transformers.LlavaProcessor(
+        CLIPImageProcessorPil.from_pretrained(tmp_path),
+        transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path),
+        chat_template=transformers.LlavaProcessor.get_processor_dict(tmp_path)[0].get("chat_template"),
+    )
+    chat = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+    expected = theirs.apply_chat_template(chat, tokenize=False)
+    ours = chiasm.load(tmp_path).processor
+    assert isinstance(ours, ChatProcessor)
+    assert ours.render(Sample("a", (Text("Hi", "user"),))).text == expected

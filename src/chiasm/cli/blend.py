@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     from chiasm.evaluation.request_runner import RunOptions
     from chiasm.evaluation.run import check
     from chiasm.experiment.recipe import load_tasks
-    from chiasm.experiment.run import CHECKPOINT
+    from chiasm.experiment.run_folder import CHECKPOINT
     from chiasm.models import folder as model_folder
     from chiasm.weights import load
 

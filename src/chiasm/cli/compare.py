@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     from chiasm.errors import MissingExtra
     from chiasm.evaluation.comparison import compare_evaluations
     from chiasm.evaluation.report.compared import changed_lines, difference_table, write_comparison, write_json
-    from chiasm.experiment.run import EVALUATION
+    from chiasm.experiment.run_folder import EVALUATION
 
     console = Console()
     folders = options.first / EVALUATION, options.second / EVALUATION

@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     from chiasm.evaluation.run import ask, evaluate
     from chiasm.evaluation.table import table
     from chiasm.experiment.recipe import load_recipe, load_tasks
-    from chiasm.experiment.run import EVALUATION, RECIPE
+    from chiasm.experiment.run_folder import EVALUATION, RECIPE
     from chiasm.weights import load
 
     console = Console()
@@ -134,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
         leave_out=options.leave_out_impossible,
         progress=progress,
     )
-    console.print(table([evaluation]))
+    console.print(table([evaluation], width=console.width))
     write_report_if_possible([folder], folder / "report.html", console)
     return 0
 

@@ -56,6 +56,6 @@ def _train(recipe: Recipe, options: argparse.Namespace, ranks: Ranks) -> int:
     console.print(f"model:  {run.checkpoint}", highlight=False, markup=False, soft_wrap=True)
     evaluation = run.evaluate()
     if evaluation is not None:
-        console.print(table([evaluation]))
+        console.print(table([evaluation], width=console.width))
         write_report_if_possible([folder], folder / "report.html", console)
     return 0

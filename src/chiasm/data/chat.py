@@ -6,6 +6,7 @@ in a sandbox that lets it reach nothing and do only so much."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from chiasm.errors import CheckpointError, DataError
 
 IMAGE, VIDEO = "\ue010", "\ue011"  # where a picture or video stands in a rendered text
 _OPEN, _CLOSE = "\ue012", "\ue013"  # around words to learn; all four are private: no text may hold them
+_WORDS = "What is in the picture?"  # to see what a template makes of a message
 _PRIVATE = re.compile("[\ue010-\ue013]")
 
 
@@ -110,7 +112,7 @@ class ChatTemplate:
     def _text(self, sample: Sample, answer: bool, marked: bool) -> str:
         if not self.source or not any(text.role for text in sample.texts):
             return self._joined(sample, marked)
-        return self._rendered(_messages(sample, self._program[2], self.image, self.video, marked), answer, sample.key)
+        return self._rendered(_messages(sample, self._takes_lists, self.image, self.video, marked), answer, sample.key)
 
     def _joined(self, sample: Sample, marked: bool) -> str:
         """Parts one after the other; an answer of the assistant has its end where the chat goes on, too."""
@@ -124,7 +126,7 @@ class ChatTemplate:
     def _rendered(self, messages: list[dict[str, Any]], answer: bool, key: str) -> str:
         from jinja2 import TemplateError
 
-        environment, template, _ = self._program
+        environment, template = self._program
         budget = environment.start(sum(len(text) for text in _strings(messages)))
         try:
             text = template.render(messages=messages, add_generation_prompt=answer, tools=None, **self.marks)
@@ -157,57 +159,41 @@ class ChatTemplate:
         return replace(rendered, text=text, spans=tuple(spans))
 
     @cached_property
-    def _program(self) -> tuple[Any, Any, bool]:
-        """The environment, the template that it made, and whether that takes a message's content as a list of parts,
-        not as one text: it loops over it. All at once, for several threads may come here together."""
-        from jinja2 import TemplateError, nodes
+    def _program(self) -> tuple[Any, Any]:
+        """The environment and the template that it made. Both at once, for several threads may come here together."""
+        from jinja2 import TemplateError
 
         environment = bounded_environment()
         try:
-            loops = environment.parse(self.source).find_all(nodes.For)
-            return environment, environment.bounded(self.source), any(_is_content(loop.iter) for loop in loops)
+            return environment, environment.bounded(self.source)
         except (TemplateError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
             # Of Jinja, or of the Python that it makes of a template, which has bounds of its own.
             raise CheckpointError(f"the chat template is not Jinja that can be read: {error}") from error
 
+    @cached_property
+    def _takes_lists(self) -> bool:
+        """Whether it takes a message's content as a list of parts, not as one text: the words of such a one arrive.
 
-def _is_content(node: Any) -> bool:
-    from jinja2 import nodes
-
-    while isinstance(node, nodes.Filter) and node.node is not None:  # content | selectattr(...)
-        node = node.node
-    if isinstance(node, nodes.Getitem):
-        return isinstance(node.arg, nodes.Const) and node.arg.value == "content"
-    return (isinstance(node, nodes.Getattr) and node.attr == "content") or (
-        isinstance(node, nodes.Name) and node.name == "content"
-    )
+        A template that knows texts alone refuses the list, loses it, or writes it out as Python does.
+        """
+        parts = [{"type": "text", "text": _WORDS}]
+        try:
+            text = self._rendered([{"role": "user", "content": parts}], answer=False, key="a first try")
+        except DataError:
+            return False
+        return _WORDS in text and str(parts) not in text and json.dumps(parts) not in text
 
 
 def _messages(sample: Sample, lists: bool, image: str, video: str, marked: bool) -> list[dict[str, Any]]:
-    """Turns of one role each. An image without a role belongs to the turn of the text after it, or to the last one."""
-    messages: list[dict[str, Any]] = []
-    pending: list[Part] = []
-
-    def add(role: str, parts: list[Part]) -> None:
-        if not messages or messages[-1]["role"] != role:
-            messages.append({"role": role, "content": []})
-        messages[-1]["content"] += parts
-
-    for part in sample.parts:
-        pending.append(part)
-        if isinstance(part, Text) or (isinstance(part, Image) and part.role):
-            add(part.role or "user", pending)
-            pending = []
-    if pending:
-        add(messages[-1]["role"] if messages else "user", pending)
-    for message in messages:
-        parts = message["content"]
-        message["content"] = (
-            [entry for part in parts for entry in _as_entries(part, marked)]
+    return [
+        {
+            "role": role,
+            "content": [entry for part in parts for entry in _as_entries(part, marked)]
             if lists
-            else "".join(_written(part, image, video, marked) for part in parts)
-        )
-    return messages
+            else "".join(_written(part, image, video, marked) for part in parts),
+        }
+        for role, parts in sample.turns
+    ]
 
 
 def _as_entries(part: Part, marked: bool) -> list[dict[str, str]]:

@@ -9,18 +9,44 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 from numpy.typing import NDArray
 
 from chiasm.errors import DataError, MissingExtra
 
 MAX_PIXELS = 89_478_485  # as Pillow: a quarter of a GiB of RGB; a stranger's header may claim more than memory holds
 _ORIENTATION = 0x0112
+_HEADER = 65_536  # bytes within which the header of a PNM ends; Pillow reads it byte by byte, comments included
+
+# What is a picture here. Pillow opens more: some start programs (EPS: Ghostscript) or ask for a handler, others are
+# films, containers and data. What has another format is refused, whatever its file is called.
+FORMATS = (
+    *("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000"),  # the frequent ones are tried first
+    *(
+        "BLP",
+        "CUR",
+        "DCX",
+        "DDS",
+        "DIB",
+        "FLI",
+        "FTEX",
+        "ICNS",
+        "ICO",
+        "IM",
+        "MSP",
+        "PCX",
+        "PIXAR",
+        "PSD",
+        "QOI",
+        "SGI",
+    ),
+    *("SPIDER", "SUN", "TGA", "XBM", "XPM"),
+)
 
 # What shows a picture upright, by its EXIF orientation.
 _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
@@ -33,6 +59,19 @@ _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     8: lambda pixels: pixels[:, ::-1].transpose(1, 0, 2),
 }
 _TURNED = (5, 6, 7, 8)  # orientations that swap width and height
+_TURNS = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
+
+
+class TooLarge(DataError):
+    """A picture whose header claims more pixels than are allowed."""
 
 
 def size(source: Path | bytes, name: str) -> tuple[int, int]:
@@ -40,6 +79,12 @@ def size(source: Path | bytes, name: str) -> tuple[int, int]:
     with _opened(source, name) as image:
         width, height = image.size
         return (height, width) if _orientation(image) in _TURNED else (width, height)
+
+
+def format_of(source: Path | bytes, name: str) -> str:
+    """The format of a picture as Pillow calls it, such as "JPEG". Raises DataError, calling the picture by `name`."""
+    with _opened(source, name) as image:
+        return image.format or ""
 
 
 def decode(source: Path | bytes, name: str, at_least: int | None = None) -> PIL.Image.Image:
@@ -50,9 +95,11 @@ def decode(source: Path | bytes, name: str, at_least: int | None = None) -> PIL.
             if scale < 1:  # draft picks the smallest DCT scale that is not below the size asked for
                 width, height = image.size
                 image.draft("RGB", (int(width * scale) + 1, int(height * scale) + 1))
+        # Read before the pixels: a TIFF comes upright from those. Not Pillow's exif_transpose, which writes the other
+        # entries anew and fails on odd ones that no viewer minds.
+        turn = _TURNS.get(_orientation(image))
         image.load()
-        PIL.ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
+        return _to_rgb(image if turn is None else image.transpose(turn))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,30 +153,79 @@ def decoder() -> Any:
 
 @contextmanager
 def _opened(source: Path | bytes, name: str) -> Iterator[PIL.Image.Image]:
-    """A picture with its header read and its size allowed; what Pillow raises on broken files becomes DataError."""
+    """A picture with its header read and its size allowed; what Pillow raises on broken files becomes DataError.
+
+    That may be anything, for it has decoders of forty formats: struct.error, TypeError, KeyError, RuntimeError, ...
+    """
+    _check_header(source, name)
     try:
-        image = PIL.Image.open(source if isinstance(source, Path) else io.BytesIO(source))
+        image = PIL.Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=_known())
     except FileNotFoundError as error:
         raise DataError(f"there is no picture at {name}") from error
     except PIL.Image.DecompressionBombError as error:
-        raise DataError(f"the picture {name} is too large: {error}") from error
-    except (PIL.UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{name} is not a picture that can be read: {error}") from error
+        raise TooLarge(f"the picture {name} is too large: {error}") from error
+    except PIL.UnidentifiedImageError as error:
+        raise DataError(f"{name} is not a picture that can be read: it has none of the formats of pictures") from error
+    except Exception as error:
+        raise DataError(f"{name} is not a picture that can be read: {_why(error)}") from error
     with image:
         if image.width * image.height > MAX_PIXELS:
-            raise DataError(
+            raise TooLarge(
                 f"the picture {name} claims {image.width}x{image.height} pixels, more than the {MAX_PIXELS:,} "
                 "allowed; scale it down first"
             )
         try:
             yield image
-        except (OSError, ValueError, SyntaxError, MemoryError) as error:
-            raise DataError(f"the picture {name} is broken: {error}") from error
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(f"the picture {name} is broken: {_why(error)}") from error
+
+
+@cache
+def _known() -> tuple[str, ...]:
+    """Those formats that this build of Pillow has."""
+    PIL.Image.init()
+    return tuple(name for name in FORMATS if name in PIL.Image.OPEN)
+
+
+def _why(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _check_header(source: Path | bytes, name: str) -> None:
+    """Raises DataError for what is no file (a pipe would be waited for), and for a PNM whose header does not end."""
+    try:
+        if isinstance(source, Path) and source.exists() and not source.is_file():
+            raise DataError(f"{name} is not a picture that can be read: it is no file")
+        start = source[:_HEADER] if isinstance(source, bytes) else _start(source)
+    except OSError as error:
+        raise DataError(f"{name} is not a picture that can be read: {error.strerror or error}") from error
+    if start[:1] == b"P" and start[1:2].isdigit() and len(start) == _HEADER:
+        words = b" ".join(line.partition(b"#")[0] for line in start.splitlines()).split()
+        if len(words) < 4:
+            raise DataError(f"{name} is not a picture that can be read: its header is longer than {_HEADER:,} bytes")
+
+
+def _start(path: Path) -> bytes:
+    if not path.exists():
+        return b""
+    with path.open("rb") as file:
+        head = file.read(2)
+        return head + file.read(_HEADER - 2) if head[:1] == b"P" else head
 
 
 def _orientation(image: PIL.Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1, which is upright, where there is none."""
-    found = image.getexif().get(_ORIENTATION)
+    """The EXIF orientation, 1 to 8; 1, which is upright, where there is none, or none can be read.
+
+    A TIFF has its size and its pixels turned by Pillow already.
+    """
+    if image.format == "TIFF":
+        return 1
+    try:
+        found = image.getexif().get(_ORIENTATION)
+    except Exception:  # noqa: BLE001  # odd entries raise anything; viewers, too, then show what is stored
+        return 1
     return found if found in _UPRIGHT else 1
 
 
@@ -138,10 +234,23 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
         return image if "transparency" not in image.info else _on_white(image.convert("RGBA"))
     if image.mode.startswith("I"):  # 16-bit greys open as I;16 or I
         pixels_int64 = np.asarray(image, dtype=np.int64)
-        return PIL.Image.fromarray((pixels_int64.clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+        grey_uint8 = (pixels_int64.clip(0, 65535) // 257).astype(np.uint8)
+        if isinstance(level := image.info.get("transparency"), int):  # the one level that is not there
+            grey_uint8[pixels_int64 == level] = 255
+        return PIL.Image.fromarray(grey_uint8).convert("RGB")
+    if image.mode == "F":
+        return PIL.Image.fromarray(_levels(np.asarray(image))).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return _on_white(image.convert("RGBA"))
     return image.convert("RGB")
+
+
+def _levels(pixels_float32: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Grey levels of floats, whose white is 1, 255 or 65,535, whichever none goes beyond; else the brightest."""
+    pixels = np.nan_to_num(pixels_float32.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(0)
+    most = pixels.max(initial=0.0)
+    white = next((white for white in (1.0, 255.0, 65535.0) if most <= white), most)
+    return np.rint(pixels / white * 255).astype(np.uint8)
 
 
 def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:

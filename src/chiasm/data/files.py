@@ -54,6 +54,24 @@ def video(folder: Location, name: str) -> Video:
     return Video(inside(folder, name))
 
 
+def check_shape(image: Image, stated: tuple[float, float], where: str) -> None:
+    """Raises DataError where a picture, as it is seen, has not the shape that (width, height) state.
+
+    Boxes in pixels of the stated size would then lie elsewhere. A picture that was scaled as a whole has the shape.
+    """
+    width, height = image.size
+    if abs(width * stated[1] - height * stated[0]) > max(*stated, width, height):  # a side may be rounded by a pixel
+        turned = abs(height * stated[1] - width * stated[0]) <= max(*stated, width, height)
+        why = (
+            "its EXIF entry turns it, which the boxes do not know: turn it for good, or leave it out"
+            if turned
+            else ("take the pictures that the boxes were drawn on")
+        )
+        raise DataError(
+            f"{where} is stated to have {stated[0]}x{stated[1]} pixels, but is seen with {width}x{height}; {why}"
+        )
+
+
 def to_text(content: bytes, where: str) -> str:
     """Bytes as text. Raises DataError, naming the byte, where they are not UTF-8."""
     try:
@@ -213,12 +231,17 @@ def _records(path: Path, delimiter: str) -> array[int]:
     while True:
         number = line + 1
         try:
-            blank = not next(reader)
+            row = next(reader)
         except StopIteration:
             return spans
-        except csv.Error:  # a broken row; reported when it is read
-            blank = False
-        if not blank:
+        except csv.Error as error:
+            if line > number:  # it closes nowhere, or where another one opens
+                raise DataError(
+                    f"{path}, line {number}: a quote that begins there swallows the {line - number} lines behind it "
+                    f'({error}); write "" for a quote within a quoted field, and quote a field that begins with one'
+                ) from error
+            row = [""]  # a broken row; reported when it is read
+        if row:
             spans.extend((first, end, number))
         first = end
 

@@ -86,6 +86,8 @@ class Image:
             return self.source
         if isinstance(self.source, Path):
             try:
+                if self.source.exists() and not self.source.is_file():  # a pipe would be waited for
+                    raise DataError(f"cannot read the picture {self.source}: it is no file")
                 return self.source.read_bytes()
             except OSError as error:
                 raise DataError(f"cannot read the picture {self.source}: {error.strerror or error}") from error

@@ -73,6 +73,7 @@ class Text:
 
 
 Part = Text | Image | Video
+ROLES = ("system", "user", "assistant", "tool")  # whose turns there are in a chat
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,34 @@ class Sample:
         if len(images) != 1:
             raise DataError(f"sample '{self.key}' has {len(images)} pictures where exactly one is needed")
         return images[0]
+
+    @property
+    def turns(self) -> list[tuple[str, list[Part]]]:
+        """The parts by turns of a chat, (role, parts); neighbours of one role are one turn.
+
+        A picture without a role belongs to the turn of the text after it, or to the last one. Where no text has a role
+        all is the user's. Raises DataError where only some texts have one, or one is not of ROLES.
+        """
+        roles = {text.role for text in self.texts}
+        if odd := roles - {"", *ROLES}:
+            raise DataError(f"sample '{self.key}' has a text of the role '{min(odd)}'; roles are {', '.join(ROLES)}")
+        if "" in roles and len(roles) > 1:
+            raise DataError(f"sample '{self.key}' is a chat in which a text has no role; give each one, such as 'user'")
+        turns: list[tuple[str, list[Part]]] = []
+        pending: list[Part] = []
+        for part in self.parts:
+            pending.append(part)
+            if isinstance(part, Text) or part.role:
+                role = part.role or "user"
+                if not turns or turns[-1][0] != role:
+                    turns.append((role, []))
+                turns[-1][1].extend(pending)
+                pending = []
+        if pending and not turns:
+            return [("user", pending)]
+        if pending:
+            turns[-1][1].extend(pending)
+        return turns
 
     def answered(self, *answer: str | Image) -> Sample:
         """This sample with an answer as its last parts: the assistant's, where texts here have roles."""

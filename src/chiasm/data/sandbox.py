@@ -11,6 +11,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from datetime import datetime
 from typing import Any
 
 from chiasm.errors import CheckpointError, MissingExtra
@@ -156,11 +157,21 @@ def bounded_environment() -> Any:
     def refuse(message: str) -> str:
         raise TemplateError(message)
 
-    def to_json(value: Any, indent: int | None = None, **_known: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent)
+    def to_json(
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    def now(form: str) -> str:
+        environment.spend(1 + len(form) // _TEXT)
+        return datetime.now().strftime(form)  # the local day, as transformers writes it
 
     environment.globals.pop("lipsum", None)
-    environment.globals.update(range=bounded_range, raise_exception=refuse)
+    environment.globals.update(range=bounded_range, raise_exception=refuse, strftime_now=now)
     environment.globals.update({_LOOP: loop, _MADE: made})
     environment.filters["tojson"] = to_json
     environment.filters.update({name: paid(name, function) for name, function in environment.filters.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 from bisect import bisect_right
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -44,15 +45,20 @@ class Video:
     """A video given as a path, a URL, encoded bytes, or as frames with their times; nothing is read until asked.
 
     source: where it is, or its frames in order of time, at least one. seconds: of given frames, the time of each from
-        the start of the clip.
+        the start of the clip. role: as of an Image, whose turn of a chat it belongs to.
     A file is read with PyAV (`chiasm[video]`), the stream that FFmpeg calls best; its index is read without decoding.
     Frames are RGB, turned as the camera was held. Raises DataError, naming the video, if it is missing, broken, holds
     no video, or is longer or larger than MAX_SECONDS, MAX_FRAMES, MAX_PIXELS; MissingExtra without PyAV.
     """
 
     def __init__(
-        self, source: str | Location | bytes | Sequence[Image], seconds: Sequence[float] | None = None
+        self,
+        source: str | Location | bytes | Sequence[Image],
+        seconds: Sequence[float] | None = None,
+        *,
+        role: str = "",
     ) -> None:
+        self.role = role
         if not isinstance(source, (str, Path, Url, bytes)):
             self.frames: tuple[Image, ...] | None = tuple(source)
             self.source: Location | bytes = b""
@@ -73,6 +79,12 @@ class Video:
 
     def __repr__(self) -> str:
         return f"Video({self.name})"
+
+    def placed(self, role: str) -> Self:
+        """The same video in a turn of that role."""
+        video = copy.copy(self)
+        video.role = role
+        return video
 
     @property
     def name(self) -> str:

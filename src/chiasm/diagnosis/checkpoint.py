@@ -16,7 +16,7 @@ from chiasm.config import dump
 from chiasm.errors import CheckpointError
 from chiasm.evaluation.report.display import duration, percent
 from chiasm.evaluation.result import Evaluation, Score
-from chiasm.experiment.run import CHECKPOINT, EVALUATION, RECIPE
+from chiasm.experiment.run_folder import CHECKPOINT, EVALUATION, RECIPE
 from chiasm.models.folder import CONFIG
 from chiasm.models.model import Model, verbs
 from chiasm.training.monitor import METRICS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -10,7 +9,8 @@ from typing import Literal
 import numpy as np
 import PIL.Image
 
-from chiasm.data.image import MAX_PIXELS, Image
+from chiasm.data.decoding import TooLarge, format_of
+from chiasm.data.image import Image
 from chiasm.data.processor import Preview, Processor
 from chiasm.data.reader import CaptionChoice
 from chiasm.data.sample import Sample, Video
@@ -136,17 +136,5 @@ def _decoded(image: Image) -> SeenImage | Trouble:
         small = inside.decode(at_least=SIDE)
     except DataError as error:
         reason = str(error).replace(inside.name, image.name)
-        return Trouble("too large" if _claims_too_much(content) else kind, reason)
-    with PIL.Image.open(io.BytesIO(content)) as header:
-        return SeenImage(image, inside.key, header.format or "", size, len(content), print_of(small))
-
-
-def _claims_too_much(content: bytes) -> bool:
-    """Whether the header says more pixels than are allowed: Pillow itself raises at twice its limit."""
-    try:
-        with PIL.Image.open(io.BytesIO(content)) as header:
-            return header.width * header.height > MAX_PIXELS
-    except PIL.Image.DecompressionBombError:
-        return True
-    except (OSError, ValueError, SyntaxError):
-        return False
+        return Trouble("too large" if isinstance(error, TooLarge) else kind, reason)
+    return SeenImage(image, inside.key, format_of(content, image.name), size, len(content), print_of(small))

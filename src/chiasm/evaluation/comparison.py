@@ -20,6 +20,7 @@ from chiasm.evaluation.statistics import Difference, holm
 from chiasm.evaluation.task import Task
 
 TASKS = "tasks.yaml"  # beside results.json: the tasks as recipe entries, so that their requests can be made again
+CERTAIN = 0.05  # a corrected p below it is called a difference
 _UNWRITTEN = "unwritten"  # there, in place of settings: why no recipe can name the task
 
 
@@ -102,6 +103,24 @@ def compare_evaluations(first: Path, second: Path, tasks: Sequence[str] = ()) ->
     corrected = holm([task.headline.p for task in found])
     adjusted = tuple(replace(task, adjusted=p) for task, p in zip(found, corrected, strict=True))
     return Comparison((names[0], names[1]), adjusted, tuple(refused))
+
+
+def leads(pairs: Sequence[tuple[str, Path, Path]]) -> list[Difference | None]:
+    """How the headlines of tasks differ between two evaluation folders each, as `compare_evaluations` finds it.
+
+    pairs: the task's name, the first model's folder and the second's. p is corrected by Holm for the number of tasks.
+    None where a folder holds no answers: then there is nothing to pair.
+    """
+    found: list[Difference | None] = []
+    for task, *folders in pairs:
+        first, second = (answers_file(folder, task) for folder in folders)
+        if first.is_file() and second.is_file():
+            shared = outcomes.differences(outcomes.read(first)[0], outcomes.read(second)[0], most=1)
+        else:
+            shared = []
+        found.append(shared[0] if shared else None)
+    corrected = iter(holm([difference.p for difference in found if difference is not None]))
+    return [difference and replace(difference, p=next(corrected)) for difference in found]
 
 
 def answers_file(folder: Path, task: str) -> Path:

@@ -101,13 +101,16 @@ class Outcome:
     image: str = ""
 
 
-def differences(ours: Mapping[str, Metric], theirs: Mapping[str, Metric]) -> list[Difference]:
-    """Every metric that two files of answers share, see `read`. Raises DataError where they hold unlike items."""
+def differences(ours: Mapping[str, Metric], theirs: Mapping[str, Metric], most: int | None = None) -> list[Difference]:
+    """Every metric that two files of answers share (see `read`), or the first `most` of them, the headline first.
+
+    Raises DataError where they hold unlike items.
+    """
     found = []
-    for name, metric in ours.items():
-        if (other := theirs.get(name)) is not None:
-            weights = (metric.weight, other.weight) if metric.weight and other.weight else None
-            found.append(compare(name, metric.credit, other.credit, metric.sample, weights=weights))
+    for name in [name for name in ours if name in theirs][:most]:
+        metric, other = ours[name], theirs[name]
+        weights = (metric.weight, other.weight) if metric.weight and other.weight else None
+        found.append(compare(name, metric.credit, other.credit, metric.sample, weights=weights))
     return found
 
 

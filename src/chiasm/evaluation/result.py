@@ -56,6 +56,16 @@ class Score:
     unparsed: float = 0.0
     lenient: Lenient | None = None
 
+    @property
+    def floor(self) -> tuple[str, float]:
+        """What the score must beat to say that the model looks: the highest of chance and baselines, and its name."""
+        return max([("chance", self.chance), *self.baselines.items()], key=lambda entry: entry[1])
+
+    @property
+    def beats_floor(self) -> bool:
+        """Whether the 95% interval lies wholly above the floor."""
+        return self.low > self.floor[1]
+
 
 @dataclass(frozen=True)
 class TextOrImage:

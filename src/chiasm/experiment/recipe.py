@@ -8,6 +8,7 @@ data:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -28,6 +29,8 @@ from chiasm.experiment.entries import deep_merge, given_entries, interpolate
 from chiasm.models.model import ModelConfig
 from chiasm.objectives.objective import ObjectiveConfig
 from chiasm.training.settings import Training
+
+_LONGEST = 200  # bytes of a folder's name: file systems allow 255, and files are written beside their names
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,7 @@ class Stage:
     adapters: Mapping[str, AdapterConfig] | None = None
 
     def __post_init__(self) -> None:
-        if not self.name or Path(self.name).name != self.name:
-            raise RecipeError(f"stages: '{self.name}' cannot name a folder; give a word without slashes")
+        _require_folder_name(self.name, "stages")
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.name or Path(self.name).name != self.name:
-            raise RecipeError(f"name: '{self.name}' cannot name a folder; give a word without slashes")
+        _require_folder_name(self.name, "name")
         if (self.model is None) == (self.start is None):
             raise RecipeError("give either model, for a new one, or start: {checkpoint: FOLDER}, for a trained one")
         if self.start is not None and self.pretrained:
@@ -204,6 +205,15 @@ class Recipe:
     def text(self) -> str:
         """The recipe as YAML, whole: what it extends and was overridden with written out."""
         return yaml.safe_dump(dump(self), sort_keys=False, width=110)
+
+
+def _require_folder_name(name: str, what: str) -> None:
+    """Raises RecipeError unless a name names one folder below another, on any system."""
+    bad = not name or name in (".", "..") or any(letter in "/\\\0" or not letter.isprintable() for letter in name)
+    if bad or len(os.fsencode(name)) > _LONGEST:
+        raise RecipeError(
+            f"{what}: {name[:60]!r} cannot name a folder; give a word of at most {_LONGEST} bytes, without slashes"
+        )
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = (), *, of_checkpoint: bool = False) -> Recipe:

@@ -4,7 +4,6 @@ runs/NAME/   recipe.yaml   metrics.jsonl   checkpoints/   checkpoint/   evaluati
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -23,17 +22,15 @@ from chiasm.evaluation.request_runner import RunOptions
 from chiasm.evaluation.result import Evaluation
 from chiasm.evaluation.run import check, evaluate, quick_scores
 from chiasm.experiment.assembly import build_model, check_parts
-from chiasm.experiment.recipe import PretrainedPart, Recipe, learned_by
+from chiasm.experiment.recipe import PretrainedPart, Recipe
+from chiasm.experiment.run_folder import BASE, CHECKPOINT, EVALUATION, RunFolder
 from chiasm.models import folder as model_folder
 from chiasm.models.model import Model
 from chiasm.objectives import own
 from chiasm.objectives.objective import Objective, ObjectiveConfig
 from chiasm.training.distributed import Ranks
 from chiasm.training.loop import Loop
-from chiasm.training.monitor import METRICS
 from chiasm.weights import load
-
-RECIPE, CHECKPOINT, EVALUATION, BASE, STAGES = "recipe.yaml", "checkpoint", "evaluation", "base", "stages"
 
 
 class Experiment:
@@ -54,6 +51,7 @@ class Experiment:
         ranks: Ranks | None = None,
     ) -> None:
         self.recipe, self.folder, self.ranks = recipe, folder, ranks or Ranks()
+        self.run_folder = RunFolder(folder)
         self.resume, self.overwrite = resume, overwrite
         self.console = (console or Console()) if self.ranks.first else Console(quiet=True)
         self.ranks.on_first(self._check_folder)
@@ -113,6 +111,12 @@ class Experiment:
 
     def train(self) -> bool:
         """Trains to the end and saves the model; False if a signal stopped the run first. All ranks call this."""
+        try:
+            return self._train()
+        finally:
+            self.run_folder.release()
+
+    def _train(self) -> bool:
         if self.finished:
             return True
         if not self.loop.run():
@@ -211,28 +215,6 @@ class Experiment:
             cached.fill(self.recipe.data.train, self.console)
         return cached
 
-    def _check_folder(self) -> None:
-        """Raises TrainingError where the folder holds a run that neither `resume` nor `overwrite` allows for."""
-        file, text = self.folder / RECIPE, self.text
-        if self.resume:
-            if not file.exists():
-                raise TrainingError(f"{self.folder} holds no run to go on with; leave --resume out to begin one")
-            for saved in (self.checkpoint, *sorted((self.folder / "checkpoints").glob("step-*"))):
-                model_folder.require_current(saved)
-            if learned_by(old := file.read_text()) != learned_by(text):
-                raise TrainingError(
-                    f"{self.folder} holds a run of another recipe ({_changed_lines(old, text)}); go on with the recipe "
-                    "that it began with, or give --out another folder"
-                )
-        elif self.overwrite:
-            if self.folder.is_dir() and any(self.folder.iterdir()) and not file.exists():
-                raise TrainingError(f"{self.folder} holds other things than a run; they are not removed")
-        elif any((self.folder / name).exists() for name in (METRICS, CHECKPOINT, STAGES, "checkpoints")):
-            raise TrainingError(
-                f"{self.folder} already holds a run; --resume goes on with it, --overwrite starts anew, "
-                "--out FOLDER keeps both"
-            )
-
     def _check_start(self) -> None:
         """Raises TrainingError where removing the older run would remove the model that this one begins from."""
         start = self.recipe.start
@@ -261,19 +243,11 @@ class Experiment:
             torch.manual_seed(self.recipe.seed)
             return self._chosen_objective.build(self.model)
 
+    def _check_folder(self) -> None:
+        self.run_folder.check(self.text, resume=self.resume, overwrite=self.overwrite)
+
     def _claim_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for old in self.folder.iterdir() if self.overwrite else ():
-                if old.is_dir() and not old.is_symlink():
-                    shutil.rmtree(old)
-                elif old.name != RECIPE:  # stays until the new one replaces it: the folder is always known as a run's
-                    old.unlink()
-            aside = self.folder / f"{RECIPE}.new"
-            aside.write_text(self.text)
-            aside.replace(self.folder / RECIPE)
-        except OSError as error:
-            raise TrainingError(f"cannot write the run folder {self.folder}: {error.strerror or error}") from error
+        self.run_folder.claim(self.text, overwrite=self.overwrite)
 
 
 def model_card(recipe: Recipe, model: Model, evaluation: Evaluation | None = None) -> str:
@@ -309,10 +283,3 @@ def model_card(recipe: Recipe, model: Model, evaluation: Evaluation | None = Non
 def _steps_in_words(recipe: Recipe) -> str:
     stages = [(f"{stage.name}: ", recipe.stage(at, "")) for at, stage in enumerate(recipe.stages)] or [("", recipe)]
     return ", then ".join(f"{name}{part.training.steps:,} steps of {part.data.size_in_words}" for name, part in stages)
-
-
-def _changed_lines(old: str, new: str) -> str:
-    """Up to three lines of the new recipe that differ from the old one, for an error."""
-    before = set(old.splitlines())
-    changed = [line.strip() for line in new.splitlines() if line not in before]
-    return "; ".join(changed[:3]) or "entries were removed"

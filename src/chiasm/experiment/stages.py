@@ -14,7 +14,8 @@ from rich.console import Console
 
 from chiasm.experiment.assembly import check_parts, model_config
 from chiasm.experiment.recipe import Recipe
-from chiasm.experiment.run import CHECKPOINT, RECIPE, STAGES, Experiment
+from chiasm.experiment.run import Experiment
+from chiasm.experiment.run_folder import CHECKPOINT, RECIPE, STAGES
 from chiasm.training.distributed import Ranks
 from chiasm.training.monitor import METRICS
 
@@ -56,7 +57,7 @@ class Staged(Experiment):
         self.at = done.index(False) if False in done else len(done)
         self.stage = self._stage(self.at)
 
-    def train(self) -> bool:
+    def _train(self) -> bool:
         """Trains the stages that are not done; False if a signal stopped one of them."""
         for at in range(self.at, len(self.recipes)):
             if at > self.at:

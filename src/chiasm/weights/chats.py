@@ -106,15 +106,22 @@ def _ends(folder: CheckpointFolder, backend: tokenizers.Tokenizer, marks: Mappin
 
 
 def _template(folder: CheckpointFolder, settings: Mapping[str, Any]) -> str:
-    """The chat template, from wherever versions of transformers have put it; "" where there is none."""
+    """The chat template, from wherever versions of transformers have put it, in its order; "" where there is none."""
+    if found := _default(folder.entries("processor_config.json").get("chat_template")):
+        return found
     if folder.holds("chat_template.jinja"):
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     if folder.holds("chat_template.json"):
-        return str(folder.entries("chat_template.json").get("chat_template") or "")
-    found = settings.get("chat_template") or folder.entries("processor_config.json").get("chat_template")
-    if isinstance(found, list):  # several, by name
-        named = {entry["name"]: entry["template"] for entry in found}
-        found = named.get("default")
+        return _default(folder.entries("chat_template.json").get("chat_template"))
+    return _default(settings.get("chat_template"))
+
+
+def _default(found: object) -> str:
+    """A template that a settings file holds; of several, by name, the default one."""
+    if isinstance(found, list):
+        found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, Mapping)}
+    if isinstance(found, Mapping):
+        found = found.get("default")
     return str(found or "")
 
 

@@ -5,13 +5,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 
 from chiasm.config import dump, parse
 from chiasm.data.source import Source
 from chiasm.data.sources.coco import Coco
 from chiasm.errors import DataError
-from tests.data.sources.made import OUTSIDE, fails, folder_of_images
+from tests.data.sources.made import OUTSIDE, fails, folder_of_images, jpeg
 from tests.shared_data import shared_data
 
 
@@ -78,6 +79,7 @@ def test_boxes_are_clipped_and_crowds_left_out(tmp_path: Path) -> None:
 
 def test_boxes_are_relative_to_the_size_that_their_own_file_states(tmp_path: Path) -> None:
     folder = folder_of_images(tmp_path / "data")
+    (folder / "1.jpg").write_bytes(jpeg(0, (10, 20)))  # scaled down as a whole: boxes stay where they are
     box = {"image_id": 1, "category_id": 1, "bbox": [5, 5, 10, 10]}
     write(folder, [{"id": 1, "file_name": "0.jpg", "width": 20, "height": 40}], [box])
     told = {"images": [{"id": id_, "file_name": f"{id_}.jpg"} for id_ in (1, 2)], "annotations": []}
@@ -88,6 +90,31 @@ def test_boxes_are_relative_to_the_size_that_their_own_file_states(tmp_path: Pat
     assert other.boxes == ()
     write(folder, [{"id": 1, "file_name": "0.jpg", "width": 0}], [{"image_id": 1, "caption": "a"}, box])
     fails(Coco(folder, instances=folder / "instances.json"), 0, "photo '0.jpg' needs a width and a height")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_box_on_a_picture_that_is_seen_otherwise_is_refused(orientation: int, tmp_path: Path) -> None:
+    """As tools write it that do not know EXIF: size and box in the pixels as they are stored."""
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    PIL.Image.new("RGB", (120, 80)).save(tmp_path / "0.jpg", exif=exif)
+    box = {"image_id": 1, "category_id": 1, "bbox": [5, 10, 30, 20]}
+    write(tmp_path, [{"id": 1, "file_name": "0.jpg", "width": 120, "height": 80}], [box])
+    source = Coco(tmp_path, instances=tmp_path / "instances.json")
+    if orientation < 5:
+        assert source[0].boxes
+    else:
+        fails(source, 0, "stated to have 120x80 pixels, but is seen with 80x120; its EXIF entry turns it")
+
+
+def test_ids_may_be_texts(tmp_path: Path) -> None:
+    folder = folder_of_images(tmp_path / "data")
+    photos = [{"id": "a", "file_name": "0.jpg"}, {"id": "0.jpg", "file_name": "1.jpg"}]
+    source = write(folder, photos, [{"image_id": photo["id"], "caption": f"of {photo['id']}"} for photo in photos])
+    assert [sample.captions for sample in source] == [("of a",), ("of 0.jpg",)]
+    broken = write(folder, photos, [{"image_id": 1.5, "caption": "x"}])
+    with pytest.raises(DataError, match=r"the annotation at place 0 has an image_id that is 1\.5"):
+        broken[0]
 
 
 def test_photos_that_cannot_be_used_are_named(tmp_path: Path) -> None:
@@ -108,7 +135,7 @@ def test_photos_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     for index in (-6, -5, -4, -3):
         fails(source, index, "listed more than once")
     for index in (-2, -1):
-        fails(source, index, "needs an id .a number. and a file_name")
+        fails(source, index, "needs an id .a number or a text. and a file_name")
 
 
 @pytest.mark.parametrize(

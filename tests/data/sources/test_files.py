@@ -55,6 +55,26 @@ def test_separated_rows_are_those_of_the_csv_module(
     assert [rows[index] for index in range(len(rows))] == expected == list(rows.each())
 
 
+@pytest.mark.parametrize("stray", [{190}, {10, 60}, {199}, {0, 1, 2}])
+@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t")])
+def test_a_stray_quote_hides_no_row_in_silence(suffix: str, delimiter: str, stray: set[int], tmp_path: Path) -> None:
+    texts = [f'"sale of {row}' if row in stray else f"photo {row}" for row in range(200)]
+    path = tmp_path / f"rows.{suffix}"
+    path.write_text(
+        f"image{delimiter}caption\n" + "".join(f"{at}.jpg{delimiter}{text}\n" for at, text in enumerate(texts))
+    )
+    if stray == {199}:  # it swallows nothing: one broken row, told when it is read
+        rows = files.separated(path, delimiter)
+        assert len(rows) == 200
+        with pytest.raises(DataError, match="line 201"):
+            rows[199]
+        return
+    swallowed = {190: 9, 10: 50, 0: 1}[min(stray)]
+    words = rf"line {min(stray) + 2}: a quote that begins there swallows the {swallowed} lines behind it"
+    with pytest.raises(DataError, match=words):
+        files.separated(path, delimiter)
+
+
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_json_rows_are_those_of_the_json_module(mark: str, tmp_path: Path) -> None:
     rng = random.Random(4)
@@ -134,10 +154,8 @@ def test_a_broken_record_leaves_the_others(line: bytes, words: str, tmp_path: Pa
 def test_a_quote_that_is_never_closed_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('image,caption\n1.jpg,fine\n2.jpg,"never closed\n3.jpg,lost\n')
-    rows = files.separated(path, ",")
-    assert rows[0]["caption"] == "fine"
-    with pytest.raises(DataError, match="line 3 cannot be read"):
-        rows[1]
+    with pytest.raises(DataError, match=r"line 3: a quote that begins there swallows the 1 lines behind it"):
+        files.separated(path, ",")
 
 
 @pytest.mark.parametrize(

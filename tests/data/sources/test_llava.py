@@ -151,6 +151,22 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     assert len(Llava(path)) == 0
 
 
+def test_pictures_belong_to_the_turn_that_names_them(tmp_path: Path) -> None:
+    """Behind the words too, where the next text is the assistant's."""
+    folder = folder_of_images(tmp_path)
+    rows = [
+        {"id": 1, "image": ["0.jpg", "1.jpg"], "conversations": turns("What?\n<image>", "A dog.", "<image>", "A cat.")}
+    ]
+    (folder / "rows.json").write_text(json.dumps(rows))
+    (sample,) = Llava(folder / "rows.json")
+    assert [(role, [type(part).__name__ for part in parts]) for role, parts in sample.turns] == [
+        ("user", ["Text", "Image"]),
+        ("assistant", ["Text"]),
+        ("user", ["Image"]),
+        ("assistant", ["Text"]),
+    ]
+
+
 def test_videos_stand_at_their_places(tmp_path: Path) -> None:
     """As the rows of Video-LLaVA and LLaVA-NeXT-Video; a video is opened when it is read."""
     folder = folder_of_images(tmp_path / "media")

@@ -123,7 +123,18 @@ def test_texts_that_are_not_utf8_are_named(tmp_path: Path) -> None:
     parquet.write_table(table, tmp_path / "rows.parquet")
     source = Parquet(tmp_path / "rows.parquet")
     assert source[0].captions == ("fine",)
-    fails(source, 1, "row 1 holds a text that is not UTF-8")
+    fails(source, 1, "row 1: the column 'caption' cannot be read: a text that is not UTF-8")
+
+
+def test_columns_that_nobody_asked_for_cost_no_row(tmp_path: Path) -> None:
+    far = arrow.array([0, 10**9], arrow.date32())  # the second lies beyond the year 9999
+    table = arrow.table({"image": [jpeg(1), jpeg(2)], "caption": ["a dog", "a cat"], "taken": far, "place": ["x", "y"]})
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    first, second = Parquet(tmp_path / "rows.parquet")
+    assert (first.captions, second.captions) == (("a dog",), ("a cat",))
+    assert sorted(first.meta) == ["place", "taken"]
+    assert second.meta == {"place": "y"}
+    fails(Parquet(tmp_path / "rows.parquet", label="taken"), 1, "row 1: the column 'taken' cannot be read")
 
 
 def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,16 @@
 """What the report says in words and tables follows from the numbers."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import binomtest
 
+from chiasm.evaluation.comparison import answers_file, compare_evaluations
 from chiasm.evaluation.report.display import compact, duration, listing, percent, points
 from chiasm.evaluation.report.runs import Run, load_runs
-from chiasm.evaluation.report.summary import blind_tasks, failures, lede, trained, weakest
+from chiasm.evaluation.report.summary import above, failures, lede, trained, weakest
 from chiasm.evaluation.report.tables import TableRow, facts, headline_rows, notes, recipe_differences
 from chiasm.evaluation.result import Score, TaskResult
 from tests.evaluation.report.fake_runs import score, write_run
@@ -52,9 +56,10 @@ def test_verdicts(tmp_path: Path) -> None:
         "no clear difference (+5.0, intervals overlap)",
         "equal",
     ]
-    assert lede(runs) == (
+    assert lede(runs, headline_rows(runs)) == (
         "clip and siglip (2.1M parameters each): clip is best on a (60.0%, 35.0 points above chance); no clear "
-        "difference on b (60.0%, +35.0) and c (30.0%, not better than chance); not better than chance: c."
+        "difference on b (60.0%, +35.0 over chance) and c (30.0%, not better than chance); "
+        "not better than chance or a baseline: c."
     )
 
 
@@ -68,17 +73,53 @@ def test_kinds_at_chance_are_named(tmp_path: Path) -> None:
     runs = _runs(tmp_path, clip=[task(0)], siglip=[task(1)])
     found = {failure.group: [index for index, _ in failure.scores] for failure in failures(runs)}
     assert found == {"count": [0, 1], "relation": [1], "upside down": [0]}
-    assert lede(runs).endswith("not better than chance: count, relation for siglip and upside down for clip (probes).")
-    assert "every task and kind is better than chance" in lede(
-        _runs(tmp_path / "good", good=[_task("t", _one(0.9, 0.8, 1.0))])
-    )
+    words = "not better than chance or a baseline: count, relation for siglip and upside down for clip (probes)."
+    assert lede(runs, headline_rows(runs)).endswith(words)
+    good = _runs(tmp_path / "good", good=[_task("t", _one(0.9, 0.8, 1.0))])
+    assert "every task and kind is better than chance and baselines" in lede(good, headline_rows(good))
     assert weakest(runs).group == "upside down"
 
 
 def test_a_score_that_the_blind_model_reaches_is_pointed_out(tmp_path: Path) -> None:
     looks = _task("looks", _one(0.6, 0.55, 0.65, blind=0.30))
     guesses = _task("guesses", _one(0.6, 0.55, 0.65, blind=0.58))
-    assert [one.task for one in blind_tasks(_runs(tmp_path, clip=[looks, guesses]))] == ["guesses"]
+    runs = _runs(tmp_path, clip=[looks, guesses], blip=[_task("guesses", _one(0.3, 0.22, 0.38, always_no=0.2))])
+    (failure,) = failures(runs)
+    assert failure.task == "guesses"
+    assert (failure.floors, failure.floor_names) == (["25.0", "58.0"], "blind, chance")
+    assert above(looks.headline) == "30.0 points above blind (30.0%)"
+    assert above(guesses.headline) == "not better than blind (58.0%)"
+    assert "guesses (60.0%, not better than blind)" in lede(runs, headline_rows(runs))
+
+
+def test_a_lead_is_told_by_the_paired_test_that_compare_uses(tmp_path: Path) -> None:
+    """Intervals that overlap widely, though one model is better in each item that differs; and the other way round."""
+    right = {"clip": [True] * 60 + [False] * 40, "siglip": [True] * 52 + [False] * 48}
+    runs = _runs(
+        tmp_path,
+        **{
+            name: [_task("a", _one(np.mean(credit).item(), 0.4, 0.7)), _task("b", _one(0.6, 0.55, 0.65))]
+            for name, credit in right.items()
+        },
+    )
+    for name, credit in right.items():
+        for task, values in (("a", credit), ("b", [*credit[1:], credit[0]] if name == "clip" else credit)):
+            file = answers_file(tmp_path / name / "evaluation", task)
+            file.parent.mkdir(exist_ok=True)
+            record = {"sample": "s", "kind": "", "answer": ""}
+            lines = [
+                record | {"key": str(at), "sample": str(at), "credit": {"accuracy": float(value)}}
+                for at, value in enumerate(values)
+            ]
+            file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = headline_rows(runs)
+    known = binomtest(8, 8).pvalue  # scipy's sign test on the eight items that differ
+    compared = compare_evaluations(tmp_path / "clip" / "evaluation", tmp_path / "siglip" / "evaluation")
+    assert [row.lead.p if row.lead else None for row in found] == [task.adjusted for task in compared.tasks]
+    assert found[0].lead is not None
+    assert found[0].lead.p == pytest.approx(2 * known)  # two tasks, by Holm
+    assert found[0].verdict(runs) == "clip +8.0 over siglip (p = 0.016)"
+    assert found[1].verdict(runs) == "equal"
 
 
 def test_recipes_are_compared_by_key(tmp_path: Path) -> None:

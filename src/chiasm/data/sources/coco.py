@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from chiasm.data.files import inside, read_json
+from chiasm.data.files import check_shape, inside, read_json
 from chiasm.data.locations import Location, image_at
 from chiasm.data.sample import Box, Sample
 from chiasm.data.source import Source
@@ -22,9 +22,9 @@ class _File:
 
     path: Location
     photos: list[dict[str, Any]]
-    annotations: dict[int, list[dict[str, Any]]]
-    sizes: dict[int, tuple[Any, Any]]
-    categories: dict[int, Any]
+    annotations: dict[int | str, list[dict[str, Any]]]
+    sizes: dict[int | str, tuple[Any, Any]]
+    categories: dict[int | str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class Coco(Source):
         return listing
 
     @cached_property
-    def _counts(self) -> Counter[object]:
-        """How often each id and each file name is listed."""
-        values = (photo.get(key) for photo in self._listing.photos for key in ("id", "file_name"))
-        return Counter(value for value in values if isinstance(value, (int, str)))
+    def _counts(self) -> Counter[tuple[str, object]]:
+        """How often each (key, id) and (key, file name) is listed."""
+        values = ((key, photo.get(key)) for photo in self._listing.photos for key in ("id", "file_name"))
+        return Counter(value for value in values if isinstance(value[1], (int, str)))
 
     def __len__(self) -> int:
         return len(self._listing.photos)
@@ -80,19 +80,25 @@ class Coco(Source):
         photo = self._listing.photos[index]
         name, number = photo.get("file_name"), photo.get("id")
         where = f"{self._listing.path}, photo '{name}'"
-        if not isinstance(name, str) or not isinstance(number, int):
-            raise DataError(f"{self._listing.path}: the photo at place {index} needs an id (a number) and a file_name")
-        if self._counts[name] > 1 or self._counts[number] > 1:
+        if not isinstance(name, str) or not isinstance(number, int | str):
+            raise DataError(
+                f"{self._listing.path}: the photo at place {index} needs an id (a number or a text) and a file_name"
+            )
+        if self._counts["file_name", name] > 1 or self._counts["id", number] > 1:
             raise DataError(f"{where}: its name or its id {number} is listed more than once under 'images'")
         where_it_is = inside(self.images, name)
         if isinstance(where_it_is, Path) and not where_it_is.is_file():  # a store is not asked twice a photo
             raise DataError(f"{where} is not in the folder {self.images}")
         captions, instances = self._files
+        image = image_at(where_it_is)
+        boxes = _boxes(instances, number, where) if instances else ()
+        if instances is not None and boxes:
+            check_shape(image, instances.sizes[number], where)
         return Sample(
             key=name,
-            parts=(image_at(where_it_is),),
+            parts=(image,),
             captions=_captions(captions.annotations.get(number, []), where) if captions else (),
-            boxes=_boxes(instances, number, where) if instances else (),
+            boxes=boxes,
             meta={key: value for key, value in photo.items() if key != "file_name"},
         )
 
@@ -107,16 +113,19 @@ def _load(path: Location, keys: tuple[str, ...]) -> _File:
         parts[part] = found
     annotations = defaultdict(list)
     for index, annotation in enumerate(parts["annotations"]):
-        if not isinstance(annotation.get("image_id"), int):
-            raise DataError(f"{path}: the annotation at place {index} has no image_id, so its photo is not known")
+        if not isinstance(annotation.get("image_id"), int | str):
+            found = f"an image_id that is {annotation['image_id']!r}" if "image_id" in annotation else "no image_id"
+            raise DataError(f"{path}: the annotation at place {index} has {found}, so its photo is not known")
         annotations[annotation["image_id"]].append({key: annotation[key] for key in keys if key in annotation})
     categories = {
-        category["id"]: category.get("name") for category in parts["categories"] if isinstance(category.get("id"), int)
+        category["id"]: category.get("name")
+        for category in parts["categories"]
+        if isinstance(category.get("id"), int | str)
     }
     sizes = {
         image["id"]: (image.get("width"), image.get("height"))
         for image in parts["images"]
-        if isinstance(image.get("id"), int)
+        if isinstance(image.get("id"), int | str)
     }
     return _File(path, parts["images"], dict(annotations), sizes, categories)
 
@@ -131,7 +140,7 @@ def _captions(annotations: list[dict[str, Any]], where: str) -> tuple[str, ...]:
     return tuple(text for text in texts if text)
 
 
-def _boxes(file: _File, photo: int, where: str) -> tuple[Box, ...]:
+def _boxes(file: _File, photo: int | str, where: str) -> tuple[Box, ...]:
     if photo not in file.sizes:
         return ()
     width, height = file.sizes[photo]
@@ -142,7 +151,7 @@ def _boxes(file: _File, photo: int, where: str) -> tuple[Box, ...]:
         if annotation.get("iscrowd"):
             continue
         category, corners = annotation.get("category_id"), annotation.get("bbox")
-        phrase = file.categories.get(category) if isinstance(category, int) else None
+        phrase = file.categories.get(category) if isinstance(category, int | str) else None
         if not isinstance(phrase, str):
             raise DataError(f"{where} has a box of category {category!r}, which 'categories' does not name")
         if not isinstance(corners, list) or len(corners) != 4 or not all(_is_number(number) for number in corners):

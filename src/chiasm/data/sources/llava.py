@@ -73,7 +73,7 @@ class Llava(Source):
             for piece in (piece for piece in pieces if piece is not None):
                 words = piece.strip("\n") if len(pieces) > 1 else piece
                 if piece in shown:
-                    parts.append(next(shown[piece]))
+                    parts.append(next(shown[piece]).placed(role))
                 elif words.strip():
                     parts.append(Text(words, role, target=role == "assistant"))
         meta = {key: value for key, value in row.items() if key not in ("conversations", *_SHOWN.values())}

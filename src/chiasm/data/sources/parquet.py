@@ -117,6 +117,18 @@ class Parquet(Source):
         """The rows of a group; those of the last few are kept, of two windows of the order."""
         return Recent(2 * self.groups, self._read)
 
+    def _cells(self, row: Any, where: str) -> dict[str, Any]:
+        """The cells of a one-row table by column; one that nobody asked for and Python cannot hold is left out."""
+        cells = {}
+        for name in row.column_names:
+            try:
+                cells[name] = row.column(name)[0].as_py()
+            except (ValueError, OverflowError, TypeError, LookupError) as error:  # a date beyond 9999, no UTF-8, ...
+                if name in (self.image, self.caption, self.label):
+                    why = "a text that is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+                    raise DataError(f"{where}: the column '{name}' cannot be read: {why}") from error
+        return cells
+
     def _read(self, group: _Group) -> Any:
         with _parquet(self._files[group.file]) as file:
             return file.read_row_group(group.number)
@@ -138,10 +150,7 @@ class Parquet(Source):
         within = index - (self._ends[at] - group.rows)
         file, number = self._files[group.file], group.first + within
         where = f"{file}, row {number}"
-        try:
-            row = self._table(group).slice(within, 1).to_pylist()[0]
-        except UnicodeDecodeError as error:
-            raise DataError(f"{where} holds a text that is not UTF-8") from error
+        row = self._cells(self._table(group).slice(within, 1), where)
         found = row[self.image]
         images = tuple(_image(value, file.parent, where) for value in (found if isinstance(found, list) else [found]))
         if not images:

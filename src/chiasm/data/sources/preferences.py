@@ -67,8 +67,14 @@ class Preferences(Source):
         return Sample(key=str(index), parts=parts, preference=preference, meta=meta)
 
 
-_IMAGE = object()  # the placeholder of the next image among texts
-_Item = Text | object
+@dataclass(frozen=True)
+class _Place:
+    """Where the next image stands. role: of the message; "" where the row does not say at which place."""
+
+    role: str = ""
+
+
+_Item = Text | _Place
 
 
 def _sides(row: dict[str, Any], where: str) -> tuple[list[_Item], list[_Item], list[_Item]]:
@@ -99,7 +105,7 @@ def _messages(given: object, where: str) -> Iterator[_Item]:
         for block in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             kind = block.get("type") if isinstance(block, dict) else None
             if kind == "image":
-                yield _IMAGE
+                yield _Place(role)
             elif kind == "text" and isinstance(block.get("text"), str):
                 yield Text(block["text"], role)
             else:
@@ -115,14 +121,14 @@ def _shared(first: list[_Item], second: list[_Item]) -> list[_Item]:
 
 
 def _with_images(items: list[_Item], images: list[Image], where: str) -> tuple[Part, ...]:
-    placeholders = sum(item is _IMAGE for item in items)
+    placeholders = sum(isinstance(item, _Place) for item in items)
     if placeholders not in (0, len(images)):
         raise DataError(f"{where} has {placeholders} places for images but names {len(images)}; they must agree")
     if not placeholders:
         first = next((at for at, item in enumerate(items) if isinstance(item, Text) and item.role != "system"), 0)
-        items = [*items[:first], *[_IMAGE] * len(images), *items[first:]]
+        items = [*items[:first], *[_Place()] * len(images), *items[first:]]
     rest = iter(images)
-    return tuple(item if isinstance(item, Text) else next(rest) for item in items)
+    return tuple(item if isinstance(item, Text) else next(rest).placed(item.role) for item in items)
 
 
 def _answer(items: list[_Item], where: str) -> tuple[Part, ...]:

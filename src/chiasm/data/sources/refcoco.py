@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from chiasm.data.files import Rows, inside, json_lines, json_list, read_json
+from chiasm.data.files import Rows, check_shape, inside, json_lines, json_list, read_json
 from chiasm.data.image import Image
 from chiasm.data.locations import Location, image_at
 from chiasm.data.sample import Box, Sample
@@ -91,6 +91,8 @@ class RefCOCO(Source):
                 photos[name] = image_at(inside(self.images, name))
             if len(photos) > 1:
                 raise DataError(f"{where}: the photo '{name}' has the image_id of '{next(iter(photos))}'")
+            if size is not None:
+                check_shape(photos[name], size, where)
             width, height = size or photos[name].size
             x0, x1 = (min(max(x / width, 0.0), 1.0) for x in corners[::2])
             y0, y1 = (min(max(y / height, 0.0), 1.0) for y in corners[1::2])

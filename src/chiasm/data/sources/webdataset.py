@@ -16,8 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
-import PIL.Image
-
+from chiasm.data import decoding
 from chiasm.data.file_cache import FileCache, cache_folder
 from chiasm.data.files import to_json, to_text
 from chiasm.data.image import Image
@@ -207,8 +206,7 @@ def _members(sample: Sample) -> Iterator[tuple[str, bytes]]:
         raise DataError(f"sample '{sample.key}' has neither a caption nor a label to write")
     content = sample.image.encoded()
     _ = sample.image.size  # so that a broken picture is named as such
-    with PIL.Image.open(io.BytesIO(content)) as image:
-        ending = _KEPT.get(image.format or "")
+    ending = _KEPT.get(decoding.format_of(content, sample.image.name))
     if ending is None:
         buffer = io.BytesIO()
         sample.image.decode().save(buffer, format="PNG")

@@ -14,15 +14,14 @@ from chiasm.config import dump
 from chiasm.data.files import inside
 from chiasm.data.image import Image
 from chiasm.errors import DataError, RecipeError
-from chiasm.evaluation.comparison import Change, Compared, Comparison, images_of
+from chiasm.evaluation.comparison import CERTAIN, Change, Compared, Comparison, images_of
 from chiasm.evaluation.files import write_file
 from chiasm.evaluation.outcomes import IMAGES
 from chiasm.evaluation.report import environment
-from chiasm.evaluation.report.display import percent, points
+from chiasm.evaluation.report.display import p_in_words, p_value, percent, points
 from chiasm.evaluation.report.examples import data_uri
 
 _SHOWN = 24  # changed items of each direction and task on the page
-_CERTAIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -84,10 +83,10 @@ def verdict(task: Compared, comparison: Comparison) -> str:
         return "no item changed"
     better = first if difference.value > 0 else second
     split = f"{first} did better in {difference.wins:,} items, {second} in {difference.losses:,}"
-    if task.adjusted >= _CERTAIN:
-        return f"no clear difference ({_p_in_words(task.adjusted)} after Holm's correction; {split})"
+    if task.adjusted >= CERTAIN:
+        return f"no clear difference ({p_in_words(task.adjusted)} after Holm's correction; {split})"
     lead = points(abs(difference.value)).lstrip("+")
-    return f"{better} is better by {lead} points ({_p_in_words(task.adjusted)} after Holm's correction; {split})"
+    return f"{better} is better by {lead} points ({p_in_words(task.adjusted)} after Holm's correction; {split})"
 
 
 def widest(changes: Sequence[Change], limit: int) -> list[Change]:
@@ -124,21 +123,12 @@ def write_comparison(comparison: Comparison, folders: Sequence[Path], file: Path
             sections=sections,
             missing=missing,
             p_value=p_value,
-            certain=_CERTAIN,
+            certain=CERTAIN,
             css=environment.text("page.css"),
         )
     )
     write_file(file, page)
     return file, missing
-
-
-def p_value(p: float) -> str:
-    """0.00012 -> "<0.001", 0.0312 -> "0.031"."""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _p_in_words(p: float) -> str:
-    return f"p {p_value(p).replace('<', '< ')}" if p < 0.001 else f"p = {p_value(p)}"
 
 
 def _section(task: Compared, comparison: Comparison, images: Mapping[str, Image], folders: Sequence[Path]) -> Section:

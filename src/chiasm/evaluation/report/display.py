@@ -21,6 +21,11 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f}".replace("-", MINUS) if math.isfinite(difference) else "n/a"
 
 
+def words_of(kind: str) -> str:
+    """A kind of items as people write it: "swapped_relation" -> "swapped relation"."""
+    return kind.replace("_", " ")
+
+
 def compact(number: float) -> str:
     """A count at a glance: 51200 -> "51k", 2100000 -> "2.1M"."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
@@ -52,3 +57,13 @@ def listing(words: Sequence[str]) -> str:
 def number(value: float) -> str:
     """A figure of unknown kind: whole numbers in full, others to three digits."""
     return count(value) if value == round(value) else f"{value:.3g}"
+
+
+def p_value(p: float) -> str:
+    """0.00012 -> "<0.001", 0.0312 -> "0.031"."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def p_in_words(p: float) -> str:
+    """0.00012 -> "p < 0.001", 0.0312 -> "p = 0.031"."""
+    return f"p {p_value(p).replace('<', '< ')}" if p < 0.001 else f"p = {p_value(p)}"

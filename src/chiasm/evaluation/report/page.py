@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import chiasm
 from chiasm.evaluation.files import write_file
-from chiasm.evaluation.report import environment, examples, panels, plots, summary, tables, trust
-from chiasm.evaluation.report.runs import Run, XAxis, at_chance, load_runs, task_names
+from chiasm.evaluation.report import display, environment, examples, panels, plots, summary, tables, trust
+from chiasm.evaluation.report.runs import Run, XAxis, load_runs, task_names
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -68,7 +68,6 @@ def render(runs: Sequence[Run], title: str | None = None) -> str:
             commands=_commands(runs),
             differences=tables.recipe_differences(runs),
             failures=summary.failures_by_task(runs),
-            blind_tasks=summary.blind_tasks(runs),
             curves=_curves(runs),
             dots=dots,
             trusts=[_trust(panel, at) for at, panel in enumerate(trust.trust_panels(runs))],
@@ -167,6 +166,6 @@ def _versions() -> list[tuple[str, str]]:
 
 def _environment() -> Environment:
     made = environment.make()
-    made.filters.update({word.__name__: word for word in (summary.above, summary.trained)})
-    made.globals.update(lede=summary.lede, weakest=summary.weakest, at_chance=at_chance, notes=tables.notes)
+    made.filters.update({word.__name__: word for word in (summary.above, summary.trained, display.words_of)})
+    made.globals.update(lede=summary.lede, weakest=summary.weakest, notes=tables.notes)
     return made

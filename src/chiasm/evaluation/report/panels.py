@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from chiasm.evaluation.report.display import words_of
 from chiasm.evaluation.report.runs import Run, Series, XAxis, metrics, task_names
 from chiasm.evaluation.result import Score
 
@@ -80,7 +81,7 @@ def dot_panels(runs: Sequence[Run]) -> tuple[DotPanel, ...]:
         first = grouped[0] if grouped else ""
         for name in grouped:
             groups = [group for metric, group in pairs if metric == name and group]
-            rows = tuple(_row(runs, task, name, group, label=group) for group in groups)
+            rows = tuple(_row(runs, task, name, group, label=words_of(group)) for group in groups)
             shown, note = shortened(ordered(rows))
             panels.append(DotPanel(task, f"{task}: {name} by kind", shown, note, main=name == first))
     return tuple(panels)
@@ -97,7 +98,7 @@ def shortened(rows: tuple[DotRow, ...]) -> tuple[tuple[DotRow, ...], str]:
 
 
 def ordered(rows: tuple[DotRow, ...]) -> tuple[DotRow, ...]:
-    """Numbered kinds by their number; others from the best margin over chance to the worst."""
+    """Numbered kinds by their number; others from the best margin over the floor to the worst."""
     numbers = [re.findall(r"\d+", row.label) for row in rows]
     if rows and all(len(found) == 1 for found in numbers):
         by_number = sorted(range(len(rows)), key=lambda i: int(numbers[i][0]))
@@ -184,4 +185,4 @@ def _row(runs: Sequence[Run], task: str, metric: str, group: str, label: str) ->
 
 
 def _margin(row: DotRow) -> float:
-    return max(score.value for score in row.scores if score) - row.chance
+    return max(score.value - score.floor[1] for score in row.scores if score)

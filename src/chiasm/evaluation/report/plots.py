@@ -15,7 +15,6 @@ import numpy as np
 from chiasm.errors import MissingExtra
 from chiasm.evaluation.report.display import compact, percent
 from chiasm.evaluation.report.panels import DotPanel, DotRow, Line, LinePanel
-from chiasm.evaluation.report.runs import at_chance
 from chiasm.evaluation.report.theme import GRID, INK, MUTED, PAPER, colour, marker, themed
 
 WIDTH = 500  # pixels, of a plot that a phone can show without shrinking its text too far
@@ -55,9 +54,11 @@ class Drawing:
 
 
 def draw_dots(panel: DotPanel, name: str) -> Drawing:
-    """A dot plot: one line a kind, one dot with its interval a model, a tick at chance. See `themed` for `name`."""
-    models = max(len(row.scores) for row in panel.rows)
-    row_height = _SLOT * models + _GAP
+    """A dot plot: a line a kind; on it a dot with interval and floor for each model, a tick at chance.
+
+    name: see `themed`.
+    """
+    row_height = _SLOT * max(len(row.scores) for row in panel.rows) + _GAP
     height = row_height * len(panel.rows)
 
     def draw(axes: Any) -> None:
@@ -159,6 +160,7 @@ def _draw_row(axes: Any, row: DotRow, top: float, height: float) -> None:
             continue
         y = top + (height - _SLOT * len(row.scores)) / 2 + _SLOT * (index + 0.5)
         tint = colour(index)
+        axes.plot([score.floor[1]] * 2, [y - 4, y + 4], color=tint, linewidth=1.5, alpha=0.6)
         axes.plot([score.low, score.high], [y, y], color=tint, linewidth=2, solid_capstyle="round", clip_on=False)
         axes.plot(
             [score.value],
@@ -166,7 +168,7 @@ def _draw_row(axes: Any, row: DotRow, top: float, height: float) -> None:
             color=tint,
             marker=marker(index),
             markersize=7,
-            markerfacecolor=PAPER if at_chance(score) else tint,
+            markerfacecolor=tint if score.beats_floor else PAPER,
             markeredgewidth=1.5,
             clip_on=False,
         )

@@ -93,8 +93,13 @@ class Run:
         return {result.name: result for result in self.evaluation.results}
 
     @property
+    def evaluated(self) -> Path:
+        """The folder of the results, with answers and pictures."""
+        return self.folder / "evaluation"
+
+    @property
     def pictures(self) -> Path:
-        return self.folder / "evaluation" / PICTURES
+        return self.evaluated / PICTURES
 
     def score(self, task: str, metric: str, group: str = "") -> Score | None:
         """The score of that name, or None where this run has none."""
@@ -128,11 +133,6 @@ def metrics(runs: Iterable[Run], task: str) -> list[tuple[str, str]]:
     """The (metric, group) pairs that the runs have for a task, in order of first appearance."""
     scores = (score for run in runs if task in run.results for score in run.results[task].scores)
     return list(dict.fromkeys((score.name, score.group) for score in scores))
-
-
-def at_chance(score: Score) -> bool:
-    """Whether the score is not better than chance: its 95% interval reaches down to it."""
-    return score.low <= score.chance
 
 
 def read_log(file: Path) -> Log:

@@ -1,13 +1,13 @@
-"""The report in words: who is best at what, how far above chance, and where it fails."""
+"""The report in words: who is best at what, how far above chance and baselines, and where it fails."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chiasm.evaluation.report.display import compact, listing, percent, points
-from chiasm.evaluation.report.runs import Run, at_chance, metrics, task_names
-from chiasm.evaluation.report.tables import TableRow, headline_rows, model_size, training_time
+from chiasm.evaluation.report.display import compact, listing, percent, points, words_of
+from chiasm.evaluation.report.runs import Run, metrics, task_names
+from chiasm.evaluation.report.tables import TableRow, model_size, training_time
 from chiasm.evaluation.result import Score
 
 _NAMED = 3  # how many failures a sentence can hold
@@ -15,7 +15,7 @@ _NAMED = 3  # how many failures a sentence can hold
 
 @dataclass(frozen=True)
 class Failure:
-    """Items that some runs answer no better than chance: their 95% interval reaches down to it.
+    """Items that some runs answer no better than their floor: the 95% interval reaches down to it.
 
     group: "" where it is the whole task. scores: those of the failing runs alone, with the run's index.
     """
@@ -27,19 +27,22 @@ class Failure:
 
     @property
     def place(self) -> str:
-        return f"{self.task}: {self.group}" if self.group else self.task
+        return f"{self.task}: {words_of(self.group)}" if self.group else self.task
 
+    @property
+    def floors(self) -> list[str]:
+        """What the runs did not beat, in percent; the lowest and the highest where it is not one for all."""
+        values = sorted(score.floor[1] for _, score in self.scores)
+        return list(dict.fromkeys([percent(values[0]), percent(values[-1])]))
 
-@dataclass(frozen=True)
-class Blind:
-    """A task that some runs answer as well without the picture: their interval reaches down to the blind figure."""
-
-    task: str
-    scores: tuple[tuple[int, Score], ...]
+    @property
+    def floor_names(self) -> str:
+        """What those figures are: "blind", or "blind, chance"."""
+        return ", ".join(dict.fromkeys(score.floor[0] for _, score in self.scores))
 
 
 def failures(runs: Sequence[Run]) -> tuple[Failure, ...]:
-    """Whole tasks (by their headline) and single kinds (by the first figure that has kinds) that are at chance."""
+    """Whole tasks (by headline) and single kinds (by the first figure that has kinds) that do not beat their floor."""
     found = []
     for task in task_names(runs):
         pairs = metrics(runs, task)
@@ -47,7 +50,7 @@ def failures(runs: Sequence[Run]) -> tuple[Failure, ...]:
         kinds = [pair for pair in pairs if pair[1] and pair[0] == by_kind[0]]
         for metric, group in [pairs[0], *kinds]:
             scores = [(run.index, run.score(task, metric, group)) for run in runs]
-            failing = tuple((index, score) for index, score in scores if score is not None and at_chance(score))
+            failing = tuple((index, score) for index, score in scores if score is not None and not score.beats_floor)
             if failing:
                 found.append(Failure(task, metric, group, failing))
     return tuple(found)
@@ -61,20 +64,10 @@ def failures_by_task(runs: Sequence[Run]) -> dict[str, list[Failure]]:
     return found
 
 
-def blind_tasks(runs: Sequence[Run]) -> tuple[Blind, ...]:
-    """Tasks whose headline beats chance but not the run without pictures."""
-    found = []
-    for row in headline_rows(runs):
-        scores = tuple((i, s) for i, s in row.known if not at_chance(s) and s.low <= s.baselines.get("blind", -1.0))
-        if scores:
-            found.append(Blind(row.task, scores))
-    return tuple(found)
-
-
 def weakest(runs: Sequence[Run]) -> Failure:
-    """The kind (or task) with the smallest margin over chance, with the run that has it."""
+    """The kind (or task) with the smallest margin over its floor, with the run that has it."""
     margins = [
-        (score.value - score.chance, run.index, result.name, score)
+        (score.value - score.floor[1], run.index, result.name, score)
         for run in runs
         for result in run.evaluation.results
         for score in result.scores
@@ -89,9 +82,11 @@ def headline(runs: Sequence[Run], title: str | None = None) -> str:
     return title or " · ".join(run.name for run in runs)
 
 
-def lede(runs: Sequence[Run]) -> str:
-    """One sentence: the models, what they are best at, how far above chance, and where they fail."""
-    rows = headline_rows(runs)
+def lede(runs: Sequence[Run], rows: Sequence[TableRow]) -> str:
+    """One sentence: the models, what they are best at, how far above their floors, and where they fail.
+
+    rows: the first score of every task.
+    """
     if not rows:
         return f"{_who(runs)}: trained, not evaluated."
     clause = _one_model(rows) if len(runs) == 1 else _several_models(rows, runs)
@@ -113,10 +108,11 @@ def trained(run: Run) -> str:
 
 
 def above(score: Score) -> str:
-    """How a score stands to chance: "46.3 points above chance (25.0%)"."""
-    if at_chance(score):
-        return f"not better than chance ({percent(score.chance)}%)"
-    return f"{points(score.value - score.chance).lstrip('+')} points above chance ({percent(score.chance)}%)"
+    """How a score stands to its floor: "46.3 points above chance (25.0%)", "not better than blind (73.3%)"."""
+    name, value = score.floor
+    if not score.beats_floor:
+        return f"not better than {name} ({percent(value)}%)"
+    return f"{points(score.value - value).lstrip('+')} points above {name} ({percent(value)}%)"
 
 
 def _who(runs: Sequence[Run]) -> str:
@@ -147,26 +143,28 @@ def _several_models(rows: Sequence[TableRow], runs: Sequence[Run]) -> str:
 
 
 def _with_value(row: TableRow, brief: bool) -> str:
-    """A task with its best score; the words "points above chance" only where they come first."""
+    """A task with its best score; the words "points above" only where they come first."""
     _, score = row.ranked[0]
-    if at_chance(score):
-        return f"{row.task} ({percent(score.value)}%, not better than chance)"
-    over = points(score.value - score.chance)
-    return f"{row.task} ({percent(score.value)}%, {over if brief else over.lstrip('+') + ' points above chance'})"
+    name, value = score.floor
+    if not score.beats_floor:
+        return f"{row.task} ({percent(score.value)}%, not better than {name})"
+    over = points(score.value - value)
+    lead = f"{over} over {name}" if brief else f"{over.lstrip('+')} points above {name}"
+    return f"{row.task} ({percent(score.value)}%, {lead})"
 
 
 def _where_it_fails(runs: Sequence[Run]) -> str:
     """Failing tasks, then failing kinds task by task; the first few where they are many."""
     found = failures_by_task(runs)
     if not found:
-        return "every task and kind is better than chance"
+        return "every task and kind is better than chance and baselines"
     whole = [(task, failure) for task, failing in found.items() for failure in failing if not failure.group]
     parts = [f"{task}{_for_whom(failure, runs)}" for task, failure in whole]
     for task, failing in found.items():
-        kinds = [f"{failure.group}{_for_whom(failure, runs)}" for failure in failing if failure.group]
+        kinds = [f"{words_of(failure.group)}{_for_whom(failure, runs)}" for failure in failing if failure.group]
         if kinds:
             parts.append(f"{_first_few(kinds)} ({task})")
-    return f"not better than chance: {', '.join(parts)}"
+    return f"not better than chance or a baseline: {', '.join(parts)}"
 
 
 def _left_out(runs: Sequence[Run]) -> str:

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from chiasm.evaluation.report.display import compact, count, duration, number, percent, points
+from chiasm.evaluation.comparison import CERTAIN, leads
+from chiasm.evaluation.report.display import compact, count, duration, number, p_in_words, percent, points
 from chiasm.evaluation.report.runs import Run, metrics, task_names
 from chiasm.evaluation.result import Score
+from chiasm.evaluation.statistics import Difference
 
 _LISTED = 6  # tensors named in a note
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One figure of one task, for each run (None: not measured). same: whether all runs were asked the same."""
+    """One figure of one task, for each run (None: not measured). same: whether all runs were asked the same.
+
+    lead: how the best two runs differ item by item, its p corrected for all tasks; None where that cannot be told.
+    """
 
     task: str
     metric: str
     group: str
     scores: tuple[Score | None, ...]
     same: bool
+    lead: Difference | None = None
 
     @property
     def known(self) -> list[tuple[int, Score]]:
@@ -52,8 +58,10 @@ class TableRow:
 
     @property
     def clear(self) -> bool:
-        """Whether the best run's interval lies wholly above the next one's."""
+        """Whether the best run is better by the paired test; without one, whether its interval lies above the next."""
         ranked = self.ranked
+        if self.lead is not None:
+            return self.best is not None and self.lead.p < CERTAIN
         return len(ranked) > 1 and ranked[0][1].low > ranked[1][1].high
 
     def verdict(self, runs: Sequence[Run]) -> str:
@@ -63,9 +71,12 @@ class TableRow:
             return ""
         (first, top), (second, next_best) = ranked[0], ranked[1]
         lead = points(top.value - next_best.value)
+        why = p_in_words(self.lead.p) if self.lead is not None else ""
         if self.clear:
-            return f"{runs[first].name} {lead} over {runs[second].name}"
-        return f"no clear difference ({lead}, intervals overlap)" if top.value > next_best.value else "equal"
+            return f"{runs[first].name} {lead} over {runs[second].name}{why and f' ({why})'}"
+        if top.value == next_best.value:
+            return "equal"
+        return f"no clear difference ({lead}, {why or 'intervals overlap'})"
 
 
 @dataclass(frozen=True)
@@ -77,8 +88,16 @@ class Fact:
 
 
 def headline_rows(runs: Sequence[Run]) -> tuple[TableRow, ...]:
-    """The first score of every task."""
-    return tuple(_row(runs, task, *metrics(runs, task)[0]) for task in task_names(runs))
+    """The first score of every task, with the paired test of its two best runs where they were asked the same."""
+    rows = [_row(runs, task, *metrics(runs, task)[0]) for task in task_names(runs)]
+    tested = [at for at, row in enumerate(rows) if row.same and len(row.known) > 1]
+    pairs = []
+    for at in tested:
+        first, second = (runs[index].evaluated for index, _ in rows[at].ranked[:2])
+        pairs.append((rows[at].task, first, second))
+    for at, lead in zip(tested, leads(pairs), strict=True):
+        rows[at] = replace(rows[at], lead=lead)
+    return tuple(rows)
 
 
 def all_rows(runs: Sequence[Run]) -> tuple[TableRow, ...]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import PIL.Image
 
 from chiasm.data.image import Image
-from chiasm.data.sample import Sample, Text, Video
+from chiasm.data.sample import Part, Sample, Text, Video
 from chiasm.errors import DataError
 from chiasm.models.remote import Usage
 from chiasm.weights.endpoint.settings import Encoding
@@ -28,35 +28,25 @@ class Reply:
 
 
 def messages(sample: Sample, encoding: Encoding) -> list[dict[str, Any]]:
-    """A sample as messages of one role each; an image belongs to the turn of the text after it, or to the last one."""
-    turns: list[dict[str, Any]] = []
-    waiting: list[dict[str, Any]] = []
+    """A sample as messages of one role each (`Sample.turns`)."""
+    return [_message(sample.key, role, parts, encoding) for role, parts in sample.turns]
 
-    def add(role: str) -> None:
-        if not turns or turns[-1]["role"] != role:
-            turns.append({"role": role, "content": []})
-        turns[-1]["content"] += waiting
-        waiting.clear()
 
-    for part in sample.parts:
+def _message(key: str, role: str, parts: Sequence[Part], encoding: Encoding) -> dict[str, Any]:
+    if all(isinstance(part, Text) for part in parts):  # what servers of text alone understand too
+        return {"role": role, "content": "".join(part.text for part in parts if isinstance(part, Text))}
+    if role != "user":
+        raise DataError(f"sample '{key}' has a picture in the {role}'s turn; only users may show them")
+    detail = {} if encoding.detail == "auto" else {"detail": encoding.detail}
+    content: list[dict[str, Any]] = []
+    for part in parts:
         if isinstance(part, Video):
-            raise DataError(f"sample '{sample.key}' has videos, which endpoints are not sent")
+            raise DataError(f"sample '{key}' has videos, which endpoints are not sent")
         if isinstance(part, Text):
-            waiting.append({"type": "text", "text": part.text})
-            add(part.role or "user")
+            content.append({"type": "text", "text": part.text})
         else:
-            detail = {} if encoding.detail == "auto" else {"detail": encoding.detail}
-            waiting.append({"type": "image_url", "image_url": {"url": data_url(part, encoding), **detail}})
-    if waiting:
-        add(turns[-1]["role"] if turns else "user")
-    for turn in turns:
-        if all(part["type"] == "text" for part in turn["content"]):  # what servers of text alone understand too
-            turn["content"] = "".join(part["text"] for part in turn["content"])
-        elif turn["role"] != "user":
-            raise DataError(
-                f"sample '{sample.key}' has a picture in the {turn['role']}'s turn; only users may show them"
-            )
-    return turns
+            content.append({"type": "image_url", "image_url": {"url": data_url(part, encoding), **detail}})
+    return {"role": role, "content": content}
 
 
 def data_url(image: Image, encoding: Encoding) -> str:
