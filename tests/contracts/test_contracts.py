@@ -81,8 +81,20 @@ def test_what_every_choice_promises_is_told(tmp_path: Path, monkeypatch: pytest.
 
         extra: int = 3
 
-    with pytest.raises(ContractError, match="must be decorated"):
-        components.is_a_frozen_dataclass(Trial(Undecorated, tmp_path))
+    class Plain(Source):
+        """No dataclass, so that no entry can be parsed into it."""
+
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> Sample:
+            return Sample(str(index), ())
+
+    for kind in (Undecorated, Plain):
+        with pytest.raises(ContractError, match=f"the class {kind.__name__} must be decorated"):
+            components.is_a_frozen_dataclass(Trial(kind, tmp_path))
+    with pytest.raises(ContractError, match="the class Plain must be decorated"):
+        sources.gives_samples(Trial(Plain, tmp_path))
     monkeypatch.setattr(Numbers, "example", classmethod(lambda cls, folder: {"cuont": 2}))
     with pytest.raises(ContractError, match=r"its example\(\) gives no Numbers: .*did you mean 'count'"):
         components.is_written_and_read_back(Trial(Numbers, tmp_path))
@@ -201,9 +213,15 @@ def test_the_command_checks_a_package(
         del sys.modules[module]
     (tmp_path / name / "greys.py").write_text(source.replace("KEY", "__import__('json').loads('')"))
     assert main(["check", f"{name}.greys"]) == 1
-    assert re.search(r"JSONDecodeError: .*greys\.py:\d+\)", capsys.readouterr().out), "the line of the package itself"
+    told = capsys.readouterr().out
+    assert told.count("JSONDecodeError") == 1
+    assert told.count("        as above\n") == 1
+    assert re.search(r"JSONDecodeError: .*greys\.py:\d+\)", told), "the line of the package itself"
     assert main(["check", "json"]) == 2
     assert "json defines no choice of a recipe" in capsys.readouterr().err
+    (tmp_path / name / "unfinished.py").write_text(source.partition("    def __getitem__")[0])
+    assert main(["check", f"{name}.unfinished"]) == 2
+    assert "has no recipes; Greys leaves __getitem__ abstract" in capsys.readouterr().err
 
 
 def test_the_command_checks_every_recipe_of_a_package(

@@ -17,18 +17,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from chiasm.contracts.contract import choices_in, outcomes, recipe_outcomes, recipes_in
+    from chiasm.contracts.contract import choices_in, outcomes, recipe_outcomes, recipes_in, unfinished_in
     from chiasm.errors import RecipeError
 
     console = Console(soft_wrap=True, highlight=False)
     kinds, files = choices_in(options.package), recipes_in(options.package)
     if not kinds and not files:
-        raise RecipeError(f"{options.package} defines no choice of a recipe, such as a Source, and has no recipes")
+        abstract = "".join(f"; {reason}" for reason in unfinished_in(options.package))
+        raise RecipeError(
+            f"{options.package} defines no choice of a recipe, such as a Source, and has no recipes{abstract}"
+        )
     kept = broken = 0
+    last = ("", "")
     for found in chain(*map(outcomes, kinds), *map(recipe_outcomes, files)):
         kept, broken = kept + (not found.problem), broken + bool(found.problem)
         if found.problem:
-            console.print(f"broken  {found.subject}: {found.promise}\n        {found.problem}", markup=False)
+            again, last = (found.subject, found.problem) == last, (found.subject, found.problem)
+            problem = "as above" if again else found.problem
+            console.print(f"broken  {found.subject}: {found.promise}\n        {problem}", markup=False)
         elif options.verbose:
             console.print(f"kept    {found.subject}: {found.promise}", markup=False)
     console.print(

@@ -27,7 +27,7 @@ def is_a_frozen_dataclass(trial: Trial[type[Component]]) -> None:
     """It is a frozen dataclass of its own, so that its fields are the keys of its recipe entry."""
     kind = trial.subject
     parameters = getattr(kind, "__dataclass_params__", None)
-    plain = not dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else not vars(kind).get("__annotations__")
+    plain = dataclasses.is_dataclass(kind) and not dataclasses.fields(kind)  # there is nothing to decorate it for
     frozen = parameters is not None and parameters.frozen and "__dataclass_params__" in vars(kind)
     require(frozen or plain, f"the class {kind.__name__} must be decorated with @dataclass(frozen=True)")
 

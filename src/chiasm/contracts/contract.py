@@ -9,7 +9,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -56,6 +56,7 @@ def require(kept: bool, problem: str) -> None:
 def instance(trial: Trial[type[C]]) -> C:
     """A choice built from its own `example`, as a recipe would build it. Raises ContractError where that fails."""
     kind = trial.subject
+    require(is_dataclass(kind), f"the class {kind.__name__} must be decorated with @dataclass(frozen=True)")
     name, entries = kind.chosen_name(), kind.example(trial.folder)
     require(isinstance(entries, Mapping), f"its example() gives {entries!r}, which is no mapping of entries")
     try:
@@ -84,7 +85,18 @@ def functions_of(module: ModuleType) -> Iterator[Contract]:
 def choices_in(package: str) -> list[type[Component]]:
     """All choices that a package and its modules define, of whatever kind. Raises RecipeError for what cannot be
     imported, naming it."""
-    return [kind for module in _modules(package) for kind in defined_in(module, Component) if _is_choice(kind)]
+    return [kind for kind in _components_in(package) if not inspect.isabstract(kind)]
+
+
+def unfinished_in(package: str) -> list[str]:
+    """Why other classes of a package are no choices: "Squares leaves __len__ abstract"."""
+    found = []
+    for kind in _components_in(package):
+        if inspect.isabstract(kind):
+            members = inspect.getmembers(kind)
+            names = [name for name, member in members if getattr(member, "__isabstractmethod__", False)]
+            found.append(f"{kind.__name__} leaves {', '.join(names)} abstract")
+    return found
 
 
 def recipes_in(package: str) -> list[Path]:
@@ -131,6 +143,6 @@ def _modules(package: str) -> Iterator[ModuleType]:
         yield import_named(found.name, "PACKAGE")
 
 
-def _is_choice(kind: type[Component]) -> bool:
-    """Whether a recipe may choose it: it is of a kind that a package holds, and nothing of it is left abstract."""
-    return hasattr(kind, "base") and not inspect.isabstract(kind) and kind.__module__ in sys.modules
+def _components_in(package: str) -> list[type[Component]]:
+    """The classes of a kind that a package of chiasm holds."""
+    return [kind for module in _modules(package) for kind in defined_in(module, Component) if hasattr(kind, "base")]
